@@ -1,0 +1,233 @@
+"""The graph: values, nodes, and the few operations by which they are put together and changed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Self
+
+import networkx as nx
+import numpy as np
+
+from glulam.compiler.errors import GraphError, ShapeError
+from glulam.compiler.graph.layout import PLAIN, Layout
+from glulam.compiler.graph.op import Op
+from glulam.compiler.graph.types import Array, TensorType
+
+
+class Value:
+    """A tensor in a graph: an input, a constant (`data` is set), or the output of a node."""
+
+    __slots__ = ("data", "index", "layout", "name", "producer", "type")
+
+    def __init__(self, name: str, type: TensorType, *, data: Array | None = None) -> None:
+        self.name = name
+        self.type = type
+        self.data = data
+        self.producer: Node | None = None
+        self.index = 0
+        self.layout: Layout = PLAIN
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.type.shape
+
+    @property
+    def is_constant(self) -> bool:
+        return self.data is not None
+
+    def __repr__(self) -> str:
+        return f"%{self.name}: {self.type}"
+
+
+class Node:
+    """One application of an op. Inputs left out are None."""
+
+    __slots__ = ("inputs", "name", "op", "outputs")
+
+    def __init__(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value], name: str) -> None:
+        self.op = op
+        self.inputs: tuple[Value | None, ...] = tuple(inputs)
+        self.outputs: tuple[Value, ...] = tuple(outputs)
+        self.name = name
+        for index, value in enumerate(self.outputs):
+            value.producer = self
+            value.index = index
+
+    @property
+    def output(self) -> Value:
+        """The only output."""
+        (value,) = self.outputs
+        return value
+
+    def present_inputs(self) -> Iterator[Value]:
+        return (value for value in self.inputs if value is not None)
+
+    def __repr__(self) -> str:
+        outs = ", ".join(map(repr, self.outputs))
+        ins = ", ".join("none" if v is None else f"%{v.name}" for v in self.inputs)
+        return f"{outs} = {self.op.name}({ins})"
+
+
+class Graph:
+    """A directed acyclic graph of nodes in topological order, with named inputs and outputs.
+
+    `inputs` maps a name to its value (the value has the same name); `outputs` maps a name to any value of the graph,
+    so that one value can be given out twice and an input can be given out as it is.
+    """
+
+    def __init__(self, name: str = "graph") -> None:
+        self.name = name
+        self.inputs: dict[str, Value] = {}
+        self.outputs: dict[str, Value] = {}
+        self.nodes: list[Node] = []
+        self._names: set[str] = set()
+        self._counter = itertools.count()
+
+    # ---- building
+
+    def input(self, name: str, type: TensorType) -> Value:
+        """Declare an input. Its name must be free."""
+        if name in self._names:
+            raise GraphError(f"graph {self.name!r} has a value named {name!r} already; inputs need names of their own")
+        value = Value(self.unique(name), type)
+        self.inputs[name] = value
+        return value
+
+    def constant(self, data: Array | float | Sequence[float], name: str = "const") -> Value:
+        """A value known at compile time. The array is not copied and must not be changed afterwards."""
+        array = np.asarray(data)
+        return Value(self.unique(name), TensorType.of(array), data=array)
+
+    def add(
+        self, op: Op, *inputs: Value | None, name: str | None = None, output_names: Sequence[str] | None = None
+    ) -> tuple[Value, ...]:
+        """Append a node and return its outputs; the shape rule of the op is applied at once."""
+        node = self.make(op, *inputs, name=name, output_names=output_names)
+        self.nodes.append(node)
+        return node.outputs
+
+    def apply(self, op: Op, *inputs: Value | None, name: str | None = None) -> Value:
+        """`add` for an op with one output."""
+        (value,) = self.add(op, *inputs, name=name)
+        return value
+
+    def make(
+        self, op: Op, *inputs: Value | None, name: str | None = None, output_names: Sequence[str] | None = None
+    ) -> Node:
+        """A node that is not in the graph yet."""
+        name = self.unique(name or op.name)
+        try:
+            types = op.infer(*(None if v is None else v.type for v in inputs))
+        except ShapeError as error:
+            raise ShapeError(f"node {name!r}: {error}") from error
+        if output_names is None:
+            output_names = [name] if len(types) == 1 else [f"{name}.{i}" for i in range(len(types))]
+        outputs = [
+            Value(out if len(types) == 1 and out == name else self.unique(out), type)
+            for out, type in zip(output_names, types, strict=True)
+        ]
+        return Node(op, inputs, outputs, name)
+
+    def output(self, name: str, value: Value) -> None:
+        if name in self.outputs:
+            raise GraphError(f"graph {self.name!r} has an output named {name!r} already")
+        self.outputs[name] = value
+
+    def unique(self, wanted: str) -> str:
+        """A name that nothing in this graph has, as close to the wanted one as can be; it is taken by the call."""
+        name = wanted
+        while name in self._names:
+            name = f"{wanted}_{next(self._counter)}"
+        self._names.add(name)
+        return name
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Value] | Iterable[Value], outputs: Mapping[str, Value], name: str = "graph") -> Self:
+        """The graph of everything that `outputs` need, up to `inputs`. Raises GraphError if an input is missing."""
+        graph = cls(name)
+        graph.inputs = dict(inputs) if isinstance(inputs, Mapping) else {v.name: v for v in inputs}
+        graph.outputs = dict(outputs)
+        given = set(graph.inputs.values())
+        seen: set[Node] = set()
+        nodes: list[Node] = []
+        stack = [(v.producer, False) for v in reversed(list(outputs.values())) if v.producer and v not in given]
+        while stack:
+            node, done = stack.pop()
+            if done:
+                nodes.append(node)
+                continue
+            if node in seen:
+                continue
+            seen.add(node)
+            stack.append((node, True))
+            stack.extend((v.producer, False) for v in node.present_inputs() if v.producer and v not in given)
+        graph.nodes = nodes
+        for value in graph.values():
+            if value.producer is None and not value.is_constant and value not in given:
+                raise GraphError(f"value {value.name!r} is needed but neither computed, constant, nor among the inputs")
+            graph._names.add(value.name)
+        graph._names.update(node.name for node in nodes)
+        return graph
+
+    # ---- reading
+
+    def values(self) -> Iterator[Value]:
+        """Every value once: inputs, then in the order of the nodes (constants before their first user)."""
+        seen: set[Value] = set()
+        chain = itertools.chain(
+            self.inputs.values(),
+            (v for node in self.nodes for v in itertools.chain(node.present_inputs(), node.outputs)),
+            self.outputs.values(),
+        )
+        for value in chain:
+            if value not in seen:
+                seen.add(value)
+                yield value
+
+    def constants(self) -> Iterator[Value]:
+        return (value for value in self.values() if value.is_constant)
+
+    def users(self) -> dict[Value, list[Node]]:
+        """For each value, the nodes that read it (once per reading input). Graph outputs do not count as users."""
+        table: dict[Value, list[Node]] = {value: [] for value in self.values()}
+        for node in self.nodes:
+            for value in node.present_inputs():
+                table[value].append(node)
+        return table
+
+    def is_output(self, value: Value) -> bool:
+        return any(value is out for out in self.outputs.values())
+
+    def as_networkx(self) -> nx.DiGraph[Node]:
+        """The nodes and the data dependences between them, for analysis (orders, dominators, reachability)."""
+        view: nx.DiGraph[Node] = nx.DiGraph()
+        view.add_nodes_from(self.nodes)
+        for node in self.nodes:
+            view.add_edges_from((value.producer, node) for value in node.present_inputs() if value.producer is not None)
+        return view
+
+    def sort(self) -> None:
+        """Put the nodes into topological order, keeping today's order where it is free. Raises GraphError on a cycle."""
+        rank = {node: i for i, node in enumerate(self.nodes)}
+        try:
+            self.nodes = list(nx.lexicographical_topological_sort(self.as_networkx(), key=lambda n: rank.get(n, -1)))
+        except nx.NetworkXUnfeasible as error:
+            raise GraphError(f"graph {self.name!r} has a cycle") from error
+
+    def copy(self) -> Graph:
+        """A graph with nodes and values of its own; constant data is shared."""
+        twin = Graph(self.name)
+        twin._names = set(self._names)
+        table: dict[Value, Value] = {}
+        for value in self.values():
+            clone = Value(value.name, value.type, data=value.data)
+            clone.layout = value.layout
+            table[value] = clone
+        twin.inputs = {name: table[value] for name, value in self.inputs.items()}
+        twin.outputs = {name: table[value] for name, value in self.outputs.items()}
+        twin.nodes = [
+            Node(n.op, [None if v is None else table[v] for v in n.inputs], [table[v] for v in n.outputs], n.name)
+            for n in self.nodes
+        ]
+        return twin

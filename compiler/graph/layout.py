@@ -1,0 +1,58 @@
+"""Where the elements of a tensor lie: channel blocks and the halo of padding around the spatial extents."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from glulam.compiler.graph.types import Shape
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Physical arrangement of a tensor [N, C, *spatial].
+
+    block: channels kept together innermost (NCHW16c for 16); 1 is plain NCHW.
+    halo: (before, after) elements of padding around each spatial extent, () for none.
+    halo_value: what those elements hold; a consumer that pads may then read past the edge.
+    Plain tensors of any rank have `PLAIN`.
+    """
+
+    block: int = 1
+    halo: tuple[tuple[int, int], ...] = ()
+    halo_value: float = 0.0
+
+    @property
+    def is_plain(self) -> bool:
+        return self.block == 1 and not self.has_halo
+
+    @property
+    def has_halo(self) -> bool:
+        return any(before or after for before, after in self.halo)
+
+    def physical_shape(self, shape: Shape) -> Shape:
+        """Extents in memory, outermost first: [N, ceil(C / block), *spatial with halo, block]."""
+        if self.block == 1 and not self.halo:
+            return shape
+        spatial = [
+            extent + before + after
+            for extent, (before, after) in zip(shape[2:], self.halo or ((0, 0),) * len(shape[2:]), strict=True)
+        ]
+        if self.block == 1:
+            return (*shape[:2], *spatial)
+        return (shape[0], -(-shape[1] // self.block), *spatial, self.block)
+
+    def size(self, shape: Shape) -> int:
+        """Elements in memory, padding included."""
+        return math.prod(self.physical_shape(shape))
+
+    def __str__(self) -> str:
+        text = "plain" if self.block == 1 else f"c{self.block}"
+        if self.has_halo:
+            text += " halo " + ",".join(f"{before}+{after}" for before, after in self.halo)
+            if self.halo_value:
+                text += f" of {self.halo_value}"
+        return text
+
+
+PLAIN = Layout()

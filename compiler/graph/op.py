@@ -1,0 +1,87 @@
+"""The contract of an operator: one frozen dataclass per op, its fields are its attributes."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import numpy as np
+
+from glulam.compiler.errors import ShapeError
+from glulam.compiler.graph.types import Array, DType, TensorType
+
+
+class Trait(enum.Enum):
+    """What passes may assume of an op, so that no pass asks for an op by name."""
+
+    POINTWISE = "pointwise"  # each output element depends on the inputs' elements at the same (broadcast) place
+    VIEW = "view"  # the output's elements in order are the input's elements in order
+    ANCHOR = "anchor"  # may carry a fused epilogue
+    RANDOM = "random"  # two equal nodes need not give equal values
+
+
+@dataclass(frozen=True)
+class Op:
+    """Base of all operators.
+
+    A subclass is a frozen dataclass whose fields are the attributes, so two ops are equal if they mean the same.
+    It gives the shape rule (`infer`), the meaning in numpy (`reference`), and sample cases; `optional` says
+    how many trailing inputs may be left out (None).
+    """
+
+    name: ClassVar[str]
+    traits: ClassVar[frozenset[Trait]] = frozenset()
+    tolerance: ClassVar[float] = 1e-5  # of the output's largest magnitude, native against reference
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        """Types of the outputs. Raises ShapeError if the inputs do not fit."""
+        raise ShapeError(f"{self.name} has no shape rule")
+
+    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
+        """The outputs by numpy, written from the definition of the operator."""
+        raise ShapeError(f"{self.name} has no reference")
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        """Samples that the conformance test takes through every executor."""
+        return ()
+
+    def attributes(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def fail(self, why: str) -> ShapeError:
+        """The error for inputs that do not fit; the graph adds the node's name."""
+        return ShapeError(f"{self.name}: {why}")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One sample of an op. `inputs` are types (filled with seeded random data), arrays, or None."""
+
+    op: Op
+    inputs: tuple[TensorType | Array | None, ...]
+    constants: frozenset[int] = field(default=frozenset())  # which inputs the graph holds as constants
+    low: float = -2.0
+    high: float = 2.0
+
+    def arrays(self, seed: int = 0) -> tuple[Array | None, ...]:
+        """The inputs as arrays, the same ones for the same seed."""
+        rng = np.random.default_rng(seed)
+        return tuple(self._array(entry, rng) for entry in self.inputs)
+
+    def _array(self, entry: TensorType | Array | None, rng: np.random.Generator) -> Array | None:
+        if not isinstance(entry, TensorType):
+            return entry
+        if entry.dtype is DType.BOOL:
+            return rng.integers(0, 2, entry.shape).astype(np.bool_)
+        if entry.dtype.is_float:
+            return rng.uniform(self.low, self.high, entry.shape).astype(entry.dtype.numpy)
+        low = 0 if not entry.dtype.is_signed else int(self.low)
+        return rng.integers(low, max(int(self.high), low + 1), entry.shape, endpoint=True).astype(entry.dtype.numpy)
+
+    def __str__(self) -> str:
+        shown = ["none" if i is None else str(i if isinstance(i, TensorType) else TensorType.of(i)) for i in self.inputs]
+        attrs = ",".join(f"{k}={v}" for k, v in self.op.attributes().items())
+        return f"{self.op.name}({','.join(shown)})[{attrs}]"

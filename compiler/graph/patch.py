@@ -1,0 +1,76 @@
+"""Patches: a rewrite collects what it wants to change, and the change happens at once or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from glulam.compiler.errors import GraphError
+from glulam.compiler.graph.graph import Graph, Node, Value
+from glulam.compiler.graph.op import Op
+from glulam.compiler.graph.types import Array
+
+
+class Patch:
+    """New nodes, and old values that give way to new ones. Nothing touches the graph before `commit`."""
+
+    def __init__(self, graph: Graph, reason: str) -> None:
+        self.graph = graph
+        self.reason = reason
+        self.added: list[Node] = []
+        self.replaced: dict[Value, Value] = {}
+
+    def add(self, op: Op, *inputs: Value | None, name: str | None = None) -> tuple[Value, ...]:
+        node = self.graph.make(op, *inputs, name=name)
+        self.added.append(node)
+        return node.outputs
+
+    def apply(self, op: Op, *inputs: Value | None, name: str | None = None) -> Value:
+        """`add` for an op with one output."""
+        (value,) = self.add(op, *inputs, name=name)
+        return value
+
+    def constant(self, data: Array | float | Sequence[float], name: str = "const") -> Value:
+        return self.graph.constant(data, name)
+
+    def replace(self, old: Value, new: Value) -> None:
+        """Everyone who reads `old` shall read `new`, graph outputs included. The types must be equal."""
+        if old.type != new.type:
+            raise GraphError(f"cannot replace {old!r} by {new!r}: the types differ ({self.reason})")
+        self.replaced[old] = new
+
+    def commit(self) -> None:
+        """Make the change, drop what nobody needs any more, and restore the order of the nodes."""
+        graph = self.graph
+        anchors = [graph.nodes.index(old.producer) for old in self.replaced if old.producer in graph.nodes]
+        at = min(anchors, default=len(graph.nodes))
+        graph.nodes[at:at] = self.added
+        replace_values(graph, self.replaced)
+        remove_dead(graph)
+        graph.sort()
+
+
+def replace_values(graph: Graph, table: dict[Value, Value]) -> None:
+    """Let every reader of a key of `table` read its entry instead (chains are followed)."""
+
+    def latest(value: Value) -> Value:
+        while value in table:
+            value = table[value]
+        return value
+
+    for node in graph.nodes:
+        node.inputs = tuple(None if v is None else latest(v) for v in node.inputs)
+    graph.outputs = {name: latest(value) for name, value in graph.outputs.items()}
+
+
+def remove_dead(graph: Graph) -> int:
+    """Remove the nodes that no output needs; the number of nodes removed."""
+    needed: set[Node] = set()
+    stack = [v.producer for v in graph.outputs.values() if v.producer]
+    while stack:
+        node = stack.pop()
+        if node not in needed:
+            needed.add(node)
+            stack.extend(v.producer for v in node.present_inputs() if v.producer)
+    before = len(graph.nodes)
+    graph.nodes = [node for node in graph.nodes if node in needed]
+    return before - len(graph.nodes)

@@ -1,0 +1,23 @@
+"""Errors that a user of glulam can meet; every message names the place and the remedy."""
+
+from __future__ import annotations
+
+
+class GlulamError(Exception):
+    """Base class of everything glulam raises on purpose."""
+
+
+class InputError(GlulamError):
+    """An array handed to `run` has the wrong name, shape or dtype."""
+
+
+class ArtifactError(GlulamError):
+    """A model file is damaged, truncated, or not a glulam artifact at all."""
+
+
+class ArtifactVersionError(ArtifactError):
+    """The artifact was written in a format version that this runtime does not read."""
+
+
+class CpuMismatchError(ArtifactError):
+    """The artifact needs CPU features that this machine lacks."""
