@@ -1,4 +1,4 @@
-"""What is measured: a network of the zoo, a real model of `models.json`, or any ONNX file; with inputs, and for the peers a file."""
+"""What is measured: a network of the zoo, a real model of `models.json`, or any ONNX file; with inputs to run it on."""
 
 from __future__ import annotations
 
@@ -33,9 +33,8 @@ class Case:
     def write_onnx(self, path: Path) -> Path:
         """The model as an ONNX file with every extent of its inputs a number, as glulam compiles it."""
         shapes = {name: value.shape for name, value in self.graph.inputs.items()}
-        path.write_bytes(
-            to_onnx(self.graph).SerializeToString() if self.source is None else pinned(self.source, shapes)
-        )
+        data = to_onnx(self.graph).SerializeToString() if self.source is None else pinned(self.source, shapes)
+        path.write_bytes(data)
         return path
 
 

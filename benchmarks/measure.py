@@ -1,4 +1,4 @@
-"""Rounds in which engines take turns, and what is said about them: ratios of one run first, medians and spread after."""
+"""Rounds in which engines take turns, and what is said about them: ratios first, medians and spread after."""
 
 from __future__ import annotations
 

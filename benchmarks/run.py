@@ -94,9 +94,7 @@ def ratios(turns: Rounds, peers: Sequence[str]) -> dict[str, dict[str, float]]:
 
 def table_of(cases: Sequence[Mapping[str, Any]], peers: Sequence[str], title: str) -> Table:
     """The cases as a table for the terminal."""
-    table = Table(
-        title=title, caption="ratio: glulam's time over the faster peer's, round by round; median [quartiles]"
-    )
+    table = Table(title=title, caption="ratio: glulam / the faster peer, round by round; median [quartiles]")
     columns = ["model", "threads", "ratio", "glulam ms", *(f"{peer} ms" for peer in peers), "load ms", "peak MB"]
     for column in (*columns, "difference"):
         table.add_column(column, justify="left" if column == "model" else "right")

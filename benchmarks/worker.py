@@ -1,12 +1,14 @@
 """One engine in a process of its own, told over a pipe what to do: the other end is `peers`.
 
-Every message is JSON behind its length in four bytes. Between two messages the process is blocked reading; before it answers
-`run` it waits until its own threads have stopped burning CPU (thread pools spin for a while after a call), so that the next
-engine has the machine to itself. An engine is here what a user gets by its defaults, with the number of threads and float32 set.
+Every message is JSON behind its length in four bytes. Between two messages the process is blocked reading; before it
+answers `run` it waits until its own threads have stopped burning CPU (thread pools spin for a while after a call), so
+that the next engine has the machine to itself. An engine is here what a user gets by its defaults, with the number of
+threads and float32 set.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -103,6 +105,7 @@ class Glulam:
 
 
 ENGINES: Mapping[str, Callable[..., Engine]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino, "glulam": Glulam}
+LIBRARIES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "glulam": "glulam.runtime.model"}
 
 
 def peak_rss() -> int:
@@ -130,10 +133,11 @@ class Worker:
     """The commands: load, run, outputs, idle, memory."""
 
     def __init__(self, name: str) -> None:
+        importlib.import_module(LIBRARIES[name])
         self._make = ENGINES[name]
 
     def load(self, model: str, inputs: str, threads: int, **settings: Any) -> dict[str, Any]:
-        """Seconds from the file to the end of the first run, import of the engine's library excluded."""
+        """Seconds to load the model and, apart from it, of the first run; the engine's library is imported before."""
         with np.load(inputs) as archive:
             self._feeds = {name: archive[name] for name in archive.files}
         begin = time.perf_counter()
@@ -175,7 +179,7 @@ class Worker:
 
 
 def main() -> int:
-    """Serve the engine named on the command line until the pipe closes. Libraries may print: their output goes to stderr."""
+    """Serve the engine named on the command line until the pipe closes. What libraries print goes to stderr."""
     commands = sys.stdin.buffer
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
