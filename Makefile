@@ -34,7 +34,7 @@ types: $(VENV)/.dev
 		--cache-dir "$(CURDIR)/.mypy_cache" -p glulam.compiler -p glulam.runtime
 
 fuzz: $(VENV)/.dev
-	$(BIN)/python -m pytest tests -k fuzz --hypothesis-profile=fuzz $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -p tests.fuzz_profile tests -k fuzz $(PYTEST_ARGS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m glulam.benchmarks.run --models $(MODELS) --threads $(THREADS) --peers --json out/bench.json
