@@ -1,0 +1,258 @@
+"""Activations: pointwise ops of one value (PReLU: and a slope), stable for every finite and infinite input.
+
+Where the definition itself is inf * 0 (SiLU, Mish, hard swish and GELU at -inf) the result is NaN, as in PyTorch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from glulam.compiler.graph.types import DType
+from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.expr import Expr
+from glulam.compiler.ops.inputs import NUMBERS
+from glulam.compiler.ops.pointwise import Pointwise
+
+
+def clamp(x: Expr, low: float, high: float) -> Expr:
+    """min(max(x, low), high); an infinite bound costs nothing."""
+    number = float if x.dtype.is_float else int
+    if low != -math.inf:
+        x = ex.maximum(x, number(low))
+    if high != math.inf:
+        x = ex.minimum(x, number(high))
+    return x
+
+
+def log1p(x: Expr) -> Expr:
+    """log(1 + x) for x in [0, 1], accurate for tiny x (Kahan's correction of the rounding of 1 + x)."""
+    sum = x + 1
+    return ex.where(ex.equal(sum, 1), x, ex.log(sum) * (x / (sum - 1)))
+
+
+@dataclass(frozen=True)
+class Relu(Pointwise):
+    """max(x, 0)."""
+
+    name = "relu"
+    accepts = NUMBERS - {DType.U8}
+
+    def formula(self, x: Expr) -> Expr:
+        return ex.maximum(x, 0)
+
+
+@dataclass(frozen=True)
+class LeakyRelu(Pointwise):
+    """x, or alpha * x below 0."""
+
+    alpha: float = 0.01
+
+    name = "leaky_relu"
+
+    def formula(self, x: Expr) -> Expr:
+        return ex.where(x < 0, x * self.alpha, x)
+
+
+@dataclass(frozen=True)
+class PRelu(Pointwise):
+    """x, or slope * x below 0; the slope broadcasts as in numpy, so a slope per channel has shape [C,1,1]."""
+
+    name = "prelu"
+    arity = 2
+
+    def formula(self, x: Expr, slope: Expr) -> Expr:
+        return ex.where(x < 0, slope * x, x)
+
+
+@dataclass(frozen=True)
+class ThresholdedRelu(Pointwise):
+    """x above alpha, else 0 (so NaN becomes 0, as ONNX defines it)."""
+
+    alpha: float = 1.0
+
+    name = "thresholded_relu"
+
+    def formula(self, x: Expr) -> Expr:
+        return ex.where(x > self.alpha, x, 0)
+
+
+@dataclass(frozen=True)
+class Clip(Pointwise):
+    """min(max(x, low), high): ReLU6 is Clip(0, 6). Infinite bounds mean none."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    name = "clip"
+    accepts = NUMBERS
+
+    def formula(self, x: Expr) -> Expr:
+        return clamp(x, self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Elu(Pointwise):
+    """x above 0, else alpha * (e**x - 1)."""
+
+    alpha: float = 1.0
+
+    name = "elu"
+
+    def formula(self, x: Expr) -> Expr:
+        return ex.where(x > 0, x, (ex.exp(x) - 1) * self.alpha)
+
+
+@dataclass(frozen=True)
+class Celu(Pointwise):
+    """x above 0, else alpha * (e**(x / alpha) - 1)."""
+
+    alpha: float = 1.0
+
+    name = "celu"
+
+    def formula(self, x: Expr) -> Expr:
+        if self.alpha == 0:
+            raise self.fail("alpha is 0, by which the formula divides")
+        return ex.where(x > 0, x, (ex.exp(x * (1 / self.alpha)) - 1) * self.alpha)
+
+
+@dataclass(frozen=True)
+class Selu(Pointwise):
+    """gamma * x above 0, else gamma * alpha * (e**x - 1)."""
+
+    alpha: float = 1.67326319217681884765625
+    gamma: float = 1.05070102214813232421875
+
+    name = "selu"
+
+    def formula(self, x: Expr) -> Expr:
+        return ex.where(x > 0, x * self.gamma, (ex.exp(x) - 1) * (self.alpha * self.gamma))
+
+
+@dataclass(frozen=True)
+class Sigmoid(Pointwise):
+    """1 / (1 + e**-x): where e**-x overflows, 1 / inf is the right 0."""
+
+    name = "sigmoid"
+
+    def formula(self, x: Expr) -> Expr:
+        return 1 / (ex.exp(-x) + 1)
+
+
+@dataclass(frozen=True)
+class HardSigmoid(Pointwise):
+    """alpha * x + beta, clipped to [0, 1]."""
+
+    alpha: float = 0.2
+    beta: float = 0.5
+
+    name = "hard_sigmoid"
+
+    def formula(self, x: Expr) -> Expr:
+        return clamp(x * self.alpha + self.beta, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Tanh(Pointwise):
+    """Hyperbolic tangent."""
+
+    name = "tanh"
+
+    def formula(self, x: Expr) -> Expr:
+        return ex.tanh(x)
+
+
+@dataclass(frozen=True)
+class Silu(Pointwise):
+    """x * sigmoid(x), also called Swish."""
+
+    name = "silu"
+
+    def formula(self, x: Expr) -> Expr:
+        return x / (ex.exp(-x) + 1)
+
+
+@dataclass(frozen=True)
+class HardSwish(Pointwise):
+    """x * clip(x / 6 + 1 / 2, 0, 1)."""
+
+    name = "hard_swish"
+
+    def formula(self, x: Expr) -> Expr:
+        return x * clamp(x * (1 / 6) + 0.5, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Mish(Pointwise):
+    """x * tanh(log(1 + e**x)).
+
+    With e = e**x the tanh is n / (n + 2) for n = e * (e + 2); beyond x = 40 it is 1 in any precision offered here.
+    """
+
+    name = "mish"
+
+    def formula(self, x: Expr) -> Expr:
+        e = ex.exp(ex.minimum(x, 40.0))
+        n = e * (e + 2)
+        return x * (n / (n + 2))
+
+
+@dataclass(frozen=True)
+class Gelu(Pointwise):
+    """x times the normal distribution function of x, by erf ("none") or PyTorch's "tanh" approximation."""
+
+    approximate: str = "none"
+
+    name = "gelu"
+
+    def formula(self, x: Expr) -> Expr:
+        match self.approximate:
+            case "none":
+                return (x * 0.5) * (ex.erf(x * math.sqrt(0.5)) + 1)
+            case "tanh":
+                scale = math.sqrt(2 / math.pi)
+                return (x * 0.5) * (ex.tanh(x * (x * x * (0.044715 * scale) + scale)) + 1)
+        raise self.fail(f"approximate is {self.approximate!r}; it is 'none' or 'tanh'")
+
+
+@dataclass(frozen=True)
+class Softplus(Pointwise):
+    """log(1 + e**(beta * x)) / beta, and x itself where beta * x > threshold (PyTorch; inf for none, as in ONNX)."""
+
+    beta: float = 1.0
+    threshold: float = math.inf
+
+    name = "softplus"
+
+    def formula(self, x: Expr) -> Expr:
+        if self.beta == 0:
+            raise self.fail("beta is 0, by which the formula divides")
+        z = x if self.beta == 1 else x * self.beta
+        smooth = ex.maximum(z, 0) + log1p(ex.exp(-ex.absolute(z)))
+        if self.beta != 1:
+            smooth = smooth * (1 / self.beta)
+        return smooth if self.threshold == math.inf else ex.where(z > self.threshold, x, smooth)
+
+
+@dataclass(frozen=True)
+class Softsign(Pointwise):
+    """x / (1 + |x|)."""
+
+    name = "softsign"
+
+    def formula(self, x: Expr) -> Expr:
+        return x / (ex.absolute(x) + 1)
+
+
+@dataclass(frozen=True)
+class Shrink(Pointwise):
+    """x + bias below -lambd, x - bias above lambd, else 0."""
+
+    bias: float = 0.0
+    lambd: float = 0.5
+
+    name = "shrink"
+
+    def formula(self, x: Expr) -> Expr:
+        return ex.where(x < -self.lambd, x + self.bias, ex.where(x > self.lambd, x - self.bias, 0))

@@ -1,0 +1,64 @@
+"""Matrix products: the general MatMul and the Linear layer with its packed weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from glulam.compiler.graph.op import Op, Trait
+from glulam.compiler.graph.types import Array, TensorType
+from glulam.compiler.ops.inputs import FLOATS, INTEGERS, broadcast, check_shape, optional, required, same_dtype, wide
+
+
+@dataclass(frozen=True)
+class MatMul(Op):
+    """numpy's matmul: a[..., M, K] @ b[..., K, N], leading axes broadcast; a vector loses its axis again."""
+
+    name = "matmul"
+    traits = frozenset({Trait.ANCHOR})
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        a, b = required(self, inputs, 2)
+        dtype = same_dtype(self, (a, b), FLOATS | INTEGERS)
+        if a.rank == 0 or b.rank == 0:
+            raise self.fail("a scalar has no axis to sum over; use mul")
+        left = (1, *a.shape) if a.rank == 1 else a.shape
+        right = (*b.shape, 1) if b.rank == 1 else b.shape
+        if left[-1] != right[-2]:
+            raise self.fail(f"{a} @ {b}: the inner extents {left[-1]} and {right[-2]} differ")
+        rows = () if a.rank == 1 else (left[-2],)
+        columns = () if b.rank == 1 else (right[-1],)
+        return (TensorType(dtype, (*broadcast(self, left[:-2], right[:-2]), *rows, *columns)),)
+
+    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
+        a, b = required(self, inputs, 2)
+        if a.dtype.kind in "iu":
+            return (np.asarray(np.matmul(a, b)),)
+        return (np.asarray(np.matmul(wide(a), wide(b))).astype(a.dtype),)
+
+
+@dataclass(frozen=True)
+class Linear(Op):
+    """x[..., K], w[N, K], bias?[N] -> x @ w.T + bias, of shape [..., N] (PyTorch's layout of the weights)."""
+
+    name = "linear"
+    traits = frozenset({Trait.ANCHOR})
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        x, w = required(self, inputs, 2, 1)
+        bias = optional(inputs, 2)
+        dtype = same_dtype(self, (x, w, bias), FLOATS)
+        if x.rank == 0 or w.rank != 2 or x.shape[-1] != w.shape[1]:
+            raise self.fail(
+                f"input {x} and weights {w} do not fit: the weights are [out, in], in = the last extent of x"
+            )
+        check_shape(self, "the bias", bias, (w.shape[0],))
+        return (TensorType(dtype, (*x.shape[:-1], w.shape[0])),)
+
+    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
+        x, w = required(self, inputs, 2, 1)
+        bias = optional(inputs, 2)
+        total = np.asarray(wide(x) @ wide(w).T)
+        if bias is not None:
+            total = total + wide(bias)
+        return (total.astype(x.dtype),)

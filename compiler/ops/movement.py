@@ -1,0 +1,233 @@
+"""Ops that move elements of one tensor, or give them another shape, without computing: transpose, slice, pad, ...
+
+Joining and splitting tensors is in `join`. Every shape-like parameter is an attribute, resolved by whoever made the node.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from glulam.compiler.graph.op import Op, Trait
+from glulam.compiler.graph.types import Array, DType, TensorType
+from glulam.compiler.ops.inputs import broadcast, check_at_least, required
+
+Ints = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Identity(Op):
+    """The input as it is."""
+
+    name = "identity"
+    traits = frozenset({Trait.VIEW})
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        return required(self, inputs, 1)
+
+    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
+        return required(self, inputs, 1)
+
+
+@dataclass(frozen=True)
+class Dropout(Op):
+    """Drops nothing: at inference it is the identity. `p` is kept for export."""
+
+    p: float = 0.5
+
+    name = "dropout"
+    traits = frozenset({Trait.VIEW})
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        return required(self, inputs, 1)
+
+    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
+        return required(self, inputs, 1)
+
+
+@dataclass(frozen=True)
+class Reshape(Op):
+    """The same elements in the same order with another shape; flatten, squeeze and unsqueeze are this."""
+
+    shape: Ints
+
+    name = "reshape"
+    traits = frozenset({Trait.VIEW})
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        (x,) = required(self, inputs, 1)
+        check_at_least(self, 0, shape=self.shape)
+        if math.prod(self.shape) != x.size:
+            raise self.fail(f"{x} has {x.size} elements, but shape {list(self.shape)} has {math.prod(self.shape)}")
+        return (x.with_shape(self.shape),)
+
+    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
+        (x,) = required(self, inputs, 1)
+        return (x.reshape(self.shape),)
+
+
+@dataclass(frozen=True)
+class Shape(Op):
+    """The input's extents as int64[rank]; shapes are static, so this always folds."""
+
+    name = "shape"
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        (x,) = required(self, inputs, 1)
+        return (TensorType(DType.I64, (x.rank,)),)
+
+    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
+        (x,) = required(self, inputs, 1)
+        return (np.array(x.shape, np.int64),)
+
+
+@dataclass(frozen=True)
+class Transpose(Op):
+    """Axis i of the output is axis perm[i] of the input."""
+
+    perm: Ints
+
+    name = "transpose"
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        (x,) = required(self, inputs, 1)
+        if sorted(self.perm) != list(range(x.rank)):
+            raise self.fail(f"perm {self.perm} is not an order of the {x.rank} axes of {x}")
+        return (x.with_shape(tuple(x.shape[axis] for axis in self.perm)),)
+
+    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
+        (x,) = required(self, inputs, 1)
+        return (x.transpose(self.perm).copy(),)
+
+
+@dataclass(frozen=True)
+class Slice(Op):
+    """Along each axis `sizes` elements from index `starts` on, `steps` apart (negative steps walk backwards)."""
+
+    starts: Ints
+    steps: Ints
+    sizes: Ints
+
+    name = "slice"
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        (x,) = required(self, inputs, 1)
+        if not len(self.starts) == len(self.steps) == len(self.sizes) == x.rank:
+            raise self.fail(f"starts, steps and sizes need one entry per axis of {x}")
+        check_at_least(self, 0, sizes=self.sizes)
+        for axis, extent in enumerate(x.shape):
+            start, step, size = self.starts[axis], self.steps[axis], self.sizes[axis]
+            last = start + (size - 1) * step
+            if step == 0 or (size and not (0 <= start < extent and 0 <= last < extent)):
+                raise self.fail(f"{size} elements from {start} in steps of {step} leave axis {axis} of {x}")
+        return (x.with_shape(self.sizes),)
+
+    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
+        (x,) = required(self, inputs, 1)
+        if 0 in self.sizes:
+            return (np.empty(self.sizes, x.dtype),)
+        for axis, (start, step, size) in enumerate(zip(self.starts, self.steps, self.sizes, strict=True)):
+            x = x.take(start + step * np.arange(size), axis)
+        return (x.copy(),)
+
+
+@dataclass(frozen=True)
+class Pad(Op):
+    """Adds (before, after) elements to each axis; a negative number crops, and cropping comes first.
+
+    Modes: "constant" adds `value`; "edge" repeats the outermost element; "reflect" mirrors without repeating it, back
+    and forth if the padding is wider than the input; "wrap" continues periodically.
+    """
+
+    pads: tuple[tuple[int, int], ...]
+    mode: str = "constant"
+    value: float = 0.0
+
+    name = "pad"
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        (x,) = required(self, inputs, 1)
+        if self.mode not in ("constant", "edge", "reflect", "wrap"):
+            raise self.fail(f"mode {self.mode!r} is unknown; there are constant, edge, reflect and wrap")
+        if len(self.pads) != x.rank:
+            raise self.fail(f"pads has {len(self.pads)} entries for the {x.rank} axes of {x}")
+        for axis, (extent, (before, after)) in enumerate(zip(x.shape, self.pads, strict=True)):
+            left = extent + min(before, 0) + min(after, 0)
+            if left < 0 or min(before, 0) < -extent or min(after, 0) < -extent:
+                raise self.fail(f"pads {(before, after)} crop more than the {extent} elements of axis {axis}")
+            if left == 0 and max(before, after) > 0 and self.mode != "constant":
+                raise self.fail(f"mode {self.mode} has no element to take for axis {axis}")
+        return (x.with_shape(tuple(e + b + a for e, (b, a) in zip(x.shape, self.pads, strict=True))),)
+
+    def sources(self, axis: int, extent: int) -> Array:
+        """For each place along an axis of the output, the input's index it shows; -1 for the constant."""
+        before, after = self.pads[axis]
+        first, last = max(-before, 0), extent + min(after, 0)
+        place = np.arange(extent + before + after) - max(before, 0)
+        length = last - first
+        if self.mode == "constant":
+            return np.where((place >= 0) & (place < length), place + first, -1)
+        if length == 0:
+            return place
+        if self.mode == "edge":
+            return np.clip(place, 0, length - 1) + first
+        if self.mode == "wrap":
+            return place % length + first
+        period = max(2 * (length - 1), 1)
+        folded = place % period
+        return np.minimum(folded, period - folded) % length + first
+
+    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
+        (x,) = required(self, inputs, 1)
+        for axis, extent in enumerate(x.shape):
+            index = self.sources(axis, extent)
+            outside = index < 0
+            if extent == 0 or index.size == 0:
+                shape = (*x.shape[:axis], index.size, *x.shape[axis + 1 :])
+                x = np.full(shape, self.value).astype(x.dtype)
+                continue
+            x = x.take(index, axis)
+            if outside.any():
+                x[(slice(None),) * axis + (outside,)] = np.asarray(self.value).astype(x.dtype)
+        return (x.copy(),)
+
+
+@dataclass(frozen=True)
+class Expand(Op):
+    """The input broadcast to `shape`, as numpy's broadcast_to."""
+
+    shape: Ints
+
+    name = "expand"
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        (x,) = required(self, inputs, 1)
+        check_at_least(self, 0, shape=self.shape)
+        if broadcast(self, x.shape, self.shape) != self.shape:
+            raise self.fail(f"{x} does not broadcast to {list(self.shape)}")
+        return (x.with_shape(self.shape),)
+
+    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
+        (x,) = required(self, inputs, 1)
+        return (np.broadcast_to(x, self.shape).copy(),)
+
+
+@dataclass(frozen=True)
+class Tile(Op):
+    """The input repeated `repeats` times along each axis."""
+
+    repeats: Ints
+
+    name = "tile"
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        (x,) = required(self, inputs, 1)
+        check_at_least(self, 0, repeats=self.repeats)
+        if len(self.repeats) != x.rank:
+            raise self.fail(f"repeats has {len(self.repeats)} entries for the {x.rank} axes of {x}")
+        return (x.with_shape(tuple(e * r for e, r in zip(x.shape, self.repeats, strict=True))),)
+
+    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
+        (x,) = required(self, inputs, 1)
+        return (np.tile(x, self.repeats),)
