@@ -17,9 +17,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from glulam.runtime.profile import Profile
 
 Feeds = Mapping[str, np.ndarray]
 HEADER = struct.Struct(">I")
@@ -100,8 +103,10 @@ class Glulam:
         self._model = load(path, threads=threads)
 
     def run(self, feeds: Feeds) -> Mapping[str, np.ndarray]:
-        outputs: Mapping[str, np.ndarray] = self._model.run(feeds)
-        return outputs
+        return self._model.run(feeds)
+
+    def profile(self, feeds: Feeds, repeat: int) -> Profile:
+        return self._model.profile(feeds, repeat)
 
 
 ENGINES: Mapping[str, Callable[..., Engine]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino, "glulam": Glulam}
@@ -130,7 +135,7 @@ def settle(limit: float = 3.0, window: float = 0.02) -> None:
 
 
 class Worker:
-    """The commands: load, run, outputs, idle, memory."""
+    """The commands: load, run, outputs, idle, profile, memory."""
 
     def __init__(self, name: str) -> None:
         importlib.import_module(LIBRARIES[name])
@@ -173,6 +178,12 @@ class Worker:
         time.sleep(seconds)
         return {"cpu": time.process_time() - before}
 
+    def profile(self, repeat: int) -> dict[str, Any]:
+        """Label, kernel and seconds of every step; only glulam can tell."""
+        profile = self._engine.profile(self._feeds, repeat)  # type: ignore[attr-defined]
+        settle()
+        return {"steps": [{"label": s.label, "kernel": s.kernel, "seconds": s.seconds} for s in profile.steps]}
+
     def memory(self) -> dict[str, Any]:
         """Peak resident size, bytes."""
         return {"rss": peak_rss()}
@@ -189,6 +200,7 @@ def main() -> int:
         "run": worker.run,
         "outputs": worker.outputs,
         "idle": worker.idle,
+        "profile": worker.profile,
         "memory": worker.memory,
     }
     while (message := receive(commands)) is not None:

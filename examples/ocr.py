@@ -3,9 +3,9 @@
     python examples/ocr.py                      the whole demonstration: what `make demo` runs
     python examples/ocr.py find MODEL.glulam    only the second half: load, run, write out/ocr.png
 
-The first half fetches the model (a file inside the rapidocr-onnxruntime package, by its hash), compiles it for this CPU,
-saves the artifact, and starts the second half in a fresh process, which needs neither the ONNX file nor the compiler. At
-last the same model is built with fusion off and on, and both are timed.
+The first half fetches the model (a file inside the rapidocr-onnxruntime package, by its hash), compiles it for this
+CPU, saves the artifact, and starts the second half in a fresh process, which needs neither the ONNX file nor the
+compiler. At last the same model is built with fusion off and on, and both are timed.
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ def compile_ahead(console: Console, picture: np.ndarray, artifact: Path) -> gl.G
     with console.status(f"compiling {len(graph.nodes)} nodes"):
         gl.compile(graph).save(artifact)
     size = artifact.stat().st_size / 1e6
-    console.print(f"compiled {len(graph.nodes)} nodes in {time.perf_counter() - begin:.1f} s to {artifact} ({size:.1f} MB)")
+    console.print(
+        f"compiled {len(graph.nodes)} nodes in {time.perf_counter() - begin:.1f} s to {artifact} ({size:.1f} MB)"
+    )
     return graph
 
 

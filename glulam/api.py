@@ -19,8 +19,8 @@ Network = Graph | Sequential
 def compile(network: Network, options: Options | None = None, **settings: Any) -> Model:
     """Native code for the network, ready to run.
 
-    Give the options as one object or by name: `gl.compile(net, threads=2, numerics="strict")`. Raises UnsupportedError with
-    everything that has no kernel, TargetError if this machine cannot execute the target.
+    Give the options as one object or by name: `gl.compile(net, threads=2, numerics="strict")`. Raises UnsupportedError
+    with everything that has no kernel, TargetError if this machine cannot execute the target.
     """
     if options is not None and settings:
         raise TypeError("give the options as one object or by name, not both")

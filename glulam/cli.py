@@ -1,7 +1,7 @@
 """The command `glulam`: its sub-commands, and how errors reach the user.
 
-Each group of sub-commands lives in a `cli_*` module and imports what it needs when it is called, so that `glulam run` does
-not load the compiler and `--help` loads nothing.
+Each group of sub-commands lives in a `cli_*` module and imports what it needs when it is called, so that `glulam run`
+does not load the compiler and `--help` loads nothing.
 """
 
 from __future__ import annotations
