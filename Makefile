@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+TESTS ?= tests
 THREADS ?= 1,2
 MODELS ?= resnet50,mobilenet_v2,efficientnet_b0
 
@@ -18,7 +19,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/ocr.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal tests $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
