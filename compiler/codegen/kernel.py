@@ -1,7 +1,7 @@
 """One kernel of the loop IR as LLVM IR text. No decisions: each loop and expression has one translation.
 
-Register tiles become SSA values: a serial loop carries the elements its body writes as phis. Addresses are `gep`s from a
-base that depends on the loop variables, plus a constant; both are numbered per scope so that unrolled bodies stay small.
+Register tiles become SSA values: a serial loop carries the elements its body writes as phis. Addresses are `gep`s from
+a base that depends on the loop variables, plus a constant; both are numbered per scope, so unrolled bodies stay small.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from glulam.compiler.codegen import maths
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import (
     Access,
     Affine,
     Bounded,
     Buffer,
     Declare,
-    Expr,
     For,
     Index,
     IndexValue,
@@ -38,6 +38,7 @@ from glulam.compiler.loops.ir import (
     scratch_size,
     statements,
 )
+from glulam.compiler.targets import Target
 
 LLVM_TYPE = {
     DType.F32: "float",
@@ -79,9 +80,9 @@ def vector_type(element: str, lanes: int) -> str:
     return f"<{lanes} x {element}>" if lanes else element
 
 
-def emit_kernel(kernel: Kernel) -> tuple[str, set[str]]:
+def emit_kernel(kernel: Kernel, target: Target) -> tuple[str, set[str]]:
     """LLVM text of the function, and the declarations it needs."""
-    emitter = _Emitter(kernel)
+    emitter = _Emitter(kernel, target)
     return emitter.function(), emitter.declarations
 
 
@@ -94,8 +95,9 @@ class _Scope:
 
 
 class _Emitter:
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, target: Target) -> None:
         self.kernel = kernel
+        self.target = target
         self.lines: list[str] = []
         self.declarations: set[str] = set()
         self.count = 0
@@ -358,7 +360,12 @@ class _Emitter:
         mask = f"<{', '.join(['i1 true'] * lanes)}>"
         suffix = f"v{lanes}{_intrinsic_suffix(buffer.dtype)}.v{lanes}p0"
         type_ = vector_type(element, lanes)
-        args = [(f"<{lanes} x ptr>", pointers), ("i32", str(buffer.dtype.size)), (f"<{lanes} x i1>", mask), (type_, "poison")]
+        args = [
+            (f"<{lanes} x ptr>", pointers),
+            ("i32", str(buffer.dtype.size)),
+            (f"<{lanes} x i1>", mask),
+            (type_, "poison"),
+        ]
         return self.from_storage(self.call(f"llvm.masked.gather.{suffix}", type_, args), buffer.dtype, lanes)
 
     def store(self, buffer: Buffer, index: tuple[Index, ...], value: Expr) -> None:
@@ -420,7 +427,9 @@ class _Emitter:
             case TileRead(tile, index):
                 place = self.constant(index)
                 if (tile, place) not in self.tiles:
-                    raise LoopError(f"kernel {self.kernel.name}: tile {tile.name}{list(place)} is read before it is written")
+                    raise LoopError(
+                        f"kernel {self.kernel.name}: tile {tile.name}{list(place)} is read before it is written"
+                    )
                 return self.tiles[tile, place]
             case IndexValue(index):
                 return self.index_value(index)
@@ -433,7 +442,7 @@ class _Emitter:
     def operation(self, e: Expr, args: list[Val]) -> Val:
         match e:
             case ex.Fma():
-                return self.intrinsic("fma", self.together(*args))
+                return self.multiply_add(*self.together(*args))
             case ex.Unary(op):
                 return self.unary(op, args[0])
             case ex.Binary(op):
@@ -450,6 +459,12 @@ class _Emitter:
                 target = vector_type(LLVM_TYPE[dtype], args[0].lanes)
                 return Val(self.let(f"bitcast {args[0].type} {args[0].text} to {target}"), dtype, args[0].lanes)
         raise LoopError(f"no code for {type(e).__name__}")
+
+    def multiply_add(self, x: Val, y: Val, z: Val) -> Val:
+        """One instruction, or two where the processor has no other: the library's exact one would take dozens."""
+        if self.target.has_fma:
+            return self.intrinsic("fma", [x, y, z])
+        return self.arith("fadd", self.arith("fmul", x, y), z)
 
     def intrinsic(self, name: str, args: Sequence[Val]) -> Val:
         first = args[0]
@@ -524,7 +539,9 @@ class _Emitter:
             one = self.splat(Val("1", y.dtype), y.lanes)
             zero = Val("zeroinitializer" if y.lanes else "0", y.dtype, y.lanes)
             safe = self.compare("eq", y, zero)
-            y = Val(self.let(f"select {safe.type} {safe.text}, {y.type} {one.text}, {y.type} {y.text}"), y.dtype, y.lanes)
+            y = Val(
+                self.let(f"select {safe.type} {safe.text}, {y.type} {one.text}, {y.type} {y.text}"), y.dtype, y.lanes
+            )
         return self.arith((_SIGNED if x.dtype.is_signed else _UNSIGNED)[op], x, y)
 
     def extremum(self, op: str, e: ex.Binary, x: Val, y: Val) -> Val:

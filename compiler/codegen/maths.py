@@ -5,7 +5,7 @@ Each expansion takes its operand as `Param(0)`. Those not listed here go to LLVM
 
 from __future__ import annotations
 
-from functools import cache, reduce
+from functools import cache
 
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
@@ -28,8 +28,10 @@ def _expansion(op: str) -> Expr:
 
 def polynomial(x: Expr, coefficients: list[float]) -> Expr:
     """Horner's scheme; the highest power comes first."""
-    first, *rest = (Const(c) for c in coefficients)
-    return reduce(lambda acc, c: Fma(acc, x, c), rest, first)
+    total: Expr = Const(coefficients[0])
+    for coefficient in coefficients[1:]:
+        total = Fma(total, x, Const(coefficient))
+    return total
 
 
 # 1.5 * 2**23: adding it rounds a float of moderate size to an integer that then stands in the low bits.

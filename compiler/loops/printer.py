@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from glulam.compiler.errors import LoopError
+from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import (
     Bounded,
     Buffer,
     Declare,
-    Expr,
     For,
     Index,
     IndexValue,
@@ -70,7 +71,7 @@ def show(e: Expr) -> str:
     """An expression, fully parenthesised."""
     match e:
         case ex.Const(value, dtype):
-            return repr(value) if dtype in (ex.DType.F32, ex.DType.BOOL) else f"{dtype.value}({value!r})"
+            return repr(value) if dtype in (DType.F32, DType.BOOL) else f"{dtype.value}({value!r})"
         case ex.Param(index):
             return f"${index}"
         case Load(buffer, index):

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import DType
+from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import (
     Affine,
     Bounded,
     Buffer,
     Declare,
-    Expr,
     For,
     Index,
     IndexValue,
