@@ -83,7 +83,7 @@ class _Conv(_ConvNd):
         padding_mode: str = "zeros",
         *,
         weight: npt.ArrayLike | None = None,
-        init_gain: float = 2.0,
+        init_gain: float = 3.0,
         name: str | None = None,
     ) -> None:
         super().__init__(out_channels, kernel_size, stride, dilation, groups, bias, weight, init_gain, name)
@@ -143,7 +143,7 @@ class _ConvTranspose(_ConvNd):
         dilation: Extents = 1,
         *,
         weight: npt.ArrayLike | None = None,
-        init_gain: float = 2.0,
+        init_gain: float = 3.0,
         name: str | None = None,
     ) -> None:
         super().__init__(out_channels, kernel_size, stride, dilation, groups, bias, weight, init_gain, name)

@@ -23,7 +23,7 @@ class Linear(Layer):
         bias: bool | npt.ArrayLike = True,
         *,
         weight: npt.ArrayLike | None = None,
-        init_gain: float = 2.0,
+        init_gain: float = 3.0,
         name: str | None = None,
     ) -> None:
         super().__init__(name)

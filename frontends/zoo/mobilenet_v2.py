@@ -23,7 +23,7 @@ from glulam.frontends.layers import (
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
-def conv_norm(channels: int, kernel: int, stride: int = 1, groups: int = 1, gain: float = 2.0) -> Sequential:
+def conv_norm(channels: int, kernel: int, stride: int = 1, groups: int = 1, gain: float = 3.0) -> Sequential:
     return Sequential(
         [
             Conv2d(channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False, init_gain=gain),
