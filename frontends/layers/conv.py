@@ -31,7 +31,7 @@ class _ConvNd(Layer):
         groups: int,
         bias: bool | npt.ArrayLike,
         weight: npt.ArrayLike | None,
-        init_gain: float,
+        init_gain: float | None,
         name: str | None,
     ) -> None:
         super().__init__(name)
@@ -68,7 +68,7 @@ class _Conv(_ConvNd):
 
     padding: an integer, one per axis, ((before, after), ...) per axis, "same" (ceil(extent / stride) outputs, an odd
     pad goes behind), "same_lower" (in front) or "valid". bias: whether there is one, or its array. weight: an array.
-    init_gain: the drawn weight has variance init_gain / fan_in.
+    init_gain: the drawn weight has variance init_gain / fan_in; None for what suits data after a ReLU.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class _Conv(_ConvNd):
         padding_mode: str = "zeros",
         *,
         weight: npt.ArrayLike | None = None,
-        init_gain: float = 3.0,
+        init_gain: float | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(out_channels, kernel_size, stride, dilation, groups, bias, weight, init_gain, name)
@@ -143,7 +143,7 @@ class _ConvTranspose(_ConvNd):
         dilation: Extents = 1,
         *,
         weight: npt.ArrayLike | None = None,
-        init_gain: float = 3.0,
+        init_gain: float | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(out_channels, kernel_size, stride, dilation, groups, bias, weight, init_gain, name)
@@ -164,7 +164,9 @@ class _ConvTranspose(_ConvNd):
         fan_in = float(channels // self.groups)
         for extent, step in zip(self.kernel_size, self.stride, strict=True):
             fan_in *= max(extent / step, 1.0)
-        weight = self.parameter("weight", shape, self._given_weight, he(round(fan_in), self.init_gain), x)
+        weight = self.parameter(
+            "weight", shape, self._given_weight, he(round(fan_in), self.init_gain, centered=False), x
+        )
         op = ops.ConvTranspose(self.stride, self.padding, self.dilation, self.output_padding, self.groups)
         return apply(op, x, weight, self.bias(x), name=self.path(x.scope))
 

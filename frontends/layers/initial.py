@@ -27,19 +27,20 @@ def uniform(low: float, high: float) -> Initializer:
     return draw
 
 
-def he(fan_in: int, gain: float) -> Initializer:
-    """Uniform with variance gain / fan_in, and mean 0 over the inputs of each output where there are 8 or more.
+def he(fan_in: int, gain: float | None = None, *, centered: bool = True) -> Initializer:
+    """Uniform with variance gain / fan_in; by default the gain that keeps the scale of what a ReLU leaves.
 
-    He, Zhang, Ren, Sun: Delving Deep into Rectifiers (2015), equation 10. Without the mean, what a ReLU leaves of
-    unit-variance data has variance 1/2 - 1 / (2 pi) = 0.34, which gain 3 makes up for; a linear layer needs gain 1.
-    Removing it keeps two inputs of a deep network apart, as trained statistics do.
+    That is 2 (He, Zhang, Ren, Sun: Delving Deep into Rectifiers, 2015, equation 10), but 3 where the mean over the
+    inputs of each output is removed from the weight: a rectified unit normal has second moment 1/2 and variance
+    1/2 - 1 / (2 pi). It is removed where there are 8 input channels or more, which keeps the results of two inputs
+    apart in a deep network. A layer that reads what is not rectified needs gain 1.
     """
-    bound = math.sqrt(3.0 * gain / max(fan_in, 1))
-    draw_uniform = uniform(-bound, bound)
 
     def draw(shape: Shape, seed: int, name: str) -> Array:
-        array = draw_uniform(shape, seed, name)
-        if shape[1] >= 8:
+        remove = centered and shape[1] >= 8
+        bound = math.sqrt(3.0 * ((3.0 if remove else 2.0) if gain is None else gain) / max(fan_in, 1))
+        array = uniform(-bound, bound)(shape, seed, name)
+        if remove:
             array -= array.mean(axis=tuple(range(1, len(shape))), keepdims=True)
         return array
 

@@ -14,7 +14,7 @@ from glulam.frontends.layers.tensor import Tensor, apply
 class Linear(Layer):
     """x W^T + b over the last axis: [..., K] becomes [..., out_features]; the weight is [out_features, K].
 
-    bias: whether there is one, or its array. weight: an array. init_gain: the drawn weight has variance init_gain / K.
+    bias: whether there is one, or its array. weight: an array. init_gain: the drawn weight has variance init_gain / K; None for what suits data after a ReLU.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class Linear(Layer):
         bias: bool | npt.ArrayLike = True,
         *,
         weight: npt.ArrayLike | None = None,
-        init_gain: float = 3.0,
+        init_gain: float | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(name)

@@ -18,19 +18,10 @@ from glulam.frontends.layers import (
     Sequential,
     Tensor,
 )
+from glulam.frontends.zoo.parts import BRANCH_GAIN, LINEAR_GAIN, ConvNorm
 
 # expansion, output channels, repeats, stride of the first
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-
-
-def conv_norm(channels: int, kernel: int, stride: int = 1, groups: int = 1, gain: float = 3.0) -> Sequential:
-    return Sequential(
-        [
-            Conv2d(channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False, init_gain=gain),
-            BatchNorm2d(),
-            ReLU6(),
-        ]
-    )
 
 
 class InvertedResidual(Block):
@@ -40,14 +31,13 @@ class InvertedResidual(Block):
         super().__init__()
         hidden = inputs * expansion
         self.residual = stride == 1 and inputs == outputs
-        # the expansion reads the linear output of the block before
-        expand = [conv_norm(hidden, 1, gain=1.0)] if expansion != 1 else []
+        expand = [ConvNorm(hidden, 1, activation=ReLU6, gain=LINEAR_GAIN)] if expansion != 1 else []
         self.conv = Sequential(
             [
                 *expand,
-                conv_norm(hidden, 3, stride, groups=hidden),
+                ConvNorm(hidden, 3, stride, groups=hidden, activation=ReLU6),
                 Conv2d(outputs, 1, bias=False),
-                BatchNorm2d(init_gain=0.5 if self.residual else 1.0),
+                BatchNorm2d(init_gain=BRANCH_GAIN if self.residual else 1.0),
             ]
         )
 
@@ -59,13 +49,13 @@ class InvertedResidual(Block):
 class MobileNetV2(Block):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        blocks: list[Block] = [conv_norm(32, 3, 2)]
+        blocks: list[Block] = [ConvNorm(32, 3, 2, activation=ReLU6)]
         inputs = 32
         for expansion, outputs, repeats, stride in STAGES:
             for index in range(repeats):
                 blocks.append(InvertedResidual(inputs, outputs, stride if index == 0 else 1, expansion))
                 inputs = outputs
-        self.features = Sequential([*blocks, conv_norm(1280, 1, gain=1.0)])
+        self.features = Sequential([*blocks, ConvNorm(1280, 1, activation=ReLU6, gain=LINEAR_GAIN)])
         self.avgpool = AdaptiveAvgPool2d(1)
         self.flatten = Flatten()
         self.classifier = Sequential([Dropout(0.2), Linear(num_classes)])

@@ -23,7 +23,7 @@ from glulam.frontends.layers import (
 BRANCH_GAIN = 0.4
 
 
-def conv(channels: int, kernel: int, stride: int = 1, gain: float = 3.0) -> Conv2d:
+def conv(channels: int, kernel: int, stride: int = 1, gain: float | None = None) -> Conv2d:
     return Conv2d(channels, kernel, stride, padding=kernel // 2, bias=False, init_gain=gain)
 
 
