@@ -68,7 +68,7 @@ from glulam.frontends.layers.reshape import (
     Unsqueeze,
 )
 from glulam.frontends.layers.resize import Resize, Upsample
-from glulam.frontends.layers.sequential import Sequential
+from glulam.frontends.layers.sequential import Sequential, as_graph
 from glulam.frontends.layers.state import count_parameters, load_state_dict, state_dict
 from glulam.frontends.layers.summary import Summary, summary
 from glulam.frontends.layers.tensor import Parameter, Tensor
@@ -159,6 +159,7 @@ __all__ = [
     "Upsample",
     "ZScore",
     "ZeroCenter",
+    "as_graph",
     "count_parameters",
     "load_state_dict",
     "state_dict",

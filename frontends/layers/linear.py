@@ -14,7 +14,8 @@ from glulam.frontends.layers.tensor import Tensor, apply
 class Linear(Layer):
     """x W^T + b over the last axis: [..., K] becomes [..., out_features]; the weight is [out_features, K].
 
-    bias: whether there is one, or its array. weight: an array. init_gain: the drawn weight has variance init_gain / K; None for what suits data after a ReLU.
+    bias: whether there is one, or its array. weight: an array. init_gain: the drawn weight has variance
+    init_gain / K; None for what suits data after a ReLU.
     """
 
     def __init__(

@@ -138,7 +138,7 @@ class Slice(Layer):
 
 
 class Crop(Layer):
-    """A window of given spatial size, at an offset or in the centre; called on two tensors, of the second one's size."""
+    """A window of given spatial size, at an offset or in the centre; called on two tensors, of the second's size."""
 
     def __init__(
         self, size: int | Sequence[int] | None = None, offset: Sequence[int] | None = None, *, name: str | None = None

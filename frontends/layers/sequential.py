@@ -80,3 +80,12 @@ class Sequential(Block):
         if self._input is not None:
             self.graph()
         return self.parameters()
+
+
+def as_graph(model: Graph | Sequential) -> Graph:
+    """The graph of what `compile`, `reference` and `to_onnx` take. Raises GraphError for anything else."""
+    if isinstance(model, Graph):
+        return model
+    if isinstance(model, Sequential):
+        return model.graph()
+    raise GraphError(f"a Graph or a Sequential with an Input in front is needed, not {type(model).__name__}")

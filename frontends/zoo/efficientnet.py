@@ -16,7 +16,7 @@ from glulam.frontends.layers import (
     SiLU,
     Tensor,
 )
-from glulam.frontends.zoo.parts import BRANCH_GAIN, EXCITED_GAIN, LINEAR_GAIN, ConvNorm, SqueezeExcitation
+from glulam.frontends.zoo.parts import BRANCH_GAIN, EXCITED_GAIN, LINEAR_GAIN, SWISH_GAIN, ConvNorm, SqueezeExcitation
 
 # expansion, kernel, stride of the first, input channels, output channels, repeats
 STAGES = (
@@ -42,7 +42,7 @@ class MBConv(Block):
         self.block = Sequential(
             [
                 *expand,
-                ConvNorm(hidden, kernel, stride, hidden, SiLU),
+                ConvNorm(hidden, kernel, stride, hidden, SiLU, gain=SWISH_GAIN),
                 SqueezeExcitation(hidden, max(1, inputs // 4), activation=SiLU),
                 ConvNorm(outputs, 1, activation=None, gain=EXCITED_GAIN, norm_gain=norm_gain),
             ]

@@ -22,6 +22,7 @@ from glulam.frontends.zoo.parts import (
     BRANCH_GAIN,
     EXCITED_GAIN,
     LINEAR_GAIN,
+    SWISH_GAIN,
     ConvNorm,
     SqueezeExcitation,
     divisible,
@@ -58,7 +59,8 @@ class InvertedResidual(Block):
         parts: list[Block] = []
         if expanded != inputs:
             parts.append(ConvNorm(expanded, 1, activation=activation, eps=EPS, gain=LINEAR_GAIN))
-        parts.append(ConvNorm(expanded, kernel, stride, expanded, activation, eps=EPS))
+        depthwise_gain = SWISH_GAIN if swish else None
+        parts.append(ConvNorm(expanded, kernel, stride, expanded, activation, eps=EPS, gain=depthwise_gain))
         if excite:
             parts.append(SqueezeExcitation(expanded, divisible(expanded // 4), scale_activation=Hardsigmoid))
         gain = EXCITED_GAIN if excite else None

@@ -19,7 +19,9 @@ from glulam.frontends.layers import (
 # The drawn variance times fan-in that keeps the scale of what a convolution reads: the linear output of a block,
 # and the same after squeeze-and-excitation, which halves the amplitude.
 LINEAR_GAIN = 1.0
-EXCITED_GAIN = 8.0
+EXCITED_GAIN = 9.0
+# A depthwise convolution that reads what SiLU or hard swish leaves of unit-variance data.
+SWISH_GAIN = 2.4
 # Residual branches are drawn small, so that the sum over a deep stack keeps its scale.
 BRANCH_GAIN = 0.5
 
