@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
-
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.types import Array, DType, TensorType
 
