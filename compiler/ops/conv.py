@@ -64,6 +64,14 @@ class Conv(Op):
             return None
         return window_padding(x.shape[2:], w.shape[2:], self.strides, self.pads, self.dilations)
 
+    def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
+        x = inputs[0]
+        return index == 0 and self.groups == 1 and x is not None and x.shape[1] < block
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        w = inputs[1]
+        return 0 if w is None else 2 * outputs[0].size * w.size // w.shape[0]
+
     def lower(self, ctx: Context) -> Lowered:
         kernel = ctx.operand(1).spatial
         geometry = conv_direct.ConvGeometry(kernel, self.strides, self.dilations, self.pads, self.groups)

@@ -11,8 +11,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from glulam.compiler.errors import LoopError
-from glulam.compiler.graph.op import Op, Trait
+from glulam.compiler.graph.op import Op, Prefers, Trait
 from glulam.compiler.graph.types import Array, DType, TensorType
+from glulam.compiler.kernels import pointwise
+from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.ops.inputs import ANY, BOOLS, FLOATS, NUMBERS, broadcast, check_dtype, required
@@ -52,6 +54,13 @@ class Pointwise(Op):
         except LoopError as error:
             raise self.fail(str(error)) from error
         return (TensorType(dtype, broadcast(self, *(type.shape for type in types))),)
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        return Prefers.EITHER
+
+    def lower(self, ctx: Context) -> Lowered:
+        types = [ctx.operand(i).type for i in range(self.arity)]
+        return pointwise.build(ctx, self.expression(*types), range(self.arity))
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         arrays = required(self, inputs, self.arity)
