@@ -172,13 +172,10 @@ class Graph:
         for value in graph.values():
             if value.producer is None and not value.is_constant and value not in given:
                 raise GraphError(f"value {value.name!r} is needed but neither computed, constant, nor among the inputs")
-            value.name = graph.unique(value.name)
-        labels: set[str] = set()
+            _rename(value, graph.unique(value.name))
         for node in nodes:
-            if node.name in labels:
+            if [value.name for value in node.outputs] != [node.name]:
                 node.name = graph.unique(node.name)
-            labels.add(node.name)
-        graph._names |= labels
         return graph
 
     # ---- reading
@@ -252,3 +249,10 @@ def _by_name(values: Named, what: str) -> dict[str, Value]:
     if len(table) != len(several):
         raise GraphError(f"two {what} have the same name ({', '.join(v.name for v in several)}); name them apart")
     return table
+
+
+def _rename(value: Value, name: str) -> None:
+    node = value.producer
+    if node is not None and node.outputs == (value,) and node.name == value.name:
+        node.name = name
+    value.name = name
