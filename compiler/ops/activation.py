@@ -20,11 +20,10 @@ from glulam.compiler.ops.pointwise import Pointwise
 
 def clamp(x: Expr, low: float, high: float) -> Expr:
     """min(max(x, low), high); an infinite bound costs nothing."""
-    number = float if x.dtype.is_float else int
     if low != -math.inf:
-        x = ex.maximum(x, number(low))
+        x = ex.maximum(x, float(low) if x.dtype.is_float else math.ceil(low))
     if high != math.inf:
-        x = ex.minimum(x, number(high))
+        x = ex.minimum(x, float(high) if x.dtype.is_float else math.floor(high))
     return x
 
 

@@ -93,7 +93,7 @@ class Pool(Op):
 
 @dataclass(frozen=True)
 class MaxPool(Pool):
-    """The largest element of each window; padding is -inf, NaN wins over everything."""
+    """The largest element of each window; padding is -inf (so is a window of nothing else), NaN wins over all."""
 
     name = "max_pool"
 

@@ -244,6 +244,11 @@ def test_integer_division_and_remainder():
     assert run(ops.Mod(True), x[:4], y[:4]).tolist() == [1, -1, 1, -1]
 
 
+def test_clip_of_integers_rounds_its_bounds_inwards():
+    x = np.array([-3, 0, 1, 9])
+    assert run(ops.Clip(0.5, 6.5), x).tolist() == [1, 1, 1, 6]
+
+
 def test_scale_shift_rounds_once():
     x = np.float32(1 + 2**-12)
     assert run(ops.ScaleShift(), [x], [x], [-1 - 2**-11]) == np.float32(2.0**-24)
