@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from glulam.compiler.errors import ModelFileError
+from glulam.compiler.errors import ModelFileError, ShapeError, UnsupportedError
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Op, Trait
-from glulam.compiler.graph.types import Array, TensorType
+from glulam.compiler.graph.types import Array, DType, TensorType
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.pool import Pool
 from glulam.frontends.onnx.proto import MAX_TENSOR_BYTES
@@ -46,11 +46,13 @@ class Builder:
             size *= extent
         self._filled += size
         if self._filled > FILLED_BUDGET:
-            raise ModelFileError(f"the model asks for a filled tensor of shape {tuple(shape)}; that is more than the limit")
+            raise ModelFileError(
+                f"the model asks for a filled tensor of shape {tuple(shape)}; that is more than the limit"
+            )
 
     def add(self, op: Op, *inputs: Value | None, name: str) -> tuple[Value, ...]:
         """The outputs of an op: constants if they are small and everything is known, else those of a new node."""
-        node = self.graph.make(op, *inputs, name=name)
+        node = self._made(op, inputs, name)
         for value in node.outputs:
             if value.type.nbytes > MAX_TENSOR_BYTES:
                 raise ModelFileError(f"the result has type {value.type}, which is larger than {MAX_TENSOR_BYTES} bytes")
@@ -61,6 +63,20 @@ class Builder:
         else:
             self.graph.nodes.append(node)
         return node.outputs
+
+    def _made(self, op: Op, inputs: Sequence[Value | None], name: str) -> Node:
+        try:
+            return self.graph.make(op, *inputs, name=name)
+        except ShapeError as error:
+            types = [None if v is None else v.type for v in inputs]
+            dtypes = {type.dtype for type in types if type is not None}
+            if len(dtypes) == 1 and dtypes != {DType.F32}:
+                try:
+                    op.infer(*(None if type is None else type.with_dtype(DType.F32) for type in types))
+                except ShapeError:
+                    raise error from None
+                raise UnsupportedError(f"it is not offered for the element type {dtypes.pop().value}") from error
+            raise
 
     def apply(self, op: Op, *inputs: Value | None, name: str) -> Value:
         (value,) = self.add(op, *inputs, name=name)
@@ -111,7 +127,9 @@ class Builder:
             results = [np.asarray(result) for result in node.op.reference(*arrays)]
         for value, result in zip(node.outputs, results, strict=True):
             if TensorType.of(result) != value.type:
-                raise ModelFileError(f"{node.op.name} of these constants gives {TensorType.of(result)}, not {value.type}")
+                raise ModelFileError(
+                    f"{node.op.name} of these constants gives {TensorType.of(result)}, not {value.type}"
+                )
         return results
 
 

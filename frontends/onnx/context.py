@@ -112,7 +112,9 @@ class Context:
         """The value of a required input that must not depend on the graph's inputs."""
         array = self.builder.known(self[index])
         if array is None:
-            raise self.unsupported(f"{what} (input {index}) is computed from the model's inputs; only constants are offered")
+            raise self.unsupported(
+                f"{what} (input {index}) is computed from the model's inputs; only constants are offered"
+            )
         return array
 
     def known_ints(self, index: int, what: str) -> tuple[int, ...] | None:

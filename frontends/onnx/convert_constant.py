@@ -1,4 +1,4 @@
-"""ONNX operators whose result is known at import: constants, shapes, fillers, and the branch of a constant condition."""
+"""ONNX operators that are settled at import: constants, shapes, fillers, and the branch of a constant condition."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
+from glulam.compiler import ops
 from glulam.compiler.graph.graph import Value
 from glulam.compiler.graph.types import Array, DType
-from glulam.compiler import ops
 from glulam.frontends.onnx.context import Context, Converter
 from glulam.frontends.onnx.proto import dtype_of
 

@@ -26,7 +26,7 @@ def conv(ctx: Context) -> Value:
 
 
 def conv_transpose(ctx: Context) -> Value:
-    """Padding follows the operator's text: for an odd total, SAME_UPPER puts the larger half behind, all else in front."""
+    """Of an odd total of padding, SAME_UPPER puts the larger half behind, everything else in front (the ONNX text)."""
     x, w = ctx[0], ctx[1]
     kernel = _kernel(ctx, x, w)
     rank = len(kernel)
@@ -54,5 +54,3 @@ def conv_transpose(ctx: Context) -> Value:
 
 
 TABLE: dict[str, Converter] = {"Conv": conv, "ConvTranspose": conv_transpose}
-
-

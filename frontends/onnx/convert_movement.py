@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from glulam.compiler.graph.graph import Value
 from glulam.compiler import ops
+from glulam.compiler.graph.graph import Value
 from glulam.frontends.onnx.context import Context, Converter
 
 
@@ -184,8 +184,10 @@ def gather(ctx: Context) -> Value:
     if places is None or data.is_constant:
         return ctx.apply(ops.Gather(axis), data, indices)
     extent = data.shape[axis]
-    flat = places.reshape(-1)
-    if flat.dtype.kind not in "iu" or np.any(flat < -extent) or np.any(flat >= extent):
+    if places.dtype.kind not in "iu":
+        raise ctx.malformed(f"indices of type {indices.type}")
+    flat = places.reshape(-1).astype(np.int64)
+    if np.any(flat < -extent) or np.any(flat >= extent):
         raise ctx.malformed(f"indices leave axis {axis} of {data.type}")
     flat = np.where(flat < 0, flat + extent, flat)
     step = int(flat[1] - flat[0]) if flat.size > 1 else 1

@@ -9,7 +9,7 @@ import numpy as np
 from glulam.compiler.graph.graph import Value
 from glulam.compiler.ops.movement import Reshape
 from glulam.compiler.ops.norm import BatchNorm, LayerNorm
-from glulam.compiler.ops.pointwise import Add, Div, Maximum, Mul, Pow, ScaleShift, Sqrt, Sub
+from glulam.compiler.ops.pointwise import Add, Div, Maximum, Mul, Pow, Reciprocal, ScaleShift, Sqrt, Sub
 from glulam.compiler.ops.pool import AveragePool
 from glulam.compiler.ops.reduce import Reduce
 from glulam.frontends.onnx.context import Context, Converter
@@ -30,17 +30,27 @@ def batch_norm(ctx: Context) -> Value:
     return ctx.apply(ScaleShift(), normal, scale, bias)
 
 
-def layer_norm(ctx: Context) -> Value:
-    ctx.only_first_output("Mean", "InvStdDev")
+def layer_norm(ctx: Context) -> tuple[Value, ...]:
     ctx.ignore("stash_type")
     x, scale, bias = ctx[0], ctx[1], ctx.optional(2)
     axis = ctx.axis(ctx.integer("axis", -1), len(x.shape))
     op = LayerNorm(axis, ctx.number("epsilon", 1e-5))
     own = x.shape[axis:]
+    statistics = _statistics(ctx, x, op) if ctx.uses_output(1) or ctx.uses_output(2) else ()
     if scale.shape == own and (bias is None or bias.shape == own):
-        return ctx.apply(op, x, scale, bias)
+        return (ctx.apply(op, x, scale, bias), *statistics)
     normal = ctx.apply(Mul(), ctx.apply(op, x, None, None), scale)
-    return normal if bias is None else ctx.apply(Add(), normal, bias)
+    return (normal if bias is None else ctx.apply(Add(), normal, bias), *statistics)
+
+
+def _statistics(ctx: Context, x: Value, op: LayerNorm) -> tuple[Value, Value]:
+    """The mean, and one over the standard deviation, of each sample."""
+    mean_of = Reduce("mean", tuple(range(op.axis, len(x.shape))), True)
+    mean = ctx.apply(mean_of, x)
+    centred = ctx.apply(Sub(), x, mean)
+    variance = ctx.apply(mean_of, ctx.apply(Mul(), centred, centred))
+    deviation = ctx.apply(Sqrt(), ctx.apply(Add(), variance, ctx.constant(op.epsilon, x.type.dtype)))
+    return mean, ctx.apply(Reciprocal(), deviation)
 
 
 def _per_channel(ctx: Context, value: Value, channels: int, rank: int) -> Value:
@@ -99,12 +109,12 @@ def lp_norm(ctx: Context) -> Value:
         raise ctx.malformed(f"p={p}; LpNormalization is defined for 1 and 2")
     axis = ctx.axis(ctx.integer("axis", -1), len(x.shape))
     norm = ctx.apply(Reduce(f"l{p}", (axis,), True), x)
-    tiny = np.finfo(x.type.dtype.numpy).tiny if x.type.dtype.is_float else 1
+    tiny = np.finfo(np.float32).tiny
     return ctx.apply(Div(), x, ctx.apply(Maximum(), norm, ctx.constant(tiny, x.type.dtype)))
 
 
 def local_response_norm(ctx: Context) -> Value:
-    """x / (bias + alpha / size * sum of squares over `size` neighbouring channels) ^ beta: the mean is a pool over channels."""
+    """x / (bias + alpha * mean of squares over `size` neighbour channels) ^ beta; the mean is a pool over channels."""
     x = ctx[0]
     size = ctx.integer("size", 0)
     if size < 1 or len(x.shape) < 2:

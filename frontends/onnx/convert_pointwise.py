@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from glulam.compiler import ops
 from glulam.compiler.graph.graph import Value
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import DType
-from glulam.compiler import ops
 from glulam.frontends.onnx.context import Context, Converter
 from glulam.frontends.onnx.proto import dtype_of
 
@@ -85,7 +85,7 @@ def power(ctx: Context) -> Value:
 
 def modulo(ctx: Context) -> Value:
     fmod = ctx.flag("fmod")
-    if ctx[0].type.dtype.is_float and not fmod:
+    if ctx[0].type.dtype.is_float and not fmod and ctx.opset < 28:
         raise ctx.malformed("Mod of floating-point numbers needs fmod=1")
     return ctx.apply(ops.Mod(fmod), ctx[0], ctx[1])
 

@@ -41,7 +41,8 @@ def linear(w: Writer, node: Node) -> None:
     """Gemm for a matrix; otherwise a product with the transposed weights."""
     x, weights, bias = (*w.inputs(node), "")[:3]
     value, weight_value = node.inputs[:2]
-    assert value is not None and weight_value is not None
+    assert value is not None
+    assert weight_value is not None
     if len(value.shape) == 2:
         w.emit("Gemm", [x, weights, bias], w.outputs(node), transB=1)
         return
@@ -59,7 +60,8 @@ def pool(w: Writer, node: Node) -> None:
     op = node.op
     assert isinstance(op, ops.MaxPool | ops.AveragePool)
     (x,) = w.inputs(node)
-    pads, attributes = op.pads, {}
+    pads = op.pads
+    attributes: dict[str, Any] = {}
     if isinstance(op, ops.AveragePool):
         attributes["count_include_pad"] = int(op.count_include_pad)
         if any(d != 1 for d in op.dilations):
@@ -176,7 +178,9 @@ def resize(w: Writer, node: Node) -> None:
         raise UnsupportedError("ONNX has dropped the coordinate rule tf_half_pixel_for_nn")
     implied = all(abs(s * n - size) < 1e-9 * size for s, n, size in zip(op.scales, value.shape, op.sizes, strict=True))
     narrow = np.asarray(op.scales, np.float32)
-    if not implied and any(int(np.float64(s) * n) != size for s, n, size in zip(narrow, value.shape, op.sizes, strict=True)):
+    if not implied and any(
+        int(np.float64(s) * n) != size for s, n, size in zip(narrow, value.shape, op.sizes, strict=True)
+    ):
         raise UnsupportedError(f"ONNX cannot say scales {op.scales} with sizes {op.sizes}")
     attributes: dict[str, Any] = {"antialias": 1} if op.antialias else {}
     if op.mode == "nearest":

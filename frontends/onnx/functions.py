@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glulam.compiler.errors import ModelFileError
 from glulam.compiler.graph.types import TensorType
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Functions:
-    """The bodies that stand for nodes. A model's own functions come first, then converters, then the standard's bodies."""
+    """The bodies that stand for nodes: a model's own functions first; the standard's where there is no converter."""
 
     def __init__(self, model: ModelProto, opset: int) -> None:
         self._own: dict[tuple[str, str], FunctionProto] = {}
@@ -50,6 +50,15 @@ class Functions:
         if schema.has_context_dependent_function:
             return self._for_types(schema, node, types)
         return None
+
+    def defaults(self, node: NodeProto) -> dict[str, Any]:
+        """Default attributes of an operator that the standard defines by a body."""
+        schema = None if (_domain(node.domain), node.op_type) in self._own else self._schema(node)
+        if schema is None:
+            return {}
+        helper = require_onnx().helper
+        given = {name: entry.default_value for name, entry in schema.attributes.items() if entry.default_value.name}
+        return {name: helper.get_attribute_value(value) for name, value in given.items()}
 
     def opset(self, function: FunctionProto) -> int:
         versions = [entry.version for entry in function.opset_import if _domain(entry.domain) == ""]
@@ -87,9 +96,11 @@ class Functions:
         versions = [v for v in schema.context_dependent_function_opset_versions if v <= self._opset]
         if not versions:
             return None
-        text = schema.get_context_dependent_function_with_opset_version(max(versions), node.SerializeToString(), kinds)
-        function = onnx.FunctionProto()
-        function.ParseFromString(text)
+        body: bytes = schema.get_context_dependent_function_with_opset_version(
+            max(versions), node.SerializeToString(), kinds
+        )
+        function: FunctionProto = onnx.FunctionProto()
+        function.ParseFromString(body)
         return function
 
 

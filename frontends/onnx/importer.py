@@ -22,7 +22,7 @@ from glulam.frontends.onnx.table import CONVERTERS
 if TYPE_CHECKING:
     from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 
-OLDEST_OPSET, NEWEST_OPSET = 6, 26
+OLDEST_OPSET, NEWEST_OPSET = 6, 28
 MAX_NODES = 100_000  # functions may call functions: a small file can stand for a great many nodes
 
 Scope = MutableMapping[str, Value | None]  # None: could not be converted, the reason is noted
@@ -98,7 +98,9 @@ class _Importer:
                 continue
             scope[tensor.name] = self.builder.constant(data, tensor.name)
 
-    def _nodes(self, nodes: Sequence[NodeProto], scope: Scope, outputs: Sequence[str], call: Call | None = None) -> None:
+    def _nodes(
+        self, nodes: Sequence[NodeProto], scope: Scope, outputs: Sequence[str], call: Call | None = None
+    ) -> None:
         used = set(outputs).union(*(_all_names(node) for node in nodes))
         for node in nodes:
             self.converted += 1
@@ -120,16 +122,17 @@ class _Importer:
             attributes = _attributes(node, call)
             function = self.functions.body(node, [None if v is None else v.type for v in inputs])
             if function is not None:
+                attributes = {**self.functions.defaults(node), **attributes}
                 return self._function(node, function, attributes, inputs)
             if not _is_standard(node) or node.op_type not in CONVERTERS:
                 raise UnsupportedError("the operator is not offered")
             return self._convert(node, attributes, inputs, scope, used, call)
+        except _BranchRefused:
+            return ()
         except UnsupportedError as error:
             self._refuse(error, shown(node))
             return ()
-        except ModelFileError as error:
-            raise ModelFileError(f"{shown(node)}: {error}") from error
-        except GraphError as error:
+        except (ModelFileError, GraphError) as error:
             raise ModelFileError(f"{shown(node)}: {error}") from error
         except (ValueError, TypeError, IndexError, ArithmeticError, MemoryError, AssertionError) as error:
             raise ModelFileError(f"{shown(node)}: its attributes and inputs make no sense ({error})") from error
@@ -172,7 +175,7 @@ class _Importer:
     def _branch(self, proto: GraphProto, scope: Scope, call: Call | None) -> tuple[Value, ...]:
         """The outputs of a subgraph that is put in place of its node."""
         _check_names(proto)
-        inner: Scope = ChainMap({}, scope)  # type: ignore[arg-type]
+        inner: Scope = ChainMap({}, scope)
         names = [value.name for value in proto.output]
         stored = {tensor.name for tensor in proto.initializer}
         nodes = ordered(proto.node, _Both(stored, scope), names)
@@ -184,6 +187,7 @@ class _Importer:
         self, node: NodeProto, function: FunctionProto, attributes: Mapping[str, Any], inputs: Sequence[Value | None]
     ) -> Sequence[Value | None]:
         """The outputs of a function's body, put in place of the call."""
+        wanted = [inner for inner, name in zip(function.output, node.output, strict=False) if name]
         with self.functions.entered(function):
             scope: Scope = {}
             absent = set(function.input[len(inputs) :])
@@ -193,14 +197,14 @@ class _Importer:
                 else:
                     scope[name] = value
             call = Call(self.functions.opset(function), attributes, function, absent)
-            nodes = ordered([call.cleaned(inner) for inner in function.node], set(scope), list(function.output))
-            self._nodes(nodes, scope, list(function.output), call)
+            nodes = ordered([call.cleaned(inner) for inner in function.node], set(scope), wanted)
+            self._nodes(nodes, scope, wanted, call)
             return [scope.get(name) for name in function.output]
 
     @staticmethod
     def _all_there(values: Sequence[Value | None]) -> tuple[Value, ...]:
         if any(value is None for value in values):
-            raise UnsupportedError("its branch is not offered")
+            raise _BranchRefused("the branch is not offered")
         return tuple(value for value in values if value is not None)
 
     # ---- refusals
@@ -217,6 +221,10 @@ class _Importer:
         for node in nodes:
             if (not _is_standard(node) or node.op_type not in CONVERTERS) and not self.functions.may_expand(node):
                 self.refused.append(f"{shown(node)}: the operator is not offered")
+
+
+class _BranchRefused(UnsupportedError):
+    """A branch holds what is not offered; that is noted already."""
 
 
 class Call:
@@ -252,6 +260,8 @@ class _Both(set[str]):
 
 def _opset(model: ModelProto) -> int:
     versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    if not versions and len(model.opset_import):
+        return NEWEST_OPSET  # nothing but other domains, whose operators are refused by name
     if not versions:
         raise ModelFileError("the model does not say which opset it uses")
     if not OLDEST_OPSET <= versions[0] <= NEWEST_OPSET:
@@ -307,5 +317,3 @@ def _attributes(node: NodeProto, call: Call | None) -> dict[str, Any]:
         except ValueError as error:
             raise ModelFileError(f"attribute {attribute.name} has no type") from error
     return found
-
-

@@ -16,9 +16,7 @@ Extent = int | str | None  # a number, a symbol, or nothing known
 Declared = tuple[Extent, ...]
 
 
-def input_types(
-    inputs: Sequence[ValueInfoProto], shapes: Mapping[str, Sequence[int]] | None
-) -> dict[str, TensorType]:
+def input_types(inputs: Sequence[ValueInfoProto], shapes: Mapping[str, Sequence[int]] | None) -> dict[str, TensorType]:
     """The type of every input.
 
     `shapes` wins over whatever the model declares; a symbol that it pins at one input holds at all others. If only

@@ -51,13 +51,13 @@ def load_model(source: str | os.PathLike[str] | bytes | ModelProto) -> tuple[Mod
         else:
             raise TypeError(f"from_onnx takes a path, bytes or a ModelProto, not {type(source).__name__}")
         model = _parse(onnx, data, shown)
-    if not model.HasField("graph") or not model.graph.node and not model.graph.output:
+    if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise ModelFileError("not an ONNX model: the file holds no graph (truncated, or of another format?)")
     return model, folder
 
 
 def _parse(onnx: Any, data: bytes, shown: str) -> ModelProto:
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     model = onnx.ModelProto()
     try:
@@ -79,7 +79,9 @@ def dtype_of(elem_type: int, where: str) -> DType:
             raise GraphError("strings are not tensors of numbers")
         return DType.of(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
     except (GraphError, KeyError, TypeError) as error:
-        raise UnsupportedError("the model uses an element type that glulam does not offer", [f"{where}: {shown}"]) from error
+        raise UnsupportedError(
+            "the model uses an element type that glulam does not offer", [f"{where}: {shown}"]
+        ) from error
 
 
 def elem_type_of(dtype: DType) -> int:
@@ -107,7 +109,9 @@ def tensor_array(tensor: TensorProto, folder: Path | None, where: str) -> Array:
         return _external(tensor, dtype, shape, nbytes, folder, where)
     if tensor.HasField("raw_data"):
         if len(tensor.raw_data) != nbytes:
-            raise ModelFileError(f"{where}: {len(tensor.raw_data)} bytes of data for shape {shape}, which takes {nbytes}")
+            raise ModelFileError(
+                f"{where}: {len(tensor.raw_data)} bytes of data for shape {shape}, which takes {nbytes}"
+            )
         little = np.frombuffer(tensor.raw_data, dtype=dtype.numpy.newbyteorder("<"))
         return little.astype(dtype.numpy, copy=False).reshape(shape)
     stored = max(len(tensor.float_data), len(tensor.int32_data), len(tensor.int64_data), len(tensor.double_data))
@@ -155,7 +159,14 @@ def _external(
 def _confined(folder: Path, location: str, where: str) -> Path:
     """The path of external data: relative, below the model's folder, through no symbolic link."""
     parts = location.replace("\\", "/").split("/")
-    if not location or "\0" in location or Path(location).is_absolute() or ".." in parts or ":" in parts[0] or not parts[0]:
+    if (
+        not location
+        or "\0" in location
+        or Path(location).is_absolute()
+        or ".." in parts
+        or ":" in parts[0]
+        or not parts[0]
+    ):
         raise ModelFileError(f"{where}: external data at {location!r} lies outside the model's folder")
     path = folder
     for part in parts:

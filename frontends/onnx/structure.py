@@ -53,7 +53,9 @@ def ordered(nodes: Sequence[NodeProto], given: Collection[str], wanted: Collecti
     for node in nodes:
         names = reads(node)
         if missing := sorted(name for name in names if name not in makers and name not in given):
-            raise ModelFileError(f"{shown(node)} reads {missing[0]!r}, which is no input, initialiser or output of a node")
+            raise ModelFileError(
+                f"{shown(node)} reads {missing[0]!r}, which is no input, initialiser or output of a node"
+            )
         sources.append(sorted({makers[name] for name in names if name in makers}))
     for name in wanted:
         if name not in makers and name not in given:
