@@ -22,6 +22,26 @@ class Trait(enum.Enum):
     RANDOM = "random"  # two equal nodes need not give equal values
 
 
+class Prefers(enum.Enum):
+    """Which arrangement of its tensors an op computes on."""
+
+    PLAIN = "plain"  # dense, channels first
+    BLOCKS = "blocks"  # channel blocks, inputs and outputs of rank 3 and more
+    EITHER = "either"  # whichever its inputs have
+
+
+@dataclass(frozen=True)
+class Padding:
+    """What an op wants to find around the spatial extents of an input: (before, after) elements, all of one value.
+
+    With `or_less`, any smaller value serves as well.
+    """
+
+    spans: tuple[tuple[int, int], ...]
+    value: float = 0.0
+    or_less: bool = False
+
+
 @dataclass(frozen=True)
 class Op:
     """Base of all operators.
@@ -47,6 +67,18 @@ class Op:
     def cases(cls) -> Sequence[Case]:
         """Samples that the conformance test takes through every executor."""
         return ()
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        """The arrangement of tensors that the kernel of this op computes on."""
+        return Prefers.PLAIN
+
+    def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
+        """What the kernel wants around input `index`; None if it stays inside the tensor."""
+        return None
+
+    def lower(self, ctx: Any) -> Any:
+        """The kernel of this op: a `kernels.context.Lowered` from a `kernels.context.Context`."""
+        raise ShapeError(f"{self.name} has no kernel")
 
     def attributes(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -11,13 +11,21 @@ from glulam.compiler.graph.types import Array
 
 
 class Patch:
-    """New nodes, and old values that give way to new ones. Nothing touches the graph before `commit`."""
+    """New nodes, and old values that give way to new ones. Nothing touches the graph before `commit`.
 
-    def __init__(self, graph: Graph, reason: str) -> None:
+    `at` names the node that the patch is about, for reports; without it the first replaced value does.
+    """
+
+    def __init__(self, graph: Graph, reason: str, at: str | None = None) -> None:
         self.graph = graph
         self.reason = reason
         self.added: list[Node] = []
         self.replaced: dict[Value, Value] = {}
+        self._at = at
+
+    @property
+    def at(self) -> str:
+        return self._at or next((value.name for value in self.replaced), self.graph.name)
 
     def add(self, op: Op, *inputs: Value | None, name: str | None = None) -> tuple[Value, ...]:
         node = self.graph.make(op, *inputs, name=name)
@@ -33,7 +41,10 @@ class Patch:
         return self.graph.constant(data, name)
 
     def replace(self, old: Value, new: Value) -> None:
-        """Everyone who reads `old` shall read `new`, graph outputs included. The types must be equal."""
+        """Everyone who reads `old` shall read `new`, graph outputs included. The types must be equal.
+
+        Nodes that this patch adds keep the inputs that they were given, so a node can be put behind `old`.
+        """
         if old.type != new.type:
             raise GraphError(f"cannot replace {old!r} by {new!r}: the types differ ({self.reason})")
         self.replaced[old] = new
@@ -41,12 +52,13 @@ class Patch:
     def commit(self) -> None:
         """Make the change, drop what nobody needs any more, and restore the order of the nodes."""
         graph = self.graph
-        anchors = [graph.nodes.index(old.producer) for old in self.replaced if old.producer in graph.nodes]
-        at = min(anchors, default=len(graph.nodes))
-        graph.nodes[at:at] = self.added
+        producers = {old.producer for old in self.replaced}
+        at = next((i for i, node in enumerate(graph.nodes) if node in producers), 0)
         replace_values(graph, self.replaced)
+        graph.nodes[at:at] = self.added
         remove_dead(graph)
-        graph.sort()
+        if not in_order(graph):
+            graph.sort()
 
 
 def replace_values(graph: Graph, table: dict[Value, Value]) -> None:
@@ -58,7 +70,8 @@ def replace_values(graph: Graph, table: dict[Value, Value]) -> None:
         return value
 
     for node in graph.nodes:
-        node.inputs = tuple(None if v is None else latest(v) for v in node.inputs)
+        if any(value in table for value in node.inputs):
+            node.inputs = tuple(None if v is None else latest(v) for v in node.inputs)
     graph.outputs = {name: latest(value) for name, value in graph.outputs.items()}
 
 
@@ -74,3 +87,13 @@ def remove_dead(graph: Graph) -> int:
     before = len(graph.nodes)
     graph.nodes = [node for node in graph.nodes if node in needed]
     return before - len(graph.nodes)
+
+
+def in_order(graph: Graph) -> bool:
+    """Does every node come after those that it reads?"""
+    done: set[Node] = set()
+    for node in graph.nodes:
+        if any(value.producer is not None and value.producer not in done for value in node.present_inputs()):
+            return False
+        done.add(node)
+    return True

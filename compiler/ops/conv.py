@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from glulam.compiler.graph.op import Op, Trait
+from glulam.compiler.graph.op import Op, Padding, Prefers, Trait
 from glulam.compiler.graph.types import Array, TensorType
+from glulam.compiler.kernels import conv_direct
+from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.inputs import (
     FLOATS,
     check_at_least,
@@ -51,6 +54,20 @@ class Conv(Op):
             )
         check_shape(self, "the bias", bias, (w.shape[0],))
         return (TensorType(dtype, (x.shape[0], w.shape[0], *self.output_extents(x.shape[2:], w.shape[2:]))),)
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        return Prefers.BLOCKS
+
+    def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
+        x, w = inputs[0], inputs[1]
+        if index or x is None or w is None:
+            return None
+        return window_padding(x.shape[2:], w.shape[2:], self.strides, self.pads, self.dilations)
+
+    def lower(self, ctx: Context) -> Lowered:
+        kernel = ctx.operand(1).spatial
+        geometry = conv_direct.ConvGeometry(kernel, self.strides, self.dilations, self.pads, self.groups)
+        return conv_direct.build(ctx, geometry)
 
     def output_extents(self, extents: Ints, kernel: Ints) -> Ints:
         """Spatial extents of the output."""
@@ -156,6 +173,17 @@ class ConvTranspose(Op):
             total[(slice(None), slice(None), *window)] += part.reshape(batch, -1, *extents)
         kept = tuple(slice(before, extent - after) for extent, (before, after) in zip(full, self.pads, strict=True))
         return (_with_bias(total[(slice(None), slice(None), *kept)], bias).astype(x.dtype),)
+
+
+def window_padding(extents: Ints, kernel: Ints, strides: Ints, pads: Pads, dilations: Ints) -> Padding:
+    """The zeros that windows read around a tensor: none after the end where no window reaches it."""
+    spans = []
+    for i, extent in enumerate(extents):
+        before, after = pads[i]
+        reach = dilations[i] * (kernel[i] - 1)
+        count = (extent + before + after - reach - 1) // strides[i] + 1
+        spans.append((before, max(0, (count - 1) * strides[i] + reach + 1 - before - extent)))
+    return Padding(tuple(spans))
 
 
 def _check_window(op: Conv | ConvTranspose, x: TensorType, w: TensorType) -> None:
