@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-
 from glulam.compiler.errors import GraphError
 from glulam.compiler.graph.graph import Graph, Value
 from glulam.compiler.graph.types import Array, TensorType

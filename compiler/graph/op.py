@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
-
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.types import Array, DType, TensorType
 
@@ -20,6 +19,26 @@ class Trait(enum.Enum):
     VIEW = "view"  # the output's elements in order are the input's elements in order
     ANCHOR = "anchor"  # may carry a fused epilogue
     RANDOM = "random"  # two equal nodes need not give equal values
+
+
+class Prefers(enum.Enum):
+    """Which arrangement of its tensors an op computes on."""
+
+    PLAIN = "plain"  # dense, channels first
+    BLOCKS = "blocks"  # channel blocks, inputs and outputs of rank 3 and more
+    EITHER = "either"  # whichever its inputs have
+
+
+@dataclass(frozen=True)
+class Padding:
+    """What an op wants to find around the spatial extents of an input: (before, after) elements, all of one value.
+
+    With `or_less`, any smaller value serves as well.
+    """
+
+    spans: tuple[tuple[int, int], ...]
+    value: float = 0.0
+    or_less: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +66,26 @@ class Op:
     def cases(cls) -> Sequence[Case]:
         """Samples that the conformance test takes through every executor."""
         return ()
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        """The arrangement of tensors that the kernel of this op computes on."""
+        return Prefers.PLAIN
+
+    def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
+        """Whether a kernel that prefers channel blocks can read input `index` plain just as well."""
+        return False
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        """Arithmetic operations of one application, a multiply-add counted as two."""
+        return sum(type.size for type in outputs)
+
+    def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
+        """What the kernel wants around input `index`; None if it stays inside the tensor."""
+        return None
+
+    def lower(self, ctx: Any) -> Any:
+        """The kernel of this op: a `kernels.context.Lowered` from a `kernels.context.Context`."""
+        raise ShapeError(f"{self.name} has no kernel")
 
     def attributes(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}

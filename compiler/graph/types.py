@@ -9,7 +9,6 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-
 from glulam.compiler.errors import GraphError
 
 Array = npt.NDArray[np.generic]

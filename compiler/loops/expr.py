@@ -344,7 +344,7 @@ def _rebuild(e: Expr, children: Sequence[Expr]) -> Expr:
         case Binary(op):
             return Binary(op, *children)
         case Compare(op):
-            return Compare(op, *children)
+            return Compare(op, children[0], children[1])
         case Select():
             return Select(*children)
         case Fma():

@@ -1,0 +1,333 @@
+"""What a kernel template works on: operands as they lie in memory, the fused epilogue, and the kernel being built.
+
+Templates speak in logical coordinates. For a tensor in channel blocks a point is (n, block, *spatial, lane), for a plain one
+an index per dimension; halo, strides and broadcasting are added here.
+
+Lanes of the last channel block beyond the tensor's channels always hold zeros: whoever writes a blocked tensor keeps
+that, and whoever reads one may rely on it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from glulam.compiler.errors import LoopError
+from glulam.compiler.graph.layout import PLAIN, Layout
+from glulam.compiler.graph.types import Array, DType, Shape, TensorType
+from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.expr import Expr
+from glulam.compiler.loops.ir import Access, Affine, Buffer, Builder, IndexLike, Kernel, Load, Var, dense_strides
+from glulam.compiler.targets import Target
+
+Point = tuple[IndexLike, ...]
+Arg = tuple[Literal["input", "output"], int] | Array
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor as a kernel meets it. `strides` are the physical ones, in elements; None means dense.
+
+    `data` is set if the value is known at compile time; such an operand is packed by the template that reads it.
+    """
+
+    type: TensorType
+    layout: Layout = PLAIN
+    strides: tuple[int, ...] | None = None
+    data: Array | None = None
+
+    @property
+    def shape(self) -> Shape:
+        return self.type.shape
+
+    @property
+    def spatial(self) -> Shape:
+        return self.type.shape[2:]
+
+    @property
+    def blocks(self) -> int:
+        """Channel blocks."""
+        return -(-self.type.shape[1] // self.layout.block)
+
+    @property
+    def physical_shape(self) -> Shape:
+        return self.layout.physical_shape(self.type.shape)
+
+    @property
+    def physical_strides(self) -> tuple[int, ...]:
+        return self.strides if self.strides is not None else dense_strides(self.physical_shape)
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What happens to each element of the anchor's result before it is stored.
+
+    `formula` is over Param(0), the result, and Param(k), the element of context input `inputs[k - 1]` at the same place.
+    """
+
+    formula: Expr = field(default_factory=lambda: ex.Param(0))
+    inputs: tuple[int, ...] = ()
+
+    @property
+    def is_identity(self) -> bool:
+        return isinstance(self.formula, ex.Param)
+
+
+@dataclass(frozen=True)
+class View:
+    """An operand bound to a buffer of the kernel."""
+
+    operand: Operand
+    buffer: Buffer
+
+    @property
+    def origin(self) -> tuple[int, ...]:
+        """Physical index of the logical point 0."""
+        halo = self.operand.layout.halo
+        if not halo:
+            return (0,) * len(self.buffer.shape)
+        rest = (0,) if self.operand.layout.block > 1 else ()
+        return (0, 0, *(before for before, _ in halo), *rest)
+
+    def __getitem__(self, point: Point) -> Load:
+        moved = tuple(p + o if o and not isinstance(p, int) else p if not o else p + o for p, o in zip(point, self.origin, strict=True))  # type: ignore[operator]
+        return self.buffer[moved]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A finished kernel with what its parameters are bound to, in order."""
+
+    kernel: Kernel
+    args: tuple[Arg, ...]
+
+
+class Context:
+    """One op (or fused region) to lower: its operands, and the kernel as it grows."""
+
+    def __init__(
+        self,
+        name: str,
+        target: Target,
+        inputs: Sequence[Operand | None],
+        outputs: Sequence[Operand],
+        epilogue: Epilogue | None = None,
+    ) -> None:
+        self.name = name
+        self.target = target
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self.epilogue = epilogue or Epilogue()
+        self.builder = Builder(name)
+        self._args: list[Arg] = []
+        self._views: dict[tuple[str, int], View] = {}
+        self._constants: dict[tuple[object, ...], Buffer] = {}
+
+    # ---- operands
+
+    def operand(self, i: int) -> Operand:
+        """Input `i`, which must be there."""
+        operand = self.inputs[i]
+        if operand is None:
+            raise LoopError(f"{self.name}: input {i} is missing")
+        return operand
+
+    def data(self, i: int) -> Array | None:
+        """The value of input `i` if it is there and known at compile time."""
+        operand = self.inputs[i] if i < len(self.inputs) else None
+        return None if operand is None else operand.data
+
+    @property
+    def output(self) -> Operand:
+        return self.outputs[0]
+
+    def input_view(self, i: int) -> View:
+        operand = self.operand(i)
+        if operand.data is not None:
+            raise LoopError(f"{self.name}: input {i} is a constant; pack it instead")
+        return self._view("input", i, operand, Access.READ)
+
+    def output_view(self, i: int = 0) -> View:
+        return self._view("output", i, self.outputs[i], Access.WRITE)
+
+    def _view(self, kind: Literal["input", "output"], i: int, operand: Operand, access: Access) -> View:
+        if (kind, i) not in self._views:
+            name = f"{'x' if kind == 'input' else 'y'}{i}"
+            align = operand.type.dtype.size
+            buffer = self.builder.param(
+                name, operand.physical_shape, access,
+                dtype=operand.type.dtype, strides=operand.physical_strides, align=align,
+            )  # fmt: skip
+            self._args.append((kind, i))
+            self._views[kind, i] = View(operand, buffer)
+        return self._views[kind, i]
+
+    def constant(self, data: Array, name: str = "w") -> Buffer:
+        """A parameter bound to an array that is packed into the model's weights."""
+        data = np.ascontiguousarray(data)
+        buffer = self.builder.param(f"{name}{len(self._args)}", data.shape, dtype=DType.of(data.dtype))
+        self._args.append(data)
+        return buffer
+
+    def read(self, i: int, point: Point, shape: Shape, block: int) -> Expr:
+        """Element of input `i` that numpy's broadcasting to `shape` puts at `point` (of a tensor in blocks of `block`)."""
+        operand = self.operand(i)
+        extents = (1,) * (len(shape) - operand.type.rank) + operand.shape
+        if operand.data is not None:
+            if operand.type.size == 1:
+                return ex.Const(operand.data.reshape(()).item(), operand.type.dtype)
+            packed = self._packed(i, operand.data.reshape(extents), block)
+            return packed[broadcast(point, packed.shape)]
+        view = self.input_view(i)
+        if block == 1 or operand.layout.block == block:
+            lane = (extents[1],) if block > 1 else ()
+            index = broadcast(point, (*extents, *lane))
+            return view[index[len(index) - len(view.buffer.shape) :]]
+        if len(extents) > 1 and extents[1] != 1:
+            raise LoopError(f"{self.name}: input {i} is {operand.layout} where channel blocks of {block} are needed")
+        index = broadcast(point[:-1], extents)
+        return view[index[len(shape) - operand.type.rank :]]
+
+    def _packed(self, i: int, data: Array, block: int) -> Buffer:
+        key = (i, block)
+        if key not in self._constants:
+            packed = data if block == 1 else pack_channels(data, block)
+            self._constants[key] = self.constant(packed, "c")
+        return self._constants[key]
+
+    # ---- results
+
+    def finish(self, value: Expr, point: Point) -> Expr:
+        """The epilogue applied to an element of the anchor's result."""
+        if self.epilogue.is_identity:
+            return value
+        shape, block = self.output.shape, self.output.layout.block
+        extras = [self.read(i, point, shape, block) for i in self.epilogue.inputs]
+        return ex.substitute(self.epilogue.formula, [value, *extras])
+
+    def write(self, point: Point, value: Expr, i: int = 0) -> None:
+        """Store one element; lanes beyond the last channel get zeros."""
+        operand = self.outputs[i]
+        self.builder.store(self.output_view(i)[point], self.masked(value, point, operand))
+
+    def masked(self, value: Expr, point: Point, operand: Operand) -> Expr:
+        block = operand.layout.block
+        if block == 1 or operand.shape[1] % block == 0:
+            return value
+        key = ("mask", operand.shape[1], block)
+        if key not in self._constants:
+            lanes = np.arange(operand.blocks * block).reshape(-1, block) < operand.shape[1]
+            self._constants[key] = self.constant(lanes.astype(np.float32), "m")
+        inside = ex.not_equal(self._constants[key][point[1], point[-1]], 0.0)
+        return ex.where(inside, value, 0 if not operand.type.dtype.is_float else 0.0)
+
+    def fill_halo(self, i: int = 0) -> None:
+        """Sections that write the padding around output `i`, if it has any."""
+        operand = self.outputs[i]
+        if not operand.layout.has_halo:
+            return
+        buffer = self.output_view(i).buffer
+        block, value = operand.layout.block, operand.layout.halo_value
+        channels = operand.blocks
+        with self.builder.section(n=operand.shape[0], c=channels) as (n, c):
+            for slab in _halo_slabs(operand.spatial, operand.layout.halo):
+                self._fill_slab(buffer, (n, c), slab, block, value)
+
+    def _fill_slab(
+        self, buffer: Buffer, head: tuple[Var, Var], slab: Sequence[tuple[int, int]], block: int, value: float
+    ) -> None:
+        b = self.builder
+
+        def descend(index: tuple[IndexLike, ...], rest: Sequence[tuple[int, int]]) -> None:
+            if not rest:
+                with b.vector("v", block) as v:
+                    b.store(buffer[(*index, v)], value)
+                return
+            (start, length), *inner = rest
+            if not inner and block == 1:
+                vectors(b, length, self.target.lanes, lambda p: b.store(buffer[(*index, p + start)], value))
+                return
+            with b.serial("s", length) as s:
+                descend((*index, s + start), inner)
+
+        descend(head, slab)
+
+    def finished(self) -> Lowered:
+        self.fill_halo()
+        return Lowered(self.builder.kernel(), tuple(self._args))
+
+    # ---- changes of view
+
+    def flattened(self) -> Context | None:
+        """The same problem with all spatial dimensions as one, if no operand's memory forbids it."""
+        rank = self.output.type.rank
+        operands = [*(o for o in self.inputs if o is not None and o.type.rank == rank), *self.outputs]
+        whole = math.prod(self.output.spatial)
+        for operand in operands:
+            if operand.layout.has_halo or (math.prod(operand.spatial) not in (1, whole)):
+                return None
+        if any(o is not None and 2 < o.type.rank != rank for o in self.inputs):
+            return None
+        inputs = [o if o is None or o.type.rank != rank else _flatten(o) for o in self.inputs]
+        flat = Context(self.name, self.target, inputs, [_flatten(o) for o in self.outputs], self.epilogue)
+        return flat
+
+
+def _flatten(operand: Operand) -> Operand:
+    shape = (*operand.shape[:2], math.prod(operand.spatial))
+    strides = operand.strides
+    if strides is not None:
+        lane = strides[-1:] if operand.layout.block > 1 else ()
+        last = strides[len(operand.shape) - 1]
+        strides = (*strides[:2], last, *lane)
+    data = None if operand.data is None else operand.data.reshape(shape)
+    layout = Layout(operand.layout.block, ((0, 0),) if operand.layout.block > 1 else ())
+    return replace(operand, type=operand.type.with_shape(shape), layout=layout, strides=strides, data=data)
+
+
+def broadcast(point: Point, extents: Sequence[int]) -> Point:
+    """The point with 0 for each dimension that has only one element."""
+    return tuple(Affine.of(0) if extent == 1 else p for p, extent in zip(point, extents, strict=True))
+
+
+def pack_channels(data: Array, block: int) -> Array:
+    """[N, C, *S] as [N, ceil(C / block), *S, block] with zeros in the lanes beyond C; C = 1 stays one lane."""
+    if data.shape[1] == 1:
+        return data[..., None]
+    blocks = -(-data.shape[1] // block)
+    padded = np.zeros((data.shape[0], blocks * block, *data.shape[2:]), data.dtype)
+    padded[:, : data.shape[1]] = data
+    split = padded.reshape(data.shape[0], blocks, block, *data.shape[2:])
+    return np.ascontiguousarray(np.moveaxis(split, 2, -1))
+
+
+def vectors(b: Builder, extent: int, width: int, body: Callable[[Affine], None]) -> None:
+    """`body` for 0 .. extent - 1 in vectors of `width`, and one narrower vector for the rest."""
+    full, rest = divmod(extent, width)
+    if full:
+        with b.serial("i", full) as i, b.vector("v", width) as v:
+            body(i * width + v)
+    if rest:
+        with b.vector("v", rest) as v:
+            body(v + full * width)
+
+
+def _halo_slabs(spatial: Shape, halo: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """The padding as disjoint boxes of (start, length) per dimension, in physical coordinates."""
+    slabs = []
+    for d in range(len(spatial)):
+        inner = [(before, extent) for extent, (before, _) in zip(spatial[:d], halo[:d], strict=True)]
+        outer = [
+            (0, extent + before + after)
+            for extent, (before, after) in zip(spatial[d + 1 :], halo[d + 1 :], strict=True)
+        ]
+        before, after = halo[d]
+        for start, length in ((0, before), (before + spatial[d], after)):
+            if length and all(n for _, n in itertools.chain(inner, outer)):
+                slabs.append([*inner, (start, length), *outer])
+    return slabs

@@ -1,0 +1,211 @@
+"""Direct convolution: a tile of output pixels times output-channel blocks stays in registers over the whole reduction.
+
+Serves every kernel size, stride, dilation and rank, groups whose channels fill whole blocks, and inputs either in channel
+blocks or plain (the first layer). Weights are packed per group of channel blocks in the order the reduction reads them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from glulam.compiler.graph.types import Array, Shape
+from glulam.compiler.kernels.context import Context, Lowered, View
+from glulam.compiler.kernels.tiling import Tiling, choose_tiling, unroll_factor
+from glulam.compiler.loops.expr import Const, Expr, Fma
+from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """Where output pixel o and kernel tap k meet the input: o * stride + k * dilation - pad, per spatial dimension."""
+
+    kernel: Shape
+    strides: Shape
+    dilations: Shape
+    pads: tuple[tuple[int, int], ...]
+    groups: int = 1
+
+    @property
+    def is_pointwise(self) -> bool:
+        """A 1x1 convolution that reads each input pixel once."""
+        return all(k == 1 for k in self.kernel) and all(s == 1 for s in self.strides) and not any(map(any, self.pads))
+
+
+def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
+    """None if the template serves this convolution, else why not."""
+    x, y = ctx.operand(0), ctx.output
+    if ctx.data(1) is None:
+        return "the weights are not known at compile time"
+    if y.layout.block == 1:
+        return "the output is not in channel blocks"
+    if geometry.groups == 1:
+        return None
+    block = y.layout.block
+    if x.layout.block != block or (x.shape[1] // geometry.groups) % block or (y.shape[1] // geometry.groups) % block:
+        return f"the channels of a group do not fill blocks of {block}"
+    return None
+
+
+def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
+    """The kernel. Inputs: x[N,C,*S], w[OC,C/g,*K], b?[OC], then what the epilogue reads."""
+    if geometry.is_pointwise and ctx.output.type.rank > 3 and (flat := ctx.flattened()) is not None:
+        one = ConvGeometry((1,), (1,), (1,), ((0, 0),), geometry.groups)
+        return _Direct(flat, one, reshape_weights(ctx)).build()
+    return _Direct(ctx, geometry, _weights(ctx)).build()
+
+
+def _weights(ctx: Context) -> Array:
+    weights = ctx.data(1)
+    assert weights is not None
+    return weights
+
+
+def reshape_weights(ctx: Context) -> Array:
+    w = _weights(ctx)
+    return w.reshape(*w.shape[:2], 1)
+
+
+class _Direct:
+    def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array) -> None:
+        self.ctx, self.geometry, self.weights = ctx, geometry, weights
+        self.b: Builder = ctx.builder
+        self.block = ctx.output.layout.block
+        self.groups = geometry.groups
+        self.x: View = ctx.input_view(0)
+        self.in_block = self.x.operand.layout.block
+        self.in_channels = weights.shape[1]
+        self.group_blocks = -(-ctx.output.shape[1] // self.groups // self.block)
+        bias = ctx.data(2)
+        self.bias = np.zeros(ctx.output.shape[1], np.float32) if bias is None else bias
+
+    def build(self) -> Lowered:
+        ctx = self.ctx
+        *outer, width = ctx.output.spatial
+        taps = math.prod(self.geometry.kernel)
+        tiling = choose_tiling(ctx.target, width, self.group_blocks, self.in_channels * taps)
+        ctx.output_view()
+        for first, per_group, count in tiling.channel_groups(self.group_blocks):
+            self.channels(outer, width, tiling, first, per_group, count)
+        return ctx.finished()
+
+    def channels(self, outer: Sequence[int], width: int, tiling: Tiling, first: int, per_group: int, count: int) -> None:
+        """Sections for `count` groups of `per_group` channel blocks, from block `first` of each convolution group."""
+        packed = self.ctx.constant(self.pack(first, per_group, count), "w")
+        bias = self.ctx.constant(self.pack_bias(first, per_group, count), "b")
+        batch = self.ctx.output.shape[0]
+        flat_rows = not outer and width // tiling.pixels > 1
+        full, rest = divmod(width, tiling.pixels)
+        if flat_rows:
+            with self.b.section(n=batch, q=self.groups, g=count, s=full) as (n, q, g, s):
+                self.tile(packed, bias, (n, q, g), (), s * tiling.pixels, tiling.pixels, first, per_group)
+            if rest:
+                with self.b.section(n=batch, q=self.groups, g=count) as (n, q, g):
+                    self.tile(packed, bias, (n, q, g), (), Affine.of(full * tiling.pixels), rest, first, per_group)
+            return
+        extents = {f"o{d}": extent for d, extent in enumerate(outer)}
+        with self.b.section(n=batch, q=self.groups, g=count, **extents) as (n, q, g, *rows):
+            if full:
+                with self.b.serial("s", full) as s:
+                    self.tile(packed, bias, (n, q, g), rows, s * tiling.pixels, tiling.pixels, first, per_group)
+            if rest:
+                self.tile(packed, bias, (n, q, g), rows, Affine.of(full * tiling.pixels), rest, first, per_group)
+
+    def tile(
+        self, packed: Buffer, bias: Buffer, where: tuple[Var, Var, Var], rows: Sequence[Var], start: Affine,
+        pixels: int, first: int, per_group: int,
+    ) -> None:  # fmt: skip
+        """One register tile: start from the bias, reduce, finish, store."""
+        b, (n, q, g) = self.b, where
+        with b.vector("v", self.block) as v:
+            acc = b.tile("acc", pixels, per_group)
+            with b.unrolled("j", per_group) as j, b.unrolled("t", pixels) as t:
+                b.store(acc[t, j], bias[q, g, j, v])
+
+            def step(point: tuple[IndexLike, ...], weight: tuple[IndexLike, ...], strides: int) -> None:
+                with b.unrolled("t", pixels) as t, b.unrolled("j", per_group) as j:
+                    *head, last = point[2:] if self.in_block == 1 else point[2:-1]
+                    lane = () if self.in_block == 1 else (point[-1],)
+                    place = (*point[:2], *head, last + t * strides, *lane)  # type: ignore[operator]
+                    value = Fma(self.x[place], packed[(q, g, *weight, j, v)], acc[t, j])
+                    b.store(acc[t, j], value)
+
+            self.reduce((n, q), rows, start, step)
+            with b.unrolled("j", per_group) as j, b.unrolled("t", pixels) as t:
+                block = q * self.group_blocks + g * per_group + j + first
+                point = (n, block, *rows, start + t, v)
+                self.ctx.write(point, self.finish(acc[t, j], point))
+
+    def finish(self, value: Expr, point: tuple[IndexLike, ...]) -> Expr:
+        return self.ctx.finish(value, point)
+
+    def reduce(self, where: tuple[Var, Var], rows: Sequence[Var], start: Affine, step) -> None:  # type: ignore[no-untyped-def]
+        """Loops over input channels and kernel taps around `step(input point, weight index, pixel stride)`."""
+        geo, (n, q) = self.geometry, where
+        places = [Affine.of(r) for r in rows] + [start]
+
+        def spatial(taps: Sequence[IndexLike]) -> list[IndexLike]:
+            return [
+                place * s + Affine.of(k) * d - pad  # type: ignore[arg-type]
+                for place, s, k, d, (pad, _) in zip(places, geo.strides, taps, geo.dilations, geo.pads, strict=True)
+            ]
+
+        if self.in_block == 1:
+            # A plain input: the taps of a row are unrolled, since there are few channels to reduce over.
+            with ExitStack() as stack:
+                c = stack.enter_context(self.b.serial("c", self.in_channels))
+                taps = [stack.enter_context(self.b.serial("k", k)) for k in geo.kernel[:-1]]
+                last = geo.kernel[-1]
+                inner = unroll_factor(last, 8)
+                if inner < last:
+                    outer_tap = stack.enter_context(self.b.serial("kw", last // inner))
+                    unrolled = stack.enter_context(self.b.unrolled("ku", inner))
+                    tap: IndexLike = outer_tap * inner + unrolled
+                else:
+                    tap = stack.enter_context(self.b.unrolled("ku", last))
+                step((n, c, *spatial([*taps, tap])), (c, *taps, tap), geo.strides[-1])
+            return
+        blocks, rest = divmod(self.in_channels, self.in_block)
+        group_blocks = self.in_channels // self.in_block if self.groups > 1 else 0
+        for first_block, count, lanes in ((0, blocks, self.in_block), (blocks, min(rest, 1), rest)):
+            if not count:
+                continue
+            with ExitStack() as stack:
+                c = stack.enter_context(self.b.serial("c", count))
+                taps = [stack.enter_context(self.b.serial("k", k)) for k in geo.kernel]
+                unroll = unroll_factor(lanes, 4)
+                i = stack.enter_context(self.b.serial("i", lanes // unroll))
+                u = stack.enter_context(self.b.unrolled("u", unroll))
+                block = q * group_blocks + c + first_block
+                channel = (c + first_block, *taps, i * unroll + u)
+                step((n, block, *spatial(taps), i * unroll + u), channel, geo.strides[-1])
+
+    def pack(self, first: int, per_group: int, count: int) -> Array:
+        """[groups, count, in blocks, *taps, in lanes, per_group, block]; plain inputs have no lanes."""
+        weights, block = self.weights, self.block
+        per_conv = weights.shape[0] // self.groups
+        taps = weights.shape[2:]
+        split = weights.reshape(self.groups, per_conv, self.in_channels, *taps)
+        in_blocks = -(-self.in_channels // self.in_block)
+        full = np.zeros((self.groups, self.group_blocks * block, in_blocks * self.in_block, *taps), np.float32)
+        full[:, :per_conv, : self.in_channels] = split
+        part = full[:, first * block : (first + per_group * count) * block]
+        part = part.reshape(self.groups, count, per_group, block, in_blocks, self.in_block, *taps)
+        rank = len(taps)
+        # [q, g, j, v, c, i, *k] -> [q, g, c, *k, i, j, v]
+        order = [0, 1, 4, *range(6, 6 + rank), 5, 2, 3]
+        packed = np.ascontiguousarray(part.transpose(order))
+        if self.in_block == 1:
+            packed = packed.reshape(*packed.shape[: 3 + rank], per_group, block)
+        return packed
+
+    def pack_bias(self, first: int, per_group: int, count: int) -> Array:
+        per_conv = len(self.bias) // self.groups
+        full = np.zeros((self.groups, self.group_blocks * self.block), np.float32)
+        full[:, :per_conv] = self.bias.reshape(self.groups, per_conv)
+        part = full[:, first * self.block : (first + per_group * count) * self.block]
+        return np.ascontiguousarray(part.reshape(self.groups, count, per_group, self.block))

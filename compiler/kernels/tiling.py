@@ -1,0 +1,67 @@
+"""How large the register tile of a matrix-like kernel is: pixels (or rows) times output-channel blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from glulam.compiler.targets import Target
+
+_LATENCY = 4.0  # cycles until an FMA's result can be added to again
+_PER_CYCLE = 2.0  # FMAs, and loads, that start in one cycle
+_STREAM_BYTES = 20.0  # bytes a cycle from the second-level cache
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """`pixels` accumulators for each of `blocks` channel blocks."""
+
+    pixels: int
+    blocks: int
+
+    def channel_groups(self, total: int) -> list[tuple[int, int, int]]:
+        """(first block, blocks a group, number of groups) so that all `total` blocks are covered once."""
+        count, rest = divmod(total, self.blocks)
+        groups = [(0, self.blocks, count)] if count else []
+        if rest:
+            groups.append((count * self.blocks, rest, 1))
+        return groups
+
+
+def step_cycles(target: Target, pixels: int, blocks: int) -> float:
+    """Estimated cycles to add one input channel's product to the tile."""
+    broadcast = 0 if blocks == 1 else pixels
+    fmas = pixels * blocks / _PER_CYCLE
+    loads = (blocks + max(broadcast, pixels)) / _PER_CYCLE
+    stream = blocks * target.vector_bytes / _STREAM_BYTES
+    return max(fmas, loads, stream, _LATENCY)
+
+
+def choose_tiling(target: Target, width: int, blocks: int, depth: int) -> Tiling:
+    """The tile with the fewest estimated cycles for rows of `width` pixels and `blocks` channel blocks."""
+    best: tuple[float, int, Tiling] | None = None
+    for per_group in range(1, min(blocks, 8) + 1):
+        for pixels in range(1, width + 1):
+            if pixels * per_group + per_group + 1 > target.vector_registers:
+                break
+            tiling = Tiling(pixels, per_group)
+            cost = _row_cycles(target, tiling, width, blocks, depth)
+            if best is None or (cost, -pixels) < best[:2]:
+                best = (cost, -pixels, tiling)
+    assert best is not None
+    return best[2]
+
+
+def _row_cycles(target: Target, tiling: Tiling, width: int, blocks: int, depth: int) -> float:
+    full, rest = divmod(width, tiling.pixels)
+    total = 0.0
+    for _, per_group, count in tiling.channel_groups(blocks):
+        for pixels, times in ((tiling.pixels, full), (rest, 1 if rest else 0)):
+            if times:
+                finish = 4.0 + pixels * per_group
+                total += count * times * (step_cycles(target, pixels, per_group) * depth + finish)
+    return total
+
+
+def unroll_factor(extent: int, limit: int) -> int:
+    """The largest divisor of `extent` up to `limit`."""
+    return max(d for d in range(1, min(extent, limit) + 1) if extent % d == 0)

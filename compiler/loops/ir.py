@@ -1,0 +1,395 @@
+"""The loop IR: kernels as explicit loops over buffers, with register tiles and scalar expressions.
+
+A kernel is a list of sections. A section is a perfect nest of parallel loops around a body; sections of one kernel are
+independent of each other, so their iterations form one parallel space that threads share.
+
+A `vector` loop is run for all its iterations at once: everything inside it, serial loops included, happens in lockstep.
+What depends on its variable is a vector, the rest is scalar, and where they meet the scalar is broadcast. A register tile
+declared inside a vector loop holds vectors. `unrolled` loops are expanded, so their variables may index tiles.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from glulam.compiler.errors import LoopError
+from glulam.compiler.graph.types import DType
+from glulam.compiler.loops.expr import Expr, Scalar, lift
+
+
+class Kind(enum.Enum):
+    PARALLEL = "parallel"
+    SERIAL = "serial"
+    UNROLLED = "unrolled"
+    VECTOR = "vector"
+
+
+class Affine:
+    """A sum of loop variables times integers, plus an integer."""
+
+    __slots__ = ("const", "terms")
+
+    def __init__(self, terms: Mapping[Var, int] | None = None, const: int = 0) -> None:
+        self.terms: dict[Var, int] = {v: k for v, k in (terms or {}).items() if k}
+        self.const = const
+
+    @staticmethod
+    def of(x: Affine | Var | int) -> Affine:
+        if isinstance(x, Affine):
+            return x
+        if isinstance(x, Var):
+            return Affine({x: 1})
+        return Affine(None, int(x))
+
+    def __add__(self, other: Affine | Var | int) -> Affine:
+        o = Affine.of(other)
+        terms = dict(self.terms)
+        for v, k in o.terms.items():
+            terms[v] = terms.get(v, 0) + k
+        return Affine(terms, self.const + o.const)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Affine | Var | int) -> Affine:
+        return self + Affine.of(other) * -1
+
+    def __rsub__(self, other: int) -> Affine:
+        return self * -1 + other
+
+    def __mul__(self, k: int) -> Affine:
+        return Affine({v: c * k for v, c in self.terms.items()}, self.const * k)
+
+    __rmul__ = __mul__
+
+    def bounds(self) -> tuple[int, int]:
+        """Smallest and largest value over all iterations."""
+        low = high = self.const
+        for v, k in self.terms.items():
+            reach = k * (v.extent - 1)
+            low, high = (low, high + reach) if k > 0 else (low + reach, high)
+        return low, high
+
+    def __str__(self) -> str:
+        parts = [v.name if k == 1 else f"{v.name}*{k}" for v, k in self.terms.items()]
+        if self.const or not parts:
+            parts.append(str(self.const))
+        return " + ".join(parts).replace("+ -", "- ")
+
+
+class Var:
+    """A loop variable: 0, 1, ..., extent - 1."""
+
+    __slots__ = ("extent", "name")
+
+    def __init__(self, name: str, extent: int) -> None:
+        self.name = name
+        self.extent = extent
+
+    def __add__(self, other: Affine | Var | int) -> Affine:
+        return Affine.of(self) + other
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Affine | Var | int) -> Affine:
+        return Affine.of(self) - other
+
+    def __rsub__(self, other: int) -> Affine:
+        return Affine.of(self) * -1 + other
+
+    def __mul__(self, k: int) -> Affine:
+        return Affine.of(self) * k
+
+    __rmul__ = __mul__
+
+    def __repr__(self) -> str:
+        return f"{self.name}<{self.extent}"
+
+
+@dataclass(frozen=True, eq=False)
+class Bounded:
+    """An index computed at run time; it is clamped into [0, extent)."""
+
+    value: Expr
+    extent: int
+
+
+IndexLike = Affine | Var | int | Bounded
+Index = Affine | Bounded
+
+
+def _index(entries: IndexLike | tuple[IndexLike, ...]) -> tuple[Index, ...]:
+    entries = entries if isinstance(entries, tuple) else (entries,)
+    return tuple(e if isinstance(e, Bounded) else Affine.of(e) for e in entries)
+
+
+class Access(enum.Enum):
+    READ = "read"
+    WRITE = "write"
+    UPDATE = "update"  # read and written
+    SCRATCH = "scratch"  # private to the thread, undefined at the start of an iteration
+
+
+@dataclass(frozen=True, eq=False)
+class Buffer:
+    """A strided array in memory. `strides` count elements; `align` is what the first element is aligned to, in bytes."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    access: Access
+    align: int = 64
+
+    def __getitem__(self, entries: IndexLike | tuple[IndexLike, ...]) -> Load:
+        index = _index(entries)
+        if len(index) != len(self.shape):
+            raise LoopError(f"buffer {self.name} has {len(self.shape)} dimensions, not {len(index)}")
+        return Load(self, index)
+
+    @property
+    def span(self) -> int:
+        """Elements from the first to the last one, both included."""
+        if 0 in self.shape:
+            return 0
+        return sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)) + 1
+
+
+def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides of a row-major array."""
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """A small array that lives in registers; its indices are constant once unrolled loops are expanded."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType = DType.F32
+
+    def __getitem__(self, entries: IndexLike | tuple[IndexLike, ...]) -> TileRead:
+        index = _index(entries)
+        if len(index) != len(self.shape) or any(isinstance(i, Bounded) for i in index):
+            raise LoopError(f"tile {self.name} takes {len(self.shape)} constant indices")
+        return TileRead(self, tuple(i for i in index if isinstance(i, Affine)))
+
+
+@dataclass(frozen=True, eq=False)
+class Load(Expr):
+    buffer: Buffer
+    index: tuple[Index, ...]
+
+    @property
+    def dtype(self) -> DType:  # type: ignore[override]
+        return self.buffer.dtype
+
+    def children(self) -> tuple[Expr, ...]:
+        return ()
+
+
+@dataclass(frozen=True, eq=False)
+class TileRead(Expr):
+    tile: Tile
+    index: tuple[Affine, ...]
+
+    @property
+    def dtype(self) -> DType:  # type: ignore[override]
+        return self.tile.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class IndexValue(Expr):
+    """The value of an affine index, as an I64."""
+
+    index: Affine
+    dtype: DType = DType.I64
+
+
+@dataclass(frozen=True, eq=False)
+class LaneReduce(Expr):
+    """All lanes of a vector folded into one scalar by add, mul, maximum or minimum, pairwise from the halves."""
+
+    op: str
+    x: Expr
+
+    @property
+    def dtype(self) -> DType:  # type: ignore[override]
+        return self.x.dtype
+
+    def children(self) -> tuple[Expr, ...]:
+        return (self.x,)
+
+
+@dataclass(frozen=True, eq=False)
+class For:
+    var: Var
+    kind: Kind
+    body: list[Stmt]
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    buffer: Buffer
+    index: tuple[Index, ...]
+    value: Expr
+
+
+@dataclass(frozen=True, eq=False)
+class Declare:
+    """The tile exists from here to the end of the enclosing loop body; its elements are undefined at first."""
+
+    tile: Tile
+
+
+@dataclass(frozen=True, eq=False)
+class TileWrite:
+    tile: Tile
+    index: tuple[Affine, ...]
+    value: Expr
+
+
+Stmt = For | Store | Declare | TileWrite
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """A perfect nest of parallel loops, outermost first, around a body."""
+
+    vars: tuple[Var, ...]
+    body: list[Stmt]
+
+    @property
+    def extent(self) -> int:
+        return math.prod(v.extent for v in self.vars)
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A function over buffers. `params` are its pointer arguments in order; scratch buffers follow by themselves."""
+
+    name: str
+    params: tuple[Buffer, ...]
+    scratch: tuple[Buffer, ...]
+    sections: tuple[Section, ...]
+
+    @property
+    def extent(self) -> int:
+        """Iterations of the parallel space, the sections' one after the other."""
+        return sum(section.extent for section in self.sections)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Private memory a thread needs, each buffer on a cache line of its own."""
+        return sum(scratch_size(buffer) for buffer in self.scratch)
+
+
+def scratch_size(buffer: Buffer) -> int:
+    """Bytes of a scratch buffer, rounded up to cache lines."""
+    return -(-buffer.span * buffer.dtype.size // 64) * 64
+
+
+def statements(body: Iterable[Stmt]) -> Iterator[Stmt]:
+    """All statements, those in loops included, outermost first."""
+    for stmt in body:
+        yield stmt
+        if isinstance(stmt, For):
+            yield from statements(stmt.body)
+
+
+@dataclass
+class Builder:
+    """Writes a kernel: buffers first, then sections with loops as context managers."""
+
+    name: str
+    params: list[Buffer] = field(default_factory=list)
+    scratch_buffers: list[Buffer] = field(default_factory=list)
+    sections: list[Section] = field(default_factory=list)
+    _stack: list[list[Stmt]] = field(default_factory=list)
+
+    def param(
+        self,
+        name: str,
+        shape: Sequence[int],
+        access: Access = Access.READ,
+        *,
+        dtype: DType = DType.F32,
+        strides: Sequence[int] | None = None,
+        align: int = 64,
+    ) -> Buffer:
+        buffer = Buffer(name, dtype, tuple(shape), tuple(strides or dense_strides(shape)), access, align)
+        self.params.append(buffer)
+        return buffer
+
+    def scratch(self, name: str, shape: Sequence[int], dtype: DType = DType.F32) -> Buffer:
+        buffer = Buffer(name, dtype, tuple(shape), dense_strides(shape), Access.SCRATCH)
+        self.scratch_buffers.append(buffer)
+        return buffer
+
+    def section(self, **extents: int) -> _SectionScope:
+        """Parallel loops around what follows; `with b.section(n=N, oh=OH) as (n, oh):`."""
+        return _SectionScope(self, tuple(Var(name, extent) for name, extent in extents.items()))
+
+    def serial(self, name: str, extent: int) -> _LoopScope:
+        return _LoopScope(self, Var(name, extent), Kind.SERIAL)
+
+    def unrolled(self, name: str, extent: int) -> _LoopScope:
+        return _LoopScope(self, Var(name, extent), Kind.UNROLLED)
+
+    def vector(self, name: str, extent: int) -> _LoopScope:
+        return _LoopScope(self, Var(name, extent), Kind.VECTOR)
+
+    def tile(self, name: str, *shape: int, dtype: DType = DType.F32) -> Tile:
+        tile = Tile(name, shape, dtype)
+        self._emit(Declare(tile))
+        return tile
+
+    def store(self, place: Load | TileRead, value: Expr | Scalar) -> None:
+        """Assign to an element of a buffer or of a tile."""
+        value = lift(value, place.dtype)
+        if value.dtype is not place.dtype:
+            raise LoopError(f"{self.name}: a {value.dtype.value} stored into {place.dtype.value}; cast it")
+        if isinstance(place, Load):
+            if place.buffer.access is Access.READ:
+                raise LoopError(f"{self.name}: buffer {place.buffer.name} is read-only")
+            self._emit(Store(place.buffer, place.index, value))
+        else:
+            self._emit(TileWrite(place.tile, place.index, value))
+
+    def kernel(self) -> Kernel:
+        return Kernel(self.name, tuple(self.params), tuple(self.scratch_buffers), tuple(self.sections))
+
+    def _emit(self, stmt: Stmt) -> None:
+        if not self._stack:
+            raise LoopError(f"{self.name}: a statement outside any section")
+        self._stack[-1].append(stmt)
+
+
+class _SectionScope:
+    def __init__(self, builder: Builder, vars: tuple[Var, ...]) -> None:
+        self.builder, self.vars = builder, vars
+
+    def __enter__(self) -> tuple[Var, ...]:
+        self.builder._stack.append([])
+        return self.vars
+
+    def __exit__(self, *exc: object) -> None:
+        body = self.builder._stack.pop()
+        if exc[0] is None and all(v.extent for v in self.vars):
+            self.builder.sections.append(Section(self.vars, body))
+
+
+class _LoopScope:
+    def __init__(self, builder: Builder, var: Var, kind: Kind) -> None:
+        self.builder, self.var, self.kind = builder, var, kind
+
+    def __enter__(self) -> Var:
+        self.builder._stack.append([])
+        return self.var
+
+    def __exit__(self, *exc: object) -> None:
+        body = self.builder._stack.pop()
+        if exc[0] is None and self.var.extent:
+            self.builder._emit(For(self.var, self.kind, body))

@@ -1,0 +1,112 @@
+"""A fused region: an anchor with the pointwise ops that follow it, as one kernel. It keeps the sub-graph it replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from glulam.compiler.graph.evaluate import evaluate
+from glulam.compiler.graph.graph import Graph, Node, Value
+from glulam.compiler.graph.op import Op, Padding, Prefers, Trait
+from glulam.compiler.graph.types import Array, TensorType
+from glulam.compiler.kernels import pointwise
+from glulam.compiler.kernels.context import Context, Epilogue, Lowered
+from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.expr import Expr
+from glulam.compiler.ops.pointwise import Pointwise
+
+
+@dataclass(frozen=True)
+class FusedRegion(Op):
+    """The sub-graph `body` as one op: its inputs in order, its only output.
+
+    At most one node of the body is not pointwise: the anchor, which comes first. So the meaning of the region is that of
+    its body, and its kernel is the anchor's with the rest as epilogue.
+    """
+
+    body: Graph
+
+    name = "fused"
+    tolerance = 1e-4
+
+    @property
+    def anchor(self) -> Node | None:
+        """The node that is not pointwise; None for a chain of pointwise ops."""
+        first = self.body.nodes[0]
+        return None if Trait.POINTWISE in first.op.traits else first
+
+    @property
+    def result(self) -> Value:
+        (value,) = self.body.outputs.values()
+        return value
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        wanted = [value.type for value in self.body.inputs.values()]
+        if list(inputs) != wanted:
+            raise self.fail(f"the body takes {list(map(str, wanted))}, not {list(map(str, inputs))}")
+        return (self.result.type,)
+
+    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
+        feeds = {name: array for name, array in zip(self.body.inputs, inputs, strict=True) if array is not None}
+        return tuple(evaluate(self.body, feeds).values())
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        if self.anchor is None:
+            return Prefers.EITHER
+        types = [None if v is None else v.type for v in self.anchor.inputs]
+        return self.anchor.op.preference(types, [v.type for v in self.anchor.outputs])
+
+    def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
+        value = list(self.body.inputs.values())[index]
+        if self.anchor is None or value not in self.anchor.inputs:
+            return False
+        types = [None if v is None else v.type for v in self.anchor.inputs]
+        return self.anchor.op.reads_plain(self.anchor.inputs.index(value), types, block)
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        total = 0
+        for node in self.body.nodes:
+            total += node.op.flops([None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs])
+        return total
+
+    def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
+        if self.anchor is None:
+            return None
+        value = list(self.body.inputs.values())[index]
+        if value not in self.anchor.inputs:
+            return None
+        types = [None if v is None else v.type for v in self.anchor.inputs]
+        return self.anchor.op.padding(self.anchor.inputs.index(value), types)
+
+    def formula(self, leaves: dict[Value, Expr]) -> Expr:
+        """The pointwise nodes of the body as one expression, from expressions for the values it starts from."""
+        table = dict(leaves)
+        for node in self.body.nodes:
+            if isinstance(node.op, Pointwise):
+                inputs = list(node.present_inputs())
+                traced = node.op.expression(*(v.type for v in inputs))
+                table[node.output] = ex.substitute(traced, [table[v] for v in inputs])
+        return table[self.result]
+
+    def lower(self, ctx: Context) -> Lowered:
+        inputs = list(self.body.inputs.values())
+        if self.anchor is None:
+            formula = self.formula({v: ex.Param(i, v.type.dtype) for i, v in enumerate(inputs)})
+            return pointwise.build(ctx, formula, range(len(inputs)))
+        start = [None if v is None else inputs.index(v) for v in self.anchor.inputs]
+        extras = [i for i in range(len(inputs)) if i not in start]
+        order = [*start, *extras]
+        leaves: dict[Value, Expr] = {self.anchor.output: ex.Param(0, self.anchor.output.type.dtype)}
+        leaves |= {inputs[i]: ex.Param(k + 1, inputs[i].type.dtype) for k, i in enumerate(extras)}
+        epilogue = Epilogue(self.formula(leaves), tuple(range(len(start), len(order))))
+        operands = [None if i is None else ctx.inputs[i] for i in order]
+        inner = Context(ctx.name, ctx.target, operands, ctx.outputs, epilogue)
+        lowered: Lowered = self.anchor.op.lower(inner)
+        return replace(lowered, args=tuple(_renumber(arg, order) for arg in lowered.args))
+
+
+def _renumber(arg: object, order: Sequence[int | None]) -> object:
+    """An argument in terms of the region's inputs instead of the anchor's."""
+    if isinstance(arg, tuple) and arg[0] == "input":
+        return ("input", order[arg[1]])
+    return arg

@@ -1,0 +1,21 @@
+"""64-bit Arm with the vector instructions that each of its processors has (Advanced SIMD)."""
+
+from __future__ import annotations
+
+from glulam.compiler.targets.target import Target
+
+AARCH64 = Target(
+    name="aarch64",
+    triple="aarch64-unknown-linux-gnu",
+    cpu="generic",
+    tune="generic",
+    features="+fp-armv8,+neon",
+    required_features=(),
+    vector_bytes=16,
+    vector_registers=32,
+    has_fma=True,
+    has_f16=True,
+    l1_bytes=32 << 10,
+    l2_bytes=512 << 10,
+    l3_bytes=4 << 20,
+)

@@ -1,0 +1,78 @@
+"""The one place that looks at the machine the compiler runs on."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import llvmlite.binding as llvm
+
+from glulam.compiler.errors import TargetError
+from glulam.compiler.targets.arm import AARCH64
+from glulam.compiler.targets.target import Target
+from glulam.compiler.targets.x86 import X86_64_V2, X86_64_V3, X86_64_V4
+
+NAMED = (X86_64_V4, X86_64_V3, X86_64_V2, AARCH64)
+"""Every target with a name, the widest of an architecture first."""
+
+_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
+_SYSFS_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
+def target(name: str = "native") -> Target:
+    """The target of this name; "native" is the best one that this machine runs. Raises TargetError for any other."""
+    if name == "native":
+        return _native()
+    for known in NAMED:
+        if known.name == name:
+            return known
+    raise TargetError(f"no target {name!r}; there are native, {', '.join(t.name for t in NAMED)}")
+
+
+@cache
+def runnable_targets() -> tuple[Target, ...]:
+    """The named targets whose code this machine executes, the best one first."""
+    machine = platform.machine().lower()
+    architecture = _ARCHITECTURES.get(machine, machine)
+    return tuple(t for t in NAMED if t.architecture == architecture and host_features().issuperset(t.required_features))
+
+
+@cache
+def host_features() -> frozenset[str]:
+    """LLVM's names of what this processor can do; empty where LLVM cannot tell."""
+    try:
+        found = llvm.get_host_cpu_features()
+    except RuntimeError:
+        return frozenset()
+    return frozenset(feature for feature, present in found.items() if present)
+
+
+@cache
+def _native() -> Target:
+    if not runnable_targets():
+        raise TargetError(f"no target for {platform.machine()} with its features; there are {[t.name for t in NAMED]}")
+    level = runnable_targets()[0]
+    l1, l2, l3 = _caches()
+    return replace(
+        level,
+        triple=llvm.get_process_triple(),
+        tune=llvm.get_host_cpu_name(),
+        l1_bytes=l1 or level.l1_bytes,
+        l2_bytes=l2 or level.l2_bytes,
+        l3_bytes=l3 or level.l3_bytes,
+    )
+
+
+def _caches() -> tuple[int, int, int]:
+    """Bytes of the data caches of the first three levels, 0 where the system does not say."""
+    sizes = {1: 0, 2: 0, 3: 0}
+    for entry in sorted(_SYSFS_CACHES.glob("index*")):
+        try:
+            level, kind, size = (entry.joinpath(f).read_text().strip() for f in ("level", "type", "size"))
+        except OSError:
+            continue
+        if kind != "Instruction" and int(level) in sizes and size.endswith("K"):
+            sizes[int(level)] = int(size[:-1]) << 10
+    return sizes[1], sizes[2], sizes[3]

@@ -1,0 +1,38 @@
+"""What a target is: everything about a processor that the compiler may know, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Target:
+    """A processor to compile for. Its code runs wherever `required_features` are present, whatever `tune` says."""
+
+    name: str
+    triple: str
+    cpu: str
+    """The processor whose instructions may be used, by LLVM's name."""
+    tune: str
+    """The processor whose timings order the instructions; it adds none."""
+    features: str
+    """LLVM's feature string, spelled out: a name alone may stand for less on another version of LLVM."""
+    required_features: tuple[str, ...]
+    vector_bytes: int
+    vector_registers: int
+    has_fma: bool
+    """Without it a multiply-add is two instructions with two roundings."""
+    has_f16: bool
+    """Whether the processor converts between half and single precision; without it both are computed on bits."""
+    l1_bytes: int
+    l2_bytes: int
+    l3_bytes: int
+
+    @property
+    def architecture(self) -> str:
+        return self.triple.split("-", 1)[0]
+
+    @property
+    def lanes(self) -> int:
+        """float32 lanes of a vector register, which is also the channel block of the blocked layout."""
+        return self.vector_bytes // 4

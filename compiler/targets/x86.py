@@ -1,0 +1,64 @@
+"""The levels of x86-64 as its psABI names them. Cache sizes are those of common processors of the level."""
+
+from __future__ import annotations
+
+from glulam.compiler.targets.target import Target
+
+_TRIPLE = "x86_64-unknown-linux-gnu"
+_V1 = ("cmov", "cx8", "fxsr", "mmx", "sse", "sse2")
+_V2 = (*_V1, "cx16", "sahf", "popcnt", "crc32", "sse3", "ssse3", "sse4.1", "sse4.2")
+_V3 = (*_V2, "avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe", "xsave")
+_V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+
+
+def _enable(features: tuple[str, ...]) -> str:
+    return ",".join(f"+{feature}" for feature in features)
+
+
+X86_64_V4 = Target(
+    name="x86-64-v4",
+    triple=_TRIPLE,
+    cpu="x86-64-v4",
+    tune="x86-64-v4",
+    features=_enable(_V4),
+    required_features=_V4,
+    vector_bytes=64,
+    vector_registers=32,
+    has_fma=True,
+    has_f16=True,
+    l1_bytes=32 << 10,
+    l2_bytes=1 << 20,
+    l3_bytes=16 << 20,
+)
+
+X86_64_V3 = Target(
+    name="x86-64-v3",
+    triple=_TRIPLE,
+    cpu="x86-64-v3",
+    tune="x86-64-v3",
+    features=_enable(_V3),
+    required_features=_V3,
+    vector_bytes=32,
+    vector_registers=16,
+    has_fma=True,
+    has_f16=True,
+    l1_bytes=32 << 10,
+    l2_bytes=512 << 10,
+    l3_bytes=8 << 20,
+)
+
+X86_64_V2 = Target(
+    name="x86-64-v2",
+    triple=_TRIPLE,
+    cpu="x86-64-v2",
+    tune="x86-64-v2",
+    features=_enable(_V2),
+    required_features=_V2,
+    vector_bytes=16,
+    vector_registers=16,
+    has_fma=False,
+    has_f16=False,
+    l1_bytes=32 << 10,
+    l2_bytes=256 << 10,
+    l3_bytes=8 << 20,
+)

@@ -1,0 +1,121 @@
+"""Runs one op's kernel on arrays, by the loop interpreter or natively, in the layout that the op prefers."""
+
+from __future__ import annotations
+
+import ctypes
+
+import llvmlite.binding as llvm
+import numpy as np
+from glulam.compiler.codegen.module import build_object
+from glulam.compiler.graph.layout import PLAIN, Layout
+from glulam.compiler.graph.op import Prefers
+from glulam.compiler.graph.types import TensorType
+from glulam.compiler.kernels.context import Context, Operand
+from glulam.compiler.loops.interpreter import interpret
+from glulam.compiler.loops.verify import verify_kernel
+from glulam.compiler.targets import target as named_target
+
+
+def to_physical(array, layout, strides=None):
+    """The array as it lies in memory: flat, lanes beyond the channels zero, halo filled."""
+    if layout.is_plain:
+        return np.ascontiguousarray(array).ravel().copy()
+    block = layout.block
+    halo = layout.halo or ((0, 0),) * (array.ndim - 2)
+    blocks = -(-array.shape[1] // block)
+    full = np.zeros((array.shape[0], blocks * block, *array.shape[2:]), array.dtype)
+    full[:, : array.shape[1]] = array
+    full = np.pad(full, ((0, 0), (0, 0), *halo), constant_values=layout.halo_value)
+    if block == 1:
+        return full.ravel()
+    full = full.reshape(array.shape[0], blocks, block, *full.shape[2:])
+    return np.moveaxis(full, 2, -1).ravel()
+
+
+def from_physical(flat, type, layout):
+    """The logical array; asserts that halo and unused lanes hold what they must."""
+    if layout.is_plain:
+        return flat.reshape(type.shape)
+    physical = flat.reshape(layout.physical_shape(type.shape))
+    if layout.block > 1:
+        physical = np.moveaxis(physical, -1, 2)
+        physical = physical.reshape(type.shape[0], -1, *physical.shape[3:])
+        assert not physical[:, type.shape[1] :][tuple([...] + [slice(b, b + n) for (b, _), n in zip(layout.halo or ((0, 0),) * (len(type.shape) - 2), type.shape[2:], strict=True)])].any(), "lanes beyond the channels are not zero"
+        physical = physical[:, : type.shape[1]]
+    halo = layout.halo or ((0, 0),) * (len(type.shape) - 2)
+    inner = (slice(None), slice(None), *(slice(b, b + n) for (b, _), n in zip(halo, type.shape[2:], strict=True)))
+    around = np.ones(physical.shape, bool)
+    around[inner] = False
+    np.testing.assert_array_equal(physical[around], layout.halo_value)
+    return physical[inner]
+
+
+def layouts(op, types, outputs, target, out_halo=0):
+    """Layouts of inputs and outputs as the op prefers them; `out_halo` asks the kernel to write padding as well."""
+    if op.preference(types, outputs) is not Prefers.BLOCKS:
+        return [PLAIN] * len(types), [PLAIN] * len(outputs)
+    ins = []
+    for i, type in enumerate(types):
+        wanted = op.padding(i, types) if type is not None else None
+        rank = 0 if type is None else type.rank
+        spans = wanted.spans if wanted else ((0, 0),) * max(rank - 2, 0)
+        ins.append(Layout(target.lanes, spans, wanted.value if wanted else 0.0) if rank > 2 else PLAIN)
+    outs = [Layout(target.lanes, ((out_halo, out_halo + 1 if out_halo else 0),) * (t.rank - 2)) for t in outputs]
+    return ins, outs
+
+
+def run_op(op, arrays, constants=(), target="native", native=True, out_halo=0, epilogue=None, in_layouts=None):
+    """Outputs of the op's kernel for these inputs (None where left out); `constants` are known at compile time."""
+    machine = named_target(target)
+    types = [None if a is None else TensorType.of(a) for a in arrays]
+    outputs = op.infer(*types)
+    ins, outs = layouts(op, types, outputs, machine, out_halo)
+    ins = in_layouts or ins
+    operands = [
+        None if a is None else Operand(t, PLAIN, None, a) if i in constants else Operand(t, layout)
+        for i, (a, t, layout) in enumerate(zip(arrays, types, ins, strict=True))
+    ]
+    ctx = Context("kernel", machine, operands, [Operand(t, lay) for t, lay in zip(outputs, outs, strict=True)], epilogue)
+    lowered = op.lower(ctx)
+    verify_kernel(lowered.kernel)
+    results = [np.full(lay.size(t.shape), 77, t.dtype.numpy) for t, lay in zip(outputs, outs, strict=True)]
+    memory = {}
+    for buffer, arg in zip(lowered.kernel.params, lowered.args, strict=True):
+        if isinstance(arg, np.ndarray):
+            memory[buffer.name] = np.ascontiguousarray(arg).ravel()
+        elif arg[0] == "input":
+            memory[buffer.name] = to_physical(arrays[arg[1]], ins[arg[1]])
+        else:
+            memory[buffer.name] = results[arg[1]]
+    if native:
+        call(lowered.kernel, [memory[b.name] for b in lowered.kernel.params], machine)
+    else:
+        interpret(lowered.kernel, memory)
+    return [from_physical(r, t, lay) for r, t, lay in zip(results, outputs, outs, strict=True)]
+
+
+def call(kernel, arrays, machine, split=True):
+    """Run the kernel natively, its iterations in two calls to show that they are independent."""
+    entry = _wrapper(kernel)
+    code = build_object([kernel], entry, machine)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), llvm.Target.from_default_triple().create_target_machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (len(arrays) + 1), ctypes.c_int64, ctypes.c_int64)(
+        engine.get_function_address("test_entry")
+    )
+    scratch = np.zeros(kernel.scratch_bytes + 64, np.uint8)
+    base = (scratch.ctypes.data + 63) // 64 * 64
+    middle = kernel.extent // 2 if split else 0
+    pointers = [a.ctypes.data for a in arrays]
+    function(*pointers, base, middle, kernel.extent)
+    function(*pointers, base, 0, middle)
+
+
+def _wrapper(kernel):
+    params = ", ".join(f"ptr %a{i}" for i in range(len(kernel.params)))
+    comma = ", " if params else ""
+    return (
+        f"define void @test_entry({params}{comma}ptr %scratch, i64 %begin, i64 %end) {{\n"
+        f"  call void @{kernel.name}({params}{comma}ptr %scratch, i64 %begin, i64 %end)\n  ret void\n}}\n"
+    )
