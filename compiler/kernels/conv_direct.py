@@ -55,22 +55,25 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
     """The kernel. Inputs: x[N,C,*S], w[OC,C/g,*K], b?[OC], then what the epilogue reads."""
     if geometry.is_pointwise and ctx.output.type.rank > 3 and (flat := ctx.flattened()) is not None:
         one = ConvGeometry((1,), (1,), (1,), ((0, 0),), geometry.groups)
-        return _Direct(flat, one, reshape_weights(ctx)).build()
-    return _Direct(ctx, geometry, _weights(ctx)).build()
+        return DirectConv(flat, one, reshapeconstant_weights(ctx)).build()
+    return DirectConv(ctx, geometry, constant_weights(ctx)).build()
 
 
-def _weights(ctx: Context) -> Array:
+def constant_weights(ctx: Context) -> Array:
+    """The weights, which `accepts` made sure of."""
     weights = ctx.data(1)
     assert weights is not None
     return weights
 
 
-def reshape_weights(ctx: Context) -> Array:
-    w = _weights(ctx)
+def _one_tap(ctx: Context) -> Array:
+    w = constant_weights(ctx)
     return w.reshape(*w.shape[:2], 1)
 
 
-class _Direct:
+class DirectConv:
+    """The nest of loops; a subclass may put the results elsewhere."""
+
     def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array) -> None:
         self.ctx, self.geometry, self.weights = ctx, geometry, weights
         self.b: Builder = ctx.builder
@@ -116,7 +119,7 @@ class _Direct:
                 self.tile(packed, bias, (n, q, g), rows, Affine.of(full * tiling.pixels), rest, first, per_group)
 
     def tile(
-        self, packed: Buffer, bias: Buffer, where: tuple[Var, Var, Var], rows: Sequence[Var], start: Affine,
+        self, packed: Buffer, bias: Buffer, where: tuple[Var, Var, Var], rows: Sequence[IndexLike], start: Affine,
         pixels: int, first: int, per_group: int,
     ) -> None:  # fmt: skip
         """One register tile: start from the bias, reduce, finish, store."""
@@ -138,15 +141,16 @@ class _Direct:
             with b.unrolled("j", per_group) as j, b.unrolled("t", pixels) as t:
                 block = q * self.group_blocks + g * per_group + j + first
                 point = (n, block, *rows, start + t, v)
-                self.ctx.write(point, self.finish(acc[t, j], point))
+                self.put(point, j, self.ctx.finish(acc[t, j], point))
 
-    def finish(self, value: Expr, point: tuple[IndexLike, ...]) -> Expr:
-        return self.ctx.finish(value, point)
+    def put(self, point: tuple[IndexLike, ...], j: Var, value: Expr) -> None:
+        """Store a finished element, of block `j` of the tile's."""
+        self.ctx.write(point, value)
 
-    def reduce(self, where: tuple[Var, Var], rows: Sequence[Var], start: Affine, step) -> None:  # type: ignore[no-untyped-def]
+    def reduce(self, where: tuple[Var, Var], rows: Sequence[IndexLike], start: Affine, step) -> None:  # type: ignore[no-untyped-def]
         """Loops over input channels and kernel taps around `step(input point, weight index, pixel stride)`."""
         geo, (n, q) = self.geometry, where
-        places = [Affine.of(r) for r in rows] + [start]
+        places = [Affine.of(r) for r in rows] + [start]  # type: ignore[arg-type]
 
         def spatial(taps: Sequence[IndexLike]) -> list[IndexLike]:
             return [
