@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from glulam.compiler.graph.op import Op, Trait
 from glulam.compiler.graph.types import Array, TensorType
+from glulam.compiler.kernels import gemm
+from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.inputs import FLOATS, INTEGERS, broadcast, check_shape, optional, required, same_dtype, wide
 
 
@@ -36,6 +38,9 @@ class MatMul(Op):
             return (np.asarray(np.matmul(a, b)),)
         return (np.asarray(np.matmul(wide(a), wide(b))).astype(a.dtype),)
 
+    def lower(self, ctx: Context) -> Lowered:
+        return gemm.matmul(ctx)
+
 
 @dataclass(frozen=True)
 class Linear(Op):
@@ -62,3 +67,6 @@ class Linear(Op):
         if bias is not None:
             total = total + wide(bias)
         return (total.astype(x.dtype),)
+
+    def lower(self, ctx: Context) -> Lowered:
+        return gemm.linear(ctx)
