@@ -12,11 +12,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
-
 from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.tiling import Tiling, choose_tiling, unroll_factor
-from glulam.compiler.loops.expr import Const, Expr, Fma
+from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
 
 
