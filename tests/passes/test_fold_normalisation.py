@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from rewrites import graph_of, rewrite
 
 from glulam.compiler.graph.text import to_text
 from glulam.compiler.graph.types import f32
 from glulam.compiler.passes.fold_normalisation import FoldNormalisation
 from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
-from rewrites import graph_of, rewrite
 
 X = "input %x: f32[2,4,7,7]\n"
 STATS = """
@@ -400,3 +400,13 @@ def test_integers_are_left_alone():
     result = fold("input %x: i64[4]\nconst %k: i64[] = 3\n%a = mul(%x, %k)\noutput y = %a")
     assert result.ops == "mul"
     assert result.decisions == []
+
+
+def test_trap_10_names_do_not_collide():
+    """Equal layers folded twice, with a value that already has the name a new constant would get."""
+    twice = CONV_NORM + "const %c.bias: f32[6] = random\n%q = add(%n, %n)\n".replace("%c.bias", "%taken")
+    twice += NORM.replace("%n", "%n2").replace("%c", "%d").join([f"%d = conv(%x, %w) {PADDED}\n", ""])
+    graph = fold(twice + "%a = add(%q, %n2)\noutput y = %a").graph
+    names = [value.name for value in graph.values()]
+    assert len(set(names)) == len(names)
+    assert [n.name for n in graph.nodes] == ["c", "q", "d", "a"]
