@@ -114,7 +114,7 @@ CONSTANTS = (
 def test_equal_constants_become_one():
     result = cse(CONSTANTS.format("0"))
     assert len(list(result.graph.constants())) == 1
-    assert result.taken == ["q: the same constant as %p"]
+    assert result.taken == ["q: 1 constants equal to one of %p"]
 
 
 @pytest.mark.parametrize("last", ["-0.0", "4", "nan"])

@@ -224,6 +224,42 @@ def test_through_average_pool(pads, include, folds):
     assert fold(text).ops == ("conv average_pool" if folds else "conv average_pool scale_shift")
 
 
+@pytest.mark.parametrize(
+    ("axes", "keepdims", "folds"), [("(2, 3)", True, True), ("(2, 3)", False, True), ("(1,)", True, False)]
+)
+def test_through_a_global_average(axes, keepdims, folds):
+    text = X + WEIGHTS + f"const %k: f32[1,1,1,1] = random\n%c = conv(%x, %w) {PADDED}\n"
+    text += f"%p = reduce(%c) {{kind='mean', axes={axes}, keepdims={keepdims}}}\n"
+    constant = (
+        "const %s: f32[6{}] = random\n".format(",1,1" if keepdims else "") if folds else "const %s: f32[7,7] = random\n"
+    )
+    assert fold(text + constant + "%n = mul(%p, %s)\noutput y = %n").ops == (
+        "conv reduce" if folds else "conv reduce mul"
+    )
+
+
+def test_forward_through_a_global_average():
+    text = (
+        FORWARD
+        + NORM_FIRST
+        + "const %u: f32[5,6] = random\n%p = reduce(%n) {kind='mean', axes=(2, 3), keepdims=False}\n"
+    )
+    assert fold(text + "%c = linear(%p, %u)\noutput y = %c").ops == "reduce linear"
+    text = text.replace("axes=(2, 3)", "axes=(1, 2)").replace("f32[5,6]", "f32[5,7]")
+    result = fold(text + "%c = linear(%p, %u)\noutput y = %c")
+    assert result.ops == "scale_shift reduce linear"
+    assert "p: the statistics differ within what is averaged" in result.declined
+
+
+@pytest.mark.parametrize(
+    ("mode", "op", "folds"), [("constant", "mul", True), ("constant", "add", False), ("reflect", "add", True)]
+)
+def test_through_padding(mode, op, folds):
+    text = "input %x: f32[1,3,8,8]\nconst %s: f32[3,1,1] = random\nconst %w: f32[4,3,3,3] = random\n"
+    text += f"%n = {op}(%x, %s)\n%p = pad(%n) {{pads=((0, 0), (0, 0), (1, 2), (0, 1)), mode='{mode}'}}\n"
+    assert fold(text + f"%c = conv(%p, %w) {VALID}\noutput y = %c").ops == ("pad conv" if folds else "add pad conv")
+
+
 def test_not_through_relu():
     text = CONV_NORM.replace("%n =", "%r = relu(%c)\n%n =").replace("batch_norm(%c", "batch_norm(%r")
     result = fold(text + "output y = %n")
