@@ -155,19 +155,13 @@ class _Direct:
             ]
 
         if self.in_block == 1:
-            # A plain input: the taps of a row are unrolled, since there are few channels to reduce over.
             with ExitStack() as stack:
-                c = stack.enter_context(self.b.serial("c", self.in_channels))
-                taps = [stack.enter_context(self.b.serial("k", k)) for k in geo.kernel[:-1]]
-                last = geo.kernel[-1]
-                inner = unroll_factor(last, 8)
-                if inner < last:
-                    outer_tap = stack.enter_context(self.b.serial("kw", last // inner))
-                    unrolled = stack.enter_context(self.b.unrolled("ku", inner))
-                    tap: IndexLike = outer_tap * inner + unrolled
-                else:
-                    tap = stack.enter_context(self.b.unrolled("ku", last))
-                step((n, c, *spatial([*taps, tap])), (c, *taps, tap), geo.strides[-1])
+                taps = [stack.enter_context(self.b.serial("k", k)) for k in geo.kernel]
+                unroll = unroll_factor(self.in_channels, 4)
+                i = stack.enter_context(self.b.serial("i", self.in_channels // unroll))
+                u = stack.enter_context(self.b.unrolled("u", unroll))
+                channel = q * self.in_channels + i * unroll + u
+                step((n, channel, *spatial(taps)), (*taps, i * unroll + u), geo.strides[-1])
             return
         blocks, rest = divmod(self.in_channels, self.in_block)
         group_blocks = self.in_channels // self.in_block if self.groups > 1 else 0
@@ -185,7 +179,7 @@ class _Direct:
                 step((n, block, *spatial(taps), i * unroll + u), channel, geo.strides[-1])
 
     def pack(self, first: int, per_group: int, count: int) -> Array:
-        """[groups, count, in blocks, *taps, in lanes, per_group, block]; plain inputs have no lanes."""
+        """[groups, count, in blocks, *taps, in lanes, per_group, block]; of plain inputs [groups, count, *taps, C, ...]."""
         weights, block = self.weights, self.block
         per_conv = weights.shape[0] // self.groups
         taps = weights.shape[2:]
@@ -198,10 +192,10 @@ class _Direct:
         rank = len(taps)
         # [q, g, j, v, c, i, *k] -> [q, g, c, *k, i, j, v]
         order = [0, 1, 4, *range(6, 6 + rank), 5, 2, 3]
-        packed = np.ascontiguousarray(part.transpose(order))
-        if self.in_block == 1:
-            packed = packed.reshape(*packed.shape[: 3 + rank], per_group, block)
-        return packed
+        if self.in_block > 1:
+            return np.ascontiguousarray(part.transpose(order))
+        # [q, g, j, v, c, 1, *k] -> [q, g, *k, c, j, v]
+        return np.ascontiguousarray(part.squeeze(5).transpose(0, 1, *range(5, 5 + rank), 4, 2, 3))
 
     def pack_bias(self, first: int, per_group: int, count: int) -> Array:
         per_conv = len(self.bias) // self.groups

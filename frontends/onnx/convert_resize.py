@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from glulam.compiler.graph.graph import Value
 from glulam.compiler.ops.resize import Resize
 from glulam.frontends.onnx.context import Context, Converter
@@ -23,9 +25,13 @@ _ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
 def _sizes(ctx: Context, x: Value, scales: Sequence[float]) -> tuple[int, ...]:
+    """floor(extent * scale) in float32, as ONNX's own shape inference has it."""
     if len(scales) != len(x.shape) or not all(0 < s < math.inf for s in scales):
         raise ctx.malformed(f"scales {tuple(scales)} for {x.type}")
-    return tuple(math.floor(n * s) for n, s in zip(x.shape, scales, strict=True))
+    extents = [np.float32(n) * np.float32(s) for n, s in zip(x.shape, scales, strict=True)]
+    if not all(np.isfinite(extents)):
+        raise ctx.malformed(f"scales {tuple(scales)} for {x.type}")
+    return tuple(math.floor(extent) for extent in extents)
 
 
 def _mode(ctx: Context) -> str:
@@ -43,13 +49,17 @@ def _choice(ctx: Context, name: str, default: str, choices: Sequence[str]) -> st
 
 
 def _known_floats(ctx: Context, index: int, what: str) -> tuple[float, ...]:
-    """The entries of an optional input; empty if it is left out."""
+    """The entries of an optional input; empty if it is left out.
+
+    A float32 is taken for the shortest decimal that it stands for: 0.6 is meant where 0.60000002 is stored, and which
+    element is nearest can depend on it.
+    """
     if ctx.optional(index) is None:
         return ()
     array = ctx.known(index, what)
     if array.ndim != 1 or array.size > 64:
         raise ctx.malformed(f"{what} (input {index}) is not a short list")
-    return tuple(float(v) for v in array)
+    return tuple(float(str(v)) for v in array)
 
 
 def simple(ctx: Context) -> Value:
