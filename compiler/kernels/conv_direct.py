@@ -54,7 +54,7 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
     """The kernel. Inputs: x[N,C,*S], w[OC,C/g,*K], b?[OC], then what the epilogue reads."""
     if geometry.is_pointwise and ctx.output.type.rank > 3 and (flat := ctx.flattened()) is not None:
         one = ConvGeometry((1,), (1,), (1,), ((0, 0),), geometry.groups)
-        return DirectConv(flat, one, reshapeconstant_weights(ctx)).build()
+        return DirectConv(flat, one, _one_tap(ctx)).build()
     return DirectConv(ctx, geometry, constant_weights(ctx)).build()
 
 
