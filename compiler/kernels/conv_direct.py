@@ -36,23 +36,8 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
     """The kernel. Inputs: x[N,C,*S], w[OC,C/g,*K], b?[OC], then what the epilogue reads."""
     if geometry.is_pointwise and ctx.output.type.rank > 3 and (flat := ctx.flattened()) is not None:
         one = ConvGeometry((1,), (1,), (1,), ((0, 0),), geometry.groups)
-        return DirectConv(flat, one, _one_tap(ctx)).build()
-    return DirectConv(ctx, geometry, constant_weights(ctx)).build()
-
-
-def constant_weights(ctx: Context) -> Array:
-    """The weights, which `accepts` made sure of."""
-    weights = ctx.data(1)
-    assert weights is not None
-    return weights
-
-
-def _one_tap(ctx: Context) -> Array:
-    w = constant_weights(ctx)
-    return w.reshape(*w.shape[:2], 1)
-
-        return _Direct(flat, one, weights_of(ctx).reshape(*ctx.operand(1).shape[:2], 1)).build()
-    return _Direct(ctx, geometry, weights_of(ctx)).build()
+        return DirectConv(flat, one, weights_of(ctx).reshape(*ctx.operand(1).shape[:2], 1)).build()
+    return DirectConv(ctx, geometry, weights_of(ctx)).build()
 
 
 class DirectConv:
