@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import Array, DType, Shape, TensorType
