@@ -52,7 +52,7 @@ class Module:
                 outer = self._parent.path(scope)
                 self._path = f"{outer}.{self._key}" if outer else self._key
             else:
-                self._path = scope.unique(scope.inner(self.name or _snake(type(self).__name__)))
+                self._path = scope.unique_path(scope.inner(self.name or _snake(type(self).__name__)))
         return self._path
 
     def add(self, key: str, child: Module) -> Module:

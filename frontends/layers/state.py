@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +19,8 @@ from glulam.frontends.layers.tensor import Parameter
 
 # what PyTorch writes into a state dict and inference does not need
 IGNORED_SUFFIXES = ("num_batches_tracked",)
+# what zipfile and numpy.lib.format raise on damaged archives (RuntimeError: a member that says it is encrypted)
+ZIP_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
 
 
 class IncompatibleKeys(NamedTuple):
@@ -104,7 +108,7 @@ def _read_npz(path: Path) -> dict[str, Array]:
                 for info in archive.infolist()
                 if not info.is_dir()
             }
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except ZIP_ERRORS as error:
         raise ModelFileError(f"{path}: {error}") from error
 
 
