@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import llvmlite.binding as llvm
 import numpy as np
 
@@ -9,6 +11,7 @@ from glulam.compiler.codegen.entry import EntryStep, emit_entry
 from glulam.runtime.manifest import Manifest, StepInfo, TensorSpec
 from glulam.runtime.model import Model
 
+FOLDER = Path(__file__).resolve().parent
 TRIPLE = llvm.get_default_triple()
 
 # a1[i] = a0[i] * 3 + 1 (int32), for i in [begin, end)
