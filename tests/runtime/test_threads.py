@@ -85,6 +85,40 @@ def test_thousands_of_runs_back_to_back(threads):
             assert np.array_equal(y, right)
 
 
+@pytest.mark.parametrize(
+    ("threads", "mask", "labels"),
+    [
+        (2, 7, programs.DELAYED),
+        (3, 31, programs.DELAYED),
+        (4, 63, programs.DELAYED),
+        (9, 31, programs.DELAYED),
+        (2, 0, ("join",)),
+        (4, 1, ("join",)),
+    ],
+)
+def test_threads_that_fall_asleep_wherever_their_order_could_matter(threads, mask, labels):
+    rng = random.Random(threads)
+    steps = [(SIZE, grain) for grain in (SIZE, 20, 9, SIZE, SIZE, 30)]
+    with programs.chain(steps, SIZE, threads, programs.with_delays(mask, labels)) as model:
+        inputs = [{"x": np.full(SIZE, number, np.int32)} for number in range(2)]
+        right = [expected(steps, x["x"]) for x in inputs]
+        stop = time.monotonic() + 1
+        number = 0
+        while time.monotonic() < stop:
+            assert np.array_equal(model.run(inputs[number % 2])["y"], right[number % 2]), number
+            number += 1
+            if rng.random() < 0.05:
+                time.sleep(rng.random() * 0.001)
+    assert number > 20
+
+
+def test_workers_take_part_each_with_scratch_of_its_own():
+    with programs.who(64, 3) as model:
+        scratch = {int(address) for _ in range(50) for address in model.run({})["y"]}
+        assert 1 < len(scratch) <= 3
+        assert all((address - min(scratch)) % 128 == 0 and address % 64 == 0 for address in scratch)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_two_callers_of_one_model(threads):
     steps = full_steps(random.Random(3), 8)
