@@ -68,9 +68,8 @@ def write_artifact(path: str | os.PathLike[str], artifact: Artifact) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
     _sync_folder(target.parent)
 
 

@@ -55,15 +55,21 @@ class ContextPool:
             home = self._home = Home()
         if self._threads > 1:
             home.lock.acquire()
+        context = None
         try:
-            if self.closed:
-                raise GlulamError("the model is closed; load or compile it again")
-            context = home.free.pop() if home.free else Context(self._program, self._threads)
-        except BaseException:
-            if self._threads > 1:
+            context = self._next(home)
+        finally:
+            if context is None and self._threads > 1:
                 home.lock.release()
-            raise
         return context, home
+
+    def _next(self, home: Home) -> Context:
+        if self.closed:
+            raise GlulamError("the model is closed; load or compile it again")
+        try:
+            return home.free.pop()
+        except IndexError:
+            return Context(self._program, self._threads)
 
     def give(self, context: Context, home: Home) -> None:
         home.free.append(context)
@@ -107,12 +113,11 @@ class Context:
         self._control = allocate(abi.control_bytes(threads, program.steps))
         self._control_at = address_of(self._control)
         self._ticks: Ticks | None = None
-        self._memory = (arena, scratch)
+        self._memory: list[object] = [arena, scratch, self._control, self._bind, program]
         self._single = program.code.run_single
         self._shared = program.code.run_shared
-        memory = (self._control, self._bind, self._memory, program)
         place = (self._control_at, self._bind_at)
-        self._workers = Workers(program.code, *place, threads, memory) if threads > 1 else None
+        self._workers = Workers(program.code, *place, threads, self._memory) if threads > 1 else None
 
     def run(self, addresses: list[int]) -> None:
         """One inference on inputs and outputs at `addresses`."""
@@ -128,6 +133,7 @@ class Context:
         self._bind[abi.BIND_FIRST_INPUT :] = addresses
         if self._ticks is None:
             self._ticks = np.zeros((self.threads, abi.ticks_count(self._program.steps)), np.int64)
+            self._memory.append(self._ticks)
         if self._workers is None:
             self._program.code.run_single_profiled(self._bind_at, address_of(self._ticks))
         else:
