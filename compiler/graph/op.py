@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
-
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.types import Array, DType, TensorType
 
@@ -71,6 +70,14 @@ class Op:
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         """The arrangement of tensors that the kernel of this op computes on."""
         return Prefers.PLAIN
+
+    def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
+        """Whether a kernel that prefers channel blocks can read input `index` plain just as well."""
+        return False
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        """Arithmetic operations of one application, a multiply-add counted as two."""
+        return sum(type.size for type in outputs)
 
     def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
         """What the kernel wants around input `index`; None if it stays inside the tensor."""

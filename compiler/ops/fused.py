@@ -56,6 +56,19 @@ class FusedRegion(Op):
         types = [None if v is None else v.type for v in self.anchor.inputs]
         return self.anchor.op.preference(types, [v.type for v in self.anchor.outputs])
 
+    def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
+        value = list(self.body.inputs.values())[index]
+        if self.anchor is None or value not in self.anchor.inputs:
+            return False
+        types = [None if v is None else v.type for v in self.anchor.inputs]
+        return self.anchor.op.reads_plain(self.anchor.inputs.index(value), types, block)
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        total = 0
+        for node in self.body.nodes:
+            total += node.op.flops([None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs])
+        return total
+
     def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
         if self.anchor is None:
             return None

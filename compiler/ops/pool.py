@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from glulam.compiler.graph.op import Op, Trait
-from glulam.compiler.graph.types import Array, TensorType
-from glulam.compiler.ops.inputs import FLOATS, check_at_least, check_spatial, required, same_dtype, wide
+from glulam.compiler.graph.op import Case, Op, Trait
+from glulam.compiler.graph.types import Array, TensorType, f32
+from glulam.compiler.ops.inputs import FLOATS, check_at_least, check_spatial, f64, required, same_dtype, wide
 
 Ints = tuple[int, ...]
 Pads = tuple[tuple[int, int], ...]
+
+EDGES = np.array([[1, math.nan, -2, 3], [-math.inf, -math.inf, 4, math.inf], [-math.inf, -math.inf, 0, 5]], np.float32)[
+    None, None
+]
 
 
 @dataclass(frozen=True)
 class Pool(Op):
     """Base of the pools: x[N,C,*S] -> [N,C,*O].
 
-    O = floor((S + before + after - dilation * (kernel - 1) - 1) / stride) + 1, or the ceiling with `ceil_mode`, in which
+    O = floor((S + before + after - dilation * (kernel - 1) - 1) / stride) + 1, or the ceiling with `ceil_mode`, where
     a last window that would start beyond the input and its left padding is dropped (PyTorch's rule, and ONNX's).
     """
 
@@ -89,7 +93,7 @@ class Pool(Op):
 
 @dataclass(frozen=True)
 class MaxPool(Pool):
-    """The largest element of each window; padding is -inf, NaN wins over everything."""
+    """The largest element of each window; padding is -inf (so is a window of nothing else), NaN wins over all."""
 
     name = "max_pool"
 
@@ -99,6 +103,24 @@ class MaxPool(Pool):
         for seen in self._windows(x, -math.inf):
             np.maximum(result, seen, out=result)
         return (result,)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)), (f32(1, 3, 7, 8),)),
+            Case(cls((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1)), (f32(1, 17, 7, 13),)),
+            Case(cls((3, 3), (2, 2), ((0, 0), (0, 0)), (1, 1), True), (f32(1, 33, 6, 8),)),
+            Case(cls((2, 2), (2, 2), ((1, 0), (0, 1)), (1, 1), True), (f32(2, 3, 7, 6),)),
+            Case(cls((1, 1), (4, 4), ((0, 0), (0, 0)), (1, 1), True), (f32(1, 3, 7, 6),)),
+            Case(cls((5, 5), (1, 1), ((2, 2), (2, 2)), (1, 1)), (f32(1, 16, 3, 4),)),
+            Case(cls((3, 2), (1, 3), ((2, 2), (0, 0)), (2, 3)), (f32(1, 3, 7, 13),)),
+            Case(cls((2,), (3,), ((0, 0),), (1,), True), (f32(2, 3, 13),)),
+            Case(cls((2, 1, 3), (2, 1, 2), ((0, 0), (0, 0), (1, 1)), (1, 1, 1)), (f32(1, 3, 4, 3, 7),)),
+            Case(cls((3, 3), (1, 1), ((4, 4), (0, 3)), (1, 1)), (f32(1, 3, 2, 5),)),
+            Case(cls((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)), (f32(0, 3, 4, 4),)),
+            Case(cls((2, 2), (1, 1), ((1, 1), (1, 1)), (1, 1)), (EDGES,)),
+            Case(cls((3,), (2,), ((1, 1),), (1,)), (f64(1, 3, 7),)),
+        )
 
 
 @dataclass(frozen=True)
@@ -130,3 +152,21 @@ class AveragePool(Pool):
         for i, extent in enumerate(x.shape[2:]):
             counts = np.multiply.outer(counts, np.array(self.tap_counts(i, extent, padding=self.count_include_pad)))
         return ((total / counts).astype(x.dtype),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)), (f32(1, 3, 7, 8),)),
+            Case(cls((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1)), (f32(1, 17, 7, 13),)),
+            Case(cls((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), False, True), (f32(1, 3, 7, 13),)),
+            Case(cls((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), True, True), (f32(1, 33, 6, 8),)),
+            Case(cls((3, 3), (2, 2), ((0, 1), (1, 0)), (1, 1), True, False), (f32(2, 3, 6, 7),)),
+            Case(cls((2, 2), (3, 3), ((0, 1), (0, 0)), (1, 1), True, True), (f32(1, 1, 7, 6),)),
+            Case(cls((3, 2), (1, 2), ((2, 2), (1, 0)), (2, 3), False, True), (f32(1, 3, 7, 7),)),
+            Case(cls((3,), (2,), ((1, 1),), (1,)), (f32(2, 3, 13),)),
+            Case(cls((2, 3, 1), (1, 2, 1), ((0, 1), (1, 1), (0, 0)), (1, 1, 1)), (f32(1, 3, 3, 7, 2),)),
+            Case(cls((2, 2), (1, 1), ((3, 3), (0, 2)), (1, 1), False, True), (f32(1, 3, 2, 3),)),
+            Case(cls((7, 7), (1, 1), ((0, 0), (0, 0)), (1, 1)), (f32(1, 16, 7, 7),)),
+            Case(cls((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)), (f32(0, 3, 4, 4),)),
+            Case(cls((3,), (2,), ((1, 1),), (1,)), (f64(1, 3, 7),)),
+        )

@@ -1,0 +1,140 @@
+"""Building a graph while folding: what can be known at import is a constant at once, and shape arithmetic vanishes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from glulam.compiler.errors import ModelFileError, ShapeError, UnsupportedError
+from glulam.compiler.graph.graph import Graph, Node, Value
+from glulam.compiler.graph.op import Op, Trait
+from glulam.compiler.graph.types import Array, DType, TensorType
+from glulam.compiler.ops.conv import Conv, ConvTranspose
+from glulam.compiler.ops.pool import Pool
+from glulam.frontends.onnx.proto import MAX_TENSOR_BYTES
+
+FOLD_OUTPUT = 10_000  # elements of a result that is folded at once
+FOLD_WORK = 1_000_000  # elements of anything that is computed at import at all
+FILLED_BUDGET = 1 << 28  # elements that all fillers (ConstantOfShape, Range, ...) of a model may ask for together
+
+_NOT_FOLDED = (Conv, ConvTranspose, Pool)  # their work is not bounded by the sizes of inputs and outputs
+
+
+class Builder:
+    """A graph under construction."""
+
+    def __init__(self, name: str) -> None:
+        self.graph = Graph(name)
+        self._known: dict[Value, Array | None] = {}
+        self._filled = 0
+
+    def constant(self, data: Array, name: str = "const") -> Value:
+        return self.graph.constant(data, name)
+
+    def filled(self, value: Array, shape: Sequence[int], name: str) -> Value:
+        """A constant of one repeated number; it takes no memory yet, but a model may ask for a bounded amount only."""
+        self.claim(shape)
+        return self.constant(np.broadcast_to(value.reshape(()), tuple(shape)), name)
+
+    def claim(self, shape: Sequence[int]) -> None:
+        """Account for a tensor that the file asks for without storing its elements."""
+        size = 1
+        for extent in shape:
+            if extent < 0:
+                raise ModelFileError(f"negative extent in shape {tuple(shape)}")
+            size *= extent
+        self._filled += size
+        if self._filled > FILLED_BUDGET:
+            raise ModelFileError(
+                f"the model asks for a filled tensor of shape {tuple(shape)}; that is more than the limit"
+            )
+
+    def add(self, op: Op, *inputs: Value | None, name: str) -> tuple[Value, ...]:
+        """The outputs of an op: constants if they are small and everything is known, else those of a new node."""
+        node = self._made(op, inputs, name)
+        for value in node.outputs:
+            if value.type.nbytes > MAX_TENSOR_BYTES:
+                raise ModelFileError(f"the result has type {value.type}, which is larger than {MAX_TENSOR_BYTES} bytes")
+        if self._folds(node):
+            results = self._reference(node, [None if v is None else v.data for v in inputs])
+            for value, result in zip(node.outputs, results, strict=True):
+                value.data, value.producer = result, None
+        else:
+            self.graph.nodes.append(node)
+        return node.outputs
+
+    def _made(self, op: Op, inputs: Sequence[Value | None], name: str) -> Node:
+        try:
+            return self.graph.make(op, *inputs, name=name)
+        except ShapeError as error:
+            types = [None if v is None else v.type for v in inputs]
+            dtypes = {type.dtype for type in types if type is not None}
+            if len(dtypes) == 1 and dtypes != {DType.F32}:
+                try:
+                    op.infer(*(None if type is None else type.with_dtype(DType.F32) for type in types))
+                except ShapeError:
+                    raise error from None
+                raise UnsupportedError(f"it is not offered for the element type {dtypes.pop().value}") from error
+            raise
+
+    def apply(self, op: Op, *inputs: Value | None, name: str) -> Value:
+        (value,) = self.add(op, *inputs, name=name)
+        return value
+
+    def known(self, value: Value) -> Array | None:
+        """What the value is for every input, or None if it depends on inputs (or takes too much work to find out)."""
+        if value.data is not None:
+            return value.data
+        if value.type.size == 0:
+            return np.empty(value.shape, value.type.dtype.numpy)
+        stack = [value]
+        while stack:
+            top = stack[-1]
+            node = top.producer
+            if top in self._known or node is None:
+                self._known.setdefault(top, None)
+                stack.pop()
+                continue
+            sources = list(node.present_inputs())
+            waiting = [v for v in sources if v.data is None and v not in self._known]
+            if waiting:
+                stack.extend(waiting)
+                continue
+            self._resolve(node)
+            stack.pop()
+        return self._known[value]
+
+    def _resolve(self, node: Node) -> None:
+        arrays = [None if v is None else (v.data if v.data is not None else self._known[v]) for v in node.inputs]
+        complete = all(a is not None for v, a in zip(node.inputs, arrays, strict=True) if v is not None)
+        sizes = [v.type.size for v in (*node.present_inputs(), *node.outputs)]
+        if not complete or max(sizes) > FOLD_WORK or not _is_cheap(node):
+            results: Sequence[Array | None] = [None] * len(node.outputs)
+        else:
+            results = self._reference(node, arrays)
+        self._known.update(zip(node.outputs, results, strict=True))
+
+    @staticmethod
+    def _folds(node: Node) -> bool:
+        return (
+            _is_cheap(node)
+            and all(v.is_constant and v.type.size <= FOLD_WORK for v in node.present_inputs())
+            and all(v.type.size <= FOLD_OUTPUT for v in node.outputs)
+        )
+
+    @staticmethod
+    def _reference(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
+        with np.errstate(all="ignore"):
+            results = [np.asarray(result) for result in node.op.reference(*arrays)]
+        for value, result in zip(node.outputs, results, strict=True):
+            if TensorType.of(result) != value.type:
+                raise ModelFileError(
+                    f"{node.op.name} of these constants gives {TensorType.of(result)}, not {value.type}"
+                )
+        return results
+
+
+def _is_cheap(node: Node) -> bool:
+    """Whether computing the node is bounded work, and means something without the graph's inputs."""
+    return bool(node.inputs) and Trait.RANDOM not in node.op.traits and not isinstance(node.op, _NOT_FOLDED)

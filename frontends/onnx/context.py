@@ -1,0 +1,183 @@
+"""What a converter sees of one ONNX node: its attributes, its inputs, and the graph under construction."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from glulam.compiler.errors import ModelFileError, UnsupportedError
+from glulam.compiler.graph.graph import Value
+from glulam.compiler.graph.op import Op
+from glulam.compiler.graph.types import Array, DType
+from glulam.frontends.onnx.build import Builder
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, NodeProto, TensorProto
+
+Result = Value | tuple[Value, ...]
+
+
+class Context:
+    """One node during conversion. Every attribute must be read (or named in `ignore`), or the node is refused."""
+
+    def __init__(
+        self,
+        node: NodeProto,
+        attributes: Mapping[str, Any],
+        inputs: Sequence[Value | None],
+        opset: int,
+        builder: Builder,
+        used_outputs: Sequence[bool],
+        tensor: Callable[[TensorProto], Array],
+        inline: Callable[[GraphProto], tuple[Value, ...]],
+    ) -> None:
+        self.op_type = node.op_type
+        self.base = next((name for name in node.output if name), node.name or node.op_type)
+        self.inputs = tuple(inputs)
+        self.opset = opset
+        self.builder = builder
+        self.decode = tensor
+        self.inline = inline
+        self._attributes = dict(attributes)
+        self._unread = set(attributes)
+        self._used_outputs = tuple(used_outputs)
+
+    # ---- errors
+
+    def unsupported(self, why: str) -> UnsupportedError:
+        return UnsupportedError(why)
+
+    def malformed(self, why: str) -> ModelFileError:
+        return ModelFileError(why)
+
+    # ---- attributes
+
+    def has(self, name: str) -> bool:
+        return name in self._attributes
+
+    def raw(self, name: str, default: Any = None) -> Any:
+        self._unread.discard(name)
+        return self._attributes.get(name, default)
+
+    def _typed(self, name: str, default: Any, kinds: type | tuple[type, ...], what: str) -> Any:
+        value = self.raw(name, default)
+        if value is not default and not isinstance(value, kinds):
+            raise self.malformed(f"attribute {name} is not {what}")
+        return value
+
+    def integer(self, name: str, default: int) -> int:
+        return self._typed(name, default, int, "an integer")  # type: ignore[no-any-return]
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        return bool(self.integer(name, int(default)))
+
+    def number(self, name: str, default: float) -> float:
+        return self._typed(name, default, float, "a number")  # type: ignore[no-any-return]
+
+    def text(self, name: str, default: str) -> str:
+        value = self._typed(name, default, (bytes, str), "a string")
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+    def integers(self, name: str, default: Sequence[int] | None = None) -> tuple[int, ...] | None:
+        value = self._typed(name, default, (list, tuple), "a list of integers")
+        if value is None:
+            return None
+        if not all(isinstance(v, int) for v in value):
+            raise self.malformed(f"attribute {name} is not a list of integers")
+        return tuple(value)
+
+    def ignore(self, *names: str) -> None:
+        """These attributes make no difference to inference."""
+        self._unread.difference_update(names)
+
+    def check_all_read(self) -> None:
+        if self._unread:
+            raise self.unsupported(f"attribute {', '.join(sorted(self._unread))} is not offered")
+
+    # ---- inputs and outputs
+
+    def __getitem__(self, index: int) -> Value:
+        value = self.optional(index)
+        if value is None:
+            raise self.malformed(f"input {index} is missing")
+        return value
+
+    def optional(self, index: int) -> Value | None:
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    def known(self, index: int, what: str) -> Array:
+        """The value of a required input that must not depend on the graph's inputs."""
+        array = self.builder.known(self[index])
+        if array is None:
+            raise self.unsupported(
+                f"{what} (input {index}) is computed from the model's inputs; only constants are offered"
+            )
+        return array
+
+    def known_ints(self, index: int, what: str) -> tuple[int, ...] | None:
+        """The same for a list of integers (or a scalar); None if the input is left out."""
+        if self.optional(index) is None:
+            return None
+        array = self.known(index, what)
+        if array.ndim > 1 or array.dtype.kind not in "iu":
+            raise self.malformed(f"{what} (input {index}) is not a list of integers")
+        if array.size > 64 and what != "indices":
+            raise self.malformed(f"{what} (input {index}) has {array.size} entries")
+        return tuple(int(v) for v in array.reshape(-1))
+
+    def known_scalar(self, index: int, what: str) -> float | int | bool | None:
+        if self.optional(index) is None:
+            return None
+        array = self.known(index, what)
+        if array.size != 1:
+            raise self.malformed(f"{what} (input {index}) is not a scalar")
+        return array.reshape(-1)[0].item()  # type: ignore[no-any-return]
+
+    def ints_from(self, name: str, index: int, since: int) -> tuple[int, ...] | None:
+        """A list that became input `index` at opset `since` and was attribute `name` before."""
+        return self.known_ints(index, name) if self.opset >= since else self.integers(name)
+
+    def uses_output(self, index: int) -> bool:
+        return index < len(self._used_outputs) and self._used_outputs[index]
+
+    @property
+    def output_count(self) -> int:
+        return len(self._used_outputs)
+
+    def only_first_output(self, *names: str) -> None:
+        """Refuse a node whose further outputs are needed."""
+        for index, name in enumerate(names, start=1):
+            if self.uses_output(index):
+                raise self.unsupported(f"the output {name} is not offered")
+
+    # ---- building
+
+    def apply(self, op: Op, *inputs: Value | None) -> Value:
+        return self.builder.apply(op, *inputs, name=self.base)
+
+    def add(self, op: Op, *inputs: Value | None) -> tuple[Value, ...]:
+        return self.builder.add(op, *inputs, name=self.base)
+
+    def constant(self, data: Any, dtype: DType | None = None) -> Value:
+        array = np.asarray(data) if dtype is None else np.asarray(data).astype(dtype.numpy)
+        return self.builder.constant(array, f"{self.base}.const")
+
+    def axis(self, axis: int, rank: int, *, end: bool = False) -> int:
+        """An axis counted from the front. `end`: one past the last is legal too."""
+        axis = operator.index(axis)
+        if not -rank <= axis < rank + end:
+            raise self.malformed(f"axis {axis} of a tensor with {rank} dimensions")
+        return axis + rank if axis < 0 else axis
+
+    def axes(self, axes: Sequence[int], rank: int) -> tuple[int, ...]:
+        """Axes counted from the front, in the given order; each at most once."""
+        found = tuple(self.axis(axis, rank) for axis in axes)
+        if len(set(found)) != len(found):
+            raise self.malformed(f"axes {tuple(axes)} name one dimension twice")
+        return found
+
+
+Converter = Callable[[Context], Result]

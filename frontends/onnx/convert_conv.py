@@ -1,0 +1,56 @@
+"""ONNX convolutions."""
+
+from __future__ import annotations
+
+from glulam.compiler.graph.graph import Value
+from glulam.compiler.ops.conv import Conv, ConvTranspose
+from glulam.frontends.onnx.context import Context, Converter
+from glulam.frontends.onnx.windows import read_window
+
+
+def _kernel(ctx: Context, x: Value, w: Value) -> tuple[int, ...]:
+    if len(x.shape) < 3 or len(w.shape) != len(x.shape):
+        raise ctx.malformed(f"input {x.type} and weights {w.type} do not make a convolution")
+    kernel = w.shape[2:]
+    stated = ctx.integers("kernel_shape")
+    if stated and stated != kernel:
+        raise ctx.malformed(f"kernel_shape {stated} but weights of shape {w.shape}")
+    return kernel
+
+
+def conv(ctx: Context) -> Value:
+    x, w = ctx[0], ctx[1]
+    window = read_window(ctx, x.shape[2:], _kernel(ctx, x, w))
+    op = Conv(window.strides, window.pads, window.dilations, ctx.integer("group", 1))
+    return ctx.apply(op, x, w, ctx.optional(2))
+
+
+def conv_transpose(ctx: Context) -> Value:
+    """Of an odd total of padding, SAME_UPPER puts the larger half behind, everything else in front (the ONNX text)."""
+    x, w = ctx[0], ctx[1]
+    kernel = _kernel(ctx, x, w)
+    rank = len(kernel)
+    output_padding = list(ctx.integers("output_padding") or (0,) * rank)
+    output_shape = ctx.integers("output_shape")
+    mode = ctx.text("auto_pad", "NOTSET")
+    window = read_window(ctx, x.shape[2:], kernel, auto=False)
+    if len(output_padding) != rank or (output_shape and len(output_shape) < rank):
+        raise ctx.malformed(f"output_padding and output_shape need {rank} entries")
+    if not output_shape and mode.startswith("SAME"):
+        output_shape = tuple(n * s for n, s in zip(x.shape[2:], window.strides, strict=True))
+    pads = window.pads if mode == "NOTSET" else ((0, 0),) * rank
+    if output_shape:
+        full = window.transposed_extents(x.shape[2:])
+        found = []
+        for i, wanted in enumerate(output_shape[-rank:]):
+            total = full[i] + output_padding[i] - wanted
+            if total < 0:
+                output_padding[i] -= total
+            small, large = max(total, 0) // 2, max(total, 0) - max(total, 0) // 2
+            found.append((small, large) if mode == "SAME_UPPER" else (large, small))
+        pads = tuple(found)
+    op = ConvTranspose(window.strides, pads, window.dilations, tuple(output_padding), ctx.integer("group", 1))
+    return ctx.apply(op, x, w, ctx.optional(2))
+
+
+TABLE: dict[str, Converter] = {"Conv": conv, "ConvTranspose": conv_transpose}

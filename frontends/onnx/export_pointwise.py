@@ -1,0 +1,154 @@
+"""ONNX nodes for pointwise ops; those that ONNX lacks, or got after the opset written, are composed."""
+
+from __future__ import annotations
+
+import math
+
+from glulam.compiler import ops
+from glulam.compiler.graph.graph import Node
+from glulam.compiler.graph.op import Op
+from glulam.compiler.graph.types import DType
+from glulam.frontends.onnx.proto import elem_type_of
+from glulam.frontends.onnx.writer import Export, Writer
+
+
+def same(op_type: str) -> Export:
+    """An op whose fields are the attributes of the ONNX operator."""
+
+    def export(w: Writer, node: Node) -> None:
+        w.emit(op_type, w.inputs(node), w.outputs(node), **node.op.attributes())
+
+    return export
+
+
+def scale_shift(w: Writer, node: Node) -> None:
+    x, scale, shift = w.inputs(node)
+    w.emit("Add", [w.call("Mul", x, scale), shift], w.outputs(node))
+
+
+def silu(w: Writer, node: Node) -> None:
+    (x,) = w.inputs(node)
+    w.emit("Mul", [x, w.call("Sigmoid", x)], w.outputs(node))
+
+
+def hard_swish(w: Writer, node: Node) -> None:
+    (x,) = w.inputs(node)
+    if w.opset >= 14:
+        w.emit("HardSwish", [x], w.outputs(node))
+    else:
+        w.emit("Mul", [x, w.call("HardSigmoid", x, alpha=1 / 6, beta=0.5)], w.outputs(node))
+
+
+def mish(w: Writer, node: Node) -> None:
+    (x,) = w.inputs(node)
+    if w.opset >= 18:
+        w.emit("Mish", [x], w.outputs(node))
+    else:
+        w.emit("Mul", [x, w.call("Tanh", w.call("Softplus", x))], w.outputs(node))
+
+
+def gelu(w: Writer, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.Gelu)
+    (x,) = w.inputs(node)
+    dtype = node.output.type.dtype
+    if w.opset >= 20:
+        w.emit("Gelu", [x], w.outputs(node), approximate=op.approximate)
+        return
+    if op.approximate == "none":
+        inner = w.call("Erf", w.call("Mul", x, w.constant(math.sqrt(0.5), dtype)))
+    else:
+        scale = math.sqrt(2 / math.pi)
+        square = w.call("Mul", x, x)
+        factor = w.call("Add", w.call("Mul", square, w.constant(0.044715 * scale, dtype)), w.constant(scale, dtype))
+        inner = w.call("Tanh", w.call("Mul", x, factor))
+    half = w.call("Mul", x, w.constant(0.5, dtype))
+    w.emit("Mul", [half, w.call("Add", inner, w.constant(1, dtype))], w.outputs(node))
+
+
+def softplus(w: Writer, node: Node) -> None:
+    """ONNX's has neither beta nor threshold."""
+    op = node.op
+    assert isinstance(op, ops.Softplus)
+    (x,) = w.inputs(node)
+    dtype = node.output.type.dtype
+    scaled = x if op.beta == 1 else w.call("Mul", x, w.constant(op.beta, dtype))
+    soft = w.call("Softplus", scaled)
+    if op.beta != 1:
+        soft = w.call("Div", soft, w.constant(op.beta, dtype))
+    if math.isinf(op.threshold):
+        w.emit("Identity", [soft], w.outputs(node))
+    else:
+        w.emit("Where", [w.call("Greater", scaled, w.constant(op.threshold, dtype)), x, soft], w.outputs(node))
+
+
+def clip(w: Writer, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.Clip)
+    dtype = node.output.type.dtype
+    bounds = ["" if math.isinf(bound) else w.constant(bound, dtype) for bound in (op.low, op.high)]
+    w.emit("Clip", [*w.inputs(node), *bounds], w.outputs(node))
+
+
+def cast(w: Writer, node: Node) -> None:
+    assert isinstance(node.op, ops.Cast)
+    w.emit("Cast", w.inputs(node), w.outputs(node), to=elem_type_of(node.op.dtype))
+
+
+def modulo(w: Writer, node: Node) -> None:
+    """Floating-point remainders with the divisor's sign are x - floor(x / y) * y."""
+    op = node.op
+    assert isinstance(op, ops.Mod)
+    x, y = w.inputs(node)
+    if op.fmod or not node.output.type.dtype.is_float:
+        w.emit("Mod", [x, y], w.outputs(node), fmod=int(op.fmod))
+    else:
+        w.emit("Sub", [x, w.call("Mul", w.call("Floor", w.call("Div", x, y)), y)], w.outputs(node))
+
+
+def prelu(w: Writer, node: Node) -> None:
+    """ONNX broadcasts the slope to the input only, not the input to the slope."""
+    x, slope = w.inputs(node)
+    value = node.inputs[0]
+    assert value is not None
+    if value.shape == node.output.shape:
+        w.emit("PRelu", [x, slope], w.outputs(node))
+        return
+    negative = w.call("Less", x, w.constant(0, value.type.dtype))
+    w.emit("Where", [negative, w.call("Mul", slope, x), x], w.outputs(node))
+
+
+def power(w: Writer, node: Node) -> None:
+    """Integers are computed in float64, which not every runtime does by itself."""
+    x, y = w.inputs(node)
+    if node.output.type.dtype.is_float:
+        w.emit("Pow", [x, y], w.outputs(node))
+        return
+    double = elem_type_of(DType.F64)
+    wide = w.call("Pow", w.call("Cast", x, to=double), w.call("Cast", y, to=double))
+    w.emit("Cast", [wide], w.outputs(node), to=elem_type_of(node.output.type.dtype))
+
+
+_SAME: tuple[type[Op], ...] = (
+    ops.Relu, ops.LeakyRelu, ops.ThresholdedRelu, ops.Elu, ops.Celu, ops.Selu, ops.Sigmoid, ops.HardSigmoid, ops.Tanh,
+    ops.Softsign, ops.Shrink, ops.Neg, ops.Abs, ops.Sign, ops.Exp, ops.Log, ops.Sqrt, ops.Reciprocal, ops.Floor,
+    ops.Ceil, ops.Round, ops.Erf, ops.Sin, ops.Cos, ops.Add, ops.Sub, ops.Mul, ops.Div, ops.Equal, ops.Less,
+    ops.LessOrEqual, ops.Greater, ops.GreaterOrEqual, ops.Not, ops.And, ops.Or, ops.Xor, ops.Where,
+)  # fmt: skip
+
+TABLE: dict[type[Op], Export] = {
+    **{op: same(op.__name__) for op in _SAME},
+    ops.Maximum: same("Max"),
+    ops.Minimum: same("Min"),
+    ops.ScaleShift: scale_shift,
+    ops.Silu: silu,
+    ops.HardSwish: hard_swish,
+    ops.Mish: mish,
+    ops.Gelu: gelu,
+    ops.Softplus: softplus,
+    ops.Clip: clip,
+    ops.Cast: cast,
+    ops.Mod: modulo,
+    ops.Pow: power,
+    ops.PRelu: prelu,
+}

@@ -1,0 +1,176 @@
+"""Reading ONNX protobufs: the model file, its tensors, and external data that may not leave the model's folder."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from glulam.compiler.errors import GlulamError, GraphError, ModelFileError, UnsupportedError
+from glulam.compiler.graph.types import Array, DType
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, TensorProto
+
+MAX_TENSOR_BYTES = 1 << 34  # no tensor of a model, stored or computed, may be larger
+
+
+def require_onnx() -> Any:
+    """The onnx package. Raises GlulamError with the remedy if it is not installed."""
+    try:
+        import onnx
+        import onnx.numpy_helper  # a submodule of its own
+    except ImportError as error:
+        raise GlulamError("ONNX files need the onnx package: pip install glulam[onnx]") from error
+    return onnx
+
+
+def load_model(source: str | os.PathLike[str] | bytes | ModelProto) -> tuple[ModelProto, Path | None]:
+    """The parsed model and the folder that its external data may come from (None: no folder is known).
+
+    Raises ModelFileError if the file cannot be read or is not an ONNX model.
+    """
+    onnx = require_onnx()
+    folder: Path | None = None
+    if isinstance(source, onnx.ModelProto):
+        model = source
+    else:
+        if isinstance(source, (str, os.PathLike)):
+            path = Path(source)
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise ModelFileError(f"cannot read {path}: {error.strerror or error}") from error
+            folder, shown = path.parent, str(path)
+        elif isinstance(source, (bytes, bytearray, memoryview)):
+            data, shown = bytes(source), "the given bytes"
+        else:
+            raise TypeError(f"from_onnx takes a path, bytes or a ModelProto, not {type(source).__name__}")
+        model = _parse(onnx, data, shown)
+    if not model.HasField("graph") or not (model.graph.node or model.graph.output):
+        raise ModelFileError("not an ONNX model: the file holds no graph (truncated, or of another format?)")
+    return model, folder
+
+
+def _parse(onnx: Any, data: bytes, shown: str) -> ModelProto:
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except (DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ModelFileError(f"{shown}: not an ONNX model, or a truncated one ({error})") from error
+    return model  # type: ignore[no-any-return]
+
+
+def dtype_of(elem_type: int, where: str) -> DType:
+    """The DType of an ONNX element type. Raises UnsupportedError for one without counterpart."""
+    onnx = require_onnx()
+    names = onnx.TensorProto.DataType
+    shown = names.Name(elem_type) if elem_type in names.values() else str(elem_type)
+    if elem_type not in names.values() or elem_type == onnx.TensorProto.UNDEFINED:
+        raise ModelFileError(f"{where}: unknown element type {shown}")
+    try:
+        if elem_type == onnx.TensorProto.STRING:
+            raise GraphError("strings are not tensors of numbers")
+        return DType.of(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
+    except (GraphError, KeyError, TypeError) as error:
+        raise UnsupportedError(
+            "the model uses an element type that glulam does not offer", [f"{where}: {shown}"]
+        ) from error
+
+
+def elem_type_of(dtype: DType) -> int:
+    """The ONNX element type of a DType."""
+    return int(require_onnx().helper.np_dtype_to_tensor_dtype(dtype.numpy))
+
+
+def tensor_array(tensor: TensorProto, folder: Path | None, where: str) -> Array:
+    """The numbers of a tensor.
+
+    Raises ModelFileError if dims and data do not agree, or external data is not to be trusted; UnsupportedError for
+    element types without counterpart.
+    """
+    onnx = require_onnx()
+    dtype = dtype_of(tensor.data_type, where)
+    shape = tuple(tensor.dims)
+    if any(extent < 0 for extent in shape):
+        raise ModelFileError(f"{where}: negative extent in shape {shape}")
+    nbytes = math.prod(shape) * dtype.size
+    if nbytes > MAX_TENSOR_BYTES:
+        raise ModelFileError(f"{where}: shape {shape} asks for {nbytes} bytes; the limit is {MAX_TENSOR_BYTES}")
+    if tensor.HasField("segment"):
+        raise UnsupportedError("the model stores a tensor in segments, which glulam does not read", [where])
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return _external(tensor, dtype, shape, nbytes, folder, where)
+    if tensor.HasField("raw_data"):
+        if len(tensor.raw_data) != nbytes:
+            raise ModelFileError(
+                f"{where}: {len(tensor.raw_data)} bytes of data for shape {shape}, which takes {nbytes}"
+            )
+        little = np.frombuffer(tensor.raw_data, dtype=dtype.numpy.newbyteorder("<"))
+        return little.astype(dtype.numpy, copy=False).reshape(shape)
+    stored = max(len(tensor.float_data), len(tensor.int32_data), len(tensor.int64_data), len(tensor.double_data))
+    if stored != math.prod(shape):
+        raise ModelFileError(f"{where}: {stored} elements of data for shape {shape}")
+    try:
+        return np.ascontiguousarray(onnx.numpy_helper.to_array(tensor)).reshape(shape)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ModelFileError(f"{where}: the tensor's data does not fit its type ({error})") from error
+
+
+def _external(
+    tensor: TensorProto, dtype: DType, shape: tuple[int, ...], nbytes: int, folder: Path | None, where: str
+) -> Array:
+    fields = {entry.key: entry.value for entry in tensor.external_data}
+    location = fields.get("location", "")
+    if folder is None:
+        raise ModelFileError(f"{where}: its data is in the file {location!r}; give the model by its path, not as bytes")
+    try:
+        offset = int(fields.get("offset", "0"))
+        length = int(fields.get("length", str(nbytes)))
+    except ValueError as error:
+        raise ModelFileError(f"{where}: offset and length of external data must be integers") from error
+    if offset < 0 or length != nbytes:
+        raise ModelFileError(f"{where}: external data of {length} bytes at {offset} for shape {shape} ({nbytes} bytes)")
+    path = _confined(folder, location, where)
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                raise ModelFileError(f"{where}: external data {location!r} must be a regular file with one name")
+            if offset + length > status.st_size:
+                raise ModelFileError(f"{where}: external data ends at {offset + length}, past the end of {location!r}")
+            file.seek(offset)
+            data = file.read(length)
+    except OSError as error:
+        raise ModelFileError(f"{where}: cannot read external data {location!r}: {error.strerror}") from error
+    if len(data) != length:
+        raise ModelFileError(f"{where}: external data {location!r} became shorter while it was read")
+    little = np.frombuffer(data, dtype=dtype.numpy.newbyteorder("<"))
+    return little.astype(dtype.numpy, copy=False).reshape(shape)
+
+
+def _confined(folder: Path, location: str, where: str) -> Path:
+    """The path of external data: relative, below the model's folder, through no symbolic link."""
+    parts = location.replace("\\", "/").split("/")
+    if (
+        not location
+        or "\0" in location
+        or Path(location).is_absolute()
+        or ".." in parts
+        or ":" in parts[0]
+        or not parts[0]
+    ):
+        raise ModelFileError(f"{where}: external data at {location!r} lies outside the model's folder")
+    path = folder
+    for part in parts:
+        path = path / part
+        if path.is_symlink():
+            raise ModelFileError(f"{where}: external data at {location!r} goes through a symbolic link")
+    return path

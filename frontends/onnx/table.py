@@ -1,0 +1,35 @@
+"""Every ONNX operator that can be imported, with its converter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from glulam.frontends.onnx import (
+    convert_constant,
+    convert_conv,
+    convert_matmul,
+    convert_movement,
+    convert_norm,
+    convert_pointwise,
+    convert_pool,
+    convert_reduce,
+    convert_resize,
+    convert_softmax,
+)
+from glulam.frontends.onnx.context import Converter
+
+CONVERTERS: Mapping[str, Converter] = MappingProxyType(
+    {
+        **convert_conv.TABLE,
+        **convert_pool.TABLE,
+        **convert_matmul.TABLE,
+        **convert_norm.TABLE,
+        **convert_softmax.TABLE,
+        **convert_pointwise.TABLE,
+        **convert_reduce.TABLE,
+        **convert_movement.TABLE,
+        **convert_resize.TABLE,
+        **convert_constant.TABLE,
+    }
+)

@@ -1,0 +1,60 @@
+"""The attributes that convolutions and pools share: strides, dilations, and padding given as numbers or by rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from glulam.frontends.onnx.context import Context
+
+
+@dataclass(frozen=True)
+class Window:
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """Extents of the dilated kernel."""
+        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+
+    def transposed_extents(self, extents: Sequence[int]) -> tuple[int, ...]:
+        """Output extents of the transposed convolution without any padding."""
+        return tuple((n - 1) * s + r for n, s, r in zip(extents, self.strides, self.reach, strict=True))
+
+
+def read_window(ctx: Context, extents: Sequence[int], kernel: Sequence[int], *, auto: bool = True) -> Window:
+    """Strides, dilations and pads of the node.
+
+    With `auto`, the rules SAME_UPPER, SAME_LOWER and VALID are worked out for a forward window over `extents`.
+    """
+    rank = len(kernel)
+    strides = ctx.integers("strides") or (1,) * rank
+    dilations = ctx.integers("dilations") or (1,) * rank
+    flat = ctx.integers("pads") or (0,) * (2 * rank)
+    if len(strides) != rank or len(dilations) != rank or len(flat) != 2 * rank or len(extents) != rank:
+        raise ctx.malformed(f"strides, dilations and pads do not fit a window over {rank} dimensions")
+    if min((*strides, *dilations, *kernel), default=1) < 1:
+        raise ctx.malformed("strides, dilations and kernel extents are at least 1")
+    if min(flat, default=0) < 0:
+        raise ctx.unsupported(f"negative pads {flat}")
+    mode = ctx.text("auto_pad", "NOTSET") or "NOTSET"
+    if mode not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
+        raise ctx.malformed(f"auto_pad is {mode!r}")
+    pads = tuple(zip(flat[:rank], flat[rank:], strict=True))
+    window = Window(tuple(kernel), strides, dilations, pads)
+    if mode == "NOTSET" or not auto:
+        return window
+    ruled = [
+        (0, 0) if mode == "VALID" else _same(n, s, r, upper=mode == "SAME_UPPER")
+        for n, s, r in zip(extents, strides, window.reach, strict=True)
+    ]
+    return Window(window.kernel, strides, dilations, tuple(ruled))
+
+
+def _same(extent: int, stride: int, reach: int, *, upper: bool) -> tuple[int, int]:
+    total = max((-(-extent // stride) - 1) * stride + reach - extent, 0)
+    small, large = total // 2, total - total // 2
+    return (small, large) if upper else (large, small)
