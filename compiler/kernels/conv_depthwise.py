@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from glulam.compiler.kernels.context import Context, Lowered, Point
-from glulam.compiler.kernels.conv_geometry import ConvGeometry, not_packable, weights_of
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, not_packable, constant_weights
 from glulam.compiler.kernels.tiling import pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, IndexLike, Tile, Var
@@ -69,7 +69,7 @@ class _Depthwise:
         self.block = ctx.output.layout.block
         self.taps = list(itertools.product(*map(range, geometry.kernel)))
         self.unrolls = len(self.taps) <= _UNROLLED_TAPS
-        self.packed = ctx.constant(self.pack(weights_of(ctx)[:, 0]), "w")
+        self.packed = ctx.constant(self.pack(constant_weights(ctx)[:, 0]), "w")
         bias = ctx.data(2)
         zeros = np.zeros(ctx.output.shape[1], np.float32)
         self.bias = ctx.constant(self.pack(zeros if bias is None else bias), "b")

@@ -14,7 +14,7 @@ import numpy as np
 
 from glulam.compiler.graph.types import Array
 from glulam.compiler.kernels.context import Context, Lowered, View
-from glulam.compiler.kernels.conv_geometry import ConvGeometry, not_packable, weights_of
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, not_packable, constant_weights
 from glulam.compiler.kernels.tiling import Tiling, choose_tiling, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
@@ -39,6 +39,9 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
         one = ConvGeometry((1,), (1,), (1,), ((0, 0),), geometry.groups)
         return DirectConv(flat, one, weights_of(ctx).reshape(*ctx.operand(1).shape[:2], 1)).build()
     return DirectConv(ctx, geometry, weights_of(ctx)).build()
+
+        return DirectConv(flat, one, constant_weights(ctx).reshape(*ctx.operand(1).shape[:2], 1)).build()
+    return DirectConv(ctx, geometry, constant_weights(ctx)).build()
 
 
 class DirectConv:

@@ -37,7 +37,7 @@ def not_packable(ctx: Context) -> str | None:
     return None
 
 
-def weights_of(ctx: Context) -> Array:
+def constant_weights(ctx: Context) -> Array:
     """The weights of a convolution that `not_packable` lets pass."""
     weights = ctx.data(1)
     assert weights is not None
