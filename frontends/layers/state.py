@@ -20,7 +20,7 @@ from glulam.frontends.layers.tensor import Parameter
 # what PyTorch writes into a state dict and inference does not need
 IGNORED_SUFFIXES = ("num_batches_tracked",)
 # what zipfile and numpy.lib.format raise on damaged archives (RuntimeError: a member that says it is encrypted)
-ZIP_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
+ZIP_ERRORS = (OSError, ValueError, EOFError, RuntimeError, IndexError, zipfile.BadZipFile, zlib.error, struct.error)
 
 
 class IncompatibleKeys(NamedTuple):
