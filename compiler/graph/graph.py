@@ -8,6 +8,7 @@ from typing import Self
 
 import networkx as nx
 import numpy as np
+
 from glulam.compiler.errors import GraphError, ShapeError
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.op import Op

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from glulam.compiler.errors import GraphError, ShapeError
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import Array, Shape

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
 from glulam.compiler.errors import ModelFileError, ShapeError
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import Array, DType, Shape

@@ -13,6 +13,7 @@ from types import EllipsisType
 
 import numpy as np
 import numpy.typing as npt
+
 from glulam.compiler import ops
 from glulam.compiler.errors import GraphError, ShapeError
 from glulam.compiler.graph.graph import Node, Value
