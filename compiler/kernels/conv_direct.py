@@ -9,39 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import numpy as np
-from glulam.compiler.graph.types import Array, Shape
+from glulam.compiler.graph.types import Array
 from glulam.compiler.kernels.context import Context, Lowered, View
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, not_packable, weights_of
 from glulam.compiler.kernels.tiling import Tiling, choose_tiling, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
 
 
-@dataclass(frozen=True)
-class ConvGeometry:
-    """Where output pixel o and kernel tap k meet the input: o * stride + k * dilation - pad, per spatial dimension."""
-
-    kernel: Shape
-    strides: Shape
-    dilations: Shape
-    pads: tuple[tuple[int, int], ...]
-    groups: int = 1
-
-    @property
-    def is_pointwise(self) -> bool:
-        """A 1x1 convolution that reads each input pixel once."""
-        return all(k == 1 for k in self.kernel) and all(s == 1 for s in self.strides) and not any(map(any, self.pads))
-
-
 def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
     """None if the template serves this convolution, else why not."""
+    if (why := not_packable(ctx)) is not None:
+        return why
     x, y = ctx.operand(0), ctx.output
-    if ctx.data(1) is None:
-        return "the weights are not known at compile time"
-    if y.layout.block == 1:
-        return "the output is not in channel blocks"
     if geometry.groups == 1:
         return None
     block = y.layout.block
@@ -54,20 +36,8 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
     """The kernel. Inputs: x[N,C,*S], w[OC,C/g,*K], b?[OC], then what the epilogue reads."""
     if geometry.is_pointwise and ctx.output.type.rank > 3 and (flat := ctx.flattened()) is not None:
         one = ConvGeometry((1,), (1,), (1,), ((0, 0),), geometry.groups)
-        return DirectConv(flat, one, reshapeconstant_weights(ctx)).build()
-    return DirectConv(ctx, geometry, constant_weights(ctx)).build()
-
-
-def constant_weights(ctx: Context) -> Array:
-    """The weights, which `accepts` made sure of."""
-    weights = ctx.data(1)
-    assert weights is not None
-    return weights
-
-
-def _one_tap(ctx: Context) -> Array:
-    w = constant_weights(ctx)
-    return w.reshape(*w.shape[:2], 1)
+        return DirectConv(flat, one, weights_of(ctx).reshape(*ctx.operand(1).shape[:2], 1)).build()
+    return DirectConv(ctx, geometry, weights_of(ctx)).build()
 
 
 class DirectConv:

@@ -16,7 +16,8 @@ import numpy as np
 
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered, Operand
-from glulam.compiler.kernels.conv_direct import ConvGeometry, DirectConv, constant_weights
+from glulam.compiler.kernels.conv_direct import DirectConv
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, weights_of
 from glulam.compiler.kernels.pool import PoolGeometry
 from glulam.compiler.kernels.tiling import choose_tiling
 from glulam.compiler.loops import expr as ex
@@ -85,7 +86,7 @@ def build(ctx: Context, geometry: ConvGeometry, window: Window, anchor: Operand)
 
 class _ConvPool(DirectConv):
     def __init__(self, ctx: Context, geometry: ConvGeometry, window: Window, anchor: Operand) -> None:
-        super().__init__(ctx, geometry, constant_weights(ctx))
+        super().__init__(ctx, geometry, weights_of(ctx))
         self.window, self.anchor = window, anchor
         self.scratch: Buffer | None = None
         self.row = Affine.of(0)  # scratch row that the tile in hand is part of

@@ -25,7 +25,7 @@ from glulam.compiler.kernels.gemm_operands import (
     without_batch,
     zero,
 )
-from glulam.compiler.kernels.tiling import choose_tiling
+from glulam.compiler.kernels.tiling import choose_tiling, pieces
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Var
 
@@ -106,7 +106,7 @@ class _Columns:
         chunks = []
         if full:
             rows, blocks = self.tile_shape(full)
-            for first, count, per_group in _groups(full, blocks):
+            for first, count, per_group in pieces(full, blocks):
                 chunks.append(_Chunk(first * width, count, per_group, width, rows, 1))
         if rest:
             rows = min(self.rows, self.ctx.target.vector_registers // (_TAIL_SPLIT + 1))
@@ -206,10 +206,3 @@ class _Columns:
     def element(self, source: View | Buffer, i: int, batch: Sequence[Var], row: IndexLike, column: IndexLike) -> Expr:
         """Element of operand `i` at a batch index that may broadcast."""
         return source[batch_point(self.ctx, i, batch, row, column)]
-
-
-def _groups(blocks: int, per_group: int) -> list[tuple[int, int, int]]:
-    """(first block, groups, blocks a group) that cover all blocks."""
-    count, rest = divmod(blocks, per_group)
-    parts = [(0, count, per_group)] if count else []
-    return [*parts, (count * per_group, 1, rest)] if rest else parts

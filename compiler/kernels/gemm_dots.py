@@ -6,6 +6,7 @@ import math
 
 from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.gemm_operands import batch_point, multiply_add, source, zero
+from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Affine, IndexLike, LaneReduce, Tile, Var
 
@@ -34,8 +35,8 @@ class _Dots:
         ctx.output_view()
         if math.prod(ctx.output.shape):
             extents = {f"d{i}": extent for i, extent in enumerate(batch)}
-            for first_row, row_count, height in _pieces(rows, _ROWS if columns > 1 else _ROWS_OF_VECTOR):
-                for first_column, column_count, width in _pieces(columns, _COLUMNS):
+            for first_row, row_count, height in pieces(rows, _ROWS if columns > 1 else _ROWS_OF_VECTOR):
+                for first_column, column_count, width in pieces(columns, _COLUMNS):
                     with self.b.section(**extents, r=row_count, c=column_count) as (*outer, r, c):
                         self.tile(outer, r * height + first_row, c * width + first_column, height, width)
         return ctx.finished()
@@ -73,10 +74,3 @@ class _Dots:
         if self.transposed:
             return self.right[(column, depth)]
         return self.right[batch_point(self.ctx, 1, batch, depth, column)]
-
-
-def _pieces(extent: int, size: int) -> list[tuple[int, int, int]]:
-    """(first, count, length) of equal pieces, and a shorter one, that cover `extent`."""
-    count, rest = divmod(extent, size)
-    parts = [(0, count, size)] if count else []
-    return [*parts, (count * size, 1, rest)] if rest else parts

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+
 from glulam.compiler.graph.op import Case, Op, Padding, Prefers, Trait
 from glulam.compiler.graph.types import Array, TensorType, f32
-from glulam.compiler.kernels import conv_direct
+from glulam.compiler.kernels import conv_depthwise, conv_direct
 from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.ops.inputs import (
     FLOATS,
     F64Array,
@@ -77,7 +79,9 @@ class Conv(Op):
 
     def lower(self, ctx: Context) -> Lowered:
         kernel = ctx.operand(1).spatial
-        geometry = conv_direct.ConvGeometry(kernel, self.strides, self.dilations, self.pads, self.groups)
+        geometry = ConvGeometry(kernel, self.strides, self.dilations, self.pads, self.groups)
+        if conv_depthwise.accepts(ctx, geometry) is None:
+            return conv_depthwise.build(ctx, geometry)
         return conv_direct.build(ctx, geometry)
 
     def output_extents(self, extents: Ints, kernel: Ints) -> Ints:

@@ -15,6 +15,7 @@ from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import DType
 from glulam.compiler.ops.fused import FusedRegion
 from glulam.compiler.passes.manager import Decision, Pass
+from glulam.compiler.targets import Target
 
 _REACH = 6  # how many rounds of readers may join before the region has one result again
 
@@ -22,6 +23,8 @@ _REACH = 6  # how many rounds of readers may join before the region has one resu
 @dataclass(frozen=True)
 class Fuse(Pass):
     """Anchors first, so that a pointwise op joins the kernel that computes its input; then what is left among itself."""
+
+    target: Target
 
     name = "fuse"
     ensures = ("fused",)

@@ -30,7 +30,8 @@ def check(op, arrays, constants, target, native, **options):
 LINEAR = [
     ((7,), 5, True), ((1, 33), 10, True), ((1, 40), 150, False), ((5, 19), 37, True),
     ((2, 3, 16), 64, True),
-    ((30, 8), 16, True), ((4, 9), 1, True), ((1, 17), 1, False), ((3, 0), 4, True), ((0, 4), 4, True), ((2, 1), 3, True),
+    ((30, 8), 16, True), ((4, 9), 1, True), ((1, 17), 1, False),
+    ((3, 0), 4, True), ((0, 4), 4, True), ((2, 1), 3, True),
 ]  # fmt: skip
 
 
