@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 import numpy as np
-
 from glulam.compiler.graph.types import Array
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, not_packable, constant_weights
@@ -37,9 +36,6 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
     """The kernel. Inputs: x[N,C,*S], w[OC,C/g,*K], b?[OC], then what the epilogue reads."""
     if geometry.is_pointwise and ctx.output.type.rank > 3 and (flat := ctx.flattened()) is not None:
         one = ConvGeometry((1,), (1,), (1,), ((0, 0),), geometry.groups)
-        return DirectConv(flat, one, weights_of(ctx).reshape(*ctx.operand(1).shape[:2], 1)).build()
-    return DirectConv(ctx, geometry, weights_of(ctx)).build()
-
         return DirectConv(flat, one, constant_weights(ctx).reshape(*ctx.operand(1).shape[:2], 1)).build()
     return DirectConv(ctx, geometry, constant_weights(ctx)).build()
 

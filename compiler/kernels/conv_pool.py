@@ -17,7 +17,7 @@ import numpy as np
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered, Operand
 from glulam.compiler.kernels.conv_direct import DirectConv
-from glulam.compiler.kernels.conv_geometry import ConvGeometry, weights_of
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, constant_weights
 from glulam.compiler.kernels.pool import Window
 from glulam.compiler.kernels.tiling import choose_tiling
 from glulam.compiler.loops import expr as ex
@@ -69,7 +69,7 @@ def build(ctx: Context, geometry: ConvGeometry, window: Window, anchor: Operand)
 
 class _ConvPool(DirectConv):
     def __init__(self, ctx: Context, geometry: ConvGeometry, window: Window, anchor: Operand) -> None:
-        super().__init__(ctx, geometry, weights_of(ctx))
+        super().__init__(ctx, geometry, constant_weights(ctx))
         self.window, self.anchor = window, anchor
         self.scratch: Buffer | None = None
         self.row = Affine.of(0)  # scratch row that the tile in hand is part of
