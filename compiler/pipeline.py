@@ -7,6 +7,7 @@ from glulam.compiler.passes.common_subexpressions import CommonSubexpressions
 from glulam.compiler.passes.constant_folding import ConstantFolding
 from glulam.compiler.passes.dead_code import DeadCode
 from glulam.compiler.passes.fold_normalisation import FoldNormalisation
+from glulam.compiler.passes.fold_padding import FoldPadding
 from glulam.compiler.passes.fuse import Fuse
 from glulam.compiler.passes.identity_elimination import IdentityElimination
 from glulam.compiler.passes.layout import ChooseLayout
@@ -22,11 +23,12 @@ def pipeline(machine: Target) -> tuple[Pass, ...]:
     """What `compile` runs on a graph before it is lowered."""
     return (
         DeadCode(),  # so that nothing is looked at in vain
-        IdentityElimination(),  # dropout and no-ops would stand between the layers that fuse
+        FoldPadding(),  # a Pad of zeros that a convolution reads is the convolution's own
         ConstantFolding(),  # shape arithmetic; what is constant then folds into weights
+        IdentityElimination(),  # dropout and no-ops would stand between the layers that fuse
+        CommonSubexpressions(),  # what is computed twice would look like a second use
         MatMulToLinear(),  # a constant right operand makes it a layer that norms can fold into
         FoldNormalisation(),  # on layers as they were written, before regions hide them
-        CommonSubexpressions(),  # equal constants have appeared by now
         Fuse(machine),  # before layouts, so that a region gets one layout
         ChooseLayout(machine),  # last: kernels are built for what it decides
     )
