@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from glulam.compiler.codegen.function import Function
 from glulam.compiler.codegen.indices import Indices
 from glulam.compiler.codegen.instructions import Instructions
-from glulam.compiler.codegen.llvm_types import Val, lane_steps, storage_suffix, storage_type, vector_type
+from glulam.compiler.codegen.llvm_types import Val, lane_steps, shuffle_mask, storage_suffix, storage_type, vector_type
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Access, Bounded, Buffer, Index, Load
+
+_NEAR = 4  # elements from lane to lane up to which shuffles beat a gather
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class _Place:
     @property
     def is_contiguous(self) -> bool:
         return self.gathered is None and self.step in (0, 1)
+
+    @property
+    def is_near(self) -> bool:
+        """Whether few vectors hold all the elements."""
+        return self.gathered is None and abs(self.step) <= _NEAR
 
     @property
     def type(self) -> str:
@@ -61,6 +68,8 @@ class Memory:
         if place.is_contiguous:
             align = e.buffer.dtype.size
             text = self.function.let(f"load {place.type}, ptr {place.pointer}, align {align}")
+        elif place.is_near:
+            text = self.deinterleave(place)
         else:
             text = self.gather(place)
         result = self.from_storage(text, e.buffer.dtype, place.lanes)
@@ -114,6 +123,24 @@ class Memory:
 
     # ---- lanes apart from each other
 
+    def deinterleave(self, place: _Place) -> str:
+        """Vectors of neighbouring elements, none outside those that the lanes want, and a shuffle for each."""
+        element, lanes, step = storage_type(place.buffer.dtype), place.lanes, place.step
+        first = min(0, (lanes - 1) * step)
+        span = (lanes - 1) * abs(step) + 1
+        result = "poison"
+        for start in range(0, span, lanes):
+            start = min(start, span - lanes)
+            pointer = place.pointer
+            if first + start:
+                key = (*place.key, start)
+                pointer = self.function.numbered(key, f"getelementptr {element}, ptr {pointer}, i64 {first + start}")
+            loaded = self.function.let(f"load {place.type}, ptr {pointer}, align {place.buffer.dtype.size}")
+            wanted = [i * step - first - start for i in range(lanes)]
+            mask = shuffle_mask(w + lanes if 0 <= w < lanes else i for i, w in enumerate(wanted))
+            result = self.function.let(f"shufflevector {place.type} {result}, {place.type} {loaded}, {mask}")
+        return result
+
     def gather(self, place: _Place) -> str:
         pointers, mask, suffix = self.each_lane(place)
         size = str(place.buffer.dtype.size)
@@ -127,7 +154,7 @@ class Memory:
         self.function.call_void(f"llvm.masked.scatter.{suffix}", args)
 
     def each_lane(self, place: _Place) -> tuple[tuple[str, str], tuple[str, str], str]:
-        """Typed operands, a pointer for each lane and the mask of all of them; and the suffix of the intrinsic's name."""
+        """Typed operands, a pointer for each lane and the mask of all of them; and how the intrinsic's name ends."""
         lanes, element = place.lanes, storage_type(place.buffer.dtype)
         offsets = lane_steps(lanes, place.step)
         if place.gathered is not None:
