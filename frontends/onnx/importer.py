@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 
 OLDEST_OPSET, NEWEST_OPSET = 6, 28
-MAX_NODES = 100_000  # functions may call functions: a small file can stand for a great many nodes
+MAX_NODES = 50_000  # functions may call functions: a small file can stand for a great many nodes
 
 Scope = MutableMapping[str, Value | None]  # None: could not be converted, the reason is noted
 
