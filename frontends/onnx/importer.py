@@ -316,4 +316,6 @@ def _attributes(node: NodeProto, call: Call | None) -> dict[str, Any]:
             found[attribute.name] = helper.get_attribute_value(attribute)
         except ValueError as error:
             raise ModelFileError(f"attribute {attribute.name} has no type") from error
+        if found[attribute.name] is None:
+            raise ModelFileError(f"attribute {attribute.name} has no value")
     return found
