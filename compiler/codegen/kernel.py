@@ -6,11 +6,12 @@ a base that depends on the loop variables, plus a constant; both are numbered pe
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from glulam.compiler.codegen import maths
+from glulam.compiler.codegen import half, maths
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
@@ -196,6 +197,7 @@ class _Emitter:
                     self.store(buffer, index, value)
                 case Declare(tile):
                     self.tile_lanes[tile] = self.vector.extent if self.vector else 0
+                    self.tiles = {key: value for key, value in self.tiles.items() if key[0] is not tile}
                 case TileWrite(tile, index, value):
                     lanes = self.tile_lanes[tile]
                     result = self.value(value, {})
@@ -413,12 +415,12 @@ class _Emitter:
 
     # ---- values
 
-    def value(self, e: Expr, memo: dict[int, Val]) -> Val:
-        if id(e) not in memo:
-            memo[id(e)] = self.compute(e, memo)
-        return memo[id(e)]
+    def value(self, e: Expr, memo: dict[Expr, Val]) -> Val:
+        if e not in memo:
+            memo[e] = self.compute(e, memo)
+        return memo[e]
 
-    def compute(self, e: Expr, memo: dict[int, Val]) -> Val:
+    def compute(self, e: Expr, memo: dict[Expr, Val]) -> Val:
         match e:
             case ex.Const(value, dtype):
                 return Val(literal(value, dtype), dtype)
@@ -435,7 +437,7 @@ class _Emitter:
                 return self.index_value(index)
             case LaneReduce(op, x):
                 return self.lane_reduce(op, self.value(x, memo))
-        if (expansion := maths.expand(e)) is not None:
+        if (expansion := maths.expand(e) or half.expand(e, self.target.has_f16)) is not None:
             return self.value(ex.substitute(expansion, e.children()), memo)
         return self.operation(e, [self.value(child, memo) for child in e.children()])
 
@@ -500,7 +502,7 @@ class _Emitter:
                 return Val(self.let(f"fneg {x.type} {x.text}"), x.dtype, x.lanes)
             return self.arith("sub", Val("0", x.dtype), x)
         if op == "not":
-            return self.arith("xor", x, Val("true" if x.dtype is DType.BOOL else "-1", x.dtype))
+            return self.arith("xor", x, Val("true", x.dtype))
         if x.dtype.is_float:
             return self.intrinsic(_INTRINSIC[op], [x]) if op in _INTRINSIC else self.library(op, [x])
         if op == "abs":
@@ -527,32 +529,37 @@ class _Emitter:
         if op in ("maximum", "minimum"):
             return self.extremum(op, e, x, y)
         if not x.dtype.is_float:
-            return self.integer(op, x, y)
+            return self.integer(op, e, x, y)
         if op == "pow":
             return self.library("pow", [x, y]) if x.lanes else self.intrinsic("pow", [x, y])
         return self.arith(_FLOAT[op], x, y)
 
-    def integer(self, op: str, x: Val, y: Val) -> Val:
+    def integer(self, op: str, e: ex.Binary, x: Val, y: Val) -> Val:
         if op == "pow":
             raise LoopError("pow of integers has no code; cast to a float type first")
-        if op in ("div", "fmod"):
-            one = self.splat(Val("1", y.dtype), y.lanes)
-            zero = Val("zeroinitializer" if y.lanes else "0", y.dtype, y.lanes)
-            safe = self.compare("eq", y, zero)
-            y = Val(
-                self.let(f"select {safe.type} {safe.text}, {y.type} {one.text}, {y.type} {y.text}"), y.dtype, y.lanes
-            )
-        return self.arith((_SIGNED if x.dtype.is_signed else _UNSIGNED)[op], x, y)
+        opcode = (_SIGNED if x.dtype.is_signed else _UNSIGNED)[op]
+        if op not in ("div", "fmod") or _divides_safely(e.y):
+            return self.arith(opcode, x, y)
+        return self.guarded_division(op, opcode, x, y)
+
+    def guarded_division(self, op: str, opcode: str, x: Val, y: Val) -> Val:
+        """The quotient by 0 is 0; by -1 it is -x even where that wraps. The processor would trap. Remainders are 0."""
+        shifted = self.arith("add", y, Val("1" if x.dtype.is_signed else "0", y.dtype))
+        limit = self.splat(Val("2" if x.dtype.is_signed else "1", y.dtype), y.lanes)
+        unsafe = f"icmp ult {y.type} {shifted.text}, {limit.text}"
+        divisor = self.pick(unsafe, self.splat(Val("1", y.dtype), y.lanes), y)
+        result = self.arith(opcode, x, divisor)
+        return self.pick(unsafe, self.arith("mul", x, y), result) if op == "div" else result
 
     def extremum(self, op: str, e: ex.Binary, x: Val, y: Val) -> Val:
         """The larger or smaller one, NaN if either is NaN; x86's max gives its second operand if one is NaN."""
         if not x.dtype.is_float:
             return self.extreme(("s" if x.dtype.is_signed else "u") + op[:3], x, y)
         predicate = "ogt" if op == "maximum" else "olt"
-        if isinstance(e.y, ex.Const):
+        if _is_number(e.y):
             x, y = y, x
         best = self.pick(f"fcmp {predicate} {x.type} {x.text}, {y.text}", x, y)
-        if isinstance(e.x, ex.Const) or isinstance(e.y, ex.Const):
+        if _is_number(e.x) or _is_number(e.y):
             return best
         return self.pick(f"fcmp uno {x.type} {x.text}, {x.text}", x, best)
 
@@ -597,14 +604,14 @@ class _Emitter:
 
     def lane_reduce(self, op: str, x: Val) -> Val:
         """Fold the halves onto each other; an odd last lane waits for the next round."""
-        if not x.lanes:
-            return x
+        if self.vector is not None:
+            x = self.splat(x, self.vector.extent)
         parts = ex.Binary(op, ex.Param(0, x.dtype), ex.Param(1, x.dtype))
         lanes = x.lanes
         while lanes > 1:
             half = lanes // 2
             low, high = self.lanes(x, range(half)), self.lanes(x, range(half, 2 * half))
-            folded = self.binary(op, parts, low, high)
+            folded = self.fold(parts, low, high)
             if lanes % 2:
                 rest = self.lanes(x, [2 * half])
                 x = self.append(folded, rest)
@@ -612,6 +619,12 @@ class _Emitter:
                 x = folded
             lanes = half + lanes % 2
         return Val(self.let(f"extractelement {x.type} {x.text}, i64 0"), x.dtype)
+
+    def fold(self, parts: ex.Binary, x: Val, y: Val) -> Val:
+        if x.dtype is not DType.F16:
+            return self.binary(parts.op, parts, x, y)
+        memo: dict[Expr, Val] = {parts.x: x, parts.y: y}
+        return self.value(parts, memo)
 
     def lanes(self, x: Val, which: Sequence[int]) -> Val:
         mask = ", ".join(f"i32 {i}" for i in which)
@@ -623,6 +636,14 @@ class _Emitter:
         wide = self.lanes(x, [*range(x.lanes), 0])
         text = f"insertelement {wide.type} {wide.text}, {LLVM_TYPE[x.dtype]} {one}, i64 {x.lanes}"
         return Val(self.let(text), x.dtype, wide.lanes)
+
+
+def _is_number(e: Expr) -> bool:
+    return isinstance(e, ex.Const) and not math.isnan(e.value)
+
+
+def _divides_safely(divisor: Expr) -> bool:
+    return isinstance(divisor, ex.Const) and divisor.value not in (0, -1)
 
 
 def storage_type(dtype: DType) -> str:

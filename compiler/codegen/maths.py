@@ -1,23 +1,30 @@
-"""Vectorised elementary functions in float32, as expressions over the operations every CPU has.
+"""Elementary functions in float32 as expressions over the operations every processor has.
 
-Each expansion takes its operand as `Param(0)`. Those not listed here go to LLVM's intrinsics or the C library.
+Each expansion takes its operands as `Param`s. What is not listed goes to LLVM's intrinsics or the C library. Inputs for
+which a polynomial has no meaning are let through it and replaced by selects afterwards: nothing here traps.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import cache
 
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
-from glulam.compiler.loops.expr import Const, Expr, Fma, Param
+from glulam.compiler.loops.expr import Bitcast, Cast, Const, Expr, Fma, Param
 
 _X = Param(0)
+_INF = math.inf
 
 
 def expand(e: Expr) -> Expr | None:
     """The expansion of an operation over its children as parameters, or None if it is primitive."""
-    if isinstance(e, ex.Unary) and e.dtype is DType.F32 and e.op in _EXPANSIONS:
-        return _expansion(e.op)
+    match e:
+        case ex.Unary(op) if e.dtype is DType.F32 and op in _EXPANSIONS:
+            return _expansion(op)
+        case ex.Binary("pow", _, Const(value)) if e.dtype.is_float and value in _POWERS:
+            return _power(int(value), e.dtype)
     return None
 
 
@@ -34,30 +41,111 @@ def polynomial(x: Expr, coefficients: list[float]) -> Expr:
     return total
 
 
+def _bits(x: Expr) -> Expr:
+    return Bitcast(x, DType.I32)
+
+
+def _signed(magnitude: Expr, sign: Expr) -> Expr:
+    """The magnitude, which is not negative, with the sign bit of `sign`."""
+    return Bitcast(_bits(magnitude) | (_bits(sign) & Const(-(1 << 31), DType.I32)), DType.F32)
+
+
 # 1.5 * 2**23: adding it rounds a float of moderate size to an integer that then stands in the low bits.
 _ROUNDER = 12582912.0
-_EXP_LOW, _EXP_HIGH = -87.33654, 88.72284
+_EXP_LOW = -87.33654022216797  # results below the smallest normal number are 0
+_EXP_HIGH = 88.72283172607422  # the largest float with a finite result
 
 
-def _exp() -> Expr:
-    """exp(x) = 2**n * exp(r), r = x - n ln 2 in [-ln2/2, ln2/2]; Taylor-like polynomial after Cephes' expf.
-
-    Below the smallest normal result the value is 0; above the largest it is inf; NaN stays NaN.
-    """
-    clamped = ex.minimum(ex.maximum(_X, _EXP_LOW), _EXP_HIGH + 0.01)
-    shifted = Fma(clamped, Const(1.4426950408889634), Const(_ROUNDER))
+def _exp_of(x: Expr) -> Expr:
+    """exp(x) = 2**n * exp(r), r = x - n ln 2 in [-ln2/2, ln2/2]; coefficients of Cephes' expf."""
+    shifted = Fma(x, Const(1.4426950408889634), Const(_ROUNDER))
     n = shifted - _ROUNDER
-    r = Fma(n, Const(-0.693359375), clamped)
+    r = Fma(n, Const(-0.693359375), x)
     r = Fma(n, Const(2.12194440e-4), r)
     p = polynomial(
         r, [1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1]
     )
     p = Fma(p, r * r, r) + 1.0
-    bits = ex.Bitcast(shifted, DType.I32)
-    # 2**(n - 1) is a normal number for every n that is left; doubling it afterwards reaches inf where it must.
-    half_scale = ex.Bitcast(ex.binary("shl", bits, 23) + (126 << 23), DType.F32)
-    result = p * half_scale * 2.0
-    return ex.where(ex.compare("lt", _X, _EXP_LOW), 0.0, result)
+    # n is added to p's exponent; the sum is a normal number for every x between the limits.
+    scaled: Expr = Bitcast(_bits(p) + ex.binary("shl", _bits(shifted), 23), DType.F32)
+    scaled = ex.where(x < _EXP_LOW, 0.0, scaled)
+    return ex.where(x <= _EXP_HIGH, scaled, x + _INF)
 
 
-_EXPANSIONS = {"exp": _exp}
+def _exp() -> Expr:
+    return _exp_of(_X)
+
+
+def _log() -> Expr:
+    """log(x) = e ln 2 + log(m), m in [sqrt(1/2), sqrt(2)); coefficients of Cephes' logf."""
+    tiny = _X < 1.1754943508222875e-38
+    x = ex.where(tiny, _X * 33554432.0, _X)
+    # The exponent as an integer times 2**23, which a float holds exactly.
+    e_bits = (_bits(x) - 0x3F3504F3) & Const(-(1 << 23), DType.I32)
+    m = Bitcast(_bits(x) - e_bits, DType.F32)
+    e = Cast(e_bits, DType.F32) * 2.0**-23 - ex.where(tiny, 25.0, 0.0)
+    f = m - 1.0
+    z = f * f
+    p = polynomial(
+        f,
+        [
+            7.0376836292e-2,
+            -1.1514610310e-1,
+            1.1676998740e-1,
+            -1.2420140846e-1,
+            1.4249322787e-1,
+            -1.6668057665e-1,
+            2.0000714765e-1,
+            -2.4999993993e-1,
+            3.3333331174e-1,
+        ],
+    )
+    tail = Fma(z, Const(-0.5), Fma(e, Const(-2.12194440e-4), p * f * z))
+    result: Expr = Fma(e, Const(0.693359375), f + tail)
+    result = ex.where(_X < _INF, result, _X)  # inf and NaN stay
+    result = ex.where(ex.equal(_X, 0.0), -_INF, result)
+    return ex.where(_X < 0.0, math.nan, result)
+
+
+def _tanh() -> Expr:
+    """Near 0 an odd polynomial (Cephes' tanhf), elsewhere 1 - 2 / (exp(2|x|) + 1) with the operand's sign."""
+    magnitude = ex.absolute(_X)
+    z = _X * _X
+    p = polynomial(z, [-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1])
+    small = Fma(p * z, magnitude, magnitude)
+    large = 1.0 - 2.0 / (_exp_of(magnitude + magnitude) + 1.0)
+    return _signed(ex.where(magnitude < 0.625, small, large), _X)
+
+
+def _erf() -> Expr:
+    """Below 0.9277 an odd polynomial, above it 1 - exp(-q(|x|)) with the operand's sign; after N. Juffa's erff."""
+    magnitude = ex.absolute(_X)
+    z = _X * _X
+    p = polynomial(z, [-5.96761703e-4, 4.99119423e-3, -2.67681349e-2, 1.12819925e-1, -3.76125336e-1, 1.28379166e-1])
+    small = Fma(p, _X, _X)
+    t = ex.minimum(magnitude, 4.0)  # erf is 1 from 3.92 on
+    high = Fma(Const(-1.72853470e-5), t, Const(3.83197126e-4))
+    low = Fma(Const(-3.88396438e-3), t, Const(2.42546219e-2))
+    q = Fma(high, t * t, low)
+    for coefficient in (-1.06777877e-1, -6.34846687e-1, -1.28717512e-1):
+        q = Fma(q, t, Const(coefficient))
+    q = Fma(q, t, -t)
+    return ex.where(magnitude < 0.927734375, small, _signed(1.0 - _exp_of(q), _X))
+
+
+_EXPANSIONS: dict[str, Callable[[], Expr]] = {"exp": _exp, "log": _log, "tanh": _tanh, "erf": _erf}
+
+_POWERS = (1, 2, 3, 4)
+
+
+def _power(n: int, dtype: DType) -> Expr:
+    x = Param(0, dtype)
+    match n:
+        case 1:
+            return x
+        case 2:
+            return x * x
+        case 3:
+            return x * x * x
+    square = x * x
+    return square * square

@@ -40,6 +40,9 @@ class Value:
         return f"%{self.name}: {self.type}"
 
 
+Named = Value | Iterable[Value] | Mapping[str, Value]
+
+
 class Node:
     """One application of an op. Inputs left out are None."""
 
@@ -143,15 +146,19 @@ class Graph:
         return name
 
     @classmethod
-    def of(cls, inputs: Mapping[str, Value] | Iterable[Value], outputs: Mapping[str, Value], name: str = "graph") -> Self:
-        """The graph of everything that `outputs` need, up to `inputs`. Raises GraphError if an input is missing."""
+    def of(cls, inputs: Named, outputs: Named, name: str = "graph") -> Self:
+        """The graph of everything that `outputs` need, up to `inputs`.
+
+        Both are one value, several, or values by name. Values and nodes whose name is taken already get another one.
+        Raises GraphError if an input is missing, or if two inputs or two outputs have the same name.
+        """
         graph = cls(name)
-        graph.inputs = dict(inputs) if isinstance(inputs, Mapping) else {v.name: v for v in inputs}
-        graph.outputs = dict(outputs)
+        graph.inputs = _by_name(inputs, "inputs")
+        graph.outputs = _by_name(outputs, "outputs")
         given = set(graph.inputs.values())
         seen: set[Node] = set()
         nodes: list[Node] = []
-        stack = [(v.producer, False) for v in reversed(list(outputs.values())) if v.producer and v not in given]
+        stack = [(v.producer, False) for v in reversed(list(graph.outputs.values())) if v.producer and v not in given]
         while stack:
             node, done = stack.pop()
             if done:
@@ -161,13 +168,16 @@ class Graph:
                 continue
             seen.add(node)
             stack.append((node, True))
-            stack.extend((v.producer, False) for v in node.present_inputs() if v.producer and v not in given)
+            needed = [v.producer for v in node.present_inputs() if v.producer and v not in given]
+            stack.extend((producer, False) for producer in reversed(needed))
         graph.nodes = nodes
         for value in graph.values():
             if value.producer is None and not value.is_constant and value not in given:
                 raise GraphError(f"value {value.name!r} is needed but neither computed, constant, nor among the inputs")
-            graph._names.add(value.name)
-        graph._names.update(node.name for node in nodes)
+            _rename(value, graph.unique(value.name))
+        for node in nodes:
+            if [value.name for value in node.outputs] != [node.name]:
+                node.name = graph.unique(node.name)
         return graph
 
     # ---- reading
@@ -208,7 +218,7 @@ class Graph:
         return view
 
     def sort(self) -> None:
-        """Put the nodes into topological order, keeping today's order where it is free. Raises GraphError on a cycle."""
+        """Put the nodes into topological order, keeping today's order where it is free; GraphError on a cycle."""
         rank = {node: i for i, node in enumerate(self.nodes)}
         try:
             self.nodes = list(nx.lexicographical_topological_sort(self.as_networkx(), key=lambda n: rank.get(n, -1)))
@@ -231,3 +241,20 @@ class Graph:
             for n in self.nodes
         ]
         return twin
+
+
+def _by_name(values: Named, what: str) -> dict[str, Value]:
+    if isinstance(values, Mapping):
+        return dict(values)
+    several = [values] if isinstance(values, Value) else list(values)
+    table = {value.name: value for value in several}
+    if len(table) != len(several):
+        raise GraphError(f"two {what} have the same name ({', '.join(v.name for v in several)}); name them apart")
+    return table
+
+
+def _rename(value: Value, name: str) -> None:
+    node = value.producer
+    if node is not None and node.outputs == (value,) and node.name == value.name:
+        node.name = name
+    value.name = name

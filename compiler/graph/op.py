@@ -19,6 +19,8 @@ class Trait(enum.Enum):
     POINTWISE = "pointwise"  # each output element depends on the inputs' elements at the same (broadcast) place
     VIEW = "view"  # the output's elements in order are the input's elements in order
     ANCHOR = "anchor"  # may carry a fused epilogue
+    WINDOW = "window"  # folds windows of its only input; `as_window` describes them
+    POOLS = "pools"  # its kernel can fold windows of its result: `pools` says which, `lower_pooled` builds it
     RANDOM = "random"  # two equal nodes need not give equal values
 
 
@@ -71,6 +73,14 @@ class Op:
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         """The arrangement of tensors that the kernel of this op computes on."""
         return Prefers.PLAIN
+
+    def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
+        """Whether a kernel that prefers channel blocks can read input `index` plain just as well."""
+        return False
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        """Arithmetic operations of one application, a multiply-add counted as two."""
+        return sum(type.size for type in outputs)
 
     def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
         """What the kernel wants around input `index`; None if it stays inside the tensor."""

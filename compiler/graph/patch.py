@@ -21,6 +21,7 @@ class Patch:
         self.reason = reason
         self.added: list[Node] = []
         self.replaced: dict[Value, Value] = {}
+        self._wanted: dict[Node | Value, str] = {}
         self._at = at
 
     @property
@@ -28,8 +29,11 @@ class Patch:
         return self._at or next((value.name for value in self.replaced), self.graph.name)
 
     def add(self, op: Op, *inputs: Value | None, name: str | None = None) -> tuple[Value, ...]:
+        """A new node; `name` may be that of a node that the patch makes dead, and is taken over from it."""
         node = self.graph.make(op, *inputs, name=name)
         self.added.append(node)
+        if name is not None:
+            self._wanted[node] = name
         return node.outputs
 
     def apply(self, op: Op, *inputs: Value | None, name: str | None = None) -> Value:
@@ -38,7 +42,10 @@ class Patch:
         return value
 
     def constant(self, data: Array | float | Sequence[float], name: str = "const") -> Value:
-        return self.graph.constant(data, name)
+        """A new constant, named like `add` names nodes."""
+        value = self.graph.constant(data, name)
+        self._wanted[value] = name
+        return value
 
     def replace(self, old: Value, new: Value) -> None:
         """Everyone who reads `old` shall read `new`, graph outputs included. The types must be equal.
@@ -57,8 +64,30 @@ class Patch:
         replace_values(graph, self.replaced)
         graph.nodes[at:at] = self.added
         remove_dead(graph)
+        self._take_over_names()
         if not in_order(graph):
             graph.sort()
+
+    def _take_over_names(self) -> None:
+        """Call new values as the dead ones that they replace: names keep their meaning through the passes."""
+        values = {value.name: value for value in self.graph.values()}
+        nodes = {node.name: node for node in self.graph.nodes}
+        for old, new in self.replaced.items():
+            if (
+                new.producer in self.added
+                and old.name not in values
+                and nodes.get(old.name, new.producer) is new.producer
+            ):
+                values[old.name] = values.pop(new.name, new)
+                new.name = old.name
+        for thing, name in self._wanted.items():
+            owner = values.get(name)
+            if isinstance(thing, Node) and name not in nodes and (owner is None or thing.outputs == (owner,)):
+                nodes[name] = nodes.pop(thing.name, thing)
+                thing.name = name
+            elif isinstance(thing, Value) and name not in nodes and owner is None:
+                values[name] = values.pop(thing.name, thing)
+                thing.name = name
 
 
 def replace_values(graph: Graph, table: dict[Value, Value]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -363,8 +362,17 @@ def substitute(expr: Expr, params: Sequence[Expr] | Mapping[int, Expr]) -> Expr:
 
 def params_of(expr: Expr) -> set[int]:
     """Indices of the parameters that the formula reads."""
-    found: set[int] = {expr.index} if isinstance(expr, Param) else set()
-    return reduce(set.union, (params_of(child) for child in expr.children()), found)
+    found: set[int] = set()
+    seen: set[Expr] = set()
+    pending = [expr]
+    while pending:
+        e = pending.pop()
+        if e not in seen:
+            seen.add(e)
+            pending.extend(e.children())
+            if isinstance(e, Param):
+                found.add(e.index)
+    return found
 
 
 def evaluate(expr: Expr, params: Sequence[Array]) -> Array:
@@ -414,5 +422,8 @@ def apply(e: Expr, args: Sequence[Any]) -> Any:
 
 
 def _truncating_divide(x: Any, y: Any) -> Any:
-    quotient = np.abs(x) // np.maximum(np.abs(y), 1)
-    return (quotient * np.sign(x) * np.sign(y)).astype(np.asarray(x).dtype)
+    """Towards zero; 0 where the divisor is 0."""
+    divisor = np.where(np.equal(y, 0), np.ones_like(y), y)
+    floor = np.floor_divide(x, divisor)
+    inexact = (np.fmod(x, divisor) != 0) & (np.less(x, 0) != np.less(divisor, 0))
+    return np.where(np.equal(y, 0), 0, floor + inexact).astype(np.asarray(x).dtype)

@@ -1,4 +1,4 @@
-"""The slow interpreter of kernels: each statement as it stands, lanes as numpy vectors. It is the definition of the loop IR."""
+"""The slow interpreter of kernels, which defines the loop IR: each statement as it stands, lanes as numpy vectors."""
 
 from __future__ import annotations
 
@@ -52,13 +52,14 @@ class _Run:
     def __init__(self, memory: dict[Buffer, Array], env: dict[Var, Any]) -> None:
         self.memory = memory
         self.env = env
+        self.lanes = 1
         self.tiles: dict[Tile, dict[tuple[int, ...], Any]] = {}
 
     def body(self, body: Iterable[Stmt]) -> None:
         for stmt in body:
             match stmt:
                 case For(var, Kind.VECTOR, inner):
-                    self.env[var] = np.arange(var.extent)
+                    self.env[var], self.lanes = np.arange(var.extent), var.extent
                     self.body(inner)
                     del self.env[var]
                 case For(var, _, inner):
@@ -114,7 +115,7 @@ class _Run:
             case IndexValue(index):
                 return np.asarray(self.affine(index)).astype(DType.I64.numpy)
             case LaneReduce(op, x):
-                return _fold(op, self.value(x, memo))
+                return _fold(op, np.broadcast_to(self.value(x, memo), self.lanes))
         return apply(e, [self.value(child, memo) for child in e.children()])
 
 

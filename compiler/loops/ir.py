@@ -4,8 +4,8 @@ A kernel is a list of sections. A section is a perfect nest of parallel loops ar
 independent of each other, so their iterations form one parallel space that threads share.
 
 A `vector` loop is run for all its iterations at once: everything inside it, serial loops included, happens in lockstep.
-What depends on its variable is a vector, the rest is scalar, and where they meet the scalar is broadcast. A register tile
-declared inside a vector loop holds vectors. `unrolled` loops are expanded, so their variables may index tiles.
+What depends on its variable is a vector, the rest is scalar, and where they meet the scalar is broadcast. A register
+tile declared inside a vector loop holds vectors. `unrolled` loops are expanded, so their variables may index tiles.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Access(enum.Enum):
 
 @dataclass(frozen=True, eq=False)
 class Buffer:
-    """A strided array in memory. `strides` count elements; `align` is what the first element is aligned to, in bytes."""
+    """A strided array in memory. `strides` count elements; `align` is the alignment of the first element in bytes."""
 
     name: str
     dtype: DType

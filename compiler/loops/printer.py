@@ -64,22 +64,13 @@ def _body(body: Iterable[Stmt], depth: int) -> Iterable[str]:
 
 
 def _index(index: Iterable[Index]) -> str:
-    return "[" + ", ".join(f"clamp({show(i.value)}, {i.extent})" if isinstance(i, Bounded) else str(i) for i in index) + "]"
+    entries = (f"clamp({show(i.value)}, {i.extent})" if isinstance(i, Bounded) else str(i) for i in index)
+    return f"[{', '.join(entries)}]"
 
 
 def show(e: Expr) -> str:
     """An expression, fully parenthesised."""
     match e:
-        case ex.Const(value, dtype):
-            return repr(value) if dtype in (DType.F32, DType.BOOL) else f"{dtype.value}({value!r})"
-        case ex.Param(index):
-            return f"${index}"
-        case Load(buffer, index):
-            return f"{buffer.name}{_index(index)}"
-        case TileRead(tile, index):
-            return f"{tile.name}{_index(index)}"
-        case IndexValue(index):
-            return f"index({index})"
         case LaneReduce(op, x):
             return f"lanes_{op}({show(x)})"
         case ex.Binary(op, x, y) | ex.Compare(op, x, y):
@@ -94,4 +85,19 @@ def show(e: Expr) -> str:
             return f"{dtype.value}({show(x)})"
         case ex.Bitcast(x, dtype):
             return f"bits_{dtype.value}({show(x)})"
+    return _leaf(e)
+
+
+def _leaf(e: Expr) -> str:
+    match e:
+        case ex.Const(value, dtype):
+            return repr(value) if dtype in (DType.F32, DType.BOOL) else f"{dtype.value}({value!r})"
+        case ex.Param(index):
+            return f"${index}"
+        case Load(buffer, index):
+            return f"{buffer.name}{_index(index)}"
+        case TileRead(tile, index):
+            return f"{tile.name}{_index(index)}"
+        case IndexValue(index):
+            return f"index({index})"
     raise LoopError(f"no text for {type(e).__name__}")

@@ -8,6 +8,7 @@ from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import (
+    Access,
     Affine,
     Bounded,
     Buffer,
@@ -27,6 +28,7 @@ from glulam.compiler.loops.ir import (
     Var,
 )
 from glulam.compiler.loops.printer import show
+from glulam.compiler.loops.rules import type_error
 
 
 def verify_kernel(kernel: Kernel) -> None:
@@ -39,87 +41,122 @@ class _Verifier:
         self.kernel = kernel
         self.buffers = {*kernel.params, *kernel.scratch}
         self.kinds: dict[Var, Kind] = {}
-        self.tiles: set[Tile] = set()
-        self.seen: set[int] = set()
+        self.vector: Var | None = None
+        self.tiles: dict[Tile, bool] = {}
+        """Tiles in scope, and whether they hold vectors."""
 
     def run(self) -> None:
         for section in self.kernel.sections:
-            self.kinds = dict.fromkeys(section.vars, Kind.PARALLEL)
-            self.tiles = set()
+            self.kinds = {}
+            for var in section.vars:
+                self.enter(var, Kind.PARALLEL)
             self.body(section.body)
 
     def body(self, body: Iterable[Stmt]) -> None:
-        outer = set(self.tiles)
+        outer = dict(self.tiles)
         for stmt in body:
             match stmt:
-                case For(var, kind, inner):
-                    self.enter(var, kind)
-                    self.body(inner)
-                    del self.kinds[var]
+                case For():
+                    self.loop(stmt)
                 case Declare(tile):
-                    self.tiles.add(tile)
+                    self.tiles[tile] = self.vector is not None
                 case Store(buffer, index, value):
-                    self.place(buffer, index)
-                    self.value(value)
+                    self.store(buffer, index, value)
                 case TileWrite(tile, index, value):
                     self.tile(tile, index)
-                    self.value(value)
+                    if self.value(value, {}) and not self.tiles[tile]:
+                        self.fail(f"a vector is kept in tile {tile.name}, declared outside the vector loop")
+                    self.same(value, tile.dtype, tile.name)
         self.tiles = outer
+
+    def loop(self, loop: For) -> None:
+        if loop.kind is Kind.PARALLEL:
+            self.fail(f"parallel loop {loop.var.name} inside a section's body")
+        if loop.kind is Kind.VECTOR and self.vector is not None:
+            self.fail(f"vector loop {loop.var.name} inside another vector loop")
+        self.enter(loop.var, loop.kind)
+        outer, self.vector = self.vector, loop.var if loop.kind is Kind.VECTOR else self.vector
+        self.body(loop.body)
+        self.vector = outer
+        del self.kinds[loop.var]
 
     def enter(self, var: Var, kind: Kind) -> None:
         if var.extent < 1:
             self.fail(f"loop {var.name} has no iteration")
         if var in self.kinds:
             self.fail(f"loop variable {var.name} is in use already")
-        if kind is Kind.PARALLEL:
-            self.fail(f"parallel loop {var.name} inside a section's body")
-        if kind is Kind.VECTOR and Kind.VECTOR in self.kinds.values():
-            self.fail(f"vector loop {var.name} inside another vector loop")
         self.kinds[var] = kind
 
-    def place(self, buffer: Buffer, index: tuple[Index, ...]) -> None:
+    def store(self, buffer: Buffer, index: tuple[Index, ...], value: Expr) -> None:
+        if buffer.access is Access.READ:
+            self.fail(f"buffer {buffer.name} is read-only")
+        memo: dict[Expr, bool] = {}
+        varies = self.place(buffer, index, memo)
+        if self.value(value, memo) and not varies:
+            self.fail(f"a vector is stored to one place of {buffer.name}")
+        self.same(value, buffer.dtype, buffer.name)
+
+    def same(self, value: Expr, dtype: DType, name: str) -> None:
+        if value.dtype is not dtype:
+            self.fail(f"a {value.dtype.value} is stored into {name}, which holds {dtype.value}")
+
+    def place(self, buffer: Buffer, index: tuple[Index, ...], memo: dict[Expr, bool]) -> bool:
+        """Whether the place differs between lanes."""
         if buffer not in self.buffers:
             self.fail(f"buffer {buffer.name} is not a parameter of this kernel")
+        varies = False
         for position, (entry, extent) in enumerate(zip(index, buffer.shape, strict=True)):
             if isinstance(entry, Bounded):
-                self.value(entry.value)
+                varies |= self.value(entry.value, memo)
                 if entry.value.dtype is not DType.I64:
                     self.fail(f"index {position} of {buffer.name} is {entry.value.dtype.value}, not i64")
                 low, high = 0, entry.extent - 1
             else:
-                self.scope(entry)
+                varies |= self.affine(entry)
                 low, high = entry.bounds()
             if low < 0 or high >= extent:
                 self.fail(f"index {position} of {buffer.name} runs over [{low}, {high}], outside [0, {extent - 1}]")
+        return varies
 
     def tile(self, tile: Tile, index: tuple[Affine, ...]) -> None:
         if tile not in self.tiles:
             self.fail(f"tile {tile.name} is not declared here")
         for entry, extent in zip(index, tile.shape, strict=True):
-            self.scope(entry)
+            self.affine(entry)
             low, high = entry.bounds()
             if low < 0 or high >= extent:
                 self.fail(f"an index of tile {tile.name} runs over [{low}, {high}], outside [0, {extent - 1}]")
             if any(self.kinds[v] is not Kind.UNROLLED for v in entry.terms):
                 self.fail(f"index {entry} of tile {tile.name} is not constant; unroll its loop")
 
-    def scope(self, index: Affine) -> None:
+    def affine(self, index: Affine) -> bool:
+        """Whether the index differs between lanes."""
         for var in index.terms:
             if var not in self.kinds:
                 self.fail(f"loop variable {var.name} is used outside its loop")
+        return self.vector is not None and self.vector in index.terms
 
-    def value(self, e: Expr) -> None:
+    def value(self, e: Expr, memo: dict[Expr, bool]) -> bool:
+        """Whether the value differs between lanes."""
+        if e not in memo:
+            operands = [self.value(child, memo) for child in e.children()]
+            if (wrong := type_error(e)) is not None:
+                self.fail(f"no operation {wrong}")
+            memo[e] = self.leaf(e, memo) or (any(operands) and not isinstance(e, LaneReduce))
+        return memo[e]
+
+    def leaf(self, e: Expr, memo: dict[Expr, bool]) -> bool:
         match e:
             case Load(buffer, index):
-                self.place(buffer, index)
+                return self.place(buffer, index, memo)
             case TileRead(tile, index):
                 self.tile(tile, index)
+                return self.tiles[tile]
             case IndexValue(index):
-                self.scope(index)
-            case LaneReduce() if Kind.VECTOR not in self.kinds.values():
+                return self.affine(index)
+            case LaneReduce() if self.vector is None:
                 self.fail(f"{show(e)} stands outside any vector loop")
-        for child in e.children():
-            self.value(child)
+        return False
 
     def fail(self, why: str) -> None:
         raise LoopError(f"kernel {self.kernel.name}: {why}")

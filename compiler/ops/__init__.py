@@ -28,33 +28,26 @@ from glulam.compiler.ops.activation import (
 )
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.join import Concat, Gather, Split
+from glulam.compiler.ops.logic import And, Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Not, Or, Where, Xor
 from glulam.compiler.ops.matmul import Linear, MatMul
 from glulam.compiler.ops.movement import Dropout, Expand, Identity, Pad, Reshape, Shape, Slice, Tile, Transpose
 from glulam.compiler.ops.norm import BatchNorm, LayerNorm
 from glulam.compiler.ops.pointwise import (
     Abs,
     Add,
-    And,
     Cast,
     Ceil,
     Cos,
     Div,
-    Equal,
     Erf,
     Exp,
     Floor,
-    Greater,
-    GreaterOrEqual,
-    Less,
-    LessOrEqual,
     Log,
     Maximum,
     Minimum,
     Mod,
     Mul,
     Neg,
-    Not,
-    Or,
     Pointwise,
     Pow,
     Reciprocal,
@@ -64,8 +57,6 @@ from glulam.compiler.ops.pointwise import (
     Sin,
     Sqrt,
     Sub,
-    Where,
-    Xor,
 )
 from glulam.compiler.ops.pool import AveragePool, MaxPool
 from glulam.compiler.ops.reduce import ArgReduce, Reduce

@@ -6,22 +6,24 @@ Where the definition itself is inf * 0 (SiLU, Mish, hard swish and GELU at -inf)
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
-from glulam.compiler.graph.types import DType
+from glulam.compiler.graph.op import Case
+from glulam.compiler.graph.types import DType, f32
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.ops.inputs import NUMBERS
+from glulam.compiler.ops.inputs import NUMBERS, f64
 from glulam.compiler.ops.pointwise import Pointwise
 
 
 def clamp(x: Expr, low: float, high: float) -> Expr:
     """min(max(x, low), high); an infinite bound costs nothing."""
-    number = float if x.dtype.is_float else int
     if low != -math.inf:
-        x = ex.maximum(x, number(low))
+        x = ex.maximum(x, float(low) if x.dtype.is_float else math.ceil(low))
     if high != math.inf:
-        x = ex.minimum(x, number(high))
+        x = ex.minimum(x, float(high) if x.dtype.is_float else math.floor(high))
     return x
 
 
@@ -53,6 +55,10 @@ class LeakyRelu(Pointwise):
     def formula(self, x: Expr) -> Expr:
         return ex.where(x < 0, x * self.alpha, x)
 
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        return (cls(), cls(0.3))
+
 
 @dataclass(frozen=True)
 class PRelu(Pointwise):
@@ -63,6 +69,20 @@ class PRelu(Pointwise):
 
     def formula(self, x: Expr, slope: Expr) -> Expr:
         return ex.where(x < 0, slope * x, x)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        weights = frozenset({1})
+        return (
+            Case(cls(), (f32(2, 17, 3, 5), f32(17, 1, 1)), constants=weights),
+            Case(cls(), (f32(1, 33, 7), f32(1, 1)), constants=weights),
+            Case(cls(), (f32(3, 7), f32(7)), constants=weights),
+            Case(cls(), (f32(3, 7), f32(3, 7))),
+            Case(cls(), (f32(), f32())),
+            Case(cls(), (f32(0, 3), f32(3)), constants=weights),
+            Case(cls(), (f64(2, 3), f64(3)), constants=weights),
+            Case(cls(), cls.edges()),
+        )
 
 
 @dataclass(frozen=True)
@@ -75,6 +95,10 @@ class ThresholdedRelu(Pointwise):
 
     def formula(self, x: Expr) -> Expr:
         return ex.where(x > self.alpha, x, 0)
+
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        return (cls(), cls(-0.5))
 
 
 @dataclass(frozen=True)
@@ -90,6 +114,10 @@ class Clip(Pointwise):
     def formula(self, x: Expr) -> Expr:
         return clamp(x, self.low, self.high)
 
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        return (cls(0.0, 6.0), cls(), cls(-1.0, 1.0), cls(high=1.0), cls(low=0.0), cls(2.0, 1.0))
+
 
 @dataclass(frozen=True)
 class Elu(Pointwise):
@@ -101,6 +129,10 @@ class Elu(Pointwise):
 
     def formula(self, x: Expr) -> Expr:
         return ex.where(x > 0, x, (ex.exp(x) - 1) * self.alpha)
+
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        return (cls(), cls(0.5))
 
 
 @dataclass(frozen=True)
@@ -116,6 +148,10 @@ class Celu(Pointwise):
             raise self.fail("alpha is 0, by which the formula divides")
         return ex.where(x > 0, x, (ex.exp(x * (1 / self.alpha)) - 1) * self.alpha)
 
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        return (cls(), cls(2.0))
+
 
 @dataclass(frozen=True)
 class Selu(Pointwise):
@@ -128,6 +164,10 @@ class Selu(Pointwise):
 
     def formula(self, x: Expr) -> Expr:
         return ex.where(x > 0, x * self.gamma, (ex.exp(x) - 1) * (self.alpha * self.gamma))
+
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        return (cls(), cls(2.0, 3.0))
 
 
 @dataclass(frozen=True)
@@ -151,6 +191,10 @@ class HardSigmoid(Pointwise):
 
     def formula(self, x: Expr) -> Expr:
         return clamp(x * self.alpha + self.beta, 0.0, 1.0)
+
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        return (cls(), cls(1 / 6, 0.5))
 
 
 @dataclass(frozen=True)
@@ -215,6 +259,10 @@ class Gelu(Pointwise):
                 return (x * 0.5) * (ex.tanh(x * (x * x * (0.044715 * scale) + scale)) + 1)
         raise self.fail(f"approximate is {self.approximate!r}; it is 'none' or 'tanh'")
 
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        return (cls(), cls("tanh"))
+
 
 @dataclass(frozen=True)
 class Softplus(Pointwise):
@@ -233,6 +281,10 @@ class Softplus(Pointwise):
         if self.beta != 1:
             smooth = smooth * (1 / self.beta)
         return smooth if self.threshold == math.inf else ex.where(z > self.threshold, x, smooth)
+
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        return (cls(), cls(1.0, 20.0), cls(2.0, 3.0))
 
 
 @dataclass(frozen=True)
@@ -256,3 +308,7 @@ class Shrink(Pointwise):
 
     def formula(self, x: Expr) -> Expr:
         return ex.where(x < -self.lambd, x + self.bias, ex.where(x > self.lambd, x - self.bias, 0))
+
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        return (cls(), cls(0.5, 1.5))

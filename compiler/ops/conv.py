@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from glulam.compiler.graph.op import Op, Padding, Prefers, Trait
-from glulam.compiler.graph.types import Array, TensorType
-from glulam.compiler.kernels import conv_direct
-from glulam.compiler.kernels.context import Context, Lowered
+
+from glulam.compiler.graph.op import Case, Op, Padding, Prefers, Trait
+from glulam.compiler.graph.types import Array, TensorType, f32
+from glulam.compiler.kernels import conv_depthwise, conv_direct, conv_pool
+from glulam.compiler.kernels.context import Context, Lowered, Operand
+from glulam.compiler.kernels.conv_geometry import ConvGeometry
+from glulam.compiler.kernels.pool import Window
 from glulam.compiler.ops.inputs import (
     FLOATS,
+    F64Array,
     check_at_least,
     check_shape,
     check_spatial,
+    f64,
     optional,
     required,
     same_dtype,
@@ -40,7 +46,7 @@ class Conv(Op):
     groups: int = 1
 
     name = "conv"
-    traits = frozenset({Trait.ANCHOR})
+    traits = frozenset({Trait.ANCHOR, Trait.POOLS})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         x, w = required(self, inputs, 2, 1)
@@ -64,9 +70,31 @@ class Conv(Op):
             return None
         return window_padding(x.shape[2:], w.shape[2:], self.strides, self.pads, self.dilations)
 
+    def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
+        x = inputs[0]
+        return index == 0 and self.groups == 1 and x is not None and x.shape[1] < block
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        w = inputs[1]
+        return 0 if w is None else 2 * outputs[0].size * w.size // w.shape[0]
+
+    def pools(self, window: Window, result: TensorType, pooled: TensorType, block_bytes: int) -> str | None:
+        """Why the kernel should not fold these windows of its result, None if it should."""
+        if self.groups > 1:
+            return "the convolution is grouped"
+        return conv_pool.accepts(window, result.shape[2:], pooled.shape[2:], block_bytes)
+
+    def lower_pooled(self, ctx: Context, window: Window, result: Operand) -> Lowered:
+        """The kernel that folds windows of `result`, what `lower` would compute."""
+        return conv_pool.build(ctx, self.geometry(ctx), window, result)
+
+    def geometry(self, ctx: Context) -> ConvGeometry:
+        return ConvGeometry(ctx.operand(1).spatial, self.strides, self.dilations, self.pads, self.groups)
+
     def lower(self, ctx: Context) -> Lowered:
-        kernel = ctx.operand(1).spatial
-        geometry = conv_direct.ConvGeometry(kernel, self.strides, self.dilations, self.pads, self.groups)
+        geometry = self.geometry(ctx)
+        if conv_depthwise.accepts(ctx, geometry) is None:
+            return conv_depthwise.build(ctx, geometry)
         return conv_direct.build(ctx, geometry)
 
     def output_extents(self, extents: Ints, kernel: Ints) -> Ints:
@@ -85,22 +113,36 @@ class Conv(Op):
         x, w = required(self, inputs, 2, 1)
         bias = optional(inputs, 2)
         out = self.output_extents(x.shape[2:], w.shape[2:])
-        batch, groups, spatial = x.shape[0], self.groups, len(out)
+        batch, groups, area = x.shape[0], self.groups, math.prod(out)
         padded = np.pad(wide(x), ((0, 0), (0, 0), *self.pads))
-        weights = wide(w).reshape(groups, w.shape[0] // groups, w.shape[1], *w.shape[2:])
-        total = np.zeros((batch, groups, w.shape[0] // groups, int(np.prod(out))))
+        weights = _by_tap(wide(w).reshape(groups, w.shape[0] // groups, w.shape[1], *w.shape[2:]))
+        total = np.zeros((batch, groups, w.shape[0] // groups, area))
         for tap in product(*map(range, w.shape[2:])):
-            window = tuple(
-                slice(
-                    tap[i] * self.dilations[i],
-                    tap[i] * self.dilations[i] + (out[i] - 1) * self.strides[i] + 1,
-                    self.strides[i],
-                )
-                for i in range(spatial)
-            )
-            seen = padded[(slice(None), slice(None), *window)].reshape(batch, groups, w.shape[1], -1)
-            total += weights[(..., *tap)] @ seen
+            window = _tap_window(tap, self.dilations, self.strides, out)
+            seen = padded[window].reshape(batch, groups, w.shape[1], area)
+            total += weights[tap] @ seen
         return (_with_bias(total.reshape(batch, w.shape[0], *out), bias).astype(x.dtype),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            _conv((1, 3, 7, 7), (5, 3, 3, 3), pads=1),
+            _conv((2, 3, 7, 13), (4, 3, 3, 3), strides=2, pads=1, bias=False),
+            _conv((1, 1, 13, 7), (1, 1, 5, 3), pads=((0, 3), (2, 0))),
+            _conv((1, 17, 5, 5), (17, 17, 1, 1)),
+            _conv((1, 33, 3, 3), (3, 33, 3, 3), pads=1),
+            _conv((1, 32, 2, 7), (33, 32, 1, 1), strides=(1, 2)),
+            _conv((1, 3, 1, 1), (3, 3, 3, 3), pads=4),
+            _conv((1, 3, 13, 13), (2, 3, 3, 3), pads=2, dilations=(2, 3)),
+            _conv((2, 17, 7, 7), (17, 1, 3, 3), strides=2, pads=1, groups=17),
+            _conv((1, 3, 7, 7), (6, 1, 3, 3), pads=1, groups=3),
+            _conv((1, 34, 3, 3), (6, 17, 3, 3), pads=1, groups=2, bias=False),
+            _conv((2, 3, 33), (5, 3, 7), strides=2, pads=3),
+            _conv((1, 3, 4, 5, 3), (3, 3, 3, 2, 1), pads=((1, 1), (0, 1), (0, 0)), strides=(1, 2, 1)),
+            _conv((0, 3, 7, 7), (5, 3, 3, 3), pads=1),
+            Case(cls((1,), ((1, 1),), (1,)), (f64(1, 3, 7), f64(4, 3, 3), f64(4)), constants=frozenset({1, 2})),
+            Case(cls((1, 1), ((0, 0), (0, 0)), (1, 1)), (f32(1, 3, 5, 5), f32(3, 3, 2, 2))),
+        )
 
 
 @dataclass(frozen=True)
@@ -157,22 +199,32 @@ class ConvTranspose(Op):
         bias = optional(inputs, 2)
         batch, groups, extents = x.shape[0], self.groups, x.shape[2:]
         full = self.full_extents(extents, w.shape[2:])
-        seen = wide(x).reshape(batch, groups, w.shape[0] // groups, int(np.prod(extents)))
-        weights = np.swapaxes(wide(w).reshape(groups, w.shape[0] // groups, *w.shape[1:]), 1, 2)
+        seen = wide(x).reshape(batch, groups, w.shape[0] // groups, math.prod(extents))
+        weights = _by_tap(wide(w).reshape(groups, w.shape[0] // groups, *w.shape[1:]).swapaxes(1, 2))
         total = np.zeros((batch, groups * w.shape[1], *full))
         for tap in product(*map(range, w.shape[2:])):
-            window = tuple(
-                slice(
-                    tap[i] * self.dilations[i],
-                    tap[i] * self.dilations[i] + (extent - 1) * self.strides[i] + 1,
-                    self.strides[i],
-                )
-                for i, extent in enumerate(extents)
-            )
-            part = weights[(..., *tap)] @ seen
-            total[(slice(None), slice(None), *window)] += part.reshape(batch, -1, *extents)
+            window = _tap_window(tap, self.dilations, self.strides, extents)
+            part = weights[tap] @ seen
+            total[window] += part.reshape(batch, total.shape[1], *extents)
         kept = tuple(slice(before, extent - after) for extent, (before, after) in zip(full, self.pads, strict=True))
         return (_with_bias(total[(slice(None), slice(None), *kept)], bias).astype(x.dtype),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            _transposed((1, 3, 5, 5), (3, 4, 3, 3), strides=2, pads=1),
+            _transposed((1, 3, 4, 7), (3, 5, 3, 3), strides=2, pads=1, output_padding=1),
+            _transposed((1, 17, 3, 3), (17, 3, 2, 2), strides=2),
+            _transposed((1, 33, 2, 2), (33, 17, 1, 1), bias=False),
+            _transposed((2, 1, 7, 1), (1, 1, 3, 5), pads=((0, 2), (2, 1))),
+            _transposed((1, 4, 3, 3), (4, 1, 4, 4), strides=2, pads=1, groups=4),
+            _transposed((1, 6, 3, 3), (6, 2, 3, 3), strides=(1, 3), groups=3, output_padding=(0, 2)),
+            _transposed((1, 2, 3, 3), (2, 3, 3, 3), dilations=2, pads=((1, 0), (0, 1))),
+            _transposed((1, 2, 3, 3), (2, 3, 2, 2), strides=4),
+            _transposed((1, 3, 13), (3, 2, 5), strides=3, pads=2),
+            _transposed((1, 2, 2, 3, 2), (2, 3, 2, 3, 2), strides=2, pads=((0, 0), (1, 1), (0, 1))),
+            _transposed((0, 3, 5, 5), (3, 4, 3, 3), strides=2),
+        )
 
 
 def window_padding(extents: Ints, kernel: Ints, strides: Ints, pads: Pads, dilations: Ints) -> Padding:
@@ -194,7 +246,64 @@ def _check_window(op: Conv | ConvTranspose, x: TensorType, w: TensorType) -> Non
     check_at_least(op, 0, pads=[side for pad in op.pads for side in pad])
 
 
-def _with_bias(total: Array, bias: Array | None) -> Array:
+def _tap_window(tap: Ints, dilations: Ints, strides: Ints, places: Ints) -> tuple[slice, ...]:
+    """The part of the (padded) wider tensor that one kernel tap meets at all places of the narrower one."""
+    starts = [index * dilation for index, dilation in zip(tap, dilations, strict=True)]
+    return (
+        slice(None),
+        slice(None),
+        *(slice(a, a + (n - 1) * step + 1, step) for a, n, step in zip(starts, places, strides, strict=True)),
+    )
+
+
+def _by_tap(weights: F64Array) -> F64Array:
+    """[groups, out, in, *kernel] -> [*kernel, groups, out, in]."""
+    return np.ascontiguousarray(weights.transpose(*range(3, weights.ndim), 0, 1, 2))
+
+
+def _with_bias(total: F64Array, bias: Array | None) -> F64Array:
     if bias is None:
         return total
-    return np.add(total, bias.reshape(-1, *(1,) * (total.ndim - 2)), dtype=np.float64)
+    return total + wide(bias).reshape(-1, *(1,) * (total.ndim - 2))
+
+
+def _each(value: int | Ints, spatial: int) -> Ints:
+    return (value,) * spatial if isinstance(value, int) else value
+
+
+def _pads(value: int | Pads, spatial: int) -> Pads:
+    return ((value, value),) * spatial if isinstance(value, int) else value
+
+
+def _sample(op: Conv | ConvTranspose, x: Ints, w: Ints, channels: int, bias: bool) -> Case:
+    return Case(op, (f32(*x), f32(*w), f32(channels) if bias else None), constants=frozenset({1, 2} if bias else {1}))
+
+
+def _conv(
+    x: Ints,
+    w: Ints,
+    *,
+    strides: int | Ints = 1,
+    pads: int | Pads = 0,
+    dilations: int | Ints = 1,
+    groups: int = 1,
+    bias: bool = True,
+) -> Case:
+    n = len(x) - 2
+    return _sample(Conv(_each(strides, n), _pads(pads, n), _each(dilations, n), groups), x, w, w[0], bias)
+
+
+def _transposed(
+    x: Ints,
+    w: Ints,
+    *,
+    strides: int | Ints = 1,
+    pads: int | Pads = 0,
+    dilations: int | Ints = 1,
+    output_padding: int | Ints = 0,
+    groups: int = 1,
+    bias: bool = True,
+) -> Case:
+    n = len(x) - 2
+    op = ConvTranspose(_each(strides, n), _pads(pads, n), _each(dilations, n), _each(output_padding, n), groups)
+    return _sample(op, x, w, w[1] * groups, bias)

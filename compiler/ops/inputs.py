@@ -6,9 +6,12 @@ from collections.abc import Collection, Sequence
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
+
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import Array, DType, Shape, TensorType
 
+F64Array = npt.NDArray[np.float64]
 T = TypeVar("T", TensorType, Array)
 
 FLOATS = frozenset({DType.F32, DType.F64})
@@ -87,6 +90,21 @@ def broadcast(op: Op, *shapes: Shape) -> Shape:
         raise op.fail(f"shapes {' and '.join(str(list(s)) for s in shapes)} do not broadcast") from error
 
 
-def wide(x: Array) -> Array:
+def wide(x: Array) -> F64Array:
     """Float64 copy in which references accumulate."""
     return x.astype(np.float64)
+
+
+def f64(*shape: int) -> TensorType:
+    """Shorthand for samples."""
+    return TensorType(DType.F64, shape)
+
+
+def i64(*shape: int) -> TensorType:
+    """Shorthand for samples."""
+    return TensorType(DType.I64, shape)
+
+
+def boolean(*shape: int) -> TensorType:
+    """Shorthand for samples."""
+    return TensorType(DType.BOOL, shape)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from glulam.compiler.graph.op import Op
-from glulam.compiler.graph.types import Array, TensorType
-from glulam.compiler.ops.inputs import INDICES, check_at_least, check_axis, check_dtype, required, same_dtype
+
+from glulam.compiler.graph.op import Case, Op
+from glulam.compiler.graph.types import Array, DType, TensorType, f32
+from glulam.compiler.ops.inputs import INDICES, check_at_least, check_axis, check_dtype, i64, required, same_dtype
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,19 @@ class Concat(Op):
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         return (np.concatenate(required(self, inputs, len(inputs)), self.axis),)
 
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls(1), (f32(1, 3, 7, 5), f32(1, 17, 7, 5))),
+            Case(cls(1), (f32(2, 16, 3), f32(2, 16, 3), f32(2, 1, 3))),
+            Case(cls(0), (f32(3), f32(7))),
+            Case(cls(2), (f32(2, 3, 4), f32(2, 3, 1))),
+            Case(cls(0), (f32(2, 3),)),
+            Case(cls(1), (f32(2, 0), f32(2, 3))),
+            Case(cls(0), (i64(2), i64(3))),
+            Case(cls(1), (f32(2, 33, 2), f32(2, 3, 2)), constants=frozenset({1})),
+        )
+
 
 @dataclass(frozen=True)
 class Split(Op):
@@ -57,6 +72,17 @@ class Split(Op):
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
         return tuple(piece.copy() for piece in np.split(x, np.cumsum(self.sizes)[:-1], self.axis))
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls(1, (3, 14)), (f32(1, 17, 3, 5),)),
+            Case(cls(1, (16, 16, 1)), (f32(2, 33, 3),)),
+            Case(cls(0, (2, 0, 5)), (f32(7, 3),)),
+            Case(cls(2, (1, 6)), (f32(2, 3, 7),)),
+            Case(cls(0, (3,)), (f32(3, 2),)),
+            Case(cls(0, (2, 2)), (i64(4),)),
+        )
 
 
 @dataclass(frozen=True)
@@ -87,3 +113,16 @@ class Gather(Op):
             return (np.empty(shape, data.dtype),)
         places = np.clip(np.where(places < 0, places + extent, places), 0, extent - 1)
         return (np.asarray(np.take(data, places, self.axis)),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls(0), (f32(7, 13), np.array([[0, 6, -1], [3, 3, -7]], np.int64))),
+            Case(cls(1), (f32(3, 5, 2), np.array([4, 0], np.int32))),
+            Case(cls(0), (f32(7, 3), np.array(2, np.int64))),
+            Case(cls(2), (f32(1, 2, 17), np.array([-17, 16], np.int64)), constants=frozenset({1})),
+            Case(cls(0), (f32(5, 4), TensorType(DType.I64, (2, 3))), low=-4.0, high=4.0),
+            Case(cls(0), (f32(5, 4), TensorType(DType.I64, (0,)))),
+            Case(cls(0), (np.arange(5), np.array([1, 3], np.int64))),
+            Case(cls(0), (f32(33, 5), TensorType(DType.I64, (7,))), constants=frozenset({0})),
+        )

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from glulam.compiler.graph.op import Op, Trait
-from glulam.compiler.graph.types import Array, TensorType
-from glulam.compiler.ops.inputs import FLOATS, INTEGERS, broadcast, check_shape, optional, required, same_dtype, wide
+
+from glulam.compiler.graph.op import Case, Op, Trait
+from glulam.compiler.graph.types import Array, TensorType, f32
+from glulam.compiler.kernels import gemm
+from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.ops.inputs import (
+    FLOATS,
+    INTEGERS,
+    broadcast,
+    check_shape,
+    f64,
+    i64,
+    optional,
+    required,
+    same_dtype,
+    wide,
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,26 @@ class MatMul(Op):
             return (np.asarray(np.matmul(a, b)),)
         return (np.asarray(np.matmul(wide(a), wide(b))).astype(a.dtype),)
 
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls(), (f32(7, 13), f32(13, 5))),
+            Case(cls(), (f32(17, 33), f32(33, 16)), constants=frozenset({1})),
+            Case(cls(), (f32(2, 3, 7, 4), f32(2, 3, 4, 5))),
+            Case(cls(), (f32(2, 1, 3, 7), f32(3, 7, 1))),
+            Case(cls(), (f32(3, 4), f32(2, 5, 4, 3))),
+            Case(cls(), (f32(13), f32(13))),
+            Case(cls(), (f32(7), f32(2, 7, 3))),
+            Case(cls(), (f32(2, 3, 7), f32(7))),
+            Case(cls(), (f32(3, 0), f32(0, 5))),
+            Case(cls(), (f32(0, 4), f32(4, 5))),
+            Case(cls(), (f64(3, 7), f64(7, 2))),
+            Case(cls(), (i64(3, 7), i64(7, 2))),
+        )
+
+    def lower(self, ctx: Context) -> Lowered:
+        return gemm.matmul(ctx)
+
 
 @dataclass(frozen=True)
 class Linear(Op):
@@ -62,3 +97,19 @@ class Linear(Op):
         if bias is not None:
             total = total + wide(bias)
         return (total.astype(x.dtype),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls(), (f32(1, 33), f32(17, 33), f32(17)), constants=frozenset({1, 2})),
+            Case(cls(), (f32(7, 16), f32(33, 16), None), constants=frozenset({1})),
+            Case(cls(), (f32(2, 3, 13), f32(5, 13), f32(5)), constants=frozenset({1, 2})),
+            Case(cls(), (f32(13), f32(3, 13), f32(3)), constants=frozenset({1, 2})),
+            Case(cls(), (f32(3, 1), f32(1, 1), f32(1)), constants=frozenset({1, 2})),
+            Case(cls(), (f32(0, 4), f32(3, 4), f32(3)), constants=frozenset({1, 2})),
+            Case(cls(), (f64(3, 7), f64(2, 7), f64(2)), constants=frozenset({1, 2})),
+            Case(cls(), (f32(3, 7), f32(5, 7), f32(5))),
+        )
+
+    def lower(self, ctx: Context) -> Lowered:
+        return gemm.linear(ctx)

@@ -1,17 +1,20 @@
 """Ops that move elements of one tensor, or give them another shape, without computing: transpose, slice, pad, ...
 
-Joining and splitting tensors is in `join`. Every shape-like parameter is an attribute, resolved by whoever made the node.
+Joining and splitting tensors is in `join`. Shape-like parameters are attributes, resolved by whoever made the node.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from glulam.compiler.graph.op import Op, Trait
-from glulam.compiler.graph.types import Array, DType, TensorType
-from glulam.compiler.ops.inputs import broadcast, check_at_least, required
+import numpy.typing as npt
+
+from glulam.compiler.graph.op import Case, Op, Trait
+from glulam.compiler.graph.types import Array, DType, TensorType, f32
+from glulam.compiler.ops.inputs import boolean, broadcast, check_at_least, i64, required
 
 Ints = tuple[int, ...]
 
@@ -29,6 +32,15 @@ class Identity(Op):
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         return required(self, inputs, 1)
 
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls(), (f32(2, 3, 7),)),
+            Case(cls(), (f32(),)),
+            Case(cls(), (i64(0, 3),)),
+            Case(cls(), (boolean(5),)),
+        )
+
 
 @dataclass(frozen=True)
 class Dropout(Op):
@@ -44,6 +56,15 @@ class Dropout(Op):
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         return required(self, inputs, 1)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls(), (f32(2, 3, 7),)),
+            Case(cls(), (f32(),)),
+            Case(cls(), (i64(0, 3),)),
+            Case(cls(), (boolean(5),)),
+        )
 
 
 @dataclass(frozen=True)
@@ -66,6 +87,19 @@ class Reshape(Op):
         (x,) = required(self, inputs, 1)
         return (x.reshape(self.shape),)
 
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls((2, 21)), (f32(2, 3, 7),)),
+            Case(cls((42,)), (f32(1, 3, 7, 2),)),
+            Case(cls((7, 1, 3)), (f32(3, 7),)),
+            Case(cls(()), (f32(1, 1),)),
+            Case(cls((1,)), (f32(),)),
+            Case(cls((0, 5)), (f32(3, 0, 7),)),
+            Case(cls((3, 2)), (i64(2, 3),)),
+            Case(cls((1, 17, 3, 3)), (f32(1, 17 * 9),)),
+        )
+
 
 @dataclass(frozen=True)
 class Shape(Op):
@@ -80,6 +114,14 @@ class Shape(Op):
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
         return (np.array(x.shape, np.int64),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls(), (f32(2, 3, 7),)),
+            Case(cls(), (f32(),)),
+            Case(cls(), (i64(0, 3),)),
+        )
 
 
 @dataclass(frozen=True)
@@ -99,6 +141,21 @@ class Transpose(Op):
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
         return (x.transpose(self.perm).copy(),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls((1, 0)), (f32(7, 13),)),
+            Case(cls((0, 2, 3, 1)), (f32(2, 17, 3, 5),)),
+            Case(cls((0, 3, 1, 2)), (f32(1, 7, 5, 33),)),
+            Case(cls((0, 2, 1, 3)), (f32(1, 7, 3, 16),)),
+            Case(cls((2, 1, 0)), (f32(3, 1, 5),)),
+            Case(cls((4, 0, 3, 1, 2)), (f32(2, 3, 1, 4, 5),)),
+            Case(cls(()), (f32(),)),
+            Case(cls((1, 0)), (f32(0, 3),)),
+            Case(cls((1, 0)), (i64(3, 5),)),
+            Case(cls((0, 1, 2)), (boolean(2, 3, 4),)),
+        )
 
 
 @dataclass(frozen=True)
@@ -131,6 +188,20 @@ class Slice(Op):
             x = x.take(start + step * np.arange(size), axis)
         return (x.copy(),)
 
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls((0, 1, 2), (1, 1, 1), (2, 2, 5)), (f32(2, 3, 7),)),
+            Case(cls((1, 6), (1, -1), (2, 7)), (f32(3, 7),)),
+            Case(cls((0, 12), (2, -5), (4, 3)), (f32(7, 13),)),
+            Case(cls((2,), (1 << 30,), (1,)), (f32(7),)),
+            Case(cls((0, 0, 1, 1), (1, 1, 1, 1), (1, 17, 5, 5)), (f32(1, 17, 7, 7),)),
+            Case(cls((0, 16, 0), (1, 1, 1), (1, 17, 3)), (f32(1, 33, 3),)),
+            Case(cls((0, 3), (1, 1), (3, 0)), (f32(3, 7),)),
+            Case(cls((), (), ()), (f32(),)),
+            Case(cls((1, 0), (1, 3), (1, 2)), (i64(2, 5),)),
+        )
+
 
 @dataclass(frozen=True)
 class Pad(Op):
@@ -160,7 +231,7 @@ class Pad(Op):
                 raise self.fail(f"mode {self.mode} has no element to take for axis {axis}")
         return (x.with_shape(tuple(e + b + a for e, (b, a) in zip(x.shape, self.pads, strict=True))),)
 
-    def sources(self, axis: int, extent: int) -> Array:
+    def sources(self, axis: int, extent: int) -> npt.NDArray[np.int64]:
         """For each place along an axis of the output, the input's index it shows; -1 for the constant."""
         before, after = self.pads[axis]
         first, last = max(-before, 0), extent + min(after, 0)
@@ -192,6 +263,26 @@ class Pad(Op):
                 x[(slice(None),) * axis + (outside,)] = np.asarray(self.value).astype(x.dtype)
         return (x.copy(),)
 
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls(((0, 0), (0, 0), (1, 1), (2, 3))), (f32(1, 3, 7, 5),)),
+            Case(cls(((0, 1), (2, 0)), value=-1.5), (f32(3, 7),)),
+            Case(cls(((0, 0), (-1, 2), (3, -2))), (f32(2, 3, 7),)),
+            Case(cls(((0, 0), (17, 3))), (f32(2, 1),)),
+            Case(cls(((0, 0), (2, 3)), "reflect"), (f32(3, 7),)),
+            Case(cls(((0, 0), (-1, 2), (3, -2)), "reflect"), (f32(2, 4, 7),)),
+            Case(cls(((5, 4), (3, 3)), "reflect"), (f32(3, 1),)),
+            Case(cls(((2, 1), (0, 9)), "edge"), (f32(3, 2),)),
+            Case(cls(((1, 2), (7, 8)), "wrap"), (f32(2, 3),)),
+            Case(cls(((1, 2), (-1, 0)), "edge"), (f32(3, 7),)),
+            Case(cls(((0, 0), (1, 2))), (f32(2, 0),)),
+            Case(cls(()), (f32(),)),
+            Case(cls(((1, 1),), value=3.0), (i64(4),)),
+            Case(cls(((1, 1),), value=1.0), (boolean(4),)),
+            Case(cls(((-1, -2),)), (f32(3),)),
+        )
+
 
 @dataclass(frozen=True)
 class Expand(Op):
@@ -212,6 +303,19 @@ class Expand(Op):
         (x,) = required(self, inputs, 1)
         return (np.broadcast_to(x, self.shape).copy(),)
 
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls((2, 3, 7)), (f32(3, 1),)),
+            Case(cls((2, 17, 3, 5)), (f32(1, 17, 1, 1),)),
+            Case(cls((3, 4)), (f32(),)),
+            Case(cls((7,)), (f32(7),)),
+            Case(cls((0, 3)), (f32(1, 3),)),
+            Case(cls(()), (f32(),)),
+            Case(cls((5, 2)), (i64(2),)),
+            Case(cls((3, 33)), (boolean(3, 1),)),
+        )
+
 
 @dataclass(frozen=True)
 class Tile(Op):
@@ -231,3 +335,14 @@ class Tile(Op):
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
         return (np.tile(x, self.repeats),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls((2, 3)), (f32(3, 7),)),
+            Case(cls((1, 2, 1)), (f32(2, 17, 3),)),
+            Case(cls((1, 1, 2, 3)), (f32(1, 3, 2, 1),)),
+            Case(cls((2, 0)), (f32(3, 4),)),
+            Case(cls(()), (f32(),)),
+            Case(cls((5,)), (i64(3),)),
+        )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from glulam.compiler.graph.op import Op
-from glulam.compiler.graph.types import Array, TensorType
-from glulam.compiler.ops.inputs import FLOATS, check_axis, check_shape, optional, required, same_dtype, wide
+
+from glulam.compiler.graph.op import Case, Op
+from glulam.compiler.graph.types import Array, TensorType, f32
+from glulam.compiler.ops.inputs import FLOATS, check_axis, check_shape, f64, optional, required, same_dtype, wide
 
 
 @dataclass(frozen=True)
 class BatchNorm(Op):
-    """(x - mean) / sqrt(var + epsilon) * scale + bias per channel: x[N,C,...], then scale, bias, mean, var, each [C]."""
+    """Per channel (x - mean) / sqrt(var + epsilon) * scale + bias: x[N,C,...]; scale, bias, mean, var, each [C]."""
 
     epsilon: float = 1e-5
 
@@ -24,7 +26,7 @@ class BatchNorm(Op):
         if x.rank < 2:
             raise self.fail(f"the input {x} has no channel axis")
         for what, type in zip(("scale", "bias", "mean", "var"), statistics, strict=True):
-            check_shape(self, what, type, (x.shape[1],))
+            check_shape(self, f"the {what}", type, (x.shape[1],))
         return (x,)
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
@@ -33,6 +35,18 @@ class BatchNorm(Op):
         with np.errstate(all="ignore"):
             result = (wide(x) - mean) / np.sqrt(var + self.epsilon) * scale + bias
         return (result.astype(x.dtype),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            _batch_norm(f32(2, 3, 7, 13), cls()),
+            _batch_norm(f32(1, 17, 3, 3), cls(1e-3)),
+            _batch_norm(f32(3, 33), cls()),
+            _batch_norm(f32(2, 1, 7), cls()),
+            _batch_norm(f32(1, 3, 2, 3, 4), cls(0.1)),
+            _batch_norm(f32(0, 3, 7), cls()),
+            _batch_norm(f64(2, 3, 7), cls()),
+        )
 
 
 @dataclass(frozen=True)
@@ -70,3 +84,25 @@ class LayerNorm(Op):
             if bias is not None:
                 result = result + bias
         return (result.astype(x.dtype),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls(2), (f32(2, 7, 33), f32(33), f32(33)), constants=frozenset({1, 2})),
+            Case(cls(1, 1e-6), (f32(2, 3, 7), f32(3, 7), f32(3, 7)), constants=frozenset({1, 2})),
+            Case(cls(1), (f32(3, 16), f32(16), None), constants=frozenset({1})),
+            Case(cls(1, 0.5), (f32(3, 13), None, None)),
+            Case(cls(0), (f32(17), f32(17), f32(17)), constants=frozenset({1, 2})),
+            Case(cls(3), (f32(1, 3, 7, 1), f32(1), f32(1)), constants=frozenset({1, 2})),
+            Case(cls(1), (f32(0, 7), f32(7), f32(7)), constants=frozenset({1, 2})),
+            Case(cls(1), (f64(3, 7), f64(7), f64(7))),
+            Case(cls(1), (np.full((2, 5), 1e4, np.float32), None, None)),
+        )
+
+
+def _batch_norm(x: TensorType, op: BatchNorm) -> Case:
+    rng = np.random.default_rng(7)
+    channel = (x.shape[1],)
+    scale, bias, mean = (rng.uniform(-2, 2, channel).astype(x.dtype.numpy) for _ in range(3))
+    var = rng.uniform(0.1, 3, channel).astype(x.dtype.numpy)
+    return Case(op, (x, scale, bias, mean, var), constants=frozenset({1, 2, 3, 4}))

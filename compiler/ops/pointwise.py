@@ -1,22 +1,47 @@
 """Pointwise ops: one formula each, from which numpy reference, kernel and fused epilogue are derived.
 
-Here are the base class, arithmetic, comparison, logic and selection; activations live in `activation`.
+Here are the base class, arithmetic and conversion; comparison and logic are in `logic`, activations in `activation`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 import numpy as np
+
 from glulam.compiler.errors import LoopError
-from glulam.compiler.graph.op import Op, Trait
-from glulam.compiler.graph.types import Array, DType, TensorType
+from glulam.compiler.graph.op import Case, Op, Prefers, Trait
+from glulam.compiler.graph.types import Array, DType, Shape, TensorType, f32
+from glulam.compiler.kernels import pointwise
+from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.ops.inputs import ANY, BOOLS, FLOATS, NUMBERS, broadcast, check_dtype, required
+from glulam.compiler.ops.inputs import ANY, FLOATS, NUMBERS, boolean, broadcast, check_dtype, i64, required
 
+# What every pointwise op is tried with: shapes by the number of inputs, and values at which formulas break.
+SHAPES: Mapping[int, tuple[tuple[Shape, ...], ...]] = MappingProxyType(
+    {
+        1: (((2, 3, 7, 13),), ((),), ((0, 3),), ((33,),)),
+        2: (
+            ((2, 17, 7), (2, 17, 7)),
+            ((2, 3, 7, 13), (3, 1, 1)),
+            ((), (5, 1)),
+            ((3, 1, 7), (5, 1)),
+            ((0, 3), (3,)),
+        ),
+        3: (((3, 7), (3, 7), (3, 7)), ((2, 3, 1), (5,), ()), ((0, 3), (3,), (1,))),
+    }
+)
+EDGES = np.array(
+    [
+        *(0, -0.0, 1e-6, 0.5, 1, -1, 1.5, 2.5, -2.5, 20, -20, 89, -89, -104),
+        *(1e10, -1e10, 1e38, -1e38, np.inf, -np.inf, np.nan),
+    ],
+    np.float32,
+)
 SIGNED = NUMBERS - {DType.U8}
 
 
@@ -53,11 +78,43 @@ class Pointwise(Op):
             raise self.fail(str(error)) from error
         return (TensorType(dtype, broadcast(self, *(type.shape for type in types))),)
 
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        return Prefers.EITHER
+
+    def lower(self, ctx: Context) -> Lowered:
+        types = [ctx.operand(i).type for i in range(self.arity)]
+        return pointwise.build(ctx, self.expression(*types), range(self.arity))
+
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         arrays = required(self, inputs, self.arity)
         formula = self.expression(*(TensorType.of(array) for array in arrays))
         shape = np.broadcast_shapes(*(array.shape for array in arrays))
         return (np.array(np.broadcast_to(ex.evaluate(formula, arrays), shape)),)
+
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        """The op with attributes worth testing; an op with required attributes gives its own."""
+        return (cls(),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        typical, *others = cls.samples()
+        wanted = (DType.F32, DType.F64, DType.I64, DType.I32, DType.BOOL)
+        types = [dtype for dtype in wanted if dtype in cls.accepts]
+        first, rest = types[0], types[1:]
+        return (
+            *(Case(typical, tuple(TensorType(first, shape) for shape in shapes)) for shapes in SHAPES[cls.arity]),
+            *(Case(typical, (TensorType(dtype, (3, 7)),) * cls.arity) for dtype in rest),
+            *(Case(other, (TensorType(first, (2, 17)),) * cls.arity, low=-4.0, high=4.0) for other in others),
+            *(Case(op, inputs) for op in cls.samples() if (inputs := cls.edges())),
+        )
+
+    @classmethod
+    def edges(cls) -> tuple[Array, ...]:
+        """Inputs with the values at which formulas break, every one against every other; () for none."""
+        if DType.F32 not in cls.accepts or cls.arity > 2:
+            return ()
+        return (EDGES,) if cls.arity == 1 else (EDGES[:, None], EDGES)
 
 
 # ---- arithmetic, one operand
@@ -185,6 +242,10 @@ class Sin(Pointwise):
     def formula(self, x: Expr) -> Expr:
         return ex.unary("sin", x)
 
+    @classmethod
+    def edges(cls) -> tuple[Array, ...]:
+        return (np.array([0, -0.0, 1e-6, 3.1415927, -100, 1000, np.inf, -np.inf, np.nan], np.float32),)
+
 
 @dataclass(frozen=True)
 class Cos(Pointwise):
@@ -194,6 +255,10 @@ class Cos(Pointwise):
 
     def formula(self, x: Expr) -> Expr:
         return ex.unary("cos", x)
+
+    @classmethod
+    def edges(cls) -> tuple[Array, ...]:
+        return (np.array([0, -0.0, 1e-6, 1.5707964, -100, 1000, np.inf, -np.inf, np.nan], np.float32),)
 
 
 @dataclass(frozen=True)
@@ -207,6 +272,24 @@ class Cast(Pointwise):
 
     def formula(self, x: Expr) -> Expr:
         return x if x.dtype is self.dtype else ex.Cast(x, self.dtype)
+
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        return tuple(cls(dtype) for dtype in DType)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        floats = np.array([0, -0.0, 0.4, 1.5, -1.5, 2.5, 127, 1e-40], np.float32)
+        counts = np.array([0, 0.9, 1.5, 2.5, 127], np.float32)
+        signed = tuple(op for op in cls.samples() if op.dtype is not DType.U8)
+        return (
+            *(Case(op, (floats,)) for op in signed),
+            Case(cls(DType.U8), (counts,)),
+            *(Case(cls(DType.F32), (TensorType(dtype, (3, 7)),)) for dtype in DType),
+            Case(cls(DType.BOOL), (i64(2, 3),)),
+            Case(cls(DType.I64), (boolean(7),)),
+            Case(cls(DType.BOOL), (np.array([np.nan, np.inf, 1e-38, 0], np.float32),)),
+        )
 
 
 # ---- arithmetic, two operands
@@ -259,6 +342,11 @@ class Div(Pointwise):
     def formula(self, x: Expr, y: Expr) -> Expr:
         return x / y
 
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        whole = (np.arange(-7, 8)[:, None], np.array([-3, -1, 0, 2, 7]))
+        return (*(case for case in super().cases() if _is_float(case)), Case(cls(), whole))
+
 
 @dataclass(frozen=True)
 class Pow(Pointwise):
@@ -272,6 +360,18 @@ class Pow(Pointwise):
         if x.dtype.is_float:
             return x ** (y if y.dtype is x.dtype else ex.Cast(y, x.dtype))
         return ex.Cast(ex.Cast(x, DType.F64) ** ex.Cast(y, DType.F64), x.dtype)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            *super().cases(),
+            *(
+                Case(cls(), (f32(3, 7), np.array(p, np.float32)), constants=frozenset({1}))
+                for p in (0, 0.5, 1, 2, 3, -1)
+            ),
+            Case(cls(), (f32(3, 7), np.array([0, 1, 2, 3, 4, 5, -2]))),
+            Case(cls(), (np.array([[-3], [0], [2]]), np.array([0, 1, 2, 5]))),
+        )
 
 
 @dataclass(frozen=True)
@@ -289,6 +389,15 @@ class Mod(Pointwise):
         if self.fmod:
             return rest
         return ex.where(ex.not_equal(rest, 0) & ((rest < 0) ^ (y < 0)), rest + y, rest)
+
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        return (cls(False), cls(True))
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        whole = (np.arange(-7, 8)[:, None], np.array([-3, -1, 0, 2, 7]))
+        return (*(c for c in super().cases() if _is_float(c)), *(Case(op, whole) for op in cls.samples()))
 
 
 @dataclass(frozen=True)
@@ -327,127 +436,11 @@ class ScaleShift(Pointwise):
             raise LoopError(f"operands of types {x.dtype.value}, {scale.dtype.value}, {shift.dtype.value}; cast them")
         return ex.Fma(x, scale, shift)
 
-
-# ---- comparison, logic, selection
-
-
-@dataclass(frozen=True)
-class Equal(Pointwise):
-    """x == y."""
-
-    name = "equal"
-    arity = 2
-    accepts = ANY
-
-    def formula(self, x: Expr, y: Expr) -> Expr:
-        return ex.equal(x, y)
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        per_channel = (f32(2, 17, 3, 5), f32(17, 1, 1), f32(17, 1, 1))
+        return (*super().cases(), Case(cls(), per_channel, constants=frozenset({1, 2})))
 
 
-@dataclass(frozen=True)
-class Less(Pointwise):
-    """x < y."""
-
-    name = "less"
-    arity = 2
-    accepts = NUMBERS
-
-    def formula(self, x: Expr, y: Expr) -> Expr:
-        return x < y
-
-
-@dataclass(frozen=True)
-class LessOrEqual(Pointwise):
-    """x <= y."""
-
-    name = "less_or_equal"
-    arity = 2
-    accepts = NUMBERS
-
-    def formula(self, x: Expr, y: Expr) -> Expr:
-        return x <= y
-
-
-@dataclass(frozen=True)
-class Greater(Pointwise):
-    """x > y."""
-
-    name = "greater"
-    arity = 2
-    accepts = NUMBERS
-
-    def formula(self, x: Expr, y: Expr) -> Expr:
-        return x > y
-
-
-@dataclass(frozen=True)
-class GreaterOrEqual(Pointwise):
-    """x >= y."""
-
-    name = "greater_or_equal"
-    arity = 2
-    accepts = NUMBERS
-
-    def formula(self, x: Expr, y: Expr) -> Expr:
-        return x >= y
-
-
-@dataclass(frozen=True)
-class Not(Pointwise):
-    """Logical negation."""
-
-    name = "not"
-    accepts = BOOLS
-
-    def formula(self, x: Expr) -> Expr:
-        return ~x
-
-
-@dataclass(frozen=True)
-class And(Pointwise):
-    """Both."""
-
-    name = "and"
-    arity = 2
-    accepts = BOOLS
-
-    def formula(self, x: Expr, y: Expr) -> Expr:
-        return x & y
-
-
-@dataclass(frozen=True)
-class Or(Pointwise):
-    """At least one."""
-
-    name = "or"
-    arity = 2
-    accepts = BOOLS
-
-    def formula(self, x: Expr, y: Expr) -> Expr:
-        return x | y
-
-
-@dataclass(frozen=True)
-class Xor(Pointwise):
-    """Exactly one."""
-
-    name = "xor"
-    arity = 2
-    accepts = BOOLS
-
-    def formula(self, x: Expr, y: Expr) -> Expr:
-        return x ^ y
-
-
-@dataclass(frozen=True)
-class Where(Pointwise):
-    """x where the condition holds, else y."""
-
-    name = "where"
-    arity = 3
-    accepts = ANY
-
-    def check(self, types: Sequence[TensorType]) -> None:
-        check_dtype(self, types[0].dtype, BOOLS)
-
-    def formula(self, condition: Expr, x: Expr, y: Expr) -> Expr:
-        return ex.where(condition, x, y)
+def _is_float(case: Case) -> bool:
+    return all(x is not None and x.dtype not in (DType.I64, DType.I32) for x in case.inputs)

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from glulam.compiler.graph.op import Op, Trait
-from glulam.compiler.graph.types import Array, TensorType
-from glulam.compiler.ops.inputs import FLOATS, check_at_least, check_spatial, required, same_dtype, wide
+
+from glulam.compiler.graph.op import Case, Op, Padding, Prefers, Trait
+from glulam.compiler.graph.types import Array, DType, TensorType, f32
+from glulam.compiler.kernels import pool
+from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.ops.inputs import FLOATS, check_at_least, check_spatial, f64, required, same_dtype, wide
 
 Ints = tuple[int, ...]
 Pads = tuple[tuple[int, int], ...]
+
+EDGES = np.array([[1, math.nan, -2, 3], [-math.inf, -math.inf, 4, math.inf], [-math.inf, -math.inf, 0, 5]], np.float32)[
+    None, None
+]
 
 
 @dataclass(frozen=True)
 class Pool(Op):
     """Base of the pools: x[N,C,*S] -> [N,C,*O].
 
-    O = floor((S + before + after - dilation * (kernel - 1) - 1) / stride) + 1, or the ceiling with `ceil_mode`, in which
+    O = floor((S + before + after - dilation * (kernel - 1) - 1) / stride) + 1, or the ceiling with `ceil_mode`, where
     a last window that would start beyond the input and its left padding is dropped (PyTorch's rule, and ONNX's).
     """
 
@@ -30,7 +37,7 @@ class Pool(Op):
     dilations: Ints
     ceil_mode: bool = False
 
-    traits = frozenset({Trait.ANCHOR})
+    traits = frozenset({Trait.ANCHOR, Trait.WINDOW})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         (x,) = required(self, inputs, 1)
@@ -41,6 +48,23 @@ class Pool(Op):
         check_at_least(self, 1, kernel=self.kernel, strides=self.strides, dilations=self.dilations)
         check_at_least(self, 0, pads=[side for pad in self.pads for side in pad])
         return (x.with_shape((*x.shape[:2], *self.output_extents(x.shape[2:]))),)
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        return Prefers.BLOCKS if outputs[0].dtype is DType.F32 else Prefers.PLAIN
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        return outputs[0].size * math.prod(self.kernel)
+
+    def spans(self, extents: Ints) -> Pads:
+        """How far windows reach beyond the input on either side; those of ceil mode beyond its padding too."""
+        spans = []
+        for i, extent in enumerate(extents):
+            last = (self._output_extent(i, extent) - 1) * self.strides[i] + self.dilations[i] * (self.kernel[i] - 1)
+            spans.append((self.pads[i][0], max(0, last - self.pads[i][0] + 1 - extent)))
+        return tuple(spans)
+
+    def geometry(self) -> pool.PoolGeometry:
+        return pool.PoolGeometry(self.kernel, self.strides, self.dilations, tuple(before for before, _ in self.pads))
 
     def output_extents(self, extents: Ints) -> Ints:
         """Spatial extents of the output."""
@@ -86,9 +110,20 @@ class Pool(Op):
 
 @dataclass(frozen=True)
 class MaxPool(Pool):
-    """The largest element of each window; padding is -inf, NaN wins over everything."""
+    """The largest element of each window; padding is -inf (so is a window of nothing else), NaN wins over all."""
 
     name = "max_pool"
+
+    def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
+        (x,) = required(self, inputs, 1)
+        return Padding(self.spans(x.shape[2:]), -math.inf, or_less=True)
+
+    def as_window(self, x: TensorType) -> pool.Window:
+        """The windows that a kernel in front of this op folds, if it takes it over."""
+        return pool.Window(self.geometry())
+
+    def lower(self, ctx: Context) -> Lowered:
+        return pool.maximum(ctx, self.geometry())
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
@@ -96,6 +131,24 @@ class MaxPool(Pool):
         for seen in self._windows(x, -math.inf):
             np.maximum(result, seen, out=result)
         return (result,)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)), (f32(1, 3, 7, 8),)),
+            Case(cls((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1)), (f32(1, 17, 7, 13),)),
+            Case(cls((3, 3), (2, 2), ((0, 0), (0, 0)), (1, 1), True), (f32(1, 33, 6, 8),)),
+            Case(cls((2, 2), (2, 2), ((1, 0), (0, 1)), (1, 1), True), (f32(2, 3, 7, 6),)),
+            Case(cls((1, 1), (4, 4), ((0, 0), (0, 0)), (1, 1), True), (f32(1, 3, 7, 6),)),
+            Case(cls((5, 5), (1, 1), ((2, 2), (2, 2)), (1, 1)), (f32(1, 16, 3, 4),)),
+            Case(cls((3, 2), (1, 3), ((2, 2), (0, 0)), (2, 3)), (f32(1, 3, 7, 13),)),
+            Case(cls((2,), (3,), ((0, 0),), (1,), True), (f32(2, 3, 13),)),
+            Case(cls((2, 1, 3), (2, 1, 2), ((0, 0), (0, 0), (1, 1)), (1, 1, 1)), (f32(1, 3, 4, 3, 7),)),
+            Case(cls((3, 3), (1, 1), ((4, 4), (0, 3)), (1, 1)), (f32(1, 3, 2, 5),)),
+            Case(cls((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)), (f32(0, 3, 4, 4),)),
+            Case(cls((2, 2), (1, 1), ((1, 1), (1, 1)), (1, 1)), (EDGES,)),
+            Case(cls((3,), (2,), ((1, 1),), (1,)), (f64(1, 3, 7),)),
+        )
 
 
 @dataclass(frozen=True)
@@ -118,6 +171,21 @@ class AveragePool(Pool):
                 raise self.fail(f"a window along axis {i + 2} has no element of the input: its mean is undefined")
         return types
 
+    def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
+        (x,) = required(self, inputs, 1)
+        return Padding(self.spans(x.shape[2:]))
+
+    def as_window(self, x: TensorType) -> pool.Window:
+        """The windows that a kernel in front of this op folds, if it takes it over."""
+        return pool.Window(self.geometry(), self.counts(x.shape[2:]))
+
+    def counts(self, extents: Ints) -> tuple[Ints, ...]:
+        """Elements that count in a window, by its place along each spatial dimension."""
+        return tuple(tuple(self.tap_counts(i, n, padding=self.count_include_pad)) for i, n in enumerate(extents))
+
+    def lower(self, ctx: Context) -> Lowered:
+        return pool.average(ctx, self.geometry(), self.counts(ctx.operand(0).spatial))
+
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
         total = np.zeros((*x.shape[:2], *self.output_extents(x.shape[2:])))
@@ -127,3 +195,21 @@ class AveragePool(Pool):
         for i, extent in enumerate(x.shape[2:]):
             counts = np.multiply.outer(counts, np.array(self.tap_counts(i, extent, padding=self.count_include_pad)))
         return ((total / counts).astype(x.dtype),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)), (f32(1, 3, 7, 8),)),
+            Case(cls((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1)), (f32(1, 17, 7, 13),)),
+            Case(cls((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), False, True), (f32(1, 3, 7, 13),)),
+            Case(cls((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), True, True), (f32(1, 33, 6, 8),)),
+            Case(cls((3, 3), (2, 2), ((0, 1), (1, 0)), (1, 1), True, False), (f32(2, 3, 6, 7),)),
+            Case(cls((2, 2), (3, 3), ((0, 1), (0, 0)), (1, 1), True, True), (f32(1, 1, 7, 6),)),
+            Case(cls((3, 2), (1, 2), ((2, 2), (1, 0)), (2, 3), False, True), (f32(1, 3, 7, 7),)),
+            Case(cls((3,), (2,), ((1, 1),), (1,)), (f32(2, 3, 13),)),
+            Case(cls((2, 3, 1), (1, 2, 1), ((0, 1), (1, 1), (0, 0)), (1, 1, 1)), (f32(1, 3, 3, 7, 2),)),
+            Case(cls((2, 2), (1, 1), ((3, 3), (0, 2)), (1, 1), False, True), (f32(1, 3, 2, 3),)),
+            Case(cls((7, 7), (1, 1), ((0, 0), (0, 0)), (1, 1)), (f32(1, 16, 7, 7),)),
+            Case(cls((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)), (f32(0, 3, 4, 4),)),
+            Case(cls((3,), (2,), ((1, 1),), (1,)), (f64(1, 3, 7),)),
+        )

@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from glulam.compiler.graph.op import Op, Trait
-from glulam.compiler.graph.types import Array, DType, Shape, TensorType
-from glulam.compiler.ops.inputs import FLOATS, NUMBERS, check_axis, check_dtype, required
+import numpy.typing as npt
+
+from glulam.compiler.graph.op import Case, Op, Prefers, Trait
+from glulam.compiler.graph.types import Array, DType, Shape, TensorType, f32
+from glulam.compiler.kernels import reduce
+from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.ops.inputs import FLOATS, NUMBERS, check_axis, check_dtype, f64, i64, required
 
 Axes = tuple[int, ...]
+Numbers = npt.NDArray[Any]
 INTEGER_KINDS = ("sum", "max", "min", "prod", "l1", "sum_square")
+TIES = np.array([[1, 3, 3, 0, 0], [2, 2, 2, 2, 2], [0, 1, 0, 1, -5]], np.float32)
+EDGES = np.array(
+    [
+        [1, 2, np.nan, 3],
+        [np.nan, 1, 2, 3],
+        [-np.inf, -np.inf, -np.inf, -np.inf],
+        [np.inf, 1, -np.inf, np.inf],
+        [1e38, -1e38, 1e38, 0],
+    ],
+    np.float32,
+)
 
 
-def _log_sum_exp(x: Array, axes: Axes) -> Array:
-    largest = np.max(x, axes, keepdims=True, initial=-math.inf)
+def _log_sum_exp(x: Numbers, axes: Axes) -> Numbers:
+    largest: Numbers = np.max(x, axes, keepdims=True, initial=-math.inf)
     shift = np.where(np.isfinite(largest), largest, 0)
-    return np.log(np.exp(x - shift).sum(axes, keepdims=True)) + shift
+    total: Numbers = np.exp(x - shift).sum(axes, keepdims=True)
+    return np.log(total) + shift
 
 
-KINDS: dict[str, Callable[[Array, Axes], Array]] = {
+KINDS: dict[str, Callable[[Numbers, Axes], Numbers]] = {
     "sum": lambda x, axes: np.sum(x, axes, keepdims=True),
     "mean": lambda x, axes: np.sum(x, axes, keepdims=True) / np.float64(math.prod(x.shape[a] for a in axes)),
     "max": lambda x, axes: np.max(x, axes, keepdims=True, initial=_lowest(x)),
@@ -35,11 +53,11 @@ KINDS: dict[str, Callable[[Array, Axes], Array]] = {
 }
 
 
-def _lowest(x: Array) -> float:
+def _lowest(x: Numbers) -> float:
     return -math.inf if x.dtype.kind == "f" else int(np.iinfo(x.dtype).min)
 
 
-def _highest(x: Array) -> float:
+def _highest(x: Numbers) -> float:
     return math.inf if x.dtype.kind == "f" else int(np.iinfo(x.dtype).max)
 
 
@@ -68,6 +86,17 @@ class Reduce(Op):
             raise self.fail(f"axes {self.axes} are not sorted and distinct")
         return (x.with_shape(self.output_shape(x.shape)),)
 
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        (x,) = required(self, inputs, 1)
+        spatial = x.rank > 2 and self.axes == tuple(range(2, x.rank))
+        return Prefers.EITHER if spatial and x.dtype is DType.F32 else Prefers.PLAIN
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        return sum(type.size for type in inputs if type is not None)
+
+    def lower(self, ctx: Context) -> Lowered:
+        return reduce.build(ctx, self.kind, self.axes, self.keepdims)
+
     def output_shape(self, shape: Shape) -> Shape:
         """The shape with the axes removed, or of extent 1 with `keepdims`."""
         if self.keepdims:
@@ -80,6 +109,32 @@ class Reduce(Op):
         with np.errstate(all="ignore"):
             result = KINDS[self.kind](exact, self.axes)
             return (result.reshape(self.output_shape(x.shape)).astype(x.dtype),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        every = [Case(cls(kind, (1,)), (f32(3, 7, 5),), low=0.1) for kind in KINDS]
+        integer = [Case(cls(kind, (0,), False), (i64(3, 7),)) for kind in INTEGER_KINDS]
+        empty = [Case(cls(kind, (1,)), (f32(3, 0),)) for kind in KINDS]
+        scalar = [Case(cls(kind, (), False), (f32(),)) for kind in ("sum", "mean", "l2", "log_sum_exp")]
+        return (
+            *every,
+            *integer,
+            *empty,
+            *scalar,
+            Case(cls("mean", (2, 3)), (f32(1, 17, 7, 7),)),
+            Case(cls("mean", (2, 3), False), (f32(2, 33, 3, 5),)),
+            Case(cls("max", (2, 3)), (f32(1, 17, 7, 7),)),
+            Case(cls("sum", (0, 2)), (f32(3, 5, 7),)),
+            Case(cls("sum", (0, 1, 2), False), (f32(3, 5, 7),)),
+            Case(cls("mean", (1,)), (f32(7, 33),)),
+            Case(cls("l1", ()), (f32(3, 7),)),
+            Case(cls("sum", (0,)), (f32(0, 3),)),
+            Case(cls("sum", (1,)), (f32(0, 3),)),
+            Case(cls("log_sum_exp", (1,)), (EDGES,)),
+            Case(cls("max", (1,)), (EDGES,)),
+            Case(cls("min", (1,)), (EDGES,)),
+            Case(cls("mean", (1,)), (f64(3, 7),)),
+        )
 
 
 @dataclass(frozen=True)
@@ -115,3 +170,19 @@ class ArgReduce(Op):
         else:
             index = find(x, self.axis, keepdims=self.keepdims)
         return (np.asarray(index, np.int64),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls("max", 1), (f32(2, 7, 3),)),
+            Case(cls("min", 0, False), (f32(7, 13),)),
+            Case(cls("max", 1, True, True), (TIES,)),
+            Case(cls("max", 1), (TIES,)),
+            Case(cls("min", 1, False, True), (TIES,)),
+            Case(cls("max", 0), (f32(1, 3),)),
+            Case(cls("max", 1), (f32(0, 3),)),
+            Case(cls("max", 2, False), (f32(1, 2, 33),)),
+            Case(cls("min", 1), (i64(3, 7),)),
+            Case(cls("max", 1), (EDGES,)),
+            Case(cls("min", 1, True, True), (EDGES,)),
+        )

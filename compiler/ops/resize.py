@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from glulam.compiler.graph.op import Op
-from glulam.compiler.graph.types import Array, Shape, TensorType
-from glulam.compiler.ops.inputs import ANY, FLOATS, check_at_least, check_dtype, required, wide
+
+from glulam.compiler.graph.op import Case, Op
+from glulam.compiler.graph.types import Array, Shape, TensorType, f32
+from glulam.compiler.ops.inputs import ANY, FLOATS, check_at_least, check_dtype, i64, required, wide
 
 Floats = tuple[float, ...]
 F64Array = npt.NDArray[np.float64]
@@ -135,22 +138,24 @@ class Resize(Op):
         (x,) = required(self, inputs, 1)
         if 0 in self.sizes:
             return (np.empty(self.sizes, x.dtype),)
-        result = x if self.mode == "nearest" else wide(x)
+        result: npt.NDArray[Any] = x if self.mode == "nearest" else wide(x)
         for axis, extent in enumerate(x.shape):
-            if not self.touches(axis, extent):
-                continue
-            index, weights = self.taps(axis, extent)
-            if self.mode == "nearest":
-                result = result.take(index[:, 0], axis)
-                continue
-            along = (-1, *(1,) * (x.ndim - axis - 1))
-            with np.errstate(invalid="ignore"):
-                parts = [result.take(index[:, t], axis) * weights[:, t].reshape(along) for t in range(index.shape[1])]
-                result = np.sum(parts, 0)
-        result = result.astype(x.dtype)
+            if self.touches(axis, extent):
+                result = self._resample(result, axis)
+        result = np.array(result, x.dtype)
         for axis, extent in enumerate(x.shape):
             result[(slice(None),) * axis + (self.outside(axis, extent),)] = self.extrapolation_value
         return (result,)
+
+    def _resample(self, x: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
+        index, weights = self.taps(axis, x.shape[axis])
+        if self.mode == "nearest":
+            return x.take(index[:, 0], axis)
+        total = np.zeros((*x.shape[:axis], self.sizes[axis], *x.shape[axis + 1 :]))
+        with np.errstate(invalid="ignore"):
+            for tap in range(index.shape[1]):
+                total += x.take(index[:, tap], axis) * weights[:, tap].reshape(-1, *(1,) * (x.ndim - axis - 1))
+        return total
 
     def _region(self, axis: int) -> tuple[float, float]:
         return self.roi[axis], self.roi[axis + len(self.sizes)]
@@ -169,13 +174,57 @@ class Resize(Op):
         """Weight of a tap at a distance: a triangle, or Keys' piecewise cubic."""
         d = np.abs(distance)
         if self.mode == "linear":
-            return np.maximum(1 - d, 0)
+            return np.where(d < 1, 1 - d, 0)
         a = self.cubic_coeff
         near = ((a + 2) * d - (a + 3)) * d * d + 1
         far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
         return np.where(d <= 1, near, np.where(d < 2, far, 0))
 
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        x = (1, 2, 4, 5)
+        up, down, mixed = (1, 2, 8, 13), (1, 2, 2, 3), (1, 2, 1, 7)
+        rules = [*((c, ROUNDINGS[0]) for c in COORDINATES[:6]), *(("half_pixel", r) for r in ROUNDINGS[1:])]
+        nearest = [_resize(x, mixed, coordinates=c, rounding=r) for c, r in rules]
+        linear = [_resize(x, sizes, "linear", coordinates=c) for c in COORDINATES[:5] for sizes in (up, mixed)]
+        cubic = [_resize(x, up, "cubic", coordinates=c) for c in COORDINATES[:5]]
+        antialias = [_resize(x, sizes, mode, antialias=True) for mode in ("linear", "cubic") for sizes in (down, mixed)]
+        crop = [
+            _resize(
+                x,
+                up,
+                mode,
+                coordinates="tf_crop_and_resize",
+                roi=(0, 0, r, 0.1, 1, 1, 0.8, 1.3),
+                extrapolation_value=9.0,
+            )
+            for mode, r in zip(MODES, (-0.2, 0.3, -0.2), strict=True)
+        ]
+        return (
+            *nearest,
+            *linear,
+            *cubic,
+            *antialias,
+            *crop,
+            _resize((1, 17, 3, 3), (1, 17, 6, 6), coordinates="asymmetric", rounding="floor"),
+            _resize((1, 33, 2, 3), (1, 33, 4, 6), "linear"),
+            _resize((1, 3, 7), (1, 3, 13), "linear", coordinates="align_corners"),
+            _resize((1, 3, 7), (1, 3, 1), "linear", coordinates="align_corners"),
+            _resize((1, 2, 2, 3, 2), (1, 2, 4, 3, 5), "linear"),
+            _resize((1, 1, 3, 4), (1, 1, 5, 7), "cubic", cubic_coeff=-0.5, exclude_outside=True),
+            Case(cls((1, 1, 5), (1.0, 1.0, 0.8)), (f32(1, 1, 7),)),
+            Case(cls((1, 1, 4), (1.0, 1.0, 0.6), "linear", "align_corners"), (f32(1, 1, 7),)),
+            Case(cls((1, 1, 4), (1.0, 1.0, 0.6), "linear", "half_pixel_symmetric"), (f32(1, 1, 7),)),
+            Case(cls((4, 3), (2.0, 1.0)), (i64(2, 3),)),
+            Case(cls((0, 4), (1.0, 2.0)), (f32(0, 2),)),
+        )
+
 
 def _near_integer(length: float) -> float:
     """A length without the rounding error of extent * (size / extent)."""
     return float(round(length)) if abs(length - round(length)) < 1e-4 else length
+
+
+def _resize(x: Shape, sizes: Shape, mode: str = "nearest", **attributes: Any) -> Case:
+    scales = tuple(size / extent for size, extent in zip(sizes, x, strict=True))
+    return Case(Resize(sizes, scales, mode, **attributes), (f32(*x),))

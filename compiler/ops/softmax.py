@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from glulam.compiler.graph.op import Op
-from glulam.compiler.graph.types import Array, TensorType
-from glulam.compiler.ops.inputs import FLOATS, check_axis, required, same_dtype, wide
+
+from glulam.compiler.graph.op import Case, Op
+from glulam.compiler.graph.types import Array, TensorType, f32
+from glulam.compiler.ops.inputs import FLOATS, F64Array, check_axis, f64, required, same_dtype, wide
+
+EDGES = np.array(
+    [
+        [1e38, -1e38, 0, 1e38],
+        [-np.inf, 0, 1, 2],
+        [-np.inf, -np.inf, -np.inf, -np.inf],
+        [np.inf, 0, 1, np.inf],
+        [np.nan, 0, 1, 2],
+        [3e38, 3e38, 3e38, 3e38],
+    ],
+    np.float32,
+)
 
 
 @dataclass(frozen=True)
@@ -22,9 +36,11 @@ class _AlongAxis(Op):
         check_axis(self, self.axis, x.rank)
         return (x,)
 
-    def _shifted(self, x: Array) -> Array:
+    def _shifted(self, x: Array) -> F64Array:
         """x minus its largest element along the axis, in float64."""
-        return np.subtract(wide(x), np.max(x, self.axis, keepdims=True, initial=-np.inf))
+        exact = wide(x)
+        largest: F64Array = np.max(exact, self.axis, keepdims=True, initial=-np.inf)
+        return exact - largest
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,21 @@ class Softmax(_AlongAxis):
             powers = np.exp(self._shifted(x))
             return ((powers / powers.sum(self.axis, keepdims=True)).astype(x.dtype),)
 
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls(1), (f32(7, 33),)),
+            Case(cls(3), (f32(1, 2, 3, 17),)),
+            Case(cls(1), (f32(2, 17, 3, 5),)),
+            Case(cls(0), (f32(13),)),
+            Case(cls(2), (f32(3, 7, 1),)),
+            Case(cls(1), (f32(2, 0, 3),)),
+            Case(cls(0), (f32(0, 3),)),
+            Case(cls(1), (f64(3, 7),)),
+            Case(cls(1), (f32(3, 1000),), low=-200.0, high=200.0),
+            Case(cls(1), (EDGES,)),
+        )
+
 
 @dataclass(frozen=True)
 class LogSoftmax(_AlongAxis):
@@ -51,3 +82,18 @@ class LogSoftmax(_AlongAxis):
         with np.errstate(all="ignore"):
             shifted = self._shifted(x)
             return ((shifted - np.log(np.exp(shifted).sum(self.axis, keepdims=True))).astype(x.dtype),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls(1), (f32(7, 33),)),
+            Case(cls(3), (f32(1, 2, 3, 17),)),
+            Case(cls(1), (f32(2, 17, 3, 5),)),
+            Case(cls(0), (f32(13),)),
+            Case(cls(2), (f32(3, 7, 1),)),
+            Case(cls(1), (f32(2, 0, 3),)),
+            Case(cls(0), (f32(0, 3),)),
+            Case(cls(1), (f64(3, 7),)),
+            Case(cls(1), (f32(3, 1000),), low=-200.0, high=200.0),
+            Case(cls(1), (EDGES,)),
+        )

@@ -1,0 +1,82 @@
+"""What is measured: a network of the zoo, a real model of `models.json`, or any ONNX file; with inputs to run it on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from glulam.benchmarks.models import catalogue, fetch
+from glulam.compiler.graph.graph import Graph
+from glulam.frontends.onnx import from_onnx, to_onnx
+from glulam.frontends.zoo import NETWORKS
+from glulam.runtime.errors import GlulamError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model as glulam sees it, and where its ONNX file comes from (None: the graph is exported for the peers)."""
+
+    name: str
+    graph: Graph
+    source: Path | None
+
+    def feeds(self, seed: int = 0) -> dict[str, np.ndarray]:
+        """Random inputs, the same ones for the same seed."""
+        return random_feeds(self.graph, seed)
+
+    def write_onnx(self, path: Path) -> Path:
+        """The model as an ONNX file with every extent of its inputs a number, as glulam compiles it."""
+        shapes = {name: value.shape for name, value in self.graph.inputs.items()}
+        data = to_onnx(self.graph).SerializeToString() if self.source is None else pinned(self.source, shapes)
+        path.write_bytes(data)
+        return path
+
+
+def open_case(name: str, shapes: Shapes | None = None) -> Case:
+    """The case of that name: a network of the zoo, a model of `models.json`, or the path of an ONNX file."""
+    if name in NETWORKS:
+        return Case(name, NETWORKS[name](), None)
+    if name in catalogue():
+        path = fetch(name)
+        return Case(name, from_onnx(path, shapes=shapes or catalogue()[name].shapes), path)
+    path = Path(name)
+    if not path.is_file():
+        known = ", ".join([*NETWORKS, *catalogue()])
+        raise GlulamError(f"{name!r} is neither an ONNX file nor one of {known}")
+    return Case(path.stem, from_onnx(path, shapes=shapes), path)
+
+
+def random_feeds(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
+    """A normal distribution for floats, small non-negative numbers for integers; each input has a stream of its own."""
+    feeds = {}
+    for name, value in graph.inputs.items():
+        rng = np.random.default_rng([seed, *hashlib.sha256(name.encode()).digest()[:4]])
+        if value.type.dtype.is_float:
+            feeds[name] = rng.standard_normal(value.shape).astype(value.type.dtype.numpy)
+        else:
+            feeds[name] = rng.integers(0, 2, value.shape).astype(value.type.dtype.numpy)
+    return feeds
+
+
+def pinned(path: Path, shapes: Shapes) -> bytes:
+    """The ONNX model with the given input shapes. Shapes recorded further on may contradict them and are dropped."""
+    import onnx
+
+    model = onnx.load(path)
+    for info in model.graph.input:
+        if info.name in shapes:
+            dims = info.type.tensor_type.shape.dim
+            del dims[:]
+            for extent in shapes[info.name]:
+                dims.add().dim_value = extent
+    del model.graph.value_info[:]
+    for info in model.graph.output:
+        for dim in info.type.tensor_type.shape.dim:
+            dim.Clear()
+    return bytes(model.SerializeToString())

@@ -1,0 +1,96 @@
+"""compile(): the whole way from a graph to a model, top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+from glulam.compiler.codegen.entry import EntryStep, emit_entry
+from glulam.compiler.codegen.module import build_object
+from glulam.compiler.graph.graph import Graph
+from glulam.compiler.graph.text import to_text
+from glulam.compiler.loops.program import Program
+from glulam.compiler.lowering import lower_graph
+from glulam.compiler.options import Options
+from glulam.compiler.passes.manager import PassReport, run_passes
+from glulam.compiler.pipeline import disabled_passes, pipeline
+from glulam.compiler.targets import Target, target
+from glulam.runtime.manifest import Manifest, StepInfo, TensorSpec
+from glulam.runtime.model import Model
+
+VERSION = "0.1.0"
+
+
+def compile_graph(graph: Graph, options: Options | None = None) -> Model:
+    """Native code for the graph, ready to run; the graph itself is not changed.
+
+    Raises UnsupportedError for ops without a kernel, TargetError for a target that this machine cannot execute.
+    """
+    options = options or Options()
+    machine = target(options.target)
+    optimised, _ = optimise(graph, options)
+    program = lower_graph(optimised, machine)
+    code = emit_program(program, machine)
+    manifest = make_manifest(program, machine, options)
+    return Model.from_parts(manifest, code, program.weights, to_text(optimised), options.threads)
+
+
+def optimise(
+    graph: Graph, options: Options, dump: Callable[[str, str], None] | None = None
+) -> tuple[Graph, list[PassReport]]:
+    """A copy of the graph after all passes, and what they did."""
+    work = graph.copy()
+    passes = pipeline(target(options.target))
+    reports = run_passes(work, passes, disable=disabled_passes(options), stop_after=options.stop_after, dump=dump)
+    return work, reports
+
+
+def explain(graph: Graph, options: Options | None = None) -> list[PassReport]:
+    """Every decision of every pass, with its reason."""
+    return optimise(graph, options or Options())[1]
+
+
+def lower(graph: Graph, options: Options | None = None) -> Program:
+    """The program that `compile_graph` would emit, for inspection and for the loop interpreter."""
+    options = options or Options()
+    return lower_graph(optimise(graph, options)[0], target(options.target))
+
+
+def emit_program(program: Program, machine: Target) -> bytes:
+    """The object file of the program's kernels and entry points."""
+    steps = [
+        EntryStep(
+            step.kernel.name,
+            tuple((ref.space, ref.index, ref.offset) for ref in step.refs),
+            step.kernel.extent,
+            step.grain,
+        )
+        for step in program.steps
+    ]
+    entry = emit_entry(
+        steps,
+        inputs=len(program.inputs),
+        outputs=len(program.outputs),
+        scratch_bytes=program.scratch_bytes,
+        triple=machine.triple,
+    )
+    return build_object(program.kernels, entry, machine)
+
+
+def make_manifest(program: Program, machine: Target, options: Options) -> Manifest:
+    """What the artifact says about itself."""
+    return Manifest(
+        glulam_version=VERSION,
+        target=machine.name,
+        triple=machine.triple,
+        cpu_features=machine.required_features,
+        inputs=tuple(TensorSpec(name, str(t.dtype.numpy), t.shape) for name, t in program.inputs.items()),
+        outputs=tuple(TensorSpec(name, str(t.dtype.numpy), t.shape) for name, t in program.outputs.items()),
+        arena_bytes=program.arena_bytes,
+        scratch_bytes=program.scratch_bytes,
+        steps=tuple(
+            StepInfo(step.kernel.name, step.label, step.kernel.extent, step.grain, step.flops, step.bytes)
+            for step in program.steps
+        ),
+        options={k: ",".join(v) if isinstance(v, tuple) else v for k, v in asdict(options).items()},
+    )

@@ -1,0 +1,81 @@
+"""A program: kernels in the order of their calls, and where in memory each of their buffers lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from glulam.compiler.errors import LoopError
+from glulam.compiler.graph.types import Array, TensorType
+from glulam.compiler.loops.interpreter import interpret
+from glulam.compiler.loops.ir import Kernel
+
+Space = Literal["arena", "weights", "input", "output"]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A place in memory: the arena, the packed weights, or the caller's input or output number `index`."""
+
+    space: Space
+    index: int = 0
+    offset: int = 0  # bytes
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel call. Its iterations are given out in chunks of `grain`."""
+
+    kernel: Kernel
+    refs: tuple[Ref, ...]
+    grain: int
+    label: str
+    flops: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """Everything a run needs. `weights` is one block of bytes; inputs and outputs are plain arrays of the caller."""
+
+    steps: tuple[Step, ...]
+    weights: np.ndarray[tuple[int], np.dtype[np.uint8]]
+    arena_bytes: int
+    inputs: Mapping[str, TensorType]
+    outputs: Mapping[str, TensorType]
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """Each kernel once, in the order of first use."""
+        return tuple({step.kernel.name: step.kernel for step in self.steps}.values())
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Private memory that each thread needs."""
+        return max((kernel.scratch_bytes for kernel in self.kernels), default=0)
+
+
+def interpret_program(program: Program, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs by the loop interpreter; the arena starts out as NaN, so a read before a write shows."""
+    arena = np.full(-(-program.arena_bytes // 4), np.nan, np.float32).view(np.uint8)
+    inputs = [_bytes(np.ascontiguousarray(feeds[name], type.dtype.numpy)) for name, type in program.inputs.items()]
+    results = [np.zeros(type.shape, type.dtype.numpy) for type in program.outputs.values()]
+    outputs = [_bytes(array) for array in results]
+    spaces = {"arena": [arena], "weights": [program.weights], "input": inputs, "output": outputs}
+    for step in program.steps:
+        arguments = {}
+        for buffer, ref in zip(step.kernel.params, step.refs, strict=True):
+            size = buffer.span * buffer.dtype.size
+            memory = spaces[ref.space][ref.index][ref.offset : ref.offset + size]
+            if memory.size < size:
+                raise LoopError(f"kernel {step.kernel.name}: {buffer.name} needs {size} bytes of {ref}")
+            arguments[buffer.name] = memory.view(buffer.dtype.numpy)
+        interpret(step.kernel, arguments)
+    return dict(zip(program.outputs, results, strict=True))
+
+
+def _bytes(array: Array) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    return array.reshape(-1).view(np.uint8)

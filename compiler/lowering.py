@@ -1,0 +1,137 @@
+"""From a graph whose layouts are chosen to a program of kernels: lower each node, pack constants, plan memory."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+
+from glulam.compiler.errors import GlulamError, UnsupportedError
+from glulam.compiler.graph.graph import Graph, Node, Value
+from glulam.compiler.graph.types import Array
+from glulam.compiler.kernels.context import Arg, Context, Lowered, Operand
+from glulam.compiler.loops.ir import Kernel
+from glulam.compiler.loops.printer import show_kernel
+from glulam.compiler.loops.program import Program, Ref, Step
+from glulam.compiler.loops.verify import verify_kernel
+from glulam.compiler.passes.memory import MemoryPlan, materialise_outputs, plan_memory
+from glulam.compiler.passes.storage import is_view
+from glulam.compiler.targets import Target
+
+_CHUNK_MICROSECONDS = 8.0
+_MAX_CHUNKS = 64
+_FLOPS_PER_MICROSECOND = 80_000.0
+_BYTES_PER_MICROSECOND = 15_000.0
+
+
+def lower_graph(graph: Graph, target: Target) -> Program:
+    """The program of the graph, which gets copies of outputs that lack memory of their own.
+
+    Raises UnsupportedError that names every node without a kernel.
+    """
+    materialise_outputs(graph)
+    plan = plan_memory(graph)
+    weights = _Weights()
+    kernels: dict[str, Kernel] = {}
+    steps: list[Step] = []
+    refused: list[str] = []
+    for node in graph.nodes:
+        if is_view(node):
+            continue
+        try:
+            lowered = _lower(node, target, plan)
+        except UnsupportedError as error:
+            refused.append(f"{node.name!r} ({node.op.name}): {error}")
+            continue
+        if lowered.kernel.extent:
+            kernel = _shared(lowered.kernel, node, kernels)
+            steps.append(_step(node, kernel, lowered, plan, weights))
+    if refused:
+        raise UnsupportedError("these nodes cannot be compiled:", refused)
+    return Program(
+        tuple(steps),
+        weights.packed(),
+        plan.arena_bytes,
+        {name: value.type for name, value in graph.inputs.items()},
+        {name: value.type for name, value in graph.outputs.items()},
+    )
+
+
+def _lower(node: Node, target: Target, plan: MemoryPlan) -> Lowered:
+    def operand(value: Value | None) -> Operand | None:
+        return None if value is None else Operand(value.type, value.layout, plan.strides.get(value), value.data)
+
+    outputs = [Operand(v.type, v.layout, plan.strides.get(v)) for v in node.outputs]
+    ctx = Context(node.op.name, target, [operand(v) for v in node.inputs], outputs)
+    try:
+        lowered: Lowered = node.op.lower(ctx)
+        verify_kernel(lowered.kernel)
+    except GlulamError as error:
+        error.add_note(f"while lowering {node!r} with layouts {[str(v.layout) for v in node.outputs]}")
+        raise
+    return lowered
+
+
+def _shared(kernel: Kernel, node: Node, kernels: dict[str, Kernel]) -> Kernel:
+    """The kernel under a name of its own, or an earlier one with the same text."""
+    text = show_kernel(replace(kernel, name="kernel"))
+    if text not in kernels:
+        kernels[text] = replace(kernel, name=f"k{len(kernels)}_{_kind(node)}")
+    return kernels[text]
+
+
+def _kind(node: Node) -> str:
+    anchor = getattr(node.op, "anchor", None)
+    return node.op.name if anchor is None else f"fused_{anchor.op.name}"
+
+
+def _step(node: Node, kernel: Kernel, lowered: Lowered, plan: MemoryPlan, weights: _Weights) -> Step:
+    def ref(arg: Arg) -> Ref:
+        if isinstance(arg, tuple):
+            kind, i = arg
+            value = node.inputs[i] if kind == "input" else node.outputs[i]
+            assert value is not None
+            return plan.refs[value]
+        return Ref("weights", 0, weights.add(arg))
+
+    flops = node.op.flops([None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs])
+    traffic = sum(v.type.nbytes for v in (*node.present_inputs(), *node.outputs))
+    estimate = flops / _FLOPS_PER_MICROSECOND + traffic / _BYTES_PER_MICROSECOND
+    chunks = int(min(max(estimate / _CHUNK_MICROSECONDS, 1), _MAX_CHUNKS))
+    grain = -(-kernel.extent // min(chunks, kernel.extent))
+    return Step(kernel, tuple(ref(arg) for arg in lowered.args), grain, _label(node), flops, traffic)
+
+
+def _label(node: Node) -> str:
+    """Names of the layers that the kernel computes."""
+    body: Graph | None = getattr(node.op, "body", None)
+    return node.name if body is None else " + ".join(n.name for n in body.nodes)
+
+
+class _Weights:
+    """One block of bytes; equal arrays are stored once."""
+
+    def __init__(self) -> None:
+        self._parts: list[Array] = []
+        self._offsets: dict[tuple[str, bytes], int] = {}
+        self._size = 0
+
+    def add(self, array: Array) -> int:
+        """Offset of the array's bytes."""
+        key = (array.dtype.str, hashlib.sha256(np.ascontiguousarray(array).data).digest())
+        if key not in self._offsets:
+            self._offsets[key] = self._size
+            self._parts.append(array)
+            self._size += -(-array.nbytes // 64) * 64
+        return self._offsets[key]
+
+    def packed(self) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+        block = np.zeros(self._size + 64, np.uint8)
+        start = -block.ctypes.data % 64
+        aligned = block[start : start + self._size]
+        offset = 0
+        for part in self._parts:
+            aligned[offset : offset + part.nbytes] = part.reshape(-1).view(np.uint8)
+            offset += -(-part.nbytes // 64) * 64
+        return aligned

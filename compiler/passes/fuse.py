@@ -1,0 +1,178 @@
+"""Fusion: a kernel takes over the pointwise ops that follow it and a pool behind them; pointwise chains become one kernel.
+
+By property, not by pair: whoever has Trait.ANCHOR can carry any formula as its epilogue, whoever has Trait.POOLS can fold
+the windows of whoever has Trait.WINDOW. A region grows over the readers of its result as long as all of them fit in and
+one value comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from glulam.compiler.graph.graph import Graph, Node, Value
+from glulam.compiler.graph.op import Prefers, Trait
+from glulam.compiler.graph.patch import Patch
+from glulam.compiler.graph.types import DType
+from glulam.compiler.ops.fused import FusedRegion
+from glulam.compiler.passes.manager import Decision, Pass
+from glulam.compiler.targets import Target
+
+_REACH = 6  # how many rounds of readers may join before the region has one result again
+
+
+@dataclass(frozen=True)
+class Fuse(Pass):
+    """Anchors first, so that a pointwise op joins the kernel that computes its input; then what is left among itself."""
+
+    target: Target
+
+    name = "fuse"
+    ensures = ("fused",)
+
+    def proposals(self, graph: Graph) -> Iterator[Patch | Decision]:
+        for wanted in (Trait.ANCHOR, Trait.POINTWISE):
+            done: set[Node] = set()
+            while (start := next((n for n in graph.nodes if wanted in n.op.traits and n not in done), None)) is not None:
+                done.add(start)
+                grown = _Region(graph, start, self.target).grow()
+                if isinstance(grown, Patch):
+                    yield grown
+                elif grown is not None:
+                    yield grown
+
+
+class _Region:
+    """Grows from one node. `nodes` always has a single result that is read outside."""
+
+    def __init__(self, graph: Graph, start: Node, target: Target) -> None:
+        self.graph, self.start, self.target = graph, start, target
+        self.users = graph.users()
+        self.rank = {node: i for i, node in enumerate(graph.nodes)}
+        self.nodes = [start]
+        self.blocks = start.op.preference(
+            [None if v is None else v.type for v in start.inputs], [v.type for v in start.outputs]
+        ) is Prefers.BLOCKS  # fmt: skip
+        self.anchored = Trait.POINTWISE not in start.op.traits
+        self.why = "nothing that reads it is pointwise"
+
+    def grow(self) -> Patch | Decision | None:
+        if len(self.start.outputs) != 1:
+            return None
+        while self.extend():
+            pass
+        self.add_window()
+        if len(self.nodes) == 1:
+            return Decision(self.start.name, False, self.why)
+        return self.patch()
+
+    def extend(self) -> bool:
+        """Take in the readers of the result, and their readers, until one value comes out again."""
+        trial = list(self.nodes)
+        for _ in range(_REACH):
+            results = self.results(trial)
+            if len(trial) > len(self.nodes) and len(results) == 1:
+                self.nodes = sorted(trial, key=self.rank.__getitem__)
+                return True
+            joining = []
+            for value in results:
+                if self.graph.is_output(value):
+                    self.why = f"%{value.name} is an output of the graph"
+                    return False
+                joining += [node for node in self.users[value] if node not in joining and node not in trial]
+            # The earliest reader first: a later one may need what it computes.
+            for node in sorted(joining, key=self.rank.__getitem__)[:1] if len(results) > 1 else joining:
+                if (reason := self.refuses(node, [*trial, *joining])) is not None:
+                    self.why = reason
+                    return False
+                trial.append(node)
+            if not joining:
+                return False
+        self.why = "its result is read in too many places"
+        return False
+
+    def add_window(self) -> None:
+        """Let the kernel pool its result if a pool is all that reads it."""
+        if Trait.POOLS not in self.start.op.traits:
+            return
+        (result,) = self.results(self.nodes)
+        readers = self.users[result]
+        if self.graph.is_output(result) or len(readers) != 1 or Trait.WINDOW not in readers[0].op.traits:
+            return
+        conv: Any = self.start.op
+        pool: Any = readers[0].op
+        window = pool.as_window(result.type)
+        if window is None:
+            return
+        refused = conv.pools(window, result.type, readers[0].output.type, self.target.vector_bytes)
+        if refused is None:
+            self.nodes.append(readers[0])
+        else:
+            self.why = f"{pool.name} {readers[0].name!r} stays a kernel of its own: {refused}"
+
+    def results(self, nodes: list[Node]) -> list[Value]:
+        """Values computed in the region that someone outside reads, or that the graph gives out."""
+        inside = set(nodes)
+        return [
+            value
+            for node in nodes
+            for value in node.outputs
+            if self.graph.is_output(value) or any(user not in inside for user in self.users[value])
+        ]
+
+    def refuses(self, node: Node, trial: list[Node]) -> str | None:
+        """Why the node cannot join, None if it can."""
+        if Trait.POINTWISE not in node.op.traits:
+            return f"{node.op.name} {node.name!r} reads its result and is not pointwise"
+        wanted = self.start.output.type
+        if node.output.shape != wanted.shape:
+            return f"{node.name!r} changes the shape to {list(node.output.shape)}"
+        if self.blocks and node.output.type.dtype is not DType.F32:
+            return f"{node.name!r} gives {node.output.type.dtype.value}, and channel blocks hold f32"
+        computed = {value for n in trial for value in n.outputs}
+        for value in node.present_inputs():
+            if value in computed:
+                continue
+            if self.depends(value, trial):
+                return f"{node.name!r} also reads %{value.name}, which depends on the region"
+            if self.blocks and not value.is_constant and not self.fits_blocks(value):
+                return f"{node.name!r} also reads {value!r}, whose channels are not where those of the result are"
+        return None
+
+    def fits_blocks(self, value: Value) -> bool:
+        rank = self.start.output.type.rank
+        padded = (1,) * (rank - value.type.rank) + value.shape
+        return value.type.dtype is DType.F32 and (value.type.rank == rank or padded[1] == 1)
+
+    def depends(self, value: Value, trial: list[Node]) -> bool:
+        """Whether computing the value needs a node of the region."""
+        inside, first = set(trial), self.rank[self.start]
+        stack, seen = [value.producer], set()
+        while stack:
+            node = stack.pop()
+            if node is None or node in seen or self.rank[node] < first:
+                continue
+            if node in inside:
+                return True
+            seen.add(node)
+            stack.extend(v.producer for v in node.present_inputs())
+        return False
+
+    def patch(self) -> Patch:
+        (result,) = self.results(self.nodes)
+        inside = {value for node in self.nodes for value in node.outputs}
+        body, table, given = Graph(self.start.name), dict[Value, Value](), list[Value]()
+        for node in self.nodes:
+            for value in node.present_inputs():
+                if value not in inside and value not in table:
+                    table[value] = body.input(value.name, value.type)
+                    given.append(value)
+        for node in self.nodes:
+            inputs = [None if v is None else table[v] for v in node.inputs]
+            table[node.output] = body.apply(node.op, *inputs, name=node.name)
+        body.output(result.name, table[result])
+        members = " + ".join(node.op.name for node in self.nodes)
+        patch = Patch(self.graph, f"one kernel for {members}", at=self.start.name)
+        patch.replace(result, patch.apply(FusedRegion(body), *given, name=result.name))
+        return patch

@@ -1,0 +1,241 @@
+"""Layout choice: which tensors lie in channel blocks, which concats are free, and how much padding each tensor carries.
+
+Kernels on channel blocks read past the edge of a tensor instead of testing for it, so a tensor is given a halo as wide as
+its widest reader wants, and its producer fills it. Conversions are inserted only where a reader needs another layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from glulam.compiler.graph.graph import Graph, Node, Value
+from glulam.compiler.graph.layout import PLAIN, Layout
+from glulam.compiler.graph.op import Padding, Prefers, Trait
+from glulam.compiler.graph.types import DType, TensorType
+from glulam.compiler.loops import expr as ex
+from glulam.compiler.ops import Concat, MaxPool, Split
+from glulam.compiler.ops.fused import FusedRegion
+from glulam.compiler.ops.pointwise import Pointwise
+from glulam.compiler.ops.reorder import Reorder
+from glulam.compiler.ops.views import ConcatView, SplitView
+from glulam.compiler.passes.manager import Decision, Pass, PassReport
+from glulam.compiler.passes.storage import Storage
+from glulam.compiler.targets import Target
+
+
+@dataclass(frozen=True)
+class ChooseLayout(Pass):
+    """`block` is the number of channels that lie together: the lanes of the target's vectors."""
+
+    target: Target
+
+    name = "layout"
+    ensures = ("layout",)
+    optional = False
+
+    def run(self, graph: Graph, limit: int | None = None) -> PassReport:
+        report = PassReport(self.name)
+        work = _Layouts(graph, self.target.lanes, report)
+        work.choose_blocks()
+        work.plain_outputs()
+        work.make_views()
+        work.choose_halos()
+        report.changed = bool(report.decisions)
+        return report
+
+
+@dataclass
+class _Layouts:
+    graph: Graph
+    block: int
+    report: PassReport
+    converted: dict[tuple[Value, int], Value] = field(default_factory=dict)
+
+    def note(self, node: Node, taken: bool, reason: str) -> None:
+        self.report.decisions.append(Decision(node.name, taken, reason))
+
+    # ---- channel blocks
+
+    def choose_blocks(self) -> None:
+        order: list[Node] = []
+        for node in self.graph.nodes:
+            types = [None if v is None else v.type for v in node.inputs]
+            prefers = node.op.preference(types, [v.type for v in node.outputs])
+            blocked = prefers is Prefers.BLOCKS or (prefers is Prefers.EITHER and self.follows(node))
+            inputs: list[Value | None] = []
+            for i, value in enumerate(node.inputs):
+                want = self.wanted_block(node, i, value, blocked)
+                if value is None or want is None or value.layout.block == want:
+                    inputs.append(value)
+                else:
+                    inputs.append(self.convert(value, want, order))
+            node.inputs = tuple(inputs)
+            for value in node.outputs:
+                value.layout = self.blocks(value.type) if blocked else PLAIN
+            order.append(node)
+        self.graph.nodes = order
+
+    def blocks(self, type: TensorType) -> Layout:
+        if type.rank < 3:
+            return PLAIN
+        return Layout(self.block, ((0, 0),) * (type.rank - 2))
+
+    def follows(self, node: Node) -> bool:
+        """Whether a node that can work either way has an input in channel blocks, and all others can follow."""
+        rank = max(v.type.rank for v in (*node.present_inputs(), *node.outputs))
+        if rank < 3 or any(v.type.dtype is not DType.F32 for v in node.outputs):
+            return False
+        some = False
+        for value in node.present_inputs():
+            extents = (1,) * (rank - value.type.rank) + value.shape
+            if value.is_constant or len(extents) < 2 or extents[1] == 1:
+                continue
+            if value.type.rank != rank or value.type.dtype is not DType.F32:
+                return False
+            some |= value.layout.block > 1
+        return some
+
+    def wanted_block(self, node: Node, i: int, value: Value | None, blocked: bool) -> int | None:
+        """Channel block in which the node wants input `i`; None if any serves."""
+        if value is None or value.is_constant:
+            return None
+        if not blocked or value.type.rank < 3:
+            return 1
+        types = [None if v is None else v.type for v in node.inputs]
+        if value.layout.block == 1 and node.op.reads_plain(i, types, self.block):
+            return 1
+        if value.shape[1] == 1 and node.op.preference(types, [v.type for v in node.outputs]) is Prefers.EITHER:
+            return None
+        return self.block
+
+    def convert(self, value: Value, block: int, order: list[Node]) -> Value:
+        """The value in another arrangement; one conversion serves all readers."""
+        if (value, block) not in self.converted:
+            self.converted[value, block] = self.reorder(value, block, order)
+        return self.converted[value, block]
+
+    def reorder(self, value: Value, block: int, order: list[Node]) -> Value:
+        node = self.graph.make(Reorder(block), value, name=f"{value.name}_{'plain' if block == 1 else f'c{block}'}")
+        node.output.layout = PLAIN if block == 1 else self.blocks(value.type)
+        order.append(node)
+        return node.output
+
+    def plain_outputs(self) -> None:
+        for name, value in self.graph.outputs.items():
+            if not value.layout.is_plain or value.layout.block > 1:
+                self.graph.outputs[name] = self.convert(value, 1, self.graph.nodes)
+
+    # ---- views
+
+    def make_views(self) -> None:
+        """Concats and splits on whole blocks become views; inputs that cannot lie in the output are copied there."""
+        users = self.graph.users()
+        for node in list(self.graph.nodes):
+            if isinstance(node.op, Split) and node.op.axis == 1 and self.in_blocks(node):
+                if all(size % self.block == 0 for size in node.op.sizes[:-1]):
+                    node.op = SplitView(node.op.axis, node.op.sizes)
+        storage = Storage(self.graph.nodes)
+        for node in reversed(list(self.graph.nodes)):
+            if not (isinstance(node.op, Concat) and node.op.axis == 1 and self.in_blocks(node)):
+                continue
+            inputs = list(node.present_inputs())
+            if any(v.shape[1] % self.block for v in inputs[:-1]):
+                self.note(node, False, "the channels of its inputs do not fill whole blocks: they are copied")
+                continue
+            if any(v.is_constant or v.producer is None for v in inputs):
+                self.note(node, False, "one of its inputs is not computed here: they are copied")
+                continue
+            reason = storage.concat(node, inputs)
+            if reason is None:
+                node.op = ConcatView(node.op.axis)
+                self.note(node, True, f"its inputs are written where they belong ({len(users[node.output])} readers)")
+            else:
+                self.note(node, False, f"{reason}: they are copied")
+
+    def in_blocks(self, node: Node) -> bool:
+        return all(v.layout.block == self.block for v in (*node.present_inputs(), *node.outputs))
+
+    # ---- halo
+
+    def choose_halos(self) -> None:
+        order = list(self.graph.nodes)
+        storage = Storage(order)
+        chosen: dict[Value, Padding] = {}
+        copies: dict[tuple[Value, float], Value] = {}
+        self.graph.nodes = []
+        for node in order:
+            inputs = list(node.inputs)
+            for i, padding in self.demands(node):
+                value = inputs[i]
+                assert value is not None
+                root = storage.root(value)
+                merged = self.merge(chosen.get(root), padding, value)
+                if self.can_carry(root) and merged is not None:
+                    chosen[root] = merged
+                    continue
+                key = (value, padding.value)
+                if key not in copies:
+                    copies[key] = self.reorder(value, value.layout.block, self.graph.nodes)
+                    self.note(node, False, f"{value!r} is copied to get its padding")
+                inputs[i] = copies[key]
+                chosen[copies[key]] = self.merge(chosen.get(copies[key]), padding, value) or padding
+            node.inputs = tuple(inputs)
+            self.graph.nodes.append(node)
+        for value in self.graph.values():
+            root = storage.root(value)
+            if root in chosen:
+                block = value.layout.block
+                value.layout = Layout(block, chosen[root].spans, chosen[root].value)
+
+    def demands(self, node: Node) -> Iterator[tuple[int, Padding]]:
+        types = [None if v is None else v.type for v in node.inputs]
+        for i, value in enumerate(node.inputs):
+            padding = node.op.padding(i, types) if value is not None and not value.is_constant else None
+            if padding is not None and any(map(any, padding.spans)):
+                yield i, padding
+
+    def can_carry(self, root: Value) -> bool:
+        """Whether padding can be put around the tensor where it is computed."""
+        return root.producer is not None and root.layout.block > 1
+
+    def merge(self, old: Padding | None, new: Padding, value: Value) -> Padding | None:
+        """One padding that serves both readers, None if there is none."""
+        if old is None:
+            return new
+        spans = tuple((max(a, c), max(b, d)) for (a, b), (c, d) in zip(old.spans, new.spans, strict=True))
+        if old.value == new.value:
+            return Padding(spans, old.value, old.or_less and new.or_less)
+        for fixed, free in ((old, new), (new, old)):
+            if fixed.value == 0.0 and free.or_less and is_nonnegative(value):
+                return replace(fixed, spans=spans)
+        return None
+
+
+def is_nonnegative(value: Value) -> bool:
+    """Whether no element can be below zero, so that zeros around it never win a maximum (NaN is let through anyway)."""
+    node = value.producer
+    if node is None:
+        return False
+    if isinstance(node.op, Concat | Split | MaxPool | Reorder) or Trait.VIEW in node.op.traits:
+        return all(is_nonnegative(v) for v in node.present_inputs())
+    last = node.op.result.producer if isinstance(node.op, FusedRegion) else node
+    if last is None or not isinstance(last.op, Pointwise):
+        return False
+    formula = last.op.expression(*(v.type for v in last.present_inputs()))
+    return _is_nonnegative(formula)
+
+
+def _is_nonnegative(e: ex.Expr) -> bool:
+    match e:
+        case ex.Const(constant):
+            return constant >= 0
+        case ex.Binary("maximum", x, y):
+            return _is_nonnegative(x) or _is_nonnegative(y)
+        case ex.Binary("minimum" | "add" | "mul", x, y):
+            return _is_nonnegative(x) and _is_nonnegative(y)
+        case ex.Unary("exp" | "abs"):
+            return True
+        case ex.Binary("div", x, y):
+            return _is_nonnegative(x) and _is_nonnegative(y)
+    return False

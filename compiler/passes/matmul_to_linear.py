@@ -1,0 +1,39 @@
+"""MatMul by a constant matrix becomes a Linear layer: its weights are transposed now, and it can take a bias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from glulam.compiler.graph.graph import Graph, Node
+from glulam.compiler.graph.patch import Patch
+from glulam.compiler.ops import Linear, MatMul
+from glulam.compiler.passes.manager import Decision, NodePass, Uses
+
+
+@dataclass(frozen=True)
+class MatMulToLinear(NodePass):
+    """x @ w with a constant w[K,N] (leading axes of extent 1 do not count) is linear(x, w.T).
+
+    A constant that is added afterwards becomes the bias by `fold_normalisation`.
+    """
+
+    name = "matmul_to_linear"
+
+    def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
+        if not isinstance(node.op, MatMul):
+            return None
+        x, w = node.inputs
+        assert x is not None
+        assert w is not None
+        if w.data is None:
+            return Decision(node.name, False, f"the right operand %{w.name} is not constant")
+        if not w.type.dtype.is_float:
+            return Decision(node.name, False, f"the linear layer is not defined for {w.type.dtype.value}")
+        if w.type.rank < 2 or w.type.rank > max(x.type.rank, 2) or any(extent != 1 for extent in w.shape[:-2]):
+            return Decision(node.name, False, f"the right operand %{w.name} of shape {list(w.shape)} is not one matrix")
+        patch = Patch(graph, f"multiplies by the constant matrix %{w.name}", at=node.name)
+        weights = patch.constant(np.ascontiguousarray(w.data.reshape(w.shape[-2:]).T), f"{w.name}.T")
+        patch.replace(node.output, patch.apply(Linear(), x, weights, name=node.name))
+        return patch

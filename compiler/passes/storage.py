@@ -1,0 +1,102 @@
+"""Which values share memory: views are traced to the value that owns the memory they lie in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from glulam.compiler.errors import GraphError
+from glulam.compiler.graph.graph import Node, Value
+from glulam.compiler.ops import Reshape
+from glulam.compiler.ops.reorder import Reorder
+from glulam.compiler.ops.views import ConcatView, SplitView
+
+
+@dataclass(frozen=True)
+class Place:
+    """A value lies in the memory of `root`, from `channel` on (0 for views of the whole)."""
+
+    root: Value
+    channel: int = 0
+
+
+class Storage:
+    """The places of all values of a graph, as far as they are views of others."""
+
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        self._places: dict[Value, Place] = {}
+        # Backwards, so that the largest of nested concats is the one that owns the memory.
+        for node in reversed(list(nodes)):
+            match node.op:
+                case ConcatView():
+                    if (reason := self.concat(node, list(node.present_inputs()))) is not None:
+                        raise GraphError(f"{node!r} cannot be a view: {reason}")
+                case SplitView(_, sizes):
+                    channel = 0
+                    for size, output in zip(sizes, node.outputs, strict=True):
+                        self._put(output, next(node.present_inputs()), channel)
+                        channel += size
+                case _ if is_alias(node):
+                    self._put(node.output, next(node.present_inputs()), 0)
+
+    def place(self, value: Value) -> Place:
+        """Where the value lies in the end."""
+        channel = 0
+        while value in self._places:
+            step = self._places[value]
+            value, channel = step.root, channel + step.channel
+        return Place(value, channel)
+
+    def root(self, value: Value) -> Value:
+        return self.place(value).root
+
+    def concat(self, node: Node, inputs: list[Value]) -> str | None:
+        """Lay the inputs into the output, or the output around inputs that lie side by side already; or say why not."""
+        if all(value in self._places for value in inputs):
+            first = self._places[inputs[0]]
+            channel = first.channel
+            for value in inputs:
+                if self._places[value] != Place(first.root, channel):
+                    return "its inputs are parts of other tensors"
+                channel += value.shape[1]
+            self._put(node.output, first.root, first.channel)
+            return None
+        if any(value in self._places for value in inputs) or len(set(inputs)) != len(inputs):
+            return "one of its inputs is part of another tensor"
+        channel = 0
+        for value in inputs:
+            self._put(value, node.output, channel)
+            channel += value.shape[1]
+        return None
+
+    def _put(self, value: Value, root: Value, channel: int) -> None:
+        if value in self._places:
+            raise GraphError(f"{value!r} would lie in two places")
+        self._places[value] = Place(root, channel)
+
+
+def is_view(node: Node) -> bool:
+    """Whether the node needs no kernel."""
+    return isinstance(node.op, ConcatView | SplitView) or is_alias(node)
+
+
+def is_alias(node: Node) -> bool:
+    """Whether the output's memory is the input's, element by element."""
+    if isinstance(node.op, Reshape):
+        return True
+    if not isinstance(node.op, Reorder):
+        return False
+    (source,) = node.present_inputs()
+    return source.type == node.output.type and _same_memory(source, node.output)
+
+
+def _same_memory(source: Value, target: Value) -> bool:
+    """One pixel an image: the blocks of channels lie one after the other, like plain channels."""
+    if source.layout.has_halo or target.layout.has_halo or source.type.rank < 3:
+        return False
+    batch, channels, *spatial = source.shape
+    if any(extent != 1 for extent in spatial) or source.is_constant:
+        return False
+    block = max(source.layout.block, target.layout.block)
+    whole = channels % block == 0
+    return whole or (batch == 1 and source.layout.block > target.layout.block == 1)

@@ -1,0 +1,68 @@
+"""Checks of layer arguments: extents per spatial axis, paddings in all their forms."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from glulam.compiler.errors import ShapeError
+
+Extents = int | Sequence[int]
+Pads = tuple[tuple[int, int], ...]
+PADDING_FORMS = "an integer, one integer per axis, ((before, after), ...) per axis, 'same', 'same_lower' or 'valid'"
+
+
+def integer(value: Any, what: str, *, low: int | None = None) -> int:
+    """The value as an int. Raises ShapeError if it is none, or below `low`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ShapeError(f"{what} is {value!r}, not an integer") from None
+    if isinstance(value, bool):
+        raise ShapeError(f"{what} is {value!r}, not an integer")
+    if low is not None and number < low:
+        raise ShapeError(f"{what} is {number}; it must be at least {low}")
+    return number
+
+
+def extents(value: Any, rank: int, what: str, *, low: int = 1) -> tuple[int, ...]:
+    """One integer per spatial axis from an integer or a sequence."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return (integer(value, what, low=low),) * rank
+    if len(value) != rank:
+        raise ShapeError(f"{what} is {tuple(value)!r}; give one integer, or {rank}, one per spatial axis")
+    return tuple(integer(entry, what, low=low) for entry in value)
+
+
+def padding_argument(value: Any, rank: int, what: str) -> str | Pads:
+    """A padding argument checked: "same" and the like stay as they are, numbers become ((before, after), ...)."""
+    if isinstance(value, str):
+        if value not in ("same", "same_upper", "same_lower", "valid"):
+            raise ShapeError(f"{what} is {value!r}; it must be {PADDING_FORMS}")
+        return value
+    if not isinstance(value, Sequence):
+        return ((integer(value, what, low=0),) * 2,) * rank
+    if len(value) != rank:
+        raise ShapeError(f"{what} is {tuple(value)!r}; for {rank} spatial axes it must be {PADDING_FORMS}")
+    pads = []
+    for entry in value:
+        pair = (entry, entry) if not isinstance(entry, Sequence) else tuple(entry)
+        if len(pair) != 2:
+            raise ShapeError(f"{what} has {pair!r} for one axis; it must be (before, after)")
+        pads.append((integer(pair[0], what, low=0), integer(pair[1], what, low=0)))
+    return tuple(pads)
+
+
+def resolve_padding(
+    padding: str | Pads, spatial: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> Pads:
+    """Pads in numbers. "same" gives ceil(extent / stride) outputs; an odd pad goes behind ("same_lower": in front)."""
+    if not isinstance(padding, str):
+        return padding
+    pads = []
+    for extent, k, s, d in zip(spatial, kernel, stride, dilation, strict=True):
+        total = 0 if padding == "valid" else max((-(-extent // s) - 1) * s + (k - 1) * d + 1 - extent, 0)
+        less, more = total // 2, total - total // 2
+        pads.append((more, less) if padding == "same_lower" else (less, more))
+    return tuple(pads)

@@ -1,0 +1,136 @@
+"""The input of a network, and the normalisations that it may carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from glulam.compiler import ops
+from glulam.compiler.errors import ShapeError
+from glulam.compiler.graph.types import Array, DType, TensorType
+from glulam.frontends.layers.arguments import integer
+from glulam.frontends.layers.tensor import Scope, Tensor, apply, literal
+
+
+class Normalization:
+    """Base of the input normalisations: (x - offset) / divisor, statistics scalar, per channel or per element.
+
+    Per channel means one number for each entry of the input's first axis (after the batch); per element means an array
+    of the input's shape without the batch. The statistics are kept in float64 until they meet the input's dtype.
+    """
+
+    offset: Array
+    divisor: Array | None
+
+    def __init__(self, offset: Array, divisor: Array | None) -> None:
+        self.offset = offset
+        self.divisor = divisor
+        if divisor is not None and not np.all(np.isfinite(divisor) & (divisor != 0)):
+            raise ShapeError(f"{type(self).__name__} would divide by {divisor.tolist()}; every entry must be non-zero")
+        if not np.all(np.isfinite(offset)):
+            raise ShapeError(f"{type(self).__name__} has statistics that are not finite")
+
+    def apply(self, x: Tensor) -> Tensor:
+        """The nodes that normalise x; integers are converted to float32 first."""
+        if not x.dtype.is_float:
+            x = apply(ops.Cast(DType.F32), x, name=f"{x.name}.cast")
+        prefix = x.name
+        shift = _spread(self.offset, x, type(self).__name__)
+        y = apply(ops.Sub(), x, literal(shift, x, f"{prefix}.offset"), name=f"{prefix}.shifted")
+        if self.divisor is None:
+            return y
+        scale = _spread(self.divisor, x, type(self).__name__)
+        return apply(ops.Div(), y, literal(scale, x, f"{prefix}.divisor"), name=f"{prefix}.normalized")
+
+
+class ZScore(Normalization):
+    """(x - mean) / std."""
+
+    def __init__(self, mean: npt.ArrayLike, std: npt.ArrayLike) -> None:
+        super().__init__(_statistic(mean, "mean"), _statistic(std, "std"))
+
+
+class ZeroCenter(Normalization):
+    """x - mean."""
+
+    def __init__(self, mean: npt.ArrayLike) -> None:
+        super().__init__(_statistic(mean, "mean"), None)
+
+
+class Rescale01(Normalization):
+    """(x - min) / (max - min): the range [min, max] becomes [0, 1]."""
+
+    def __init__(self, min: npt.ArrayLike, max: npt.ArrayLike) -> None:
+        low, high = _statistic(min, "min"), _statistic(max, "max")
+        super().__init__(low, high - low)
+
+
+class RescaleSymmetric(Normalization):
+    """2 (x - min) / (max - min) - 1: the range [min, max] becomes [-1, 1]."""
+
+    def __init__(self, min: npt.ArrayLike, max: npt.ArrayLike) -> None:
+        low, high = _statistic(min, "min"), _statistic(max, "max")
+        super().__init__((low + high) / 2, (high - low) / 2)
+
+
+class Input(Tensor):
+    """An input of the network: the start of a functional graph, or the first entry of a Sequential.
+
+    shape: without the batch axis, channels first: (C, H, W) for images, (C, D, H, W) for volumes, (C, L) for sequences.
+    dtype: a numpy dtype or its name. batch: the extent of the batch axis; every shape is fixed. normalize: ZScore,
+    ZeroCenter, Rescale01 or RescaleSymmetric, computed in the graph. seed: from which all weights are drawn that
+    layers on this input are not given.
+    """
+
+    __slots__ = ("_read", "normalize")
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        name: str = "input",
+        dtype: npt.DTypeLike | DType = "float32",
+        batch: int = 1,
+        normalize: Normalization | None = None,
+        seed: int = 0,
+    ) -> None:
+        if isinstance(shape, int | np.integer):
+            shape = (shape,)
+        full = (integer(batch, "batch", low=1), *(integer(e, f"Input {name!r}: an extent", low=1) for e in shape))
+        element = dtype if isinstance(dtype, DType) else DType.of(dtype)
+        scope = Scope(integer(seed, "seed", low=0))
+        super().__init__(scope.unique(name), TensorType(element, full), scope)
+        if normalize is not None and not isinstance(normalize, Normalization):
+            raise ShapeError(f"Input {name!r}: normalize is {normalize!r}; it must be a layers.ZScore or the like")
+        self.normalize = normalize
+        self._read: Tensor | None = None
+
+    def read(self) -> Tensor:
+        """The input as layers see it: normalised, if the input says so."""
+        if self.normalize is None:
+            return self
+        if self._read is None:
+            self._read = self.normalize.apply(self)
+        return self._read
+
+
+def _statistic(value: npt.ArrayLike, what: str) -> Array:
+    array = np.array(value)
+    if array.dtype.kind not in "fiu":
+        raise ShapeError(f"{what} is {value!r}; it must be a number or an array of numbers")
+    return array.astype(np.float64)
+
+
+def _spread(statistic: Array, x: Tensor, what: str) -> Array:
+    """The statistic in a shape that broadcasts against x."""
+    if statistic.size == 1:
+        return statistic.reshape(())
+    if statistic.shape == x.shape[1:]:
+        return statistic
+    if statistic.shape[:1] == x.shape[1:2] and statistic.size == x.shape[1]:
+        return statistic.reshape(-1, *(1,) * (x.rank - 2))
+    raise ShapeError(
+        f"{what} on {x.name!r}: statistics of shape {statistic.shape} fit neither one number, nor the {x.shape[1:2]} "
+        f"channels, nor the elements {x.shape[1:]}"
+    )

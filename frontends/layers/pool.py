@@ -1,0 +1,217 @@
+"""Pooling: windows, adaptive, global."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from glulam.compiler import ops
+from glulam.compiler.errors import ShapeError, UnsupportedError
+from glulam.frontends.layers.arguments import Extents, extents, integer, padding_argument, resolve_padding
+from glulam.frontends.layers.module import Layer
+from glulam.frontends.layers.tensor import Tensor, apply, require_rank, slice_axis
+
+Padding = Extents | str | tuple[tuple[int, int], ...]
+
+
+class _MaxPool(Layer):
+    """The largest element of each window of [N, C, *spatial]; padding counts as -inf. stride defaults to kernel_size.
+
+    padding takes every form that a convolution's does. With ceil_mode the last window may reach over the end.
+    """
+
+    spatial: ClassVar[int]
+
+    def __init__(
+        self,
+        kernel_size: Extents,
+        stride: Extents | None = None,
+        padding: Padding = 0,
+        dilation: Extents = 1,
+        return_indices: bool = False,
+        ceil_mode: bool = False,
+        *,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        label = type(self).__name__
+        if return_indices:
+            raise UnsupportedError(f"{label}: return_indices is not offered")
+        self.kernel_size = extents(kernel_size, self.spatial, f"{label}: kernel_size")
+        self.stride = self.kernel_size if stride is None else extents(stride, self.spatial, f"{label}: stride")
+        self.padding = padding_argument(padding, self.spatial, f"{label}: padding")
+        self.dilation = extents(dilation, self.spatial, f"{label}: dilation")
+        self.ceil_mode = bool(ceil_mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        require_rank(x, self.spatial + 2, type(self).__name__)
+        pads = resolve_padding(self.padding, x.shape[2:], self.kernel_size, self.stride, self.dilation)
+        op = ops.MaxPool(self.kernel_size, self.stride, pads, self.dilation, self.ceil_mode)
+        return apply(op, x, name=self.path(x.scope))
+
+
+class MaxPool1d(_MaxPool):
+    __doc__ = _MaxPool.__doc__
+    spatial = 1
+
+
+class MaxPool2d(_MaxPool):
+    __doc__ = _MaxPool.__doc__
+    spatial = 2
+
+
+class MaxPool3d(_MaxPool):
+    __doc__ = _MaxPool.__doc__
+    spatial = 3
+
+
+class _AvgPool(Layer):
+    """The mean of each window of [N, C, *spatial]; stride defaults to kernel_size.
+
+    count_include_pad: whether the divisor counts the padding. padding takes every form that a convolution's does.
+    """
+
+    spatial: ClassVar[int]
+
+    def __init__(
+        self,
+        kernel_size: Extents,
+        stride: Extents | None = None,
+        padding: Padding = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        *,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        label = type(self).__name__
+        self.kernel_size = extents(kernel_size, self.spatial, f"{label}: kernel_size")
+        self.stride = self.kernel_size if stride is None else extents(stride, self.spatial, f"{label}: stride")
+        self.padding = padding_argument(padding, self.spatial, f"{label}: padding")
+        self.ceil_mode = bool(ceil_mode)
+        self.count_include_pad = bool(count_include_pad)
+
+    def forward(self, x: Tensor) -> Tensor:
+        require_rank(x, self.spatial + 2, type(self).__name__)
+        ones = (1,) * self.spatial
+        pads = resolve_padding(self.padding, x.shape[2:], self.kernel_size, self.stride, ones)
+        op = ops.AveragePool(self.kernel_size, self.stride, pads, ones, self.ceil_mode, self.count_include_pad)
+        return apply(op, x, name=self.path(x.scope))
+
+
+class AvgPool1d(_AvgPool):
+    __doc__ = _AvgPool.__doc__
+    spatial = 1
+
+
+class AvgPool2d(_AvgPool):
+    __doc__ = _AvgPool.__doc__
+    spatial = 2
+
+
+class AvgPool3d(_AvgPool):
+    __doc__ = _AvgPool.__doc__
+    spatial = 3
+
+
+class _AdaptivePool(Layer):
+    """Pooling of [N, C, *spatial] to a given size; None keeps an axis.
+
+    Output i of an axis covers elements floor(i in / out) up to ceil((i + 1) in / out). One output per axis becomes a
+    reduction, an even division a plain pooling; other axes are cut into their windows, axis by axis.
+    """
+
+    spatial: ClassVar[int]
+    kind: ClassVar[str]
+
+    def __init__(self, output_size: int | Sequence[int | None] | None, *, name: str | None = None) -> None:
+        super().__init__(name)
+        label = f"{type(self).__name__}: output_size"
+        sizes = output_size if isinstance(output_size, Sequence) else (output_size,) * self.spatial
+        if len(sizes) != self.spatial:
+            raise ShapeError(f"{label} is {tuple(sizes)}; give one integer, or {self.spatial}, one per spatial axis")
+        self.output_size = tuple(None if size is None else integer(size, label, low=1) for size in sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        require_rank(x, self.spatial + 2, type(self).__name__)
+        path = self.path(x.scope)
+        sizes = tuple(have if want is None else want for have, want in zip(x.shape[2:], self.output_size, strict=True))
+        if all(size == 1 for size in sizes):
+            return apply(ops.Reduce(self.kind, tuple(range(2, x.rank)), True), x, name=path)
+        kernel = tuple(have // want if have % want == 0 else 1 for have, want in zip(x.shape[2:], sizes, strict=True))
+        if any(extent > 1 for extent in kernel) or sizes == x.shape[2:]:
+            x = apply(self._window(kernel), x, name=path)
+        for axis, (have, want) in enumerate(zip(x.shape[2:], sizes, strict=True), start=2):
+            if have != want:
+                x = self._cut(x, axis, want, path)
+        return x
+
+    def _window(self, kernel: tuple[int, ...]) -> ops.MaxPool | ops.AveragePool:
+        ones, pads = (1,) * self.spatial, ((0, 0),) * self.spatial
+        if self.kind == "max":
+            return ops.MaxPool(kernel, kernel, pads, ones, False)
+        return ops.AveragePool(kernel, kernel, pads, ones, False, True)
+
+    def _cut(self, x: Tensor, axis: int, want: int, path: str) -> Tensor:
+        have = x.shape[axis]
+        parts = []
+        for i in range(want):
+            start, stop = i * have // want, -(-(i + 1) * have // want)
+            part = slice_axis(x, axis, start, stop - start, f"{path}.window")
+            parts.append(apply(ops.Reduce(self.kind, (axis,), True), part, name=f"{path}.{self.kind}"))
+        return apply(ops.Concat(axis), *parts, name=path)
+
+
+class AdaptiveAvgPool1d(_AdaptivePool):
+    __doc__ = _AdaptivePool.__doc__
+    spatial, kind = 1, "mean"
+
+
+class AdaptiveAvgPool2d(_AdaptivePool):
+    __doc__ = _AdaptivePool.__doc__
+    spatial, kind = 2, "mean"
+
+
+class AdaptiveAvgPool3d(_AdaptivePool):
+    __doc__ = _AdaptivePool.__doc__
+    spatial, kind = 3, "mean"
+
+
+class AdaptiveMaxPool1d(_AdaptivePool):
+    __doc__ = _AdaptivePool.__doc__
+    spatial, kind = 1, "max"
+
+
+class AdaptiveMaxPool2d(_AdaptivePool):
+    __doc__ = _AdaptivePool.__doc__
+    spatial, kind = 2, "max"
+
+
+class AdaptiveMaxPool3d(_AdaptivePool):
+    __doc__ = _AdaptivePool.__doc__
+    spatial, kind = 3, "max"
+
+
+class _GlobalPool(Layer):
+    kind: ClassVar[str]
+
+    def __init__(self, keepdim: bool = True, *, name: str | None = None) -> None:
+        super().__init__(name)
+        self.keepdim = bool(keepdim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.rank < 3:
+            raise ShapeError(f"{type(self).__name__} takes [N, C, *spatial], but {x.name!r} is {x.type}")
+        return apply(ops.Reduce(self.kind, tuple(range(2, x.rank)), self.keepdim), x, name=self.path(x.scope))
+
+
+class GlobalAvgPool(_GlobalPool):
+    """The mean over all spatial axes of [N, C, *spatial], which stay with extent 1 unless keepdim is False."""
+
+    kind = "mean"
+
+
+class GlobalMaxPool(_GlobalPool):
+    """The maximum over all spatial axes of [N, C, *spatial], which stay with extent 1 unless keepdim is False."""
+
+    kind = "max"

@@ -1,0 +1,130 @@
+"""State dicts: parameters by PyTorch's names, from mappings, .npz and .safetensors files, into modules and graphs."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from glulam.compiler.errors import ModelFileError, ShapeError
+from glulam.compiler.graph.graph import Graph
+from glulam.compiler.graph.types import Array, DType, Shape
+from glulam.frontends.layers import safetensors
+from glulam.frontends.layers.tensor import Parameter
+
+# what PyTorch writes into a state dict and inference does not need
+IGNORED_SUFFIXES = ("num_batches_tracked",)
+# what zipfile and numpy.lib.format raise on damaged archives (RuntimeError: a member that says it is encrypted)
+ZIP_ERRORS = (OSError, ValueError, EOFError, RuntimeError, IndexError, zipfile.BadZipFile, zlib.error, struct.error)
+
+
+class IncompatibleKeys(NamedTuple):
+    """What did not match, as PyTorch's load_state_dict returns it."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+def state_dict(graph: Graph) -> dict[str, Array]:
+    """A copy of every parameter of a graph built by layers, by name."""
+    return {name: parameter.data.copy() for name, parameter in graph_parameters(graph).items()}
+
+
+def load_state_dict(
+    graph: Graph, source: Mapping[str, npt.ArrayLike] | str | Path, strict: bool = True
+) -> IncompatibleKeys:
+    """Fill the parameters of a graph built by layers. See `Module.load_state_dict`."""
+    return fill(graph_parameters(graph), read(source), strict=strict)
+
+
+def graph_parameters(graph: Graph) -> dict[str, Parameter]:
+    return {value.name: value for value in graph.constants() if isinstance(value, Parameter)}
+
+
+def count_parameters(graph: Graph) -> int:
+    """Number of learned scalars (running statistics are not learned), as torchvision publishes it."""
+    return sum(parameter.type.size for parameter in graph_parameters(graph).values() if parameter.learned)
+
+
+def read(source: Mapping[str, npt.ArrayLike] | str | Path) -> dict[str, Any]:
+    """The arrays of a state dict by name. Raises ModelFileError if a file cannot be read."""
+    if isinstance(source, Mapping):
+        return dict(source)
+    path = Path(source)
+    match path.suffix:
+        case ".npz":
+            return _read_npz(path)
+        case ".safetensors":
+            return dict(safetensors.read(path))
+    raise ModelFileError(f"{path}: a state dict is a mapping, an .npz or a .safetensors file")
+
+
+def fill(parameters: Mapping[str, Parameter], source: Mapping[str, Any], *, strict: bool) -> IncompatibleKeys:
+    """Give the parameters new data: all of them that the source has, or none if anything does not fit."""
+    offered = {key: value for key, value in source.items() if not key.endswith(IGNORED_SUFFIXES)}
+    missing = [name for name in parameters if name not in offered]
+    unexpected = [name for name in offered if name not in parameters]
+    problems = []
+    if strict:
+        problems += [f"missing: {name}" for name in missing] + [f"unexpected: {name}" for name in unexpected]
+    loaded: dict[str, Array] = {}
+    for name in (name for name in parameters if name in offered):
+        try:
+            loaded[name] = checked_copy(offered[name], parameters[name].shape, parameters[name].type.dtype, name)
+        except ShapeError as error:
+            problems.append(str(error))
+    if problems:
+        raise ShapeError("the state dict does not fit the network\n  " + "\n  ".join(problems))
+    for name, array in loaded.items():
+        parameters[name].data = array
+    return IncompatibleKeys(missing, unexpected)
+
+
+def checked_copy(given: Any, shape: Shape, dtype: DType, what: str) -> Array:
+    """A copy of the right dtype. Raises ShapeError unless `given` is an array of numbers of exactly this shape."""
+    if hasattr(given, "detach"):
+        given = given.detach().cpu().numpy()  # a PyTorch tensor
+    try:
+        array = np.asarray(given)
+    except ValueError as error:
+        raise ShapeError(f"{what}: not an array ({error})") from error
+    if array.dtype.kind not in "fiub":
+        raise ShapeError(f"{what}: an array of {array.dtype}; numbers are needed")
+    if array.shape != shape:
+        raise ShapeError(f"{what}: shape {array.shape}, but {shape} is needed")
+    return array.astype(dtype.numpy, order="C", copy=True)
+
+
+def _read_npz(path: Path) -> dict[str, Array]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {
+                info.filename.removesuffix(".npy"): _read_member(archive, info)
+                for info in archive.infolist()
+                if not info.is_dir()
+            }
+    except ZIP_ERRORS as error:
+        raise ModelFileError(f"{path}: {error}") from error
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
+    """One array; what its header claims is checked against the member's size before anything is allocated."""
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"{info.filename} has the unknown format version {version}")
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(member)
+        count = 1
+        for extent in shape:
+            count *= int(extent)
+        if dtype.hasobject or count * dtype.itemsize != info.file_size - member.tell():
+            raise ValueError(f"{info.filename} claims {shape} of {dtype}, which its size contradicts")
+    with archive.open(info) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)

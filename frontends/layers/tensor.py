@@ -1,0 +1,245 @@
+"""Symbolic tensors: what layers take and give while a network is written down.
+
+A `Tensor` is a graph `Value` with Python's operators. Nodes come into being as layers are called; `Graph.of(inputs,
+outputs)` then collects them. Tensors that grow from one `Input` share a `Scope`, which hands out names and the seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import EllipsisType
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from glulam.compiler import ops
+from glulam.compiler.errors import GraphError, ShapeError
+from glulam.compiler.graph.graph import Node, Value
+from glulam.compiler.graph.op import Op
+from glulam.compiler.graph.types import Array, DType, TensorType
+
+Operand: TypeAlias = "Tensor | float | Array"
+Index = int | slice | EllipsisType
+
+
+class Scope:
+    """Names already given, the path of the block being called, and the seed of what is drawn."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self.path = ""
+        self._nodes: dict[str, int] = {}
+        self._paths: dict[str, int] = {}
+
+    def unique(self, wanted: str) -> str:
+        """A name for a value or node: `wanted`, or `wanted_1`, `wanted_2`, ... if it was given before."""
+        return _untaken(wanted, self._nodes)
+
+    def unique_path(self, wanted: str) -> str:
+        """The same for the path of a module, which its node may have as its name."""
+        return _untaken(wanted, self._paths)
+
+    def inner(self, name: str) -> str:
+        """The name inside the block being called."""
+        return f"{self.path}.{name}" if self.path else name
+
+    @contextmanager
+    def inside(self, path: str) -> Iterator[None]:
+        outer, self.path = self.path, path
+        try:
+            yield
+        finally:
+            self.path = outer
+
+
+def _untaken(wanted: str, taken: dict[str, int]) -> str:
+    name = wanted
+    while name in taken:
+        taken[wanted] += 1
+        name = f"{wanted}_{taken[wanted]}"
+    taken[name] = 0
+    return name
+
+
+class Tensor(Value):
+    """The symbolic result of a layer: a graph value with operators `+ - * / ** @ -x` and slicing.
+
+    The other operand may be a tensor, a number, or an array (which becomes a constant); shapes broadcast as numpy's.
+    """
+
+    __slots__ = ("scope",)
+    __array_ufunc__ = None  # numpy arrays on the left leave the operation to us
+
+    def __init__(self, name: str, type: TensorType, scope: Scope) -> None:
+        super().__init__(name, type)
+        self.scope = scope
+
+    @property
+    def dtype(self) -> DType:
+        return self.type.dtype
+
+    @property
+    def rank(self) -> int:
+        return self.type.rank
+
+    def read(self) -> Tensor:
+        """What a layer gets that is called on this tensor."""
+        return self
+
+    def __add__(self, other: Operand) -> Tensor:
+        return _binary(ops.Add(), self, other)
+
+    def __radd__(self, other: Operand) -> Tensor:
+        return _binary(ops.Add(), other, self)
+
+    def __sub__(self, other: Operand) -> Tensor:
+        return _binary(ops.Sub(), self, other)
+
+    def __rsub__(self, other: Operand) -> Tensor:
+        return _binary(ops.Sub(), other, self)
+
+    def __mul__(self, other: Operand) -> Tensor:
+        return _binary(ops.Mul(), self, other)
+
+    def __rmul__(self, other: Operand) -> Tensor:
+        return _binary(ops.Mul(), other, self)
+
+    def __truediv__(self, other: Operand) -> Tensor:
+        return _binary(ops.Div(), self, other)
+
+    def __rtruediv__(self, other: Operand) -> Tensor:
+        return _binary(ops.Div(), other, self)
+
+    def __pow__(self, other: Operand) -> Tensor:
+        return _binary(ops.Pow(), self, other)
+
+    def __matmul__(self, other: Operand) -> Tensor:
+        return _binary(ops.MatMul(), self, other)
+
+    def __neg__(self) -> Tensor:
+        return apply(ops.Neg(), self.read())
+
+    def __getitem__(self, index: Index | tuple[Index, ...]) -> Tensor:
+        """Basic slicing: integers, slices with any step, and one `...`, as numpy's."""
+        return _subscript(self.read(), index if isinstance(index, tuple) else (index,))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        raise TypeError("a symbolic tensor cannot be iterated; slice it, or use layers.Split")
+
+
+class Parameter(Value):
+    """A constant that a state dict names and may replace; `learned` is False for running statistics."""
+
+    __slots__ = ("learned",)
+
+    data: Array
+
+    def __init__(self, name: str, data: Array, *, learned: bool = True) -> None:
+        super().__init__(name, TensorType.of(data), data=data)
+        self.learned = learned
+
+
+def apply_all(op: Op, *inputs: Value | None, name: str | None = None, scope: Scope | None = None) -> tuple[Tensor, ...]:
+    """The outputs of a new node. `name` is taken as it is (made unique); without one the op and the block give it.
+
+    The scope is that of the first tensor; over constants alone it must be given.
+
+    Raises ShapeError, with the node's name, if the inputs do not fit.
+    """
+    scope = scope or next(value.scope for value in inputs if isinstance(value, Tensor))
+    label = scope.unique(name or scope.inner(op.name))
+    try:
+        types = op.infer(*(None if value is None else value.type for value in inputs))
+    except ShapeError as error:
+        raise ShapeError(f"{label}: {error}") from error
+    names = [label] if len(types) == 1 else [scope.unique(f"{label}.{i}") for i in range(len(types))]
+    outputs = [Tensor(each, type, scope) for each, type in zip(names, types, strict=True)]
+    Node(op, inputs, outputs, label)
+    return tuple(outputs)
+
+
+def apply(op: Op, *inputs: Value | None, name: str | None = None, scope: Scope | None = None) -> Tensor:
+    """`apply_all` for an op with one output."""
+    (output,) = apply_all(op, *inputs, name=name, scope=scope)
+    return output
+
+
+def literal(data: npt.ArrayLike, like: Tensor, name: str = "const") -> Value:
+    """A constant of the tensor's dtype that is no parameter."""
+    array = np.array(data, dtype=like.dtype.numpy)
+    return Value(like.scope.unique(like.scope.inner(name)), TensorType.of(array), data=array)
+
+
+def reshape(x: Tensor, shape: Sequence[int], name: str | None = None) -> Tensor:
+    """The elements of x in order under another shape; x itself if the shape is the same."""
+    wanted = tuple(int(extent) for extent in shape)
+    return x if wanted == x.shape else apply(ops.Reshape(wanted), x, name=name)
+
+
+def slice_axis(x: Tensor, axis: int, start: int, size: int, name: str | None = None) -> Tensor:
+    """Elements start ... start + size - 1 along one axis."""
+    starts = tuple(start if a == axis else 0 for a in range(x.rank))
+    sizes = tuple(size if a == axis else extent for a, extent in enumerate(x.shape))
+    return apply(ops.Slice(starts, (1,) * x.rank, sizes), x, name=name)
+
+
+def _binary(op: Op, left: Operand, right: Operand) -> Tensor:
+    known = left if isinstance(left, Tensor) else right
+    assert isinstance(known, Tensor)
+    operands = [side.read() if isinstance(side, Tensor) else literal(side, known.read()) for side in (left, right)]
+    return apply(op, *operands)
+
+
+def _subscript(x: Tensor, index: tuple[Index, ...]) -> Tensor:
+    if index.count(...) > 1:
+        raise ShapeError(f"{x.name}: one `...` at most in a subscript")
+    given = len(index) - index.count(...)
+    if given > x.rank:
+        raise ShapeError(f"{x.name}: {given} subscripts for a tensor of rank {x.rank}")
+    at = index.index(...) if ... in index else len(index)
+    rest = (slice(None),) * (x.rank - given)
+    full = (*index[:at], *rest, *index[at + 1 :])
+    starts, steps, sizes, kept = [], [], [], []
+    for axis, (entry, extent) in enumerate(zip(full, x.shape, strict=True)):
+        if isinstance(entry, slice):
+            span = range(*entry.indices(extent))
+            kept.append(len(span))
+        elif isinstance(entry, int | np.integer):
+            if not -extent <= entry < extent:
+                raise ShapeError(f"{x.name}: index {entry} is outside axis {axis} of extent {extent}")
+            span = range(entry % extent, entry % extent + 1)
+        else:
+            raise ShapeError(f"{x.name}: subscript {entry!r}; integers, slices and `...` are possible")
+        starts.append(span.start if len(span) else 0)
+        steps.append(span.step)
+        sizes.append(len(span))
+    whole = tuple(sizes) == x.shape and all(step == 1 for step in steps)
+    part = x if whole else apply(ops.Slice(tuple(starts), tuple(steps), tuple(sizes)), x)
+    return reshape(part, kept)
+
+
+def spatial_size(x: Tensor) -> int:
+    return math.prod(x.shape[2:])
+
+
+def require_rank(x: Tensor, rank: int, layer: str) -> None:
+    """Raise ShapeError unless x has `rank` axes, batch and channels included."""
+    if x.rank != rank:
+        raise ShapeError(f"{layer} takes [N, C{', spatial' * (rank - 2)}], rank {rank}, but {x.name!r} is {x.type}")
+
+
+def normal_axis(axis: int, rank: int, layer: str) -> int:
+    """The axis counted from the front. Raises ShapeError if there is no such axis."""
+    if not -rank <= axis < rank:
+        raise ShapeError(f"{layer}: axis {axis} of a tensor of rank {rank}; it must be in [{-rank}, {rank - 1}]")
+    return axis % rank
+
+
+def same_scope(tensors: Sequence[Tensor]) -> Scope:
+    """The scope in which a layer over these tensors works."""
+    if not tensors:
+        raise GraphError("a layer was called without a tensor; call it on an Input or on another layer's result")
+    return tensors[0].scope

@@ -1,0 +1,37 @@
+"""The few functions of the public face that are more than a name for something else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from glulam.compiler.driver import compile_graph
+from glulam.compiler.graph.evaluate import evaluate
+from glulam.compiler.graph.graph import Graph
+from glulam.compiler.graph.types import Array
+from glulam.compiler.options import Options
+from glulam.frontends.layers import Sequential
+from glulam.runtime.model import Model
+
+Network = Graph | Sequential
+
+
+def compile(network: Network, options: Options | None = None, **settings: Any) -> Model:
+    """Native code for the network, ready to run.
+
+    Give the options as one object or by name: `gl.compile(net, threads=2, numerics="strict")`. Raises UnsupportedError
+    with everything that has no kernel, TargetError if this machine cannot execute the target.
+    """
+    if options is not None and settings:
+        raise TypeError("give the options as one object or by name, not both")
+    return compile_graph(as_graph(network), options or Options(**settings))
+
+
+def reference(network: Network, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs by numpy, node by node, of the network as it was given: what `compile` has to agree with."""
+    return evaluate(as_graph(network), feeds)
+
+
+def as_graph(network: Network) -> Graph:
+    """The graph behind what the user wrote."""
+    return network if isinstance(network, Graph) else network.graph()

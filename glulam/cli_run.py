@@ -1,0 +1,180 @@
+"""`glulam run` and `glulam inspect`: what works on an artifact, without the compiler."""
+
+from __future__ import annotations
+
+import argparse
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from glulam.cli_common import Subparsers, UsageError, add_command, positive
+
+if TYPE_CHECKING:
+    from glulam.runtime.model import Model
+
+
+def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
+    run = add_command(
+        commands,
+        shared,
+        "run",
+        "Run a compiled model on arrays from files.",
+        [
+            "glulam run model.glulam --input x.npy -o out.npz",
+            "glulam run model.glulam --input image=x.npy --input size=s.npy",
+            "glulam run model.glulam --input all.npz --threads 2",
+            "glulam run model.glulam --random 0 --profile",
+        ],
+    )
+    run.add_argument("artifact", type=Path, help="a file that `glulam compile` wrote; load only files you trust")
+    run.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="an array (.npy), or several by name (.npz); the name can be left out if the model has one input",
+    )
+    run.add_argument("--random", type=int, metavar="SEED", help="fill the inputs that are not given")
+    run.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the outputs by name to this .npz")
+    run.add_argument("--threads", type=positive, default=1, metavar="N", help="threads (1)")
+    run.add_argument("--profile", action="store_true", help="show where the time goes, kernel by kernel")
+    run.set_defaults(action=run_model)
+
+    inspect = add_command(
+        commands,
+        shared,
+        "inspect",
+        "Show what is in a compiled model: inputs, outputs, memory, required CPU, kernels.",
+        ["glulam inspect model.glulam", "glulam inspect model.glulam --kernels"],
+    )
+    inspect.add_argument("artifact", type=Path, help="a file that `glulam compile` wrote")
+    inspect.add_argument("--kernels", action="store_true", help="list every kernel call")
+    inspect.set_defaults(action=inspect_model)
+
+
+def run_model(arguments: argparse.Namespace) -> None:
+    """Load, run once, and print a row for each output."""
+    from glulam.runtime.model import load
+
+    model = load(arguments.artifact, threads=arguments.threads)
+    feeds = read_inputs(arguments.input, list(model.inputs))
+    missing = [spec for name, spec in model.inputs.items() if name not in feeds]
+    if missing and arguments.random is None:
+        wanted = ", ".join(map(str, missing))
+        raise UsageError(f"no array for {wanted}; give --input NAME=FILE, or --random SEED")
+    rng = np.random.default_rng(arguments.random)
+    for spec in missing:
+        feeds[spec.name] = rng.standard_normal(spec.shape).astype(spec.dtype)
+    outputs = model.run(feeds)
+    console = Console()
+    console.print(_output_table(outputs))
+    if arguments.profile:
+        console.print(_profile_table(model, feeds))
+    if arguments.output is not None:
+        with arguments.output.open("wb") as stream:
+            np.savez(stream, **outputs)
+        console.print(f"written to {arguments.output}")
+
+
+def read_inputs(entries: Sequence[str], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Arrays by name from `--input` arguments: FILE, NAME=FILE, or an .npz with several.
+
+    Raises UsageError if a file is given without a name although the model has several inputs, InputError (by the model)
+    if names or shapes do not fit it.
+    """
+    feeds: dict[str, np.ndarray] = {}
+    for entry in entries:
+        name, _, path = entry.rpartition("=") if not Path(entry).exists() else ("", "", entry)
+        loaded = _read_array_file(Path(path))
+        if isinstance(loaded, dict):
+            if name:
+                raise UsageError(f"{path} holds arrays with names of their own; leave out {name}=")
+            feeds.update(loaded)
+        elif name:
+            feeds[name] = loaded
+        elif len(names) == 1:
+            feeds[names[0]] = loaded
+        else:
+            raise UsageError(f"say which input {path} is for: --input NAME={path}, with NAME one of {', '.join(names)}")
+    return feeds
+
+
+def _read_array_file(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} is not an array file (.npy or .npz): {error}") from error
+
+
+def _output_table(outputs: Mapping[str, np.ndarray]) -> Table:
+    table = Table(title="outputs", title_justify="left")
+    for column in ("name", "type", "min", "mean", "max"):
+        table.add_column(column, justify="left" if column in ("name", "type") else "right")
+    for name, array in outputs.items():
+        shape = ",".join(map(str, array.shape))
+        wide = array.astype(np.float64)
+        numbers = (wide.min(), wide.mean(), wide.max()) if array.size else ()
+        table.add_row(escape(name), escape(f"{array.dtype}[{shape}]"), *(f"{number:.5g}" for number in numbers))
+    return table
+
+
+def _profile_table(model: Model, feeds: Mapping[str, np.ndarray]) -> Table:
+    """Where the time of a run goes, slowest first."""
+    profile = model.profile(feeds)
+    table = Table(
+        title=f"{profile.seconds * 1e3:.3f} ms, {len(profile.steps)} kernels, slowest first", title_justify="left"
+    )
+    for column in ("layers", "kernel", "ms", "share", "GFLOP/s", "GB/s"):
+        table.add_column(column, justify="left" if column in ("layers", "kernel") else "right")
+    for step in sorted(profile.steps, key=lambda step: -step.seconds):
+        table.add_row(
+            escape(step.label),
+            escape(step.kernel),
+            f"{step.seconds * 1e3:.3f}",
+            f"{step.seconds / (profile.seconds or 1.0):.1%}",
+            f"{step.gflops:.1f}",
+            f"{step.gbytes:.1f}",
+        )
+    return table
+
+
+def inspect_model(arguments: argparse.Namespace) -> None:
+    """The manifest, readable. Nothing of the artifact's code is executed."""
+    from glulam.runtime.artifact import open_artifact
+
+    artifact = open_artifact(arguments.artifact)
+    manifest = artifact.manifest
+    console = Console()
+    facts = Table(box=None, show_header=False, padding=(0, 1))
+    rows = {
+        "file": f"{arguments.artifact}, {arguments.artifact.stat().st_size / 1e6:.1f} MB",
+        "written by": f"glulam {manifest.glulam_version}, format {manifest.format_version}",
+        "compiled for": f"{manifest.target} ({manifest.triple})",
+        "needs": " ".join(manifest.cpu_features) or "nothing beyond the architecture",
+        "options": ", ".join(f"{key}={value}" for key, value in manifest.options.items()),
+        "memory": f"weights {artifact.weights.nbytes / 1e6:.2f} MB, arena {manifest.arena_bytes / 1e6:.2f} MB, "
+        f"each thread {manifest.scratch_bytes / 1e3:.1f} kB more",
+        "inputs": "\n".join(map(str, manifest.inputs)),
+        "outputs": "\n".join(map(str, manifest.outputs)),
+        "work": f"{len(manifest.steps)} kernel calls, {sum(step.flops for step in manifest.steps) / 1e9:.2f} GFLOP",
+    }
+    for name, value in rows.items():
+        facts.add_row(name, escape(value))
+    console.print(facts)
+    if arguments.kernels:
+        table = Table(box=None, padding=(0, 1))
+        for column in ("layers", "kernel", "MFLOP", "kB"):
+            table.add_column(column, justify="left" if column in ("layers", "kernel") else "right")
+        for step in manifest.steps:
+            table.add_row(escape(step.label), escape(step.kernel), f"{step.flops / 1e6:.2f}", f"{step.bytes / 1e3:.0f}")
+        console.print(table)

@@ -1,0 +1,204 @@
+"""The model file: written at once or not at all, and checked before anything in it is believed.
+
+::
+
+    header     64 bytes: magic, format version, length of the file, length and SHA-256 of the table
+    table      JSON: the manifest, and for every part its offset (from the first page boundary behind the
+               table), length and SHA-256
+    parts      graph text, object code, weights; the last at a page boundary, so that they are used where they lie
+
+Numbers are little-endian. Bytes that belong to nothing are zero. Nothing in the file is executed while it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import secrets
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from glulam.runtime.errors import ArtifactError, ArtifactVersionError
+from glulam.runtime.manifest import FORMAT_VERSION, Manifest
+from glulam.runtime.memory import Bytes
+
+MAGIC = b"GLULAM\r\n"
+PAGE = 4096
+
+_HEADER = struct.Struct("<8sIIQQ32s")
+_MAX_TABLE = 64 << 20
+_GRAPH, _CODE, _WEIGHTS = "graph", "code", "weights"
+_ALIGNMENT = {_GRAPH: 64, _CODE: 64, _WEIGHTS: PAGE}
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """All that a compiled model consists of. The weights lie at an address aligned for kernels."""
+
+    manifest: Manifest
+    object_code: bytes
+    weights: Bytes
+    graph_text: str
+
+
+@dataclass(frozen=True)
+class _Part:
+    offset: int
+    length: int
+    sha256: str
+
+
+def write_artifact(path: str | os.PathLike[str], artifact: Artifact) -> None:
+    """Writes the file under a temporary name beside `path`, then renames it.
+
+    Raises OSError if that fails; then there is no temporary file, and what `path` was before, it still is.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            _write(file, artifact)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+def _write(file: BinaryIO, artifact: Artifact) -> None:
+    contents: dict[str, bytes | memoryview] = {
+        _GRAPH: artifact.graph_text.encode(),
+        _CODE: artifact.object_code,
+        _WEIGHTS: np.ascontiguousarray(artifact.weights).data,
+    }
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    lengths = {name: len(content) for name, content in contents.items()}
+    parts, end = _place(lengths, hashes)
+    places = {name: asdict(part) for name, part in parts.items()}
+    record = {"manifest": artifact.manifest.to_json(), "parts": places}
+    table = json.dumps(record, separators=(",", ":")).encode()
+    base = _base(len(table))
+    file.write(_HEADER.pack(MAGIC, FORMAT_VERSION, 0, base + end, len(table), hashlib.sha256(table).digest()))
+    file.write(table)
+    for name, content in contents.items():
+        file.write(b"\0" * (base + parts[name].offset - file.tell()))
+        file.write(content)
+    file.write(b"\0" * (base + end - file.tell()))
+
+
+def _base(table_length: int) -> int:
+    """Where the parts begin: at the first page boundary after the table."""
+    return -(-(_HEADER.size + table_length) // PAGE) * PAGE
+
+
+def _place(lengths: Mapping[str, int], hashes: Mapping[str, str]) -> tuple[dict[str, _Part], int]:
+    parts, end = {}, 0
+    for name, length in lengths.items():
+        end += -end % _ALIGNMENT[name]
+        parts[name] = _Part(end, length, hashes[name])
+        end += length
+    return parts, end
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename durable, where folders can be synchronised."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def open_artifact(path: str | os.PathLike[str], verify: bool = True) -> Artifact:
+    """Reads a model file; its weights stay in the file, mapped.
+
+    Args:
+        verify: check the hash of the weights. All other hashes are always checked.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ArtifactError: it is not a model file, or truncated, or altered.
+        ArtifactVersionError: it is of another format version.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size < _HEADER.size:
+            raise ArtifactError(f"{path}: {size} bytes are too few for a glulam model; it was not saved completely")
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    data = np.frombuffer(mapped, np.uint8)
+    try:
+        return _parse(data, verify)
+    except ArtifactError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _parse(data: Bytes, verify: bool) -> Artifact:
+    magic, version, reserved, length, table_length, digest = _HEADER.unpack(data[: _HEADER.size].tobytes())
+    if magic != MAGIC:
+        raise ArtifactError("not a glulam model")
+    if version != FORMAT_VERSION:
+        raise ArtifactVersionError(
+            f"format version {version}, this glulam reads {FORMAT_VERSION}; compile the model again with it"
+        )
+    if reserved or length != data.size or not 0 < table_length <= min(_MAX_TABLE, length - _HEADER.size):
+        raise ArtifactError(f"{data.size} bytes, expected {length}; the file is truncated or damaged")
+    end, base = _HEADER.size + table_length, _base(table_length)
+    text = data[_HEADER.size : end].tobytes()
+    if hashlib.sha256(text).digest() != digest:
+        raise ArtifactError("the manifest does not match its hash; the file is damaged")
+    table = _json(text)
+    if not isinstance(table, dict) or set(table) != {"manifest", "parts"}:
+        raise ArtifactError("the table lacks manifest or parts")
+    manifest = Manifest.from_json(table["manifest"])
+    if base > data.size or data[end:base].any():
+        raise ArtifactError("the parts do not begin where the table ends; the file is damaged")
+    contents = _contents(data[base:], table["parts"], verify)
+    try:
+        graph_text = contents[_GRAPH].tobytes().decode()
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"the graph text is not UTF-8: {error}") from error
+    return Artifact(manifest, contents[_CODE].tobytes(), contents[_WEIGHTS], graph_text)
+
+
+def _json(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"the manifest is not JSON: {error}") from error
+
+
+def _contents(data: Bytes, table: object, verify: bool) -> dict[str, Bytes]:
+    """The parts by name, after a check that they lie where they may, one after the other, and match their hashes."""
+    if not isinstance(table, dict) or set(table) != set(_ALIGNMENT):
+        raise ArtifactError(f"the table does not name the parts {sorted(_ALIGNMENT)}")
+    contents, start = {}, 0
+    for name, alignment in _ALIGNMENT.items():
+        part = _part(table[name])
+        gap = data[start : part.offset]
+        if part.offset % alignment or not start <= part.offset < start + alignment or gap.any():
+            raise ArtifactError(f"part {name} is misplaced; the file is damaged")
+        start = part.offset + part.length
+        if start > data.size:
+            raise ArtifactError(f"part {name} ends beyond the file; the file is truncated")
+        contents[name] = data[part.offset : start]
+        if (verify or name != _WEIGHTS) and hashlib.sha256(contents[name].data).hexdigest() != part.sha256:
+            raise ArtifactError(f"part {name} does not match its hash; the file is damaged")
+    if start != data.size:
+        raise ArtifactError(f"{data.size - start} bytes follow the last part; the file is damaged")
+    return contents
+
+
+def _part(record: object) -> _Part:
+    match record:
+        case {"offset": int(offset), "length": int(length), "sha256": str(digest)} if offset >= 0 and length >= 0:
+            return _Part(offset, length, digest)
+    raise ArtifactError("the table describes a part wrongly")

@@ -1,0 +1,151 @@
+"""Memory and threads in which a program runs: one context serves one run at a time.
+
+A forked child has the memory but not the threads; its contexts are thrown away and made anew.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glulam.runtime import abi
+from glulam.runtime.errors import GlulamError
+from glulam.runtime.loader import NativeCode
+from glulam.runtime.memory import Bytes, address_of, allocate
+from glulam.runtime.workers import Workers
+
+Ticks = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Program:
+    """Loaded code with its weights and the sizes of the memory that it works in; shared by all contexts."""
+
+    code: NativeCode
+    weights: Bytes
+    arena_bytes: int
+    scratch_bytes: int
+    steps: int
+    inputs: int
+    outputs: int
+
+
+class ContextPool:
+    """The contexts of a model. With one thread as many as there are runs at a time; with more one, which runs share.
+
+    Contexts, and the lock for the only one, belong to a process: a forked child starts with none.
+    """
+
+    def __init__(self, program: Program, threads: int) -> None:
+        self._program = program
+        self._threads = threads
+        self._home = Home()
+        self.closed = False
+
+    def take(self) -> tuple[Context, Home]:
+        """A context for one run, and where to `give` it back. Raises GlulamError if the pool is closed."""
+        home = self._home
+        if home.pid != os.getpid():
+            home = self._home = Home()
+        if self._threads > 1:
+            home.lock.acquire()
+        context = None
+        try:
+            context = self._next(home)
+        finally:
+            if context is None and self._threads > 1:
+                home.lock.release()
+        return context, home
+
+    def _next(self, home: Home) -> Context:
+        if self.closed:
+            raise GlulamError("the model is closed; load or compile it again")
+        try:
+            return home.free.pop()
+        except IndexError:
+            return Context(self._program, self._threads)
+
+    def give(self, context: Context, home: Home) -> None:
+        home.free.append(context)
+        if self._threads > 1:
+            home.lock.release()
+
+    def close(self) -> None:
+        """Stops all workers, after the run that they are in; `take` fails from now on."""
+        self.closed = True
+        home = self._home
+        if home.pid != os.getpid():
+            return
+        with home.lock:
+            while home.free:
+                home.free.pop().close()
+
+
+class Home:
+    """What a pool has in one process."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.lock = threading.Lock()
+        self.free: list[Context] = []
+
+
+class Context:
+    """Arena, scratch, binding table and, for threads > 1, counters and workers.
+
+    The arena is zero at first, and belongs to the program from then on: what one run leaves there, the next one finds.
+    """
+
+    def __init__(self, program: Program, threads: int) -> None:
+        self.threads = threads
+        self._program = program
+        arena = allocate(program.arena_bytes)
+        scratch = allocate(abi.scratch_stride(program.scratch_bytes) * threads)
+        slots = abi.BIND_FIRST_INPUT + program.inputs + program.outputs
+        self._bind: Any = (ctypes.c_void_p * slots)(address_of(arena), address_of(program.weights), address_of(scratch))
+        self._bind_at = ctypes.addressof(self._bind)
+        self._control = allocate(abi.control_bytes(threads, program.steps))
+        self._control_at = address_of(self._control)
+        self._ticks: Ticks | None = None
+        self._memory: list[object] = [arena, scratch, self._control, self._bind, program]
+        self._single = program.code.run_single
+        self._shared = program.code.run_shared
+        place = (self._control_at, self._bind_at)
+        self._workers = Workers(program.code, *place, threads, self._memory) if threads > 1 else None
+
+    def run(self, addresses: list[int]) -> None:
+        """One inference on inputs and outputs at `addresses`."""
+        self._bind[abi.BIND_FIRST_INPUT :] = addresses
+        if self._workers is None:
+            self._single(self._bind_at)
+        else:
+            self._workers.make_way()
+            self._shared(self._control_at, self._bind_at, self.threads, None)
+
+    def run_profiled(self, addresses: list[int]) -> Ticks:
+        """As `run`; returns the duration of every step, as the caller saw it, in ticks of the clock."""
+        self._bind[abi.BIND_FIRST_INPUT :] = addresses
+        if self._ticks is None:
+            self._ticks = np.zeros((self.threads, abi.ticks_count(self._program.steps)), np.int64)
+            self._memory.append(self._ticks)
+        if self._workers is None:
+            self._program.code.run_single_profiled(self._bind_at, address_of(self._ticks))
+        else:
+            self._workers.make_way()
+            self._shared(self._control_at, self._bind_at, self.threads, address_of(self._ticks))
+        return self._ticks[0, 1:] - self._ticks[0, :-1]
+
+    def read_ticks(self) -> int:
+        """The clock that durations of `run_profiled` are counted in."""
+        return int(self._program.code.read_ticks())
+
+    def close(self) -> None:
+        """Stops the workers and waits until they have left. No run may be going on."""
+        if self._workers is not None:
+            self._workers.stop()

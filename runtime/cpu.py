@@ -1,0 +1,44 @@
+"""What this machine can execute, compared with what a program was compiled for."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterable
+
+from glulam.runtime.errors import CpuMismatchError
+
+_ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
+_SYSTEMS = {"linux": ("linux",), "darwin": ("darwin", "macosx"), "win32": ("windows",)}
+
+
+def host_architecture() -> str:
+    """x86_64, aarch64, or whatever the operating system calls the machine."""
+    machine = platform.machine().lower()
+    return _ARCHITECTURES.get(machine, machine)
+
+
+def host_features() -> frozenset[str]:
+    """LLVM names of the CPU features of this machine."""
+    import llvmlite.binding as llvm  # type: ignore[import-untyped]
+
+    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+
+
+def check_host(triple: str, features: Iterable[str]) -> None:
+    """Raises CpuMismatchError unless this machine can execute code for `triple` that uses `features`."""
+    architecture, _, rest = triple.lower().partition("-")
+    if _ARCHITECTURES.get(architecture, architecture) != host_architecture():
+        raise CpuMismatchError(
+            f"the model was compiled for {triple}, this machine is {host_architecture()}; compile it for this machine"
+        )
+    if not any(name in rest for name in _SYSTEMS.get(sys.platform, (sys.platform,))):
+        raise CpuMismatchError(
+            f"the model was compiled for {triple}, this system is {sys.platform}; compile it on this system"
+        )
+    missing = sorted({feature.lstrip("+") for feature in features} - host_features())
+    if missing:
+        raise CpuMismatchError(
+            f"the model needs CPU features that this machine lacks: {', '.join(missing)}; "
+            "compile it here, or for a lower target such as x86-64-v2"
+        )

@@ -1,0 +1,193 @@
+"""`Model`: a compiled program, ready to run."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glulam.runtime import abi, processors
+from glulam.runtime.arrays import ArgumentSpec, Array, check_outputs, named, prepare_input
+from glulam.runtime.artifact import Artifact, open_artifact, write_artifact
+from glulam.runtime.context import ContextPool, Program
+from glulam.runtime.errors import InputError
+from glulam.runtime.loader import NativeCode
+from glulam.runtime.manifest import Manifest, TensorSpec
+from glulam.runtime.memory import address_of, aligned
+from glulam.runtime.profile import Profile
+
+
+class Model:
+    """A compiled network: arrays in, arrays out.
+
+    `run` may be called from any number of Python threads. With threads=1 they run side by side, each in an arena of its
+    own; with more, one after the other, each on all threads. The result has the same bits for any number of threads.
+
+    Use `glulam.compile` or `glulam.load` to get one. It holds native code, memory and worker threads: `close()` it,
+    use it in a `with` statement, or just drop it.
+    """
+
+    def __init__(self, artifact: Artifact, threads: int = 1) -> None:
+        """Raises CpuMismatchError if this machine cannot execute the code, ArtifactError if it is no code at all."""
+        manifest = artifact.manifest
+        if threads < 1:
+            raise InputError(f"threads={threads}; a model runs on 1 thread or more")
+        self._artifact = artifact
+        self._threads = min(threads, processors.usable(), abi.MAX_THREADS)
+        self._inputs = [ArgumentSpec(spec) for spec in manifest.inputs]
+        self._outputs = [ArgumentSpec(spec) for spec in manifest.outputs]
+        program = Program(
+            code=NativeCode(artifact.object_code, manifest.triple, manifest.cpu_features),
+            weights=artifact.weights,
+            arena_bytes=manifest.arena_bytes,
+            scratch_bytes=manifest.scratch_bytes,
+            steps=len(manifest.steps),
+            inputs=len(self._inputs),
+            outputs=len(self._outputs),
+        )
+        self._contexts = ContextPool(program, self._threads)
+
+    @classmethod
+    def from_parts(
+        cls,
+        manifest: Manifest,
+        object_code: bytes,
+        weights: bytes | bytearray | memoryview | npt.NDArray[np.uint8],
+        graph_text: str,
+        threads: int = 1,
+    ) -> Model:
+        """A model from what the compiler made. Weights that are not aligned to 64 bytes are copied."""
+        return cls(Artifact(manifest, object_code, aligned(weights), graph_text), threads)
+
+    def run(self, inputs: Mapping[str, Any], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """One inference.
+
+        Args:
+            inputs: one array for every input. A C-contiguous array of the right dtype is read in place; another one
+                is converted if that keeps its meaning; none is modified.
+            out: where to write the outputs, all of them; else they are new arrays, which no later run touches.
+
+        Returns:
+            One array for every output.
+
+        Raises:
+            InputError: a name, shape or dtype does not fit, or an array of `out` cannot be written in place.
+        """
+        sources = [prepare_input(*pair) for pair in zip(named(inputs, self._inputs), self._inputs, strict=True)]
+        if out is None:
+            results = [np.empty(argument.shape, argument.dtype) for argument in self._outputs]
+        else:
+            results = named(out, self._outputs)
+            check_outputs(results, self._outputs, sources)
+        addresses = [address_of(array) for array in sources + results]
+        context, home = self._contexts.take()
+        try:
+            context.run(addresses)
+        finally:
+            self._contexts.give(context, home)
+        return {argument.name: array for argument, array in zip(self._outputs, results, strict=True)}
+
+    def __call__(self, x: Any) -> Array:
+        """The output for input `x`, for a model with one of each."""
+        if len(self._inputs) != 1 or len(self._outputs) != 1:
+            raise InputError(
+                f"the model has {len(self._inputs)} inputs and {len(self._outputs)} outputs; call run with a mapping"
+            )
+        (result,) = self.run({self._inputs[0].name: x}).values()
+        return result
+
+    def profile(self, inputs: Mapping[str, Any], repeat: int = 20) -> Profile:
+        """Runs `repeat` times (after one more) with a time stamp after every step; returns the medians."""
+        if repeat < 1:
+            raise InputError(f"repeat={repeat}; a profile needs at least 1 run")
+        sources = [prepare_input(*pair) for pair in zip(named(inputs, self._inputs), self._inputs, strict=True)]
+        results = [np.empty(argument.shape, argument.dtype) for argument in self._outputs]
+        addresses = [address_of(array) for array in sources + results]
+        context, home = self._contexts.take()
+        try:
+            clock = context.read_ticks
+            context.run_profiled(addresses)
+            began, first_tick = time.perf_counter(), clock()
+            rows = [context.run_profiled(addresses) for _ in range(repeat)]
+            elapsed, last_tick = time.perf_counter() - began, clock()
+        finally:
+            self._contexts.give(context, home)
+        table = np.array(rows, np.float64).reshape(repeat, -1) * (elapsed / max(1, last_tick - first_tick))
+        durations: list[float] = np.median(table, axis=0).tolist()
+        seconds = statistics.median(table.sum(axis=1).tolist())
+        return Profile.of(self._artifact.manifest.steps, durations, seconds, self._threads, repeat)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the model to one file, or leaves what was there untouched (OSError: no space, no permission, ...)."""
+        write_artifact(path, self._artifact)
+
+    @property
+    def inputs(self) -> dict[str, TensorSpec]:
+        return {spec.name: spec for spec in self._artifact.manifest.inputs}
+
+    @property
+    def outputs(self) -> dict[str, TensorSpec]:
+        return {spec.name: spec for spec in self._artifact.manifest.outputs}
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._artifact.manifest
+
+    @property
+    def graph_text(self) -> str:
+        """The graph the model was compiled from, in its text form."""
+        return self._artifact.graph_text
+
+    @property
+    def arena_bytes(self) -> int:
+        """Memory for activations, in bytes."""
+        return self._artifact.manifest.arena_bytes
+
+    @property
+    def weights_bytes(self) -> int:
+        return int(self._artifact.weights.nbytes)
+
+    @property
+    def threads(self) -> int:
+        """Threads of a run: what was asked for, as far as affinity and cgroup quota of the process allow."""
+        return self._threads
+
+    def close(self) -> None:
+        """Stops the workers and gives up the memory, after a run on several threads has ended; then `run` fails."""
+        self._contexts.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        sides = ["(" + ", ".join(map(str, specs)) + ")" for specs in (self.manifest.inputs, self.manifest.outputs)]
+        state = f"{self._threads} thread{'s' if self._threads > 1 else ''}" if not self._contexts.closed else "closed"
+        return f"<glulam.Model {' -> '.join(sides)}, {len(self.manifest.steps)} steps, {self.manifest.target}, {state}>"
+
+
+def load(path: str | os.PathLike[str] | Path, threads: int = 1, verify: bool = True) -> Model:
+    """Loads a model file. It contains native code: load only files that you trust.
+
+    Args:
+        threads: as far as the process may use that many processors.
+        verify: check the hash of the weights too, which reads all of them; code and manifest are always checked.
+
+    Raises:
+        OSError: the file cannot be read.
+        ArtifactError: it is damaged or no glulam model.
+        ArtifactVersionError: it was written by a glulam with another file format.
+        CpuMismatchError: it was compiled for another CPU.
+    """
+    return Model(open_artifact(path, verify=verify), threads)

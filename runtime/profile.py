@@ -1,0 +1,63 @@
+"""Where the time of a run went, step by step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from glulam.runtime.manifest import StepInfo
+
+
+@dataclass(frozen=True)
+class StepProfile:
+    """One step: what it is, and the median of its duration in seconds, as the calling thread saw it."""
+
+    label: str
+    kernel: str
+    seconds: float
+    flops: int
+    bytes: int
+
+    @property
+    def gflops(self) -> float:
+        """Arithmetic throughput in GFLOP/s; 0 where there is no time or no arithmetic."""
+        return self.flops / self.seconds / 1e9 if self.seconds else 0.0
+
+    @property
+    def gbytes(self) -> float:
+        """Memory throughput in GB/s, from the least traffic the step can have."""
+        return self.bytes / self.seconds / 1e9 if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All steps of a program, and the median duration of the whole run in seconds."""
+
+    steps: tuple[StepProfile, ...]
+    seconds: float
+    threads: int
+    repeat: int
+
+    @classmethod
+    def of(
+        cls, infos: tuple[StepInfo, ...], durations: list[float], seconds: float, threads: int, repeat: int
+    ) -> Profile:
+        steps = (
+            StepProfile(info.label, info.kernel, duration, info.flops, info.bytes)
+            for info, duration in zip(infos, durations, strict=True)
+        )
+        return cls(tuple(steps), seconds, threads, repeat)
+
+    @property
+    def flops(self) -> int:
+        return sum(step.flops for step in self.steps)
+
+    def __str__(self) -> str:
+        """A table, the most expensive step first."""
+        lines = [f"{'ms':>9} {'share':>6} {'GFLOP/s':>8} {'GB/s':>6}  step"]
+        for step in sorted(self.steps, key=lambda step: -step.seconds):
+            share = step.seconds / self.seconds if self.seconds else 0.0
+            rates = f"{step.gflops:8.1f} {step.gbytes:6.1f}"
+            lines.append(f"{step.seconds * 1e3:9.4f} {share:6.1%} {rates}  {step.label} ({step.kernel})")
+        rate = self.flops / self.seconds / 1e9 if self.seconds else 0.0
+        lines.append(f"{self.seconds * 1e3:9.4f} {1:6.1%} {rate:8.1f} {'':6}  all, median of {self.repeat} runs")
+        return "\n".join(lines)

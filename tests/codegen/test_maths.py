@@ -1,0 +1,97 @@
+"""Accuracy of the float32 expansions over the whole range, against float64, with one rounding in Fma and with two."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from native import aligned, run_native
+
+from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.ir import Access, Builder
+from glulam.compiler.targets import runnable_targets
+
+TARGETS = [pytest.param(t, id=t.name) for t in runnable_targets()]
+TINY = np.finfo(np.float32).tiny
+
+
+def exact(op, x):
+    if op == "erf":
+        return np.fromiter((math.erf(v) for v in x), np.float64, x.size)
+    with np.errstate(all="ignore"):
+        return getattr(np, op)(x.astype(np.float64))
+
+
+def native(op, x, target):
+    rows = -(-x.size // 64)
+    b = Builder("maths")
+    source, result = b.param("x", (rows, 64)), b.param("y", (rows, 64), Access.WRITE)
+    with b.section(i=rows) as (i,), b.vector("v", 64) as v:
+        b.store(result[i, v], ex.unary(op, source[i, v]))
+    arrays = [aligned(np.resize(x, rows * 64)), aligned(np.zeros(rows * 64, np.float32))]
+    run_native(b.kernel(), arrays, target)
+    return arrays[1][: x.size]
+
+
+def samples():
+    every = np.arange(0, 2**32, 16001, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    parts = [every[np.isfinite(every)]]
+    for low, high in ((-105, 90), (-1.2, 1.2), (0.4, 2.1), (-5, 5)):
+        parts.append(np.linspace(low, high, 60001).astype(np.float32))
+    parts.append(np.float32([88.72283, 88.722839, 88.7229, -87.336540, -87.336548, 0.625, 0.92773, 3.92, 4.0]))
+    parts.append(np.float32([3.4028235e38, -3.4028235e38, 1e38, -1e38, 1e-38, 1e-45, -1e-45, 1.1754944e-38]))
+    return np.concatenate(parts)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("op", "ulps"), [("exp", 1.1), ("log", 1.0), ("tanh", 1.5), ("erf", 1.2)])
+def test_error_in_units_of_the_last_place(op, ulps, target):
+    x = samples()
+    expected, actual = exact(op, x), native(op, x, target)
+    with np.errstate(all="ignore"):
+        rounded = expected.astype(np.float32)
+    regular = np.isfinite(rounded) & (np.abs(expected) >= TINY)
+    error = np.abs(actual[regular] - expected[regular]) / np.spacing(np.abs(rounded[regular])).astype(np.float64)
+    limit = ulps if target.has_fma else ulps + 1.5
+    assert error.max() <= limit, f"{error.max()} ulp at {x[regular][error.argmax()]!r}"
+    tiny = np.isfinite(rounded) & ~regular
+    assert np.all(np.abs(actual[tiny] - expected[tiny]) <= TINY)  # denormal results may be flushed
+    odd = ~np.isfinite(rounded)
+    np.testing.assert_array_equal(actual[odd], rounded[odd])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("op", "expected"),
+    [
+        ("exp", [1.0, 1.0, np.inf, 0.0, np.nan, np.inf, 0.0]),
+        ("log", [-np.inf, -np.inf, np.inf, np.nan, np.nan, 87.49823, np.nan]),
+        ("tanh", [0.0, -0.0, 1.0, -1.0, np.nan, 1.0, -1.0]),
+        ("erf", [0.0, -0.0, 1.0, -1.0, np.nan, 1.0, -1.0]),
+    ],
+)
+def test_special_values(op, expected, target):
+    x = np.float32([0.0, -0.0, np.inf, -np.inf, np.nan, 1e38, -1e38])
+    actual = native(op, x, target)
+    np.testing.assert_array_equal(actual, np.float32(expected))
+    np.testing.assert_array_equal(np.signbit(actual[:2]), np.signbit(np.float32(expected[:2])))
+
+
+@pytest.mark.parametrize("op", ["exp", "log", "tanh", "erf"])
+def test_nan_with_any_payload_stays_nan(op):
+    payloads = np.array([0x7FC00001, 0xFFC001FF, 0x7F800001, 0xFFFFFFFF], np.uint32).view(np.float32)
+    assert np.isnan(native(op, payloads, runnable_targets()[0])).all()
+
+
+@pytest.mark.parametrize("power", [1, 2, 3, 4, 0.5, -1, 2.5])
+def test_power_by_a_constant(power):
+    b = Builder("power")
+    x, y = b.param("x", (16,)), b.param("y", (16,), Access.WRITE)
+    with b.section(i=1), b.vector("v", 16) as v:
+        b.store(y[v], x[v] ** power)
+    values = np.float32([0.0, -0.0, 1.0, 2.0, 3.5, 1e-3, 1e5, np.inf, np.nan, 7, 8, 9, 10, 11, 12, 13])
+    arrays = [aligned(values), aligned(np.zeros(16, np.float32))]
+    run_native(b.kernel(), arrays, runnable_targets()[0])
+    with np.errstate(all="ignore"):
+        np.testing.assert_allclose(arrays[1], values**power, rtol=3e-7)

@@ -1,0 +1,88 @@
+"""Object files: every target's come out, they call nothing but the C library, and LLVM's refusals are typed errors."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from native import entry_text
+
+from glulam.compiler.codegen.module import build_assembly, build_object, module_text
+from glulam.compiler.errors import CompileError
+from glulam.compiler.graph.types import DType
+from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.expr import Cast, Fma
+from glulam.compiler.loops.ir import Access, Builder
+from glulam.compiler.targets import NAMED, target
+
+TARGETS = [pytest.param(t, id=t.name) for t in NAMED]
+MACHINES = {"x86_64": 62, "aarch64": 183}  # e_machine of the ELF header
+
+
+def multiply_adds(lanes, name="muladd"):
+    b = Builder(name)
+    x, y = b.param("x", (lanes,)), b.param("y", (lanes,), Access.UPDATE)
+    with b.section(i=1), b.vector("v", lanes) as v:
+        b.store(y[v], Fma(x[v], x[v], ex.exp(y[v])))
+    return b.kernel()
+
+
+@pytest.mark.parametrize("machine", TARGETS)
+def test_every_target_gives_an_object_file(machine):
+    kernel = multiply_adds(machine.lanes)
+    code = build_object([kernel], entry_text(kernel), machine)
+    assert code[:4] == b"\x7fELF"
+    assert int.from_bytes(code[18:20], "little") == MACHINES[machine.architecture]
+
+
+@pytest.mark.parametrize("machine", TARGETS)
+def test_arithmetic_calls_no_library(machine):
+    """Neither multiply-adds without FMA nor halves without conversion instructions may become calls."""
+    b = Builder("plain")
+    x, y = b.param("x", (16,), dtype=DType.F16), b.param("y", (16,), Access.WRITE, dtype=DType.F16)
+    with b.section(i=1), b.vector("v", 16) as v:
+        wide = Cast(x[v], DType.F32)
+        z = Fma(wide, ex.tanh(wide), ex.erf(wide)) + ex.log(ex.unary("round", wide))
+        b.store(y[v], Cast(z, DType.F16) + x[v])
+    text = build_assembly([b.kernel()], entry_text(b.kernel()), machine)
+    calls = set(re.findall(r"\b(?:callq?|bl)\s+([\w@]+)", text))
+    assert calls <= {"plain", "plain@PLT"}
+
+
+@pytest.mark.parametrize("machine", TARGETS)
+def test_fused_multiply_add_where_the_target_has_it(machine):
+    kernel = multiply_adds(machine.lanes)
+    text = build_assembly([kernel], entry_text(kernel), machine)
+    assert bool(re.search(r"vfn?m(add|sub)|fml[as]", text)) == machine.has_fma
+
+
+def test_only_the_named_level_is_used():
+    kernel = multiply_adds(16)
+    assert "zmm" in build_assembly([kernel], entry_text(kernel), target("x86-64-v4"))
+    assert "zmm" not in build_assembly([kernel], entry_text(kernel), target("x86-64-v3"))
+    assert "ymm" not in build_assembly([kernel], entry_text(kernel), target("x86-64-v2"))
+
+
+def test_only_the_entry_is_exported():
+    kernels = [multiply_adds(16, "first"), multiply_adds(8, "second")]
+    text = build_assembly(kernels, entry_text(kernels[0]), target("x86-64-v4"))
+    assert re.findall(r"\.globl\s+(\w+)", text) == ["run"]
+
+
+def test_the_same_kernels_give_the_same_bytes():
+    kernel = multiply_adds(16)
+    one, two = (build_object([kernel], entry_text(kernel), target("x86-64-v4")) for _ in range(2))
+    assert one == two
+
+
+def test_declarations_may_be_repeated_by_the_entry():
+    kernel = multiply_adds(16)
+    text = "declare i64 @llvm.smax.i64(i64, i64)\n" + entry_text(kernel)
+    assert module_text([kernel], text, target()).count("declare i64 @llvm.smax.i64(") == 1
+    build_object([kernel], text, target())
+
+
+def test_a_refusal_by_llvm_is_a_compile_error_with_the_text():
+    kernel = multiply_adds(16)
+    with pytest.raises(CompileError, match=r"(?s)refused.*define internal void @muladd"):
+        build_object([kernel], "define void @run() {\n  call void @nowhere()\n  ret void\n}\n", target())

@@ -1,0 +1,51 @@
+"""Targets are data with a name, and the host is one of them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from glulam.compiler.errors import TargetError
+from glulam.compiler.targets import NAMED, host_features, runnable_targets, target
+
+
+def test_a_name_finds_its_target():
+    for known in NAMED:
+        assert target(known.name) is known
+
+
+def test_an_unknown_name_is_refused_with_the_names_there_are():
+    with pytest.raises(TargetError, match=r"x86-64-v4.*aarch64"):
+        target("x86-64-v9")
+
+
+def test_lanes_follow_from_the_vector_width():
+    assert {t.name: t.lanes for t in NAMED} == {"x86-64-v4": 16, "x86-64-v3": 8, "x86-64-v2": 4, "aarch64": 4}
+
+
+def test_features_are_spelled_out():
+    """A processor's name alone may stand for less with another version of LLVM."""
+    for known in NAMED:
+        assert known.features
+        assert set(known.required_features) <= {f.removeprefix("+") for f in known.features.split(",")}
+
+
+def test_native_differs_from_its_level_in_what_does_not_add_instructions():
+    native = target()
+    level = runnable_targets()[0]
+    same = ("name", "cpu", "features", "required_features", "vector_bytes", "vector_registers", "has_fma")
+    for field in same:
+        assert getattr(native, field) == getattr(level, field)
+    assert native.l1_bytes <= native.l2_bytes <= native.l3_bytes
+
+
+def test_the_host_has_what_runnable_targets_need():
+    assert runnable_targets()
+    for known in runnable_targets():
+        assert host_features().issuperset(known.required_features)
+
+
+def test_targets_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        target().name = "other"

@@ -1,0 +1,158 @@
+"""The command line: what it teaches, how it fails, and one round through all of its commands."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from glulam.cli import build_parser, main
+from glulam.cli_common import UsageError, parse_shape
+from glulam.cli_run import read_inputs
+
+COMMANDS = ["compile", "explain", "run", "inspect", "bench"]
+
+
+def test_help_starts_with_a_first_round_through_the_commands():
+    text = build_parser().format_help()
+    assert all(f"glulam {command}" in text for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command_ends_with_examples(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"  glulam {command} " in capsys.readouterr().out.partition("examples:")[2]
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["compile"], ["compile", "m.onnx", "--shape", "3,3"], ["run", "m", "--threads", "0"]]
+)
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["run", "inspect"])
+def test_an_error_is_one_line_on_stderr_and_exits_with_1(command, capsys, tmp_path):
+    assert main([command, str(tmp_path / "missing.glulam")]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("glulam: error: ")
+    assert captured.err.count("\n") == 1
+    assert "missing.glulam" in captured.err
+
+
+def test_debug_lets_the_traceback_through(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        main(["run", str(tmp_path / "missing.glulam"), "--debug"])
+
+
+def test_python_m_glulam_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "glulam", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("glulam ")
+
+
+def test_help_loads_no_compiler():
+    code = "import sys, glulam.cli; glulam.cli.build_parser(); print('llvmlite' in sys.modules, 'onnx' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [("x=1,3,640,640", ("x", (1, 3, 640, 640))), ("a=b:0=7", ("a=b:0", (7,))), ("s=", ("s", ()))],
+)
+def test_parse_shape(text, parsed):
+    assert parse_shape(text) == parsed
+
+
+@pytest.mark.parametrize("text", ["x", "=1,2", "x=1,,2", "x=-1,3", "x=a"])
+def test_parse_shape_refuses(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="NAME="):
+        parse_shape(text)
+
+
+def test_inputs_by_name_by_position_and_from_an_archive(tmp_path):
+    one, two = np.arange(3.0), np.arange(4.0)
+    np.save(tmp_path / "one.npy", one)
+    np.savez(tmp_path / "both.npz", a=one, b=two)
+    assert list(read_inputs([f"{tmp_path}/one.npy"], ["x"])) == ["x"]
+    assert list(read_inputs([f"a={tmp_path}/one.npy"], ["a", "b"])) == ["a"]
+    found = read_inputs([f"{tmp_path}/both.npz"], ["a", "b"])
+    np.testing.assert_array_equal(found["b"], two)
+
+
+def test_an_input_without_a_name_is_refused_if_the_model_has_two(tmp_path):
+    np.save(tmp_path / "one.npy", np.zeros(1))
+    with pytest.raises(UsageError, match="one of a, b"):
+        read_inputs([f"{tmp_path}/one.npy"], ["a", "b"])
+
+
+def test_a_file_with_pickled_objects_is_refused(tmp_path):
+    np.save(tmp_path / "evil.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(UsageError, match="not an array file"):
+        read_inputs([f"{tmp_path}/evil.npy"], ["x"])
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A small network as an ONNX file, one input `x`; and its graph."""
+    import glulam as gl
+
+    net = gl.Sequential(
+        [
+            gl.layers.Input((3, 12, 12), name="x"),
+            gl.layers.Conv2d(8, 3, padding=1),
+            gl.layers.ReLU(),
+            gl.layers.MaxPool2d(2),
+            gl.layers.Flatten(),
+            gl.layers.Linear(5),
+        ]
+    )
+    path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
+    path.write_bytes(gl.to_onnx(net).SerializeToString())
+    return path, net
+
+
+def test_compile_inspect_run_explain(tiny, tmp_path, capsys):
+    import glulam as gl
+
+    path, net = tiny
+    artifact, feed, result = tmp_path / "t.glulam", tmp_path / "x.npy", tmp_path / "y.npz"
+    assert main(["compile", str(path), "-o", str(artifact)]) == 0
+    assert str(artifact) in capsys.readouterr().out.replace("\n", "")
+
+    assert main(["inspect", str(artifact), "--kernels"]) == 0
+    assert "float32[1,3,12,12]" in capsys.readouterr().out
+
+    x = np.random.default_rng(0).standard_normal((1, 3, 12, 12), dtype=np.float32)
+    np.save(feed, x)
+    assert main(["run", str(artifact), "--input", str(feed), "-o", str(result), "--profile"]) == 0
+    (expected,) = gl.reference(net, {"x": x}).values()
+    with np.load(result) as outputs:
+        np.testing.assert_allclose(outputs[outputs.files[0]], expected, rtol=1e-4, atol=1e-5)
+
+    capsys.readouterr()
+    assert main(["explain", str(path)]) == 0
+    assert "done" in capsys.readouterr().out
+
+
+def test_run_without_its_input_says_which(tiny, tmp_path, capsys):
+    artifact = tmp_path / "t.glulam"
+    assert main(["compile", str(tiny[0]), "-o", str(artifact)]) == 0
+    assert main(["run", str(artifact)]) == 2
+    assert "x: float32[1,3,12,12]" in capsys.readouterr().err
+
+
+def test_bench_compares_the_builds(tiny, capsys):
+    assert main(["bench", str(tiny[0]), "--rounds", "1", "--turn", "0.01"]) == 0
+    out = capsys.readouterr().out
+    assert "unfused" in out
+    assert "fused groups" in out

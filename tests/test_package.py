@@ -1,0 +1,72 @@
+"""The wheel carries exactly the packages of the tree, under names that are ours."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = {"glulam": "glulam", "compiler": "glulam/compiler", "runtime": "glulam/runtime"}
+ROOMS |= {"frontends": "glulam/frontends", "benchmarks": "glulam/benchmarks"}
+KINDS = {".py", ".json", ".typed"}
+
+
+def files_of_the_tree() -> set[str]:
+    """Every file of the rooms, by the name it is installed under."""
+    return {
+        f"{installed}/{path.relative_to(ROOT / room)}"
+        for room, installed in ROOMS.items()
+        for path in (ROOT / room).rglob("*")
+        if path.suffix in KINDS and path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """Built from a copy, so that nothing lying about in `build` gets in."""
+    copy = tmp_path_factory.mktemp("copy")
+    for name in (*ROOMS, "pyproject.toml", "README.md"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, copy / name)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(copy / "dist"), str(copy)]
+    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (copy / "dist").glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_wheel_holds_every_file_of_the_tree_and_no_other(wheel):
+    packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert packed == files_of_the_tree()
+
+
+def test_wheel_claims_no_name_but_ours(wheel):
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"glulam"}
+
+
+def test_every_folder_with_code_is_a_package():
+    """A folder without `__init__.py` would import from the tree and be missing from the wheel."""
+    folders = {path.parent for room in ROOMS for path in (ROOT / room).rglob("*.py")}
+    assert [str(folder) for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []
+
+
+def test_run_time_needs_only_what_the_design_allows():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {requirement.split(">")[0] for requirement in project["dependencies"]}
+    assert names == {"numpy", "llvmlite", "networkx", "rich"}
+
+
+def test_importing_glulam_imports_neither_the_compiler_nor_llvm():
+    code = "import sys, glulam; print([m for m in ('llvmlite', 'networkx', 'glulam.compiler') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
