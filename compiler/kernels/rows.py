@@ -1,8 +1,8 @@
 """Kernels over lines: an iteration owns all elements along an axis and passes over them several times.
 
-Softmax and its logarithm along any axis, and layer normalisation over the last ones. Tensors are plain. The lanes run along a
-line and are folded onto each other at the end of a pass; or each lane has a line of its own, where the axis is not the last one
-or the lines are short.
+Softmax and its logarithm along any axis, and layer normalisation over the last ones. Tensors are plain. The lanes run
+along a line and are folded onto each other at the end of a pass; or each lane has a line of its own, where the axis is
+not the last one or the lines are short.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def layer_norm(ctx: Context, axis: int, epsilon: float) -> Lowered:
 
 
 def _lines(ctx: Context, first: int, last: int) -> Context:
-    """The same problem over tensors [outer, length, inner], the axes [first, last) being the middle; parameters are flat."""
+    """The same problem over tensors [outer, length, inner], where `length` is that of the axes [first, last)."""
     shape = ctx.output.shape
     merged = tuple(math.prod(part) for part in (shape[:first], shape[first:last], shape[last:]))
 
@@ -165,7 +165,8 @@ class _Line(ABC):
         self.loop(start, count, step, lambda i, t: self.b.store(acc[t], ex.binary(op, acc[t], element(i))))
         parts: list[Expr] = [acc[t] for t in range(chains)]
         while len(parts) > 1:
-            parts = [*(ex.binary(op, *parts[k : k + 2]) for k in range(0, len(parts) - 1, 2)), *parts[len(parts) & ~1 :]]
+            pairs = [ex.binary(op, x, y) for x, y in zip(parts[::2], parts[1::2], strict=False)]
+            parts = [*pairs, *parts[2 * len(pairs) :]]
         return parts[0]
 
     def identity(self, op: str) -> Const:

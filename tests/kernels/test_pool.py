@@ -1,4 +1,4 @@
-"""Pooling kernels against the operators' references: every case, odd windows, padded outputs, epilogues, NaN and inf."""
+"""Pooling kernels against the references: every case, odd windows, padded outputs, epilogues, NaN and inf."""
 
 import math
 
