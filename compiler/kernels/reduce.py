@@ -1,8 +1,8 @@
 """Reductions: many elements into one, by any of the kinds that `Reduce` knows.
 
 Over all spatial dimensions the lanes are channels. Otherwise tensors are plain, and runs of neighbouring dimensions
-that are all reduced or all kept count as one: then the lanes run along the innermost of them. A reduction is never shared
-between iterations, and long sums are taken in parts, which keeps rounding errors small.
+that are all reduced or all kept count as one: then the lanes run along the innermost of them. A reduction is never
+shared between iterations, and long sums are taken in parts, which keeps rounding errors small.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ class _Plain(_Reduction):
             if not count or not lanes:
                 continue
             with self.b.section(**kept, w=count) as (*at, w), self.b.vector("v", lanes) as v:
-                where = (*at, w * lanes + v + first)
+                where: tuple[IndexLike, ...] = (*at, w * lanes + v + first)
 
                 def load(place: list[IndexLike], where=where) -> Expr:  # type: ignore[no-untyped-def]
                     return self.x[self.point(where, place if self.axes else [])]
