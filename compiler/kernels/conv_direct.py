@@ -9,40 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import numpy as np
-
-from glulam.compiler.graph.types import Array, Shape
+from glulam.compiler.graph.types import Array
 from glulam.compiler.kernels.context import Context, Lowered, View
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, not_packable, constant_weights
 from glulam.compiler.kernels.tiling import Tiling, choose_tiling, unroll_factor
-from glulam.compiler.loops.expr import Const, Expr, Fma
+from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
-
-
-@dataclass(frozen=True)
-class ConvGeometry:
-    """Where output pixel o and kernel tap k meet the input: o * stride + k * dilation - pad, per spatial dimension."""
-
-    kernel: Shape
-    strides: Shape
-    dilations: Shape
-    pads: tuple[tuple[int, int], ...]
-    groups: int = 1
-
-    @property
-    def is_pointwise(self) -> bool:
-        """A 1x1 convolution that reads each input pixel once."""
-        return all(k == 1 for k in self.kernel) and all(s == 1 for s in self.strides) and not any(map(any, self.pads))
 
 
 def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
     """None if the template serves this convolution, else why not."""
+    if (why := not_packable(ctx)) is not None:
+        return why
     x, y = ctx.operand(0), ctx.output
-    if ctx.data(1) is None:
-        return "the weights are not known at compile time"
-    if y.layout.block == 1:
-        return "the output is not in channel blocks"
     if geometry.groups == 1:
         return None
     block = y.layout.block
@@ -55,22 +36,13 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
     """The kernel. Inputs: x[N,C,*S], w[OC,C/g,*K], b?[OC], then what the epilogue reads."""
     if geometry.is_pointwise and ctx.output.type.rank > 3 and (flat := ctx.flattened()) is not None:
         one = ConvGeometry((1,), (1,), (1,), ((0, 0),), geometry.groups)
-        return _Direct(flat, one, reshape_weights(ctx)).build()
-    return _Direct(ctx, geometry, _weights(ctx)).build()
+        return DirectConv(flat, one, constant_weights(ctx).reshape(*ctx.operand(1).shape[:2], 1)).build()
+    return DirectConv(ctx, geometry, constant_weights(ctx)).build()
 
 
-def _weights(ctx: Context) -> Array:
-    weights = ctx.data(1)
-    assert weights is not None
-    return weights
+class DirectConv:
+    """The nest of loops; a subclass may put the results elsewhere."""
 
-
-def reshape_weights(ctx: Context) -> Array:
-    w = _weights(ctx)
-    return w.reshape(*w.shape[:2], 1)
-
-
-class _Direct:
     def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array) -> None:
         self.ctx, self.geometry, self.weights = ctx, geometry, weights
         self.b: Builder = ctx.builder
@@ -116,7 +88,7 @@ class _Direct:
                 self.tile(packed, bias, (n, q, g), rows, Affine.of(full * tiling.pixels), rest, first, per_group)
 
     def tile(
-        self, packed: Buffer, bias: Buffer, where: tuple[Var, Var, Var], rows: Sequence[Var], start: Affine,
+        self, packed: Buffer, bias: Buffer, where: tuple[Var, Var, Var], rows: Sequence[IndexLike], start: Affine,
         pixels: int, first: int, per_group: int,
     ) -> None:  # fmt: skip
         """One register tile: start from the bias, reduce, finish, store."""
@@ -138,15 +110,16 @@ class _Direct:
             with b.unrolled("j", per_group) as j, b.unrolled("t", pixels) as t:
                 block = q * self.group_blocks + g * per_group + j + first
                 point = (n, block, *rows, start + t, v)
-                self.ctx.write(point, self.finish(acc[t, j], point))
+                self.put(point, j, self.ctx.finish(acc[t, j], point))
 
-    def finish(self, value: Expr, point: tuple[IndexLike, ...]) -> Expr:
-        return self.ctx.finish(value, point)
+    def put(self, point: tuple[IndexLike, ...], j: Var, value: Expr) -> None:
+        """Store a finished element, of block `j` of the tile's."""
+        self.ctx.write(point, value)
 
-    def reduce(self, where: tuple[Var, Var], rows: Sequence[Var], start: Affine, step) -> None:  # type: ignore[no-untyped-def]
+    def reduce(self, where: tuple[Var, Var], rows: Sequence[IndexLike], start: Affine, step) -> None:  # type: ignore[no-untyped-def]
         """Loops over input channels and kernel taps around `step(input point, weight index, pixel stride)`."""
         geo, (n, q) = self.geometry, where
-        places = [Affine.of(r) for r in rows] + [start]
+        places = [Affine.of(r) for r in rows] + [start]  # type: ignore[arg-type]
 
         def spatial(taps: Sequence[IndexLike]) -> list[IndexLike]:
             return [
@@ -155,19 +128,13 @@ class _Direct:
             ]
 
         if self.in_block == 1:
-            # A plain input: the taps of a row are unrolled, since there are few channels to reduce over.
             with ExitStack() as stack:
-                c = stack.enter_context(self.b.serial("c", self.in_channels))
-                taps = [stack.enter_context(self.b.serial("k", k)) for k in geo.kernel[:-1]]
-                last = geo.kernel[-1]
-                inner = unroll_factor(last, 8)
-                if inner < last:
-                    outer_tap = stack.enter_context(self.b.serial("kw", last // inner))
-                    unrolled = stack.enter_context(self.b.unrolled("ku", inner))
-                    tap: IndexLike = outer_tap * inner + unrolled
-                else:
-                    tap = stack.enter_context(self.b.unrolled("ku", last))
-                step((n, c, *spatial([*taps, tap])), (c, *taps, tap), geo.strides[-1])
+                taps = [stack.enter_context(self.b.serial("k", k)) for k in geo.kernel]
+                unroll = unroll_factor(self.in_channels, 4)
+                i = stack.enter_context(self.b.serial("i", self.in_channels // unroll))
+                u = stack.enter_context(self.b.unrolled("u", unroll))
+                channel = q * self.in_channels + i * unroll + u
+                step((n, channel, *spatial(taps)), (*taps, i * unroll + u), geo.strides[-1])
             return
         blocks, rest = divmod(self.in_channels, self.in_block)
         group_blocks = self.in_channels // self.in_block if self.groups > 1 else 0
@@ -185,7 +152,7 @@ class _Direct:
                 step((n, block, *spatial(taps), i * unroll + u), channel, geo.strides[-1])
 
     def pack(self, first: int, per_group: int, count: int) -> Array:
-        """[groups, count, in blocks, *taps, in lanes, per_group, block]; plain inputs have no lanes."""
+        """[groups, count, in blocks, *taps, in lanes, per_group, block]; of plain inputs [groups, count, *taps, C, ...]."""
         weights, block = self.weights, self.block
         per_conv = weights.shape[0] // self.groups
         taps = weights.shape[2:]
@@ -198,10 +165,10 @@ class _Direct:
         rank = len(taps)
         # [q, g, j, v, c, i, *k] -> [q, g, c, *k, i, j, v]
         order = [0, 1, 4, *range(6, 6 + rank), 5, 2, 3]
-        packed = np.ascontiguousarray(part.transpose(order))
-        if self.in_block == 1:
-            packed = packed.reshape(*packed.shape[: 3 + rank], per_group, block)
-        return packed
+        if self.in_block > 1:
+            return np.ascontiguousarray(part.transpose(order))
+        # [q, g, j, v, c, 1, *k] -> [q, g, *k, c, j, v]
+        return np.ascontiguousarray(part.squeeze(5).transpose(0, 1, *range(5, 5 + rank), 4, 2, 3))
 
     def pack_bias(self, first: int, per_group: int, count: int) -> Array:
         per_conv = len(self.bias) // self.groups

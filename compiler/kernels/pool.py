@@ -41,6 +41,23 @@ class PoolGeometry:
         return math.prod(self.kernel)
 
 
+@dataclass(frozen=True)
+class Window:
+    """The pool: its geometry, and for averages the number of elements in each window, a row per dimension."""
+
+    geometry: PoolGeometry
+    counts: tuple[tuple[int, ...], ...] = ()  # empty for a maximum
+
+    @property
+    def pad_value(self) -> float:
+        return 0.0 if self.counts else -math.inf
+
+    def span(self, d: int, outputs: int) -> int:
+        """Input elements along dimension `d` that `outputs` neighbouring windows cover."""
+        geo = self.geometry
+        return (outputs - 1) * geo.strides[d] + (geo.kernel[d] - 1) * geo.dilations[d] + 1
+
+
 def maximum(ctx: Context, geometry: PoolGeometry) -> Lowered:
     """The largest element of each window of input 0, whose padding must not exceed any element; NaN wins."""
     return _Pool(ctx, geometry, "maximum", ()).build()

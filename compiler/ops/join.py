@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from glulam.compiler.graph.op import Case, Op
 from glulam.compiler.graph.types import Array, DType, TensorType, f32
 from glulam.compiler.ops.inputs import INDICES, check_at_least, check_axis, check_dtype, i64, required, same_dtype

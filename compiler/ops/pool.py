@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+
 from glulam.compiler.graph.op import Case, Op, Padding, Prefers, Trait
 from glulam.compiler.graph.types import Array, DType, TensorType, f32
 from glulam.compiler.kernels import pool
@@ -36,7 +37,7 @@ class Pool(Op):
     dilations: Ints
     ceil_mode: bool = False
 
-    traits = frozenset({Trait.ANCHOR})
+    traits = frozenset({Trait.ANCHOR, Trait.WINDOW})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         (x,) = required(self, inputs, 1)
@@ -120,6 +121,10 @@ class MaxPool(Pool):
         (x,) = required(self, inputs, 1)
         return Padding(self.spans(x.shape[2:]), -math.inf, or_less=True)
 
+    def as_window(self, x: TensorType) -> pool.Window:
+        """The windows that a kernel in front of this op folds, if it takes it over."""
+        return pool.Window(self.geometry())
+
     def lower(self, ctx: Context) -> Lowered:
         return pool.maximum(ctx, self.geometry())
 
@@ -173,10 +178,16 @@ class AveragePool(Pool):
         (x,) = required(self, inputs, 1)
         return Padding(self.spans(x.shape[2:]))
 
+    def as_window(self, x: TensorType) -> pool.Window:
+        """The windows that a kernel in front of this op folds, if it takes it over."""
+        return pool.Window(self.geometry(), self.counts(x.shape[2:]))
+
+    def counts(self, extents: Ints) -> tuple[Ints, ...]:
+        """Elements that count in a window, by its place along each spatial dimension."""
+        return tuple(tuple(self.tap_counts(i, n, padding=self.count_include_pad)) for i, n in enumerate(extents))
+
     def lower(self, ctx: Context) -> Lowered:
-        extents = ctx.operand(0).spatial
-        counts = [self.tap_counts(i, n, padding=self.count_include_pad) for i, n in enumerate(extents)]
-        return pool.average(ctx, self.geometry(), counts)
+        return pool.average(ctx, self.geometry(), self.counts(ctx.operand(0).spatial))
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)

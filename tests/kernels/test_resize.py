@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from harness import run_op
+
 from glulam.compiler.graph.layout import Layout
 from glulam.compiler.graph.op import Case, Prefers
 from glulam.compiler.graph.types import f32
@@ -11,7 +13,6 @@ from glulam.compiler.kernels.context import Epilogue
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.ops import Resize
 from glulam.compiler.targets import runnable_targets, target
-from harness import run_op
 
 TARGETS = [t.name for t in runnable_targets()]
 

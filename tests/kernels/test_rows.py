@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from harness import run_op
+
 from glulam.compiler.graph.op import Case
 from glulam.compiler.graph.types import f32
 from glulam.compiler.ops import BatchNorm, LayerNorm, LogSoftmax, Softmax
 from glulam.compiler.targets import runnable_targets
-from harness import run_op
 
 TARGETS = [t.name for t in runnable_targets()]
 LINES = [
