@@ -30,6 +30,7 @@ from glulam.compiler.loops.ir import (
     LaneReduce,
     Load,
     Section,
+    Shuffle,
     Stmt,
     Store,
     Tile,
@@ -437,6 +438,8 @@ class _Emitter:
                 return self.index_value(index)
             case LaneReduce(op, x):
                 return self.lane_reduce(op, self.value(x, memo))
+            case Shuffle(lanes, x, y):
+                return self.shuffle(lanes, self.value(x, memo), self.value(y, memo))
         if (expansion := maths.expand(e) or half.expand(e, self.target.has_f16)) is not None:
             return self.value(ex.substitute(expansion, e.children()), memo)
         return self.operation(e, [self.value(child, memo) for child in e.children()])
@@ -625,6 +628,12 @@ class _Emitter:
             return self.binary(parts.op, parts, x, y)
         memo: dict[Expr, Val] = {parts.x: x, parts.y: y}
         return self.value(parts, memo)
+
+    def shuffle(self, lanes: Sequence[int], x: Val, y: Val) -> Val:
+        x, y = self.splat(x, len(lanes)), self.splat(y, len(lanes))
+        mask = ", ".join(f"i32 {i}" for i in lanes)
+        text = f"shufflevector {x.type} {x.text}, {y.type} {y.text}, <{len(lanes)} x i32> <{mask}>"
+        return Val(self.let(text), x.dtype, len(lanes))
 
     def lanes(self, x: Val, which: Sequence[int]) -> Val:
         mask = ", ".join(f"i32 {i}" for i in which)

@@ -23,6 +23,7 @@ from glulam.compiler.loops.ir import (
     Kind,
     LaneReduce,
     Load,
+    Shuffle,
     Stmt,
     Store,
     Tile,
@@ -116,6 +117,9 @@ class _Run:
                 return np.asarray(self.affine(index)).astype(DType.I64.numpy)
             case LaneReduce(op, x):
                 return _fold(op, np.broadcast_to(self.value(x, memo), self.lanes))
+            case Shuffle(lanes, x, y):
+                both = [np.broadcast_to(self.value(z, memo), self.lanes) for z in (x, y)]
+                return np.concatenate(both)[list(lanes)]
         return apply(e, [self.value(child, memo) for child in e.children()])
 
 

@@ -224,6 +224,22 @@ class LaneReduce(Expr):
 
 
 @dataclass(frozen=True, eq=False)
+class Shuffle(Expr):
+    """A vector of chosen lanes: lane i is lane `lanes[i]` of x's lanes followed by y's. A scalar has equal lanes."""
+
+    lanes: tuple[int, ...]
+    x: Expr
+    y: Expr
+
+    @property
+    def dtype(self) -> DType:  # type: ignore[override]
+        return self.x.dtype
+
+    def children(self) -> tuple[Expr, ...]:
+        return (self.x, self.y)
+
+
+@dataclass(frozen=True, eq=False)
 class For:
     var: Var
     kind: Kind

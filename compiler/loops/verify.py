@@ -20,6 +20,7 @@ from glulam.compiler.loops.ir import (
     Kind,
     LaneReduce,
     Load,
+    Shuffle,
     Stmt,
     Store,
     Tile,
@@ -156,6 +157,11 @@ class _Verifier:
                 return self.affine(index)
             case LaneReduce() if self.vector is None:
                 self.fail(f"{show(e)} stands outside any vector loop")
+            case Shuffle(lanes):
+                extent = 0 if self.vector is None else self.vector.extent
+                if len(lanes) != extent or not all(0 <= lane < 2 * extent for lane in lanes):
+                    self.fail(f"{show(e)} does not choose from {extent} lanes")
+                return True
         return False
 
     def fail(self, why: str) -> None:
