@@ -13,7 +13,7 @@ from glulam.compiler.loops.program import Program
 from glulam.compiler.lowering import lower_graph
 from glulam.compiler.options import Options
 from glulam.compiler.passes.manager import PassReport, run_passes
-from glulam.compiler.pipeline import pipeline
+from glulam.compiler.pipeline import disabled_passes, pipeline
 from glulam.compiler.targets import Target, target
 from glulam.runtime.manifest import Manifest, StepInfo, TensorSpec
 from glulam.runtime.model import Model
@@ -40,9 +40,9 @@ def optimise(
 ) -> tuple[Graph, list[PassReport]]:
     """A copy of the graph after all passes, and what they did."""
     work = graph.copy()
-    passes = pipeline(target(options.target), options)
-    disable = [name for name in options.disable if options.fuse or name != "fuse"]
-    return work, run_passes(work, passes, disable=disable, stop_after=options.stop_after, dump=dump)
+    passes = pipeline(target(options.target))
+    reports = run_passes(work, passes, disable=disabled_passes(options), stop_after=options.stop_after, dump=dump)
+    return work, reports
 
 
 def explain(graph: Graph, options: Options | None = None) -> list[PassReport]:

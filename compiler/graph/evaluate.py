@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+
 from glulam.compiler.errors import GraphError
 from glulam.compiler.graph.graph import Graph, Value
 from glulam.compiler.graph.types import Array, TensorType

@@ -179,7 +179,7 @@ def _data(value: Value) -> Array:
 
 def _large_constants(graph: Graph) -> Iterator[Value]:
     for value in graph.constants():
-        if _contents(value).startswith("#"):
+        if not _is_inline(_data(value)):
             yield value
     for node in graph.nodes:
         for attribute in node.op.attributes().values():
@@ -190,9 +190,13 @@ def _large_constants(graph: Graph) -> Iterator[Value]:
 def _contents(value: Value) -> str:
     """The constant in full if it is small and reads back to the same bits, else its hash."""
     data = _data(value)
-    if data.size <= INLINE_LIMIT and not _has_odd_nan(data):
+    if _is_inline(data):
         return _inline(_shortest(data) if data.dtype.kind == "f" else data.tolist())
     return "#" + digest(data)
+
+
+def _is_inline(data: Array) -> bool:
+    return data.size <= INLINE_LIMIT and not _has_odd_nan(data)
 
 
 def _has_odd_nan(data: Array) -> bool:

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+
 from glulam.compiler.errors import GraphError
 
 Array = npt.NDArray[np.generic]

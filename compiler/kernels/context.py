@@ -139,10 +139,13 @@ class Context:
             raise LoopError(f"{self.name}: input {i} is missing")
         return operand
 
+    def has(self, i: int) -> bool:
+        """Whether the op itself has input `i`; what only the epilogue reads lies behind the op's own inputs."""
+        return i < len(self.inputs) and self.inputs[i] is not None and i not in self.epilogue.inputs
+
     def data(self, i: int) -> Array | None:
-        """The value of input `i` if it is there and known at compile time."""
-        operand = self.inputs[i] if i < len(self.inputs) else None
-        return None if operand is None else operand.data
+        """The value of the op's own input `i` if it is there and known at compile time."""
+        return self.operand(i).data if self.has(i) else None
 
     @property
     def output(self) -> Operand:

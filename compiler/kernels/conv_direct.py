@@ -9,40 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import numpy as np
-
-from glulam.compiler.graph.types import Array, Shape
+from glulam.compiler.graph.types import Array
 from glulam.compiler.kernels.context import Context, Lowered, View
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, not_packable, constant_weights
 from glulam.compiler.kernels.tiling import Tiling, choose_tiling, unroll_factor
-from glulam.compiler.loops.expr import Const, Expr, Fma
+from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
-
-
-@dataclass(frozen=True)
-class ConvGeometry:
-    """Where output pixel o and kernel tap k meet the input: o * stride + k * dilation - pad, per spatial dimension."""
-
-    kernel: Shape
-    strides: Shape
-    dilations: Shape
-    pads: tuple[tuple[int, int], ...]
-    groups: int = 1
-
-    @property
-    def is_pointwise(self) -> bool:
-        """A 1x1 convolution that reads each input pixel once."""
-        return all(k == 1 for k in self.kernel) and all(s == 1 for s in self.strides) and not any(map(any, self.pads))
 
 
 def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
     """None if the template serves this convolution, else why not."""
+    if (why := not_packable(ctx)) is not None:
+        return why
     x, y = ctx.operand(0), ctx.output
-    if ctx.data(1) is None:
-        return "the weights are not known at compile time"
-    if y.layout.block == 1:
-        return "the output is not in channel blocks"
     if geometry.groups == 1:
         return None
     block = y.layout.block
@@ -55,22 +36,13 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
     """The kernel. Inputs: x[N,C,*S], w[OC,C/g,*K], b?[OC], then what the epilogue reads."""
     if geometry.is_pointwise and ctx.output.type.rank > 3 and (flat := ctx.flattened()) is not None:
         one = ConvGeometry((1,), (1,), (1,), ((0, 0),), geometry.groups)
-        return _Direct(flat, one, reshape_weights(ctx)).build()
-    return _Direct(ctx, geometry, _weights(ctx)).build()
+        return DirectConv(flat, one, constant_weights(ctx).reshape(*ctx.operand(1).shape[:2], 1)).build()
+    return DirectConv(ctx, geometry, constant_weights(ctx)).build()
 
 
-def _weights(ctx: Context) -> Array:
-    weights = ctx.data(1)
-    assert weights is not None
-    return weights
+class DirectConv:
+    """The nest of loops; a subclass may put the results elsewhere."""
 
-
-def reshape_weights(ctx: Context) -> Array:
-    w = _weights(ctx)
-    return w.reshape(*w.shape[:2], 1)
-
-
-class _Direct:
     def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array) -> None:
         self.ctx, self.geometry, self.weights = ctx, geometry, weights
         self.b: Builder = ctx.builder
@@ -116,7 +88,7 @@ class _Direct:
                 self.tile(packed, bias, (n, q, g), rows, Affine.of(full * tiling.pixels), rest, first, per_group)
 
     def tile(
-        self, packed: Buffer, bias: Buffer, where: tuple[Var, Var, Var], rows: Sequence[Var], start: Affine,
+        self, packed: Buffer, bias: Buffer, where: tuple[Var, Var, Var], rows: Sequence[IndexLike], start: Affine,
         pixels: int, first: int, per_group: int,
     ) -> None:  # fmt: skip
         """One register tile: start from the bias, reduce, finish, store."""
@@ -138,15 +110,16 @@ class _Direct:
             with b.unrolled("j", per_group) as j, b.unrolled("t", pixels) as t:
                 block = q * self.group_blocks + g * per_group + j + first
                 point = (n, block, *rows, start + t, v)
-                self.ctx.write(point, self.finish(acc[t, j], point))
+                self.put(point, j, self.ctx.finish(acc[t, j], point))
 
-    def finish(self, value: Expr, point: tuple[IndexLike, ...]) -> Expr:
-        return self.ctx.finish(value, point)
+    def put(self, point: tuple[IndexLike, ...], j: Var, value: Expr) -> None:
+        """Store a finished element, of block `j` of the tile's."""
+        self.ctx.write(point, value)
 
-    def reduce(self, where: tuple[Var, Var], rows: Sequence[Var], start: Affine, step) -> None:  # type: ignore[no-untyped-def]
+    def reduce(self, where: tuple[Var, Var], rows: Sequence[IndexLike], start: Affine, step) -> None:  # type: ignore[no-untyped-def]
         """Loops over input channels and kernel taps around `step(input point, weight index, pixel stride)`."""
         geo, (n, q) = self.geometry, where
-        places = [Affine.of(r) for r in rows] + [start]
+        places = [Affine.of(r) for r in rows] + [start]  # type: ignore[arg-type]
 
         def spatial(taps: Sequence[IndexLike]) -> list[IndexLike]:
             return [

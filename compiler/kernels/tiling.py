@@ -65,3 +65,10 @@ def _row_cycles(target: Target, tiling: Tiling, width: int, blocks: int, depth: 
 def unroll_factor(extent: int, limit: int) -> int:
     """The largest divisor of `extent` up to `limit`."""
     return max(d for d in range(1, min(extent, limit) + 1) if extent % d == 0)
+
+
+def pieces(extent: int, size: int) -> list[tuple[int, int, int]]:
+    """(first, count, length) of equal pieces, and a shorter one, that cover `extent`."""
+    count, rest = divmod(extent, size)
+    parts = [(0, count, size)] if count else []
+    return [*parts, (count * size, 1, rest)] if rest else parts

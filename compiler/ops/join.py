@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from glulam.compiler.graph.op import Case, Op, Prefers
 from glulam.compiler.graph.types import Array, DType, TensorType, f32
 from glulam.compiler.kernels import concat

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from glulam.compiler.graph.op import Case, Op, Trait
 from glulam.compiler.graph.types import Array, TensorType, f32
+from glulam.compiler.kernels import gemm
+from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.inputs import (
     FLOATS,
     INTEGERS,
@@ -65,6 +68,9 @@ class MatMul(Op):
             Case(cls(), (i64(3, 7), i64(7, 2))),
         )
 
+    def lower(self, ctx: Context) -> Lowered:
+        return gemm.matmul(ctx)
+
 
 @dataclass(frozen=True)
 class Linear(Op):
@@ -104,3 +110,6 @@ class Linear(Op):
             Case(cls(), (f64(3, 7), f64(2, 7), f64(2)), constants=frozenset({1, 2})),
             Case(cls(), (f32(3, 7), f32(5, 7), f32(5))),
         )
+
+    def lower(self, ctx: Context) -> Lowered:
+        return gemm.linear(ctx)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from glulam.compiler.graph.op import Case, Op, Trait
 from glulam.compiler.graph.types import Array, DType, TensorType, f32
 from glulam.compiler.ops.inputs import boolean, broadcast, check_at_least, i64, required

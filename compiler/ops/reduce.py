@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from glulam.compiler.graph.op import Case, Op, Trait
+
+from glulam.compiler.graph.op import Case, Op, Prefers, Trait
 from glulam.compiler.graph.types import Array, DType, Shape, TensorType, f32
+from glulam.compiler.kernels import reduce
+from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.inputs import FLOATS, NUMBERS, check_axis, check_dtype, f64, i64, required
 
 Axes = tuple[int, ...]
@@ -82,6 +85,17 @@ class Reduce(Op):
         if list(self.axes) != sorted(set(self.axes)):
             raise self.fail(f"axes {self.axes} are not sorted and distinct")
         return (x.with_shape(self.output_shape(x.shape)),)
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        (x,) = required(self, inputs, 1)
+        spatial = x.rank > 2 and self.axes == tuple(range(2, x.rank))
+        return Prefers.EITHER if spatial and x.dtype is DType.F32 else Prefers.PLAIN
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        return sum(type.size for type in inputs if type is not None)
+
+    def lower(self, ctx: Context) -> Lowered:
+        return reduce.build(ctx, self.kind, self.axes, self.keepdims)
 
     def output_shape(self, shape: Shape) -> Shape:
         """The shape with the axes removed, or of extent 1 with `keepdims`."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from glulam.compiler.graph.op import Case, Op
 from glulam.compiler.graph.types import Array, Shape, TensorType, f32
 from glulam.compiler.ops.inputs import ANY, FLOATS, check_at_least, check_dtype, i64, required, wide

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from glulam.compiler.graph.op import Case, Op
 from glulam.compiler.graph.types import Array, TensorType, f32
 from glulam.compiler.ops.inputs import FLOATS, F64Array, check_axis, f64, required, same_dtype, wide

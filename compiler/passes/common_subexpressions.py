@@ -35,7 +35,9 @@ def fingerprint(data: Array) -> bytes:
 
 
 def _merge_constants(graph: Graph) -> Iterator[Patch]:
+    """One patch for all of them: a model may well have a thousand equal ones."""
     buckets: dict[Hashable, list[Value]] = {}
+    twins: dict[Value, Value] = {}
     for value in list(graph.constants()):
         if value.data is None:
             continue
@@ -43,9 +45,13 @@ def _merge_constants(graph: Graph) -> Iterator[Patch]:
         twin = next((kept for kept in bucket if kept.data is not None and same_bits(kept.data, value.data)), None)
         if twin is None:
             bucket.append(value)
-            continue
-        patch = Patch(graph, f"the same constant as %{twin.name}")
-        patch.replace(value, twin)
+        else:
+            twins[value] = twin
+    if twins:
+        kept = ", ".join(f"%{name}" for name in dict.fromkeys(value.name for value in twins.values()))
+        patch = Patch(graph, f"{len(twins)} constants equal to one of {kept}")
+        for value, twin in twins.items():
+            patch.replace(value, twin)
         yield patch
 
 

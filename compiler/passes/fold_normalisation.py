@@ -19,7 +19,7 @@ from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import Shape
-from glulam.compiler.ops import Add, AveragePool, BatchNorm, MaxPool, Mul, Reshape, ScaleShift, Transpose
+from glulam.compiler.ops import Add, AveragePool, BatchNorm, MaxPool, Mul, Pad, Reduce, Reshape, ScaleShift, Transpose
 from glulam.compiler.passes.affine import Affine, affine_of
 from glulam.compiler.passes.manager import Decision, NodePass, Uses
 from glulam.compiler.passes.scaled_weights import Weights, is_linear
@@ -229,11 +229,30 @@ def _carry(op: Op, affine: Affine, other: Value | None, *, back: bool) -> Affine
             if affine.has_shift and op.count_include_pad and any(side for pad in op.pads for side in pad):
                 return "a shift does not pass an average that counts zero padding"
             return _over_windows(affine, other.shape)
+        case Reduce(kind="mean"):
+            return _over_mean(op, affine, other.shape, back=back)
+        case Pad():
+            if op.mode == "constant" and (op.value != 0 or affine.has_shift):
+                return "a shift does not pass constant padding, nor does padding that is not zero"
+            if any(pad != (0, 0) for pad in op.pads[:2]):
+                return "padding of the channels"
+            return _over_windows(affine, other.shape)
     return f"{op.name} is not linear"
 
 
 def _over_windows(affine: Affine, shape: Shape) -> Affine | str:
     return affine.resized(shape) or "the statistics differ within a window"
+
+
+def _over_mean(op: Reduce, affine: Affine, shape: Shape, *, back: bool) -> Affine | str:
+    full = shape if back else affine.shape
+    kept = tuple(1 if axis in op.axes else extent for axis, extent in enumerate(full))
+    if back:
+        inner = affine.reshaped(kept)
+        return Affine(full, inner.scale, inner.shift)
+    if any(array.shape[axis] != 1 for array in (affine.scale, affine.shift) for axis in op.axes):
+        return "the statistics differ within what is averaged"
+    return Affine(kept, affine.scale, affine.shift).reshaped(shape)
 
 
 # ---- what stays

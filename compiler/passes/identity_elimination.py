@@ -8,6 +8,7 @@ Only what is exact to the bit, signed zeros and NaN included:
 4. x * 1, x / 1, x + (-0.0), x - (+0.0), and x + 0 of integers. Not x + (+0.0): it turns -0.0 into +0.0.
 5. Reshape of a reshape (one is enough), transpose of a transpose (composed).
 6. Transpose that moves only axes of extent 1: it keeps the elements' order, so it becomes a reshape.
+7. Expand before a pointwise op that broadcasts by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from glulam.compiler.graph.graph import Graph, Node, Value
-from glulam.compiler.graph.op import Op
+from glulam.compiler.graph.op import Op, Trait
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.ops import (
     Add,
@@ -56,6 +57,8 @@ class IdentityElimination(NodePass):
             return patch
         if isinstance(source, str):
             return Decision(node.name, False, source)
+        if Trait.POINTWISE in node.op.traits:
+            return _without_expand(graph, node)
         return _shorter(graph, node)
 
 
@@ -69,6 +72,23 @@ def _shorter(graph: Graph, node: Node) -> Patch | None:
     patch = Patch(graph, reason, at=node.name)
     patch.replace(node.output, patch.apply(op, *inputs, name=node.name))
     return patch
+
+
+def _without_expand(graph: Graph, node: Node) -> Patch | None:
+    """The pointwise node over the tensors as they were before they were expanded, if its output stays."""
+    sources = [_before_expand(value) for value in node.inputs]
+    if sources == list(node.inputs):
+        return None
+    if node.op.infer(*(None if value is None else value.type for value in sources)) != (node.output.type,):
+        return None
+    patch = Patch(graph, f"{node.op.name} broadcasts by itself", at=node.name)
+    patch.replace(node.output, patch.apply(node.op, *sources, name=node.name))
+    return patch
+
+
+def _before_expand(value: Value | None) -> Value | None:
+    expand = value.producer if value is not None else None
+    return expand.inputs[0] if expand is not None and isinstance(expand.op, Expand) else value
 
 
 # ---- nodes that give their input back: the input, the reason why not, or None if there is nothing to say

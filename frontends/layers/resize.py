@@ -48,6 +48,9 @@ class Upsample(Layer):
             raise ShapeError(f"{label}: mode is {mode!r}; it must be one of {list(MODES)}")
         if align_corners and MODES[mode][0] == "nearest":
             raise ShapeError(f"{label}: align_corners has no meaning for mode {mode!r}")
+        if scale_factor is not None:
+            axes = len(scale_factor) if isinstance(scale_factor, Sequence) else 1
+            _factors(scale_factor, axes, f"{label}: scale_factor")
         self.size = size
         self.scale_factor = scale_factor
         self.mode = mode
@@ -102,7 +105,6 @@ def _factors(value: Any, rank: int, what: str) -> tuple[float, ...]:
     given = tuple(value) if isinstance(value, Sequence) else (value,) * rank
     if len(given) != rank:
         raise ShapeError(f"{what} is {given}; give one number, or {rank}, one per spatial axis")
-    factors = tuple(float(entry) for entry in given)
-    if not all(f > 0 and math.isfinite(f) for f in factors):
+    if not all(isinstance(entry, int | float) and entry > 0 and math.isfinite(entry) for entry in given):
         raise ShapeError(f"{what} is {given}; factors are positive numbers")
-    return factors
+    return tuple(float(entry) for entry in given)

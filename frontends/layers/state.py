@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
 from glulam.compiler.errors import ModelFileError, ShapeError
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import Array, DType, Shape
@@ -17,6 +20,8 @@ from glulam.frontends.layers.tensor import Parameter
 
 # what PyTorch writes into a state dict and inference does not need
 IGNORED_SUFFIXES = ("num_batches_tracked",)
+# what zipfile and numpy.lib.format raise on damaged archives (RuntimeError: a member that says it is encrypted)
+ZIP_ERRORS = (OSError, ValueError, EOFError, RuntimeError, IndexError, zipfile.BadZipFile, zlib.error, struct.error)
 
 
 class IncompatibleKeys(NamedTuple):
@@ -104,7 +109,7 @@ def _read_npz(path: Path) -> dict[str, Array]:
                 for info in archive.infolist()
                 if not info.is_dir()
             }
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except ZIP_ERRORS as error:
         raise ModelFileError(f"{path}: {error}") from error
 
 

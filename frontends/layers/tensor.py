@@ -10,16 +10,18 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import EllipsisType
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from glulam.compiler import ops
 from glulam.compiler.errors import GraphError, ShapeError
 from glulam.compiler.graph.graph import Node, Value
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import Array, DType, TensorType
 
-Operand = "Tensor | float | Array"
+Operand: TypeAlias = "Tensor | float | Array"
 Index = int | slice | EllipsisType
 
 
@@ -29,16 +31,16 @@ class Scope:
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
         self.path = ""
-        self._taken: dict[str, int] = {}
+        self._nodes: dict[str, int] = {}
+        self._paths: dict[str, int] = {}
 
     def unique(self, wanted: str) -> str:
-        """`wanted`, or `wanted_1`, `wanted_2`, ... if it was given before."""
-        name = wanted
-        while name in self._taken:
-            self._taken[wanted] += 1
-            name = f"{wanted}_{self._taken[wanted]}"
-        self._taken[name] = 0
-        return name
+        """A name for a value or node: `wanted`, or `wanted_1`, `wanted_2`, ... if it was given before."""
+        return _untaken(wanted, self._nodes)
+
+    def unique_path(self, wanted: str) -> str:
+        """The same for the path of a module, which its node may have as its name."""
+        return _untaken(wanted, self._paths)
 
     def inner(self, name: str) -> str:
         """The name inside the block being called."""
@@ -51,6 +53,15 @@ class Scope:
             yield
         finally:
             self.path = outer
+
+
+def _untaken(wanted: str, taken: dict[str, int]) -> str:
+    name = wanted
+    while name in taken:
+        taken[wanted] += 1
+        name = f"{wanted}_{taken[wanted]}"
+    taken[name] = 0
+    return name
 
 
 class Tensor(Value):
@@ -123,6 +134,8 @@ class Parameter(Value):
     """A constant that a state dict names and may replace; `learned` is False for running statistics."""
 
     __slots__ = ("learned",)
+
+    data: Array
 
     def __init__(self, name: str, data: Array, *, learned: bool = True) -> None:
         super().__init__(name, TensorType.of(data), data=data)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from rewrites import graph_of, rewrite
 
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.layout import Layout
@@ -18,7 +19,6 @@ from glulam.compiler.passes import common_subexpressions
 from glulam.compiler.passes.common_subexpressions import CommonSubexpressions
 from glulam.compiler.passes.dead_code import DeadCode
 from glulam.compiler.passes.identity_elimination import IdentityElimination
-from rewrites import graph_of, rewrite
 
 X = "input %x: f32[2,3,4]\n"
 
@@ -114,7 +114,7 @@ CONSTANTS = (
 def test_equal_constants_become_one():
     result = cse(CONSTANTS.format("0"))
     assert len(list(result.graph.constants())) == 1
-    assert result.taken == ["q: the same constant as %p"]
+    assert result.taken == ["q: 1 constants equal to one of %p"]
 
 
 @pytest.mark.parametrize("last", ["-0.0", "4", "nan"])
@@ -280,3 +280,18 @@ def test_names_of_values_survive():
     )
     assert [n.name for n in result.graph.nodes] == ["b", "r"]
     assert isinstance(result.graph.nodes[1].op, Relu)
+
+
+EXPAND = X + "const %k: f32[4] = [1, 2, 3, 4]\n%e = expand(%k) {shape=(2, 3, 4)}\n"
+
+
+def test_expand_before_a_pointwise_op():
+    assert identities(EXPAND + "%a = add(%x, %e)\noutput y = %a").ops == "add"
+    assert identities(EXPAND + "%a = add(%x, %e)\n%b = neg(%e)\noutput y = %a\noutput z = %b").ops == "expand add neg"
+    assert identities(EXPAND + "%a = add(%x, %e)\noutput y = %a\noutput z = %e").ops == "expand add"
+
+
+def test_expand_that_gives_the_output_its_shape_stays():
+    text = "input %x: f32[4]\n%e = expand(%x) {shape=(2, 3, 4)}\n%n = neg(%e)\n%a = add(%e, %e)\n"
+    text += "output y = %n\noutput z = %a"
+    assert identities(text).ops == "expand neg add"

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from rewrites import rewrite
 
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.op import Op, Trait
 from glulam.compiler.graph.types import f32
 from glulam.compiler.ops import Mul
 from glulam.compiler.passes.constant_folding import ConstantFolding
-from rewrites import rewrite
 
 
 def fold(text, **options):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from rewrites import graph_of, rewrite
 
 from glulam.compiler.graph.text import to_text
 from glulam.compiler.graph.types import f32
 from glulam.compiler.passes.fold_normalisation import FoldNormalisation
 from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
-from rewrites import graph_of, rewrite
 
 X = "input %x: f32[2,4,7,7]\n"
 STATS = """
@@ -224,6 +224,42 @@ def test_through_average_pool(pads, include, folds):
     assert fold(text).ops == ("conv average_pool" if folds else "conv average_pool scale_shift")
 
 
+@pytest.mark.parametrize(
+    ("axes", "keepdims", "folds"), [("(2, 3)", True, True), ("(2, 3)", False, True), ("(1,)", True, False)]
+)
+def test_through_a_global_average(axes, keepdims, folds):
+    text = X + WEIGHTS + f"const %k: f32[1,1,1,1] = random\n%c = conv(%x, %w) {PADDED}\n"
+    text += f"%p = reduce(%c) {{kind='mean', axes={axes}, keepdims={keepdims}}}\n"
+    constant = (
+        "const %s: f32[6{}] = random\n".format(",1,1" if keepdims else "") if folds else "const %s: f32[7,7] = random\n"
+    )
+    assert fold(text + constant + "%n = mul(%p, %s)\noutput y = %n").ops == (
+        "conv reduce" if folds else "conv reduce mul"
+    )
+
+
+def test_forward_through_a_global_average():
+    text = (
+        FORWARD
+        + NORM_FIRST
+        + "const %u: f32[5,6] = random\n%p = reduce(%n) {kind='mean', axes=(2, 3), keepdims=False}\n"
+    )
+    assert fold(text + "%c = linear(%p, %u)\noutput y = %c").ops == "reduce linear"
+    text = text.replace("axes=(2, 3)", "axes=(1, 2)").replace("f32[5,6]", "f32[5,7]")
+    result = fold(text + "%c = linear(%p, %u)\noutput y = %c")
+    assert result.ops == "scale_shift reduce linear"
+    assert "p: the statistics differ within what is averaged" in result.declined
+
+
+@pytest.mark.parametrize(
+    ("mode", "op", "folds"), [("constant", "mul", True), ("constant", "add", False), ("reflect", "add", True)]
+)
+def test_through_padding(mode, op, folds):
+    text = "input %x: f32[1,3,8,8]\nconst %s: f32[3,1,1] = random\nconst %w: f32[4,3,3,3] = random\n"
+    text += f"%n = {op}(%x, %s)\n%p = pad(%n) {{pads=((0, 0), (0, 0), (1, 2), (0, 1)), mode='{mode}'}}\n"
+    assert fold(text + f"%c = conv(%p, %w) {VALID}\noutput y = %c").ops == ("pad conv" if folds else "add pad conv")
+
+
 def test_not_through_relu():
     text = CONV_NORM.replace("%n =", "%r = relu(%c)\n%n =").replace("batch_norm(%c", "batch_norm(%r")
     result = fold(text + "output y = %n")
@@ -400,3 +436,13 @@ def test_integers_are_left_alone():
     result = fold("input %x: i64[4]\nconst %k: i64[] = 3\n%a = mul(%x, %k)\noutput y = %a")
     assert result.ops == "mul"
     assert result.decisions == []
+
+
+def test_trap_10_names_do_not_collide():
+    """Equal layers folded twice, with a value that already has the name a new constant would get."""
+    twice = CONV_NORM + "const %c.bias: f32[6] = random\n%q = add(%n, %n)\n".replace("%c.bias", "%taken")
+    twice += NORM.replace("%n", "%n2").replace("%c", "%d").join([f"%d = conv(%x, %w) {PADDED}\n", ""])
+    graph = fold(twice + "%a = add(%q, %n2)\noutput y = %a").graph
+    names = [value.name for value in graph.values()]
+    assert len(set(names)) == len(names)
+    assert [n.name for n in graph.nodes] == ["c", "q", "d", "a"]

@@ -1,0 +1,236 @@
+"""Depthwise convolution on channel blocks: each lane is a channel, so all is vector times vector.
+
+A tile of output pixels of one or two rows stays in registers. Taps are taken in the order in which they use the vectors
+of an input row, so that each is loaded once a row; weights stay in registers too where there is room.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from glulam.compiler.kernels.context import Context, Lowered, Point
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, not_packable, constant_weights
+from glulam.compiler.kernels.tiling import pieces, unroll_factor
+from glulam.compiler.loops.expr import Expr, Fma
+from glulam.compiler.loops.ir import Affine, IndexLike, Tile, Var
+
+_UNROLLED_TAPS = 49  # kernels up to this size are unrolled
+_MAX_PIXELS = 14
+_CHUNK_FMAS = 20_000  # vector FMAs of an iteration that are worth a thread's while
+_ENOUGH = 16  # iterations of the parallel space that every layer should have, if it can
+
+
+def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
+    """None if the template serves this convolution, else why not."""
+    if (why := not_packable(ctx)) is not None:
+        return why
+    x, y = ctx.operand(0), ctx.output
+    if not geometry.groups == x.shape[1] == y.shape[1]:
+        return f"{x.shape[1]} input and {y.shape[1]} output channels in {geometry.groups} groups are not one per group"
+    if x.layout.block != y.layout.block:
+        return "the input is not in channel blocks"
+    return None
+
+
+def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
+    """The kernel. Inputs: x[N,C,*S], w[C,1,*K], b?[C], then what the epilogue reads."""
+    return _Depthwise(ctx, geometry).build()
+
+
+@dataclass(frozen=True)
+class _TileShape:
+    """Output rows and pixels of a register tile, and whether all weights of a block stay in registers with it."""
+
+    rows: int
+    pixels: int
+    resident: bool
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a register tile lies: (n, block), first output place in each spatial dimension, lanes, resident weights."""
+
+    head: tuple[Var, Var]
+    start: tuple[Affine, ...]
+    lane: Var
+    weights: Tile | None
+
+
+class _Depthwise:
+    def __init__(self, ctx: Context, geometry: ConvGeometry) -> None:
+        self.ctx, self.b, self.geometry = ctx, ctx.builder, geometry
+        self.x = ctx.input_view(0)
+        self.block = ctx.output.layout.block
+        self.taps = list(itertools.product(*map(range, geometry.kernel)))
+        self.unrolls = len(self.taps) <= _UNROLLED_TAPS
+        self.packed = ctx.constant(self.pack(constant_weights(ctx)[:, 0]), "w")
+        bias = ctx.data(2)
+        zeros = np.zeros(ctx.output.shape[1], np.float32)
+        self.bias = ctx.constant(self.pack(zeros if bias is None else bias), "b")
+
+    def pack(self, data: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        """[C, *K] as [blocks, *K, lanes]."""
+        blocks = -(-len(data) // self.block)
+        full = np.zeros((blocks * self.block, *data.shape[1:]), np.float32)
+        full[: len(data)] = data
+        return np.moveaxis(full.reshape(blocks, self.block, *data.shape[1:]), 1, -1)
+
+    def build(self) -> Lowered:
+        ctx, b = self.ctx, self.b
+        *outer, width = ctx.output.spatial
+        ctx.output_view()
+        shape = self.tile_shape(outer[-1] if outer else 1, width)
+        *planes, height = outer or [1]
+        chunk = self.chunk(planes, height, width)
+        extents = {f"o{d}": extent for d, extent in enumerate(planes)}
+        if outer:
+            with b.section(n=ctx.output.shape[0], c=ctx.output.blocks, **extents, h=height // chunk) as (n, c, *o, h):
+                with b.vector("v", self.block) as v:
+                    resident = self.resident_weights(c, v, shape)
+                    for first, count, rows in pieces(chunk, shape.rows):
+                        with b.serial("y", count) as y:
+                            row = h * chunk + y * rows + first
+                            self.row((n, c), (*map(Affine.of, o), row), v, resident, rows, shape.pixels)
+        else:
+            for first, count, pixels in pieces(width, shape.pixels):
+                with b.section(n=ctx.output.shape[0], c=ctx.output.blocks, s=count) as (n, c, s):
+                    with b.vector("v", self.block) as v:
+                        place = _Place((n, c), (s * pixels + first,), v, self.resident_weights(c, v, shape))
+                        self.tile(place, 1, pixels)
+        return ctx.finished()
+
+    def row(
+        self, head: tuple[Var, Var], outer: tuple[Affine, ...], v: Var, resident: Tile | None, rows: int, pixels: int
+    ) -> None:
+        """All tiles of `rows` output rows."""
+        for first, count, length in pieces(self.ctx.output.spatial[-1], pixels):
+            with self.b.serial("s", count) as s:
+                self.tile(_Place(head, (*outer, s * length + first), v, resident), rows, length)
+
+    # ---- shapes
+
+    def tile_shape(self, height: int, width: int) -> _TileShape:
+        """The tile with the fewest estimated cycles an output pixel."""
+        best: tuple[float, _TileShape] | None = None
+        for rows in (1, 2) if self.unrolls and height > 1 else (1,):
+            for pixels in range(1, min(width, _MAX_PIXELS) + 1):
+                for resident in (True, False):
+                    if not self.fits(rows, pixels, resident):
+                        continue
+                    cost = self.cycles(height, rows, width, pixels, resident)
+                    if best is None or cost < best[0]:
+                        best = (cost, _TileShape(rows, pixels, resident))
+        assert best is not None
+        return best[1]
+
+    def fits(self, rows: int, pixels: int, resident: bool) -> bool:
+        needed = rows * pixels + pixels + 2 + (len(self.taps) if resident else 1)
+        return needed <= self.ctx.target.vector_registers + (0 if rows * pixels > 1 else 4) and (
+            self.unrolls or not resident
+        )
+
+    def cycles(self, height: int, rows: int, width: int, pixels: int, resident: bool) -> float:
+        """Of one plane: what its multiply-adds, loads and stores take, two FMAs and two loads a cycle."""
+        total = 0.0
+        for _, tile_rows, high in pieces(height, rows):
+            for _, count, wide in pieces(width, pixels):
+                fmas = len(self.taps) * high * wide
+                loads = self.loads(high, wide) + (0 if resident else len(self.taps))
+                total += tile_rows * count * (max(fmas, loads) / 2 + high * wide / 2 + 2)
+        return total
+
+    def loads(self, rows: int, pixels: int) -> float:
+        """Input vectors that a tile loads."""
+        geo = self.geometry
+        wide = len({t * geo.strides[-1] + k * geo.dilations[-1] for t in range(pixels) for k in range(geo.kernel[-1])})
+        high, deep = 1, 1
+        if len(geo.kernel) > 1:
+            places = {r * geo.strides[-2] + k * geo.dilations[-2] for r in range(rows) for k in range(geo.kernel[-2])}
+            high, deep = len(places), math.prod(geo.kernel[:-2])
+        return float(deep * high * wide)
+
+    def chunk(self, planes: Sequence[int], height: int, width: int) -> int:
+        """Rows of an iteration: a divisor of the height."""
+        outer = self.ctx.output.shape[0] * self.ctx.output.blocks * math.prod(planes)
+        useful = max(2, _CHUNK_FMAS // max(1, width * len(self.taps)))
+        parallel = max(1, height * outer // _ENOUGH)
+        return unroll_factor(height, max(1, min(useful, parallel))) if height else 1
+
+    # ---- code
+
+    def resident_weights(self, c: Var, v: Var, shape: _TileShape) -> Tile | None:
+        if not shape.resident:
+            return None
+        tile = self.b.tile("w", len(self.taps))
+        for i, tap in enumerate(self.taps):
+            self.b.store(tile[i], self.packed[(c, *tap, v)])
+        return tile
+
+    def tile(self, place: _Place, rows: int, pixels: int) -> None:
+        """One register tile: start from the bias, add all taps, finish, store."""
+        b, c, v = self.b, place.head[1], place.lane
+        acc = b.tile("acc", rows, pixels)
+        with b.unrolled("r", rows) as r, b.unrolled("t", pixels) as t:
+            b.store(acc[r, t], self.bias[c, v])
+        if self.unrolls:
+            self.unrolled(place, acc)
+        else:
+            self.looped(place, acc)
+        with b.unrolled("r", rows) as r, b.unrolled("t", pixels) as t:
+            *outer, last = place.start
+            if outer:
+                outer[-1] = outer[-1] + r
+            point: Point = (*place.head, *outer, last + t, v)
+            self.ctx.write(point, self.ctx.finish(acc[r, t], point))
+
+    def unrolled(self, place: _Place, acc: Tile) -> None:
+        """All taps, input row by input row; in a row the taps that meet the same pixels follow each other."""
+        rows, pixels = acc.shape
+        geo = self.geometry
+        stride, dilation = geo.strides[-1], geo.dilations[-1]
+        tall = len(geo.kernel) > 1
+
+        def order(step: tuple[int, tuple[int, ...]]) -> tuple[object, ...]:
+            r, tap = step
+            row = r * geo.strides[-2] + tap[-2] * geo.dilations[-2] if tall else 0
+            column = tap[-1] * dilation
+            return (tap[:-2], row, column % stride, column, r)
+
+        for r, tap in sorted(itertools.product(range(rows), self.taps), key=order):
+            weight = self.packed[(place.head[1], *tap, place.lane)]
+            if place.weights is not None:
+                weight = place.weights[self.taps.index(tap)]  # type: ignore[assignment]
+            for t in range(pixels):
+                self.step(place, acc, (r, t), tap, weight)
+
+    def looped(self, place: _Place, acc: Tile) -> None:
+        """Large kernels: loops over the taps, those of a row unrolled in part."""
+        _, pixels = acc.shape
+        with ExitStack() as stack:
+            tap: list[IndexLike] = [stack.enter_context(self.b.serial("k", k)) for k in self.geometry.kernel[:-1]]
+            inner = unroll_factor(self.geometry.kernel[-1], 8)
+            outer = stack.enter_context(self.b.serial("kw", self.geometry.kernel[-1] // inner))
+            tap.append(outer * inner + stack.enter_context(self.b.unrolled("ku", inner)))
+            weight = self.packed[(place.head[1], *tap, place.lane)]
+            for t in range(pixels):
+                self.step(place, acc, (0, t), tap, weight)
+
+    def step(self, place: _Place, acc: Tile, at: tuple[int, int], tap: Sequence[IndexLike], weight: Expr) -> None:
+        """Add one tap's product to one pixel of the tile."""
+        geo, (r, t) = self.geometry, at
+        moved = list(place.start)
+        moved[-1] = moved[-1] + t
+        if len(moved) > 1:
+            moved[-2] = moved[-2] + r
+        where = [
+            o * s + Affine.of(k) * d - pad  # type: ignore[arg-type]
+            for o, s, k, d, (pad, _) in zip(moved, geo.strides, tap, geo.dilations, geo.pads, strict=True)
+        ]
+        value = self.x[(*place.head, *where, place.lane)]
+        self.b.store(acc[r, t], Fma(value, weight, acc[r, t]))

@@ -1,0 +1,209 @@
+"""Matrix products: a register tile of rows x column blocks over the whole depth.
+
+`linear` has weights [N, K], `matmul` numpy's semantics. A right operand known at compile time is packed into groups of
+column blocks in the order the reduction reads them; any other is read where it lies. The sum of an element has the same
+order whatever the number of rows, so a row's bits do not depend on the batch around it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from glulam.compiler.graph.types import Array
+from glulam.compiler.kernels import gemm_dots
+from glulam.compiler.kernels.context import Context, Lowered, Point, View
+from glulam.compiler.kernels.gemm_operands import (
+    batch_point,
+    merged_rows,
+    multiply_add,
+    source,
+    with_columns,
+    with_rows,
+    without_batch,
+    zero,
+)
+from glulam.compiler.kernels.tiling import choose_tiling, pieces
+from glulam.compiler.loops.expr import Expr
+from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Var
+
+_ROW_BLOCKS = 8  # column blocks of a tile of one row: as many sums as hide the latency of an addition
+_TAIL_SPLIT = 4  # partial sums of each element in the columns that fill no block, for the same reason
+_UNROLL = 4  # steps of the depth in one round of the loop
+_ENOUGH = 16  # iterations of a parallel space that need no finer split
+
+
+def linear(ctx: Context) -> Lowered:
+    """The kernel of x[..., K] @ w[N, K].T + bias?[N]."""
+    bias = 2 if ctx.has(2) else None
+    flat = with_rows(ctx)
+    flat = merged_rows(flat) or flat
+    weights = flat.data(1)
+    if weights is None or len(weights) == 1:
+        return gemm_dots.build(flat, transposed=True, bias=bias)
+    return _Columns(flat, np.ascontiguousarray(weights.T), bias).build()
+
+
+def matmul(ctx: Context) -> Lowered:
+    """The kernel of numpy's a @ b: batch axes broadcast, a vector loses its axis."""
+    flat = with_rows(with_columns(ctx))
+    if math.prod(flat.operand(1).shape[:-2]) == 1 and flat.operand(1).type.rank <= flat.operand(0).type.rank:
+        flat = without_batch(flat)
+        flat = merged_rows(flat) or flat
+    if flat.operand(1).shape[-1] == 1:
+        return gemm_dots.build(flat, transposed=False, bias=None)
+    weights = flat.data(1)
+    return _Columns(flat, weights if weights is not None and weights.ndim == 2 else None, None).build()
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Neighbouring columns from `first`: `count` groups of `blocks` blocks of `lanes`, in tiles of `rows` rows."""
+
+    first: int
+    count: int
+    blocks: int
+    lanes: int
+    rows: int
+    split: int
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a register tile lies: batch indices, group of column blocks, first row, number of rows."""
+
+    batch: Sequence[Var]
+    group: Var
+    row: Affine
+    rows: int
+
+
+class _Columns:
+    """Vectors along the columns; `packed` is the right operand [K, N] if it is known."""
+
+    def __init__(self, ctx: Context, packed: Array | None, bias: int | None) -> None:
+        self.ctx, self.b = ctx, ctx.builder
+        self.left = source(ctx, 0)
+        self.packed = packed
+        self.right = None if packed is not None else source(ctx, 1)
+        self.bias = bias
+        self.dtype = ctx.output.type.dtype
+        *self.batch, self.rows, self.columns = ctx.output.shape
+        self.depth = ctx.operand(0).shape[-1]
+
+    def build(self) -> Lowered:
+        self.ctx.output_view()
+        if self.ctx.output.type.size:
+            for chunk in self.chunks():
+                self.sections(chunk)
+        return self.ctx.finished()
+
+    def chunks(self) -> list[_Chunk]:
+        width = self.ctx.target.vector_bytes // self.dtype.size
+        full, rest = divmod(self.columns, width)
+        chunks = []
+        if full:
+            rows, blocks = self.tile_shape(full)
+            for first, count, per_group in pieces(full, blocks):
+                chunks.append(_Chunk(first * width, count, per_group, width, rows, 1))
+        if rest:
+            rows = min(self.rows, self.ctx.target.vector_registers // (_TAIL_SPLIT + 1))
+            chunks.append(_Chunk(full * width, 1, 1, rest, rows, _TAIL_SPLIT))
+        return chunks
+
+    def tile_shape(self, blocks: int) -> tuple[int, int]:
+        if self.rows == 1:
+            return 1, min(blocks, _ROW_BLOCKS)
+        tiling = choose_tiling(self.ctx.target, self.rows, blocks, self.depth)
+        return tiling.pixels, tiling.blocks
+
+    def sections(self, chunk: _Chunk) -> None:
+        """Rows run inside an iteration, so that its weights stay cached, unless that leaves too few iterations."""
+        weights, bias = self.weights(chunk), self.bias_of(chunk)
+        batch = {f"d{i}": extent for i, extent in enumerate(self.batch)}
+        full, rest = divmod(self.rows, chunk.rows)
+        if full <= 1 or math.prod(self.batch) * chunk.count >= _ENOUGH:
+            with self.b.section(**batch, g=chunk.count) as (*outer, g):
+                if full:
+                    with self.b.serial("s", full) as s:
+                        self.tile(chunk, weights, bias, _Place(outer, g, s * chunk.rows, chunk.rows))
+                if rest:
+                    self.tile(chunk, weights, bias, _Place(outer, g, Affine.of(full * chunk.rows), rest))
+            return
+        with self.b.section(**batch, g=chunk.count, s=full) as (*outer, g, s):
+            self.tile(chunk, weights, bias, _Place(outer, g, s * chunk.rows, chunk.rows))
+        if rest:
+            with self.b.section(**batch, g=chunk.count) as (*outer, g):
+                self.tile(chunk, weights, bias, _Place(outer, g, Affine.of(full * chunk.rows), rest))
+
+    def weights(self, chunk: _Chunk) -> Buffer | None:
+        """[groups, K, blocks, lanes] of the chunk's columns."""
+        if self.packed is None:
+            return None
+        width = chunk.blocks * chunk.lanes
+        part = self.packed[:, chunk.first : chunk.first + chunk.count * width]
+        part = part.reshape(self.depth, chunk.count, chunk.blocks, chunk.lanes)
+        return self.ctx.constant(part.transpose(1, 0, 2, 3), "w")
+
+    def bias_of(self, chunk: _Chunk) -> Buffer | None:
+        data = None if self.bias is None else self.ctx.data(self.bias)
+        if data is None:
+            return None
+        width = chunk.count * chunk.blocks * chunk.lanes
+        part = data[chunk.first : chunk.first + width]
+        return self.ctx.constant(part.reshape(chunk.count, chunk.blocks, chunk.lanes), "b")
+
+    def tile(self, chunk: _Chunk, weights: Buffer | None, bias: Buffer | None, place: _Place) -> None:
+        b, rows, blocks, split = self.b, place.rows, chunk.blocks, chunk.split
+
+        def column(j: Var, v: Var) -> Affine:
+            return (place.group * blocks + j) * chunk.lanes + v + chunk.first
+
+        with b.vector("v", chunk.lanes) as v:
+            acc = b.tile("acc", split, rows, blocks, dtype=self.dtype)
+            with b.unrolled("r", rows) as r, b.unrolled("j", blocks) as j:
+                b.store(acc[0, r, j], self.start(bias, (place.group, j, v), column(j, v)))
+                for u in range(1, split):
+                    b.store(acc[u, r, j], zero(self.dtype))
+
+            def step(k: Affine, u: int | Affine) -> None:
+                with b.unrolled("r", rows) as r, b.unrolled("j", blocks) as j:
+                    x = self.element(self.left, 0, place.batch, place.row + r, k)
+                    if weights is not None:
+                        w: Expr = weights[place.group, k, j, v]
+                    else:
+                        assert self.right is not None
+                        w = self.element(self.right, 1, place.batch, k, column(j, v))
+                    b.store(acc[u, r, j], multiply_add(x, w, acc[u, r, j]))
+
+            self.reduce(split, step)
+            with b.unrolled("r", rows) as r, b.unrolled("j", blocks) as j:
+                total: Expr = acc[0, r, j]
+                for u in range(1, split):
+                    total = total + acc[u, r, j]
+                point: Point = (*place.batch, place.row + r, column(j, v))
+                self.ctx.write(point, self.ctx.finish(total, point))
+
+    def start(self, bias: Buffer | None, packed: Point, column: Affine) -> Expr:
+        """What the first partial sum of an element starts from."""
+        if bias is not None:
+            return bias[packed]
+        return zero(self.dtype) if self.bias is None else self.ctx.input_view(self.bias)[(column,)]
+
+    def reduce(self, split: int, step) -> None:  # type: ignore[no-untyped-def]
+        """`step(k, partial sum)` for all of the depth."""
+        b = self.b
+        full, rest = divmod(self.depth, _UNROLL)
+        if full:
+            with b.serial("k", full) as k, b.unrolled("u", _UNROLL) as u:
+                step(k * _UNROLL + u, 0 if split == 1 else Affine.of(u))
+        if rest:
+            with b.unrolled("u", rest) as u:
+                step(u + full * _UNROLL, 0 if split == 1 else Affine.of(u))
+
+    def element(self, source: View | Buffer, i: int, batch: Sequence[Var], row: IndexLike, column: IndexLike) -> Expr:
+        """Element of operand `i` at a batch index that may broadcast."""
+        return source[batch_point(self.ctx, i, batch, row, column)]

@@ -1,0 +1,144 @@
+"""Bad arguments and misfitting tensors: one typed error that names the layer and the reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from glulam.compiler.errors import GlulamError, GraphError, ShapeError, UnsupportedError
+from glulam.compiler.graph.graph import Graph
+from glulam.frontends import layers as L
+
+ARGUMENTS = [
+    (lambda: L.Conv2d(4, -3), "Conv2d: kernel_size is -3; it must be at least 1"),
+    (lambda: L.Conv2d(4, (3, 3, 3)), "Conv2d: kernel_size is .* one per spatial axis"),
+    (lambda: L.Conv2d(4, 3.0), "Conv2d: kernel_size is 3.0, not an integer"),
+    (lambda: L.Conv2d(4, True), "not an integer"),
+    (lambda: L.Conv2d(0, 3), "Conv2d: out_channels is 0"),
+    (lambda: L.Conv2d(4, 3, stride=0), "Conv2d: stride is 0"),
+    (lambda: L.Conv2d(4, 3, dilation=0), "Conv2d: dilation is 0"),
+    (lambda: L.Conv2d(4, 3, groups=3), "4 output channels do not divide into 3 groups"),
+    (lambda: L.Conv2d(4, 3, padding="full"), "Conv2d: padding is 'full'"),
+    (lambda: L.Conv2d(4, 3, padding=-1), "Conv2d: padding is -1"),
+    (lambda: L.Conv2d(4, 3, padding=((1, 2, 3), (0, 0))), "before, after"),
+    (lambda: L.Conv2d(4, 3, padding_mode="mirror"), "padding_mode is 'mirror'"),
+    (lambda: L.ConvTranspose2d(4, 3, padding="same"), "ConvTranspose2d: padding 'same'"),
+    (lambda: L.ConvTranspose2d(4, 3, 2, output_padding=2), "output_padding 2 must be smaller"),
+    (lambda: L.MaxPool2d(0), "MaxPool2d: kernel_size is 0"),
+    (lambda: L.MaxPool2d(2, return_indices=True), "return_indices"),
+    (lambda: L.AdaptiveAvgPool2d(0), "output_size is 0"),
+    (lambda: L.AdaptiveAvgPool2d((1, 2, 3)), "one per spatial axis"),
+    (lambda: L.Linear("ten"), "Linear: out_features is 'ten'"),
+    (lambda: L.Clip(2, 1), "lower bound 2.0 is above"),
+    (lambda: L.GELU("fast"), "approximate is 'fast'"),
+    (lambda: L.CELU(0), "alpha is 0"),
+    (lambda: L.BatchNorm(-1.0), "eps is -1.0"),
+    (lambda: L.BatchNorm(affine=False, weight=[1]), "affine=False"),
+    (lambda: L.Dropout(1.5), "p is 1.5"),
+    (lambda: L.Upsample(), "either size or scale_factor"),
+    (lambda: L.Upsample(2, mode="area"), "mode is 'area'"),
+    (lambda: L.Upsample(2, align_corners=True), "align_corners has no meaning"),
+    (lambda: L.Upsample(scale_factor=-1.0), "factors are positive"),
+    (lambda: L.Slice(1, step=0), "step is 0"),
+    (lambda: L.Pad((1, 2, 3)), "odd number"),
+    (lambda: L.Pad(1, "mirror"), "mode is 'mirror'"),
+    (lambda: L.Reshape(-1, -1), "one extent at most"),
+    (lambda: L.Input((3, 0)), "Input 'input': an extent is 0"),
+    (lambda: L.Input((3, 4), batch=0), "batch is 0"),
+    (lambda: L.Input((3, 4), dtype="complex64"), "complex64"),
+    (lambda: L.Input((3, 4), normalize="zscore"), "normalize is 'zscore'"),
+    (lambda: L.ZScore(0.0, 0.0), "ZScore would divide by 0.0"),
+    (lambda: L.Rescale01(1.0, 1.0), "Rescale01 would divide"),
+    (lambda: L.ZeroCenter(np.nan), "not finite"),
+    (lambda: L.ZeroCenter("mean"), "an array of numbers"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), ARGUMENTS, ids=range(len(ARGUMENTS)))
+def test_bad_arguments(make, message):
+    with pytest.raises(GlulamError, match=message):
+        make()
+
+
+def image(channels=3, size=8, **options):
+    return L.Input((channels, size, size), **options)
+
+
+CALLS = [
+    (lambda: L.Conv2d(4, 3, weight=np.zeros((4, 3, 3)))(image()), r"Conv2d 'conv2d': weight: shape \(4, 3, 3\)"),
+    (lambda: L.Conv2d(4, 3, bias=np.zeros(3))(image()), r"bias: shape \(3,\), but \(4,\) is needed"),
+    (lambda: L.Conv2d(4, 3, weight=[["a"]])(image()), "numbers are needed"),
+    (lambda: L.Conv2d(4, 3, weight=[[1, 2], [3]])(image()), "not an array"),
+    (lambda: L.Conv1d(4, 3)(image()), "Conv1d takes .* rank 3"),
+    (lambda: L.Conv2d(4, 1, groups=2)(image()), "3 input channels of 'input' do not divide into 2 groups"),
+    (lambda: L.Conv2d(4, 9)(image()), "conv2d: conv"),
+    (lambda: L.MaxPool2d(9)(image()), "max_pool2d"),
+    (lambda: L.BatchNorm1d()(image()), "BatchNorm1d takes"),
+    (lambda: L.BatchNorm3d()(image()), "BatchNorm3d takes"),
+    (lambda: L.BatchNorm(running_var=[1.0])(image()), "running_var: shape"),
+    (lambda: L.LayerNorm((8, 9))(image()), "does not fit the last axes"),
+    (lambda: L.Concat()(image(), image(size=9)), "Concat along axis 1: 'input'"),
+    (lambda: L.Concat(4)(image()), "axis 4 of a tensor of rank 4"),
+    (lambda: L.Add()(image()), "Add takes two tensors or more"),
+    (lambda: L.Add()(image(3), image(2)), "add"),
+    (lambda: L.Split([1, 1])(image()), r"sections \(1, 1\) do not add up to the 3"),
+    (lambda: L.Reshape(1, 5)(image()), "does not fit the 192 elements"),
+    (lambda: L.Reshape(7, -1)(image()), "does not fit the 192 elements"),
+    (lambda: L.Permute(0, 1, 1, 2)(image()), "does not name each axis"),
+    (lambda: L.Squeeze(1)(image()), "extent 3, not 1"),
+    (lambda: L.Flatten(3, 1)(image()), "lies behind"),
+    (lambda: L.PixelShuffle(2)(image()), r"3 channels of 'input' do not divide by 2\^2"),
+    (lambda: L.ChannelShuffle(2)(image()), "do not divide into 2"),
+    (lambda: L.Crop(9)(image()), "leave the 8"),
+    (lambda: L.Crop()(image()), "give a size"),
+    (lambda: L.Upsample(scale_factor=0.01)(image()), "leaves nothing"),
+    (lambda: L.Upsample(4, mode="linear")(image()), "does not fit"),
+    (lambda: L.PReLU(2)(image()), "2 slopes for the 3 channels"),
+    (lambda: L.Softmax(7)(image()), "axis 7"),
+    (lambda: L.ReLU()(L.Input((2,), normalize=L.ZScore([1, 2, 3], 1))), "fit neither one number"),
+    (lambda: image()[:, 5], "index 5 is outside axis 1"),
+    (lambda: image()[0, 0, 0, 0, 0], "5 subscripts"),
+    (lambda: image()[..., ...], "one `...` at most"),
+    (lambda: image()["a"], "integers, slices"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), CALLS, ids=range(len(CALLS)))
+def test_misfits(call, message):
+    with pytest.raises(ShapeError, match=message):
+        call()
+
+
+def test_what_is_not_a_tensor_is_refused():
+    with pytest.raises(GraphError, match=r"ReLU was called on ndarray.*compiled model"):
+        L.ReLU()(np.zeros(3))
+    with pytest.raises(GraphError, match="without a tensor"):
+        L.ReLU()()
+    with pytest.raises(TypeError, match="cannot be iterated"):
+        list(image())
+
+
+def test_misused_sequentials_are_refused():
+    with pytest.raises(GraphError, match="no Input in front"):
+        L.Sequential([L.ReLU()]).graph()
+    with pytest.raises(GraphError, match="an Input stands in front only"):
+        L.Sequential([L.ReLU(), image()])
+    with pytest.raises(GraphError, match="a layer object is needed"):
+        L.Sequential([image(), L.ReLU])
+    with pytest.raises(GraphError, match="two parts named 'a'"):
+        L.Sequential([L.ReLU(name="a"), L.ReLU(name="a")])
+    with pytest.raises(GraphError, match="not ReLU"):
+        L.as_graph(L.ReLU())
+    with pytest.raises(GraphError, match="an Input of its own"):
+        L.Sequential([image(), L.ReLU()]).graph(image())
+
+
+def test_a_graph_without_one_of_its_inputs_is_refused():
+    a, b = L.Input((3,), name="a"), L.Input((3,), name="b")
+    with pytest.raises(GraphError, match="'b' is needed"):
+        Graph.of(a, a + b)
+
+
+def test_unsupported_is_its_own_error():
+    with pytest.raises(UnsupportedError):
+        L.MaxPool2d(2, return_indices=True)

@@ -1,0 +1,206 @@
+"""Every op written as ONNX: ONNX Runtime agrees with the reference, and the way back gives the same graph's meaning."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+from onnx_support import assert_close, run_ort
+
+from glulam.compiler import ops
+from glulam.compiler.errors import UnsupportedError
+from glulam.compiler.graph.evaluate import evaluate
+from glulam.compiler.graph.graph import Graph
+from glulam.compiler.graph.op import Op
+from glulam.compiler.graph.types import DType, TensorType, f32
+from glulam.frontends.onnx import from_onnx, to_onnx
+from glulam.frontends.onnx.exporter import EXPORTS
+
+RNG = np.random.default_rng(11)
+P = ((1, 1), (0, 2))
+NO = ((0, 0), (0, 0))
+
+
+def f(*shape, low=-2.0, high=2.0):
+    return RNG.uniform(low, high, shape).astype(np.float32)
+
+
+def b(*shape):
+    return RNG.uniform(0, 1, shape) > 0.5
+
+
+X = (2, 4, 6, 5)
+
+CASES: list[tuple[Op, list]] = [
+    (ops.Conv((2, 1), P, (1, 2), 2), [f(*X), f(6, 2, 3, 2), f(6)]),
+    (ops.Conv((1,), ((2, 0),), (1,)), [f(1, 3, 7), f(5, 3, 3)]),
+    (ops.Conv((1, 1, 1), ((1, 1),) * 3, (1, 1, 1)), [f(1, 2, 4, 5, 3), f(3, 2, 3, 3, 3)]),
+    (ops.ConvTranspose((2, 2), P, (1, 1), (1, 0), 2), [f(*X), f(4, 3, 3, 4), f(6)]),
+    (ops.MatMul(), [f(2, 3, 4), f(4, 5)]),
+    (ops.Linear(), [f(3, 4), f(5, 4), f(5)]),
+    (ops.Linear(), [f(2, 3, 4), f(5, 4), f(5)]),
+    (ops.Linear(), [f(4), f(5, 4)]),
+    (ops.MaxPool((3, 3), (2, 2), P, (1, 1), True), [f(*X)]),
+    (ops.MaxPool((2, 2), (1, 1), ((2, 1), (0, 0)), (1, 1)), [f(*X)]),
+    (ops.AveragePool((3, 3), (2, 1), ((1, 1), (1, 1)), (1, 1), False, True), [f(*X)]),
+    (ops.AveragePool((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1)), [f(*X)]),
+    (ops.BatchNorm(1e-3), [f(*X), f(4), f(4), f(4), f(4, low=0.1)]),
+    (ops.LayerNorm(2, 1e-3), [f(*X), f(6, 5), f(6, 5)]),
+    (ops.LayerNorm(3), [f(*X)]),
+    (ops.Softmax(1), [f(*X)]),
+    (ops.LogSoftmax(3), [f(*X)]),
+    *((ops.Reduce(kind, (1, 3), False), [f(*X, low=0.1)]) for kind in
+      ("sum", "mean", "max", "min", "prod", "l1", "l2", "sum_square", "log_sum", "log_sum_exp")),
+    *((ops.Reduce(kind, ()), [f(*X, low=0.1)]) for kind in
+      ("sum", "mean", "max", "min", "prod", "l1", "l2", "sum_square", "log_sum", "log_sum_exp")),
+    (ops.ArgReduce("max", 1), [f(*X)]),
+    (ops.ArgReduce("min", 3, False, True), [f(*X)]),
+    (ops.Identity(), [f(*X)]),
+    (ops.Dropout(0.3), [f(*X)]),
+    (ops.Reshape((8, 30)), [f(*X)]),
+    (ops.Reshape((3, 0)), [f(0, 3)]),
+    (ops.Shape(), [f(*X)]),
+    (ops.Transpose((0, 2, 3, 1)), [f(*X)]),
+    (ops.Slice((1, 3, 0, 4), (1, -1, 2, -2), (1, 4, 3, 3)), [f(*X)]),
+    (ops.Slice((0, 0, 5, 0), (1, 1, -3, 1), (2, 0, 2, 5)), [f(*X)]),
+    (ops.Pad(((0, 0), (1, 0), (2, -1), (0, 3)), "constant", 1.5), [f(*X)]),
+    (ops.Pad(((0, 0), (0, 0), (2, 1), (-1, 3)), "reflect"), [f(*X)]),
+    (ops.Pad(((0, 0), (0, 0), (2, 1), (1, 1)), "edge"), [f(*X)]),
+    (ops.Expand((2, 3, 4)), [f(3, 1)]),
+    (ops.Tile((2, 1, 3)), [f(2, 3, 2)]),
+    (ops.Concat(1), [f(2, 3), f(2, 1), f(2, 2)]),
+    (ops.Split(1, (1, 3)), [f(*X)]),
+    (ops.Gather(1), [f(*X), np.array([[0, -1], [2, 2]])]),
+    (ops.Resize((2, 4, 12, 10), (1.0, 1.0, 2.0, 2.0)), [f(*X)]),
+    (ops.Resize((2, 4, 9, 3), (1.0, 1.0, 1.5, 0.6), "linear", "asymmetric"), [f(*X)]),
+    (ops.Resize((2, 4, 10, 9), (1.0, 1.0, 1.7, 1.9), "linear", "half_pixel"), [f(*X)]),
+    (ops.Resize((2, 4, 12, 10), (1.0, 1.0, 2.0, 2.0), "cubic", "align_corners", cubic_coeff=-0.5), [f(*X)]),
+    *((op(), [f(3, 7)]) for op in (
+        ops.Relu, ops.LeakyRelu, ops.ThresholdedRelu, ops.Elu, ops.Celu, ops.Selu, ops.Sigmoid, ops.HardSigmoid,
+        ops.Tanh, ops.Silu, ops.HardSwish, ops.Mish, ops.Gelu, ops.Softplus, ops.Softsign, ops.Shrink, ops.Neg,
+        ops.Abs, ops.Sign, ops.Exp, ops.Reciprocal, ops.Floor, ops.Ceil, ops.Round, ops.Erf, ops.Sin, ops.Cos)),
+    (ops.LeakyRelu(0.3), [f(9)]),
+    (ops.Gelu("tanh"), [f(9)]),
+    (ops.Softplus(2.0, 1.0), [f(9)]),
+    (ops.Clip(-1.0, 0.5), [f(9)]),
+    (ops.Clip(-math.inf, 0.5), [f(9)]),
+    (ops.Log(), [f(9, low=0.1)]),
+    (ops.Sqrt(), [f(9, low=0.1)]),
+    (ops.PRelu(), [f(2, 3, 4), f(3, 1)]),
+    (ops.PRelu(), [f(3, 1), f(2, 3, 4)]),
+    (ops.Cast(DType.I64), [f(9, high=50)]),
+    *((op(), [f(2, 1, 4), f(3, 1, low=0.1)]) for op in (
+        ops.Add, ops.Sub, ops.Mul, ops.Div, ops.Maximum, ops.Minimum, ops.Equal, ops.Less, ops.LessOrEqual,
+        ops.Greater, ops.GreaterOrEqual, ops.Mod)),
+    (ops.Mod(True), [f(9), f(9, low=0.1)]),
+    (ops.Mod(), [np.array([7, -7, 7]), np.array([3, 3, -3])]),
+    (ops.Pow(), [f(9, low=0.1), f(9)]),
+    (ops.Pow(), [np.array([2, 3, 4]), np.array([3, 2, 0])]),
+    (ops.ScaleShift(), [f(2, 3, 4), f(3, 1), f(3, 1)]),
+    (ops.Not(), [b(5)]),
+    *((op(), [b(4, 3), b(3)]) for op in (ops.And, ops.Or, ops.Xor)),
+    (ops.Where(), [b(3, 1), f(1, 4), f(3, 4)]),
+]  # fmt: skip
+
+
+def graph_of(op, arrays, constants=()):
+    graph = Graph("sample")
+    inputs = [
+        graph.constant(array) if i in constants else graph.input(f"x{i}", TensorType.of(array))
+        for i, array in enumerate(arrays)
+    ]
+    for i, value in enumerate(graph.add(op, *inputs)):
+        graph.output(f"y{i}", value)
+    return graph, {f"x{i}": array for i, array in enumerate(arrays) if i not in constants}
+
+
+@pytest.mark.parametrize("opset", [17, 21])
+@pytest.mark.parametrize(("op", "arrays"), CASES, ids=lambda v: v.name if isinstance(v, Op) else "")
+def test_op(op, arrays, opset):
+    for constants in {(), tuple(range(1, len(arrays)))}:
+        graph, feeds = graph_of(op, arrays, constants)
+        expected = evaluate(graph, feeds)
+        model = to_onnx(graph, opset=opset)
+        onnx.checker.check_model(model, full_check=True)
+        assert_close(run_ort(model, feeds), expected)
+        assert_close(evaluate(from_onnx(model), feeds), expected, 1e-6)
+
+
+@pytest.mark.parametrize("opset", [13, 18, 20])
+@pytest.mark.parametrize("name", ["layer_norm", "reduce", "mish", "gelu", "hard_swish", "average_pool", "reshape"])
+def test_other_opsets(name, opset):
+    for op, arrays in CASES:
+        if op.name == name and not (opset < 14 and op == ops.Reshape((3, 0))):
+            graph, feeds = graph_of(op, arrays)
+            model = to_onnx(graph, opset=opset)
+            onnx.checker.check_model(model, full_check=True)
+            assert_close(evaluate(from_onnx(model), feeds), evaluate(graph, feeds), 1e-5)
+
+
+def test_every_op_of_the_catalogue_is_exported_and_sampled():
+    missing = {op.name for op in ops.ALL_OPS} - {op.name for op in EXPORTS}
+    assert not missing
+    assert {op.name for op in EXPORTS} == {op.name for op, _ in CASES}
+
+
+def network():
+    graph = Graph("net")
+    x = graph.input("image", f32(1, 3, 8, 8))
+    y = graph.apply(ops.Conv((1, 1), ((1, 1), (1, 1)), (1, 1)), x, graph.constant(f(4, 3, 3, 3)), None, name="stem")
+    z = graph.apply(ops.Relu(), y)
+    z = graph.apply(ops.Add(), z, y)
+    graph.output("sum", z)
+    graph.output("again", z)
+    graph.output("passed", x)
+    graph.output("stored", graph.constant(f(3)))
+    return graph
+
+
+def test_outputs_given_twice_passed_through_or_constant(tmp_path):
+    graph = network()
+    feeds = {"image": f(1, 3, 8, 8)}
+    expected = evaluate(graph, feeds)
+    to_onnx(graph, tmp_path / "net.onnx")
+    assert_close(run_ort(str(tmp_path / "net.onnx"), feeds), expected)
+    back = from_onnx(tmp_path / "net.onnx")
+    assert list(back.inputs) == ["image"]
+    assert_close(evaluate(back, feeds), expected, 1e-6)
+
+
+def test_names_never_collide():
+    """Trap 10: an intermediate may have the name of an output."""
+    graph = Graph("names")
+    x = graph.input("x", f32(3))
+    hidden = graph.apply(ops.Relu(), x, name="y")
+    graph.output("y", graph.apply(ops.Neg(), hidden, name="z"))
+    graph.output("const", graph.apply(ops.Clip(0.0, 1.0), hidden))
+    feeds = {"x": f(3)}
+    assert_close(run_ort(to_onnx(graph), feeds), evaluate(graph, feeds))
+
+
+def test_what_onnx_cannot_say_is_listed_at_once():
+    graph = Graph("refused")
+    x = graph.input("x", f32(1, 1, 4, 4))
+    y = graph.apply(ops.Pad(((0, 0), (0, 0), (1, 1), (1, 1)), "wrap"), x, name="first")
+    graph.output("y", graph.apply(ops.AveragePool((2, 2), (1, 1), NO, (2, 2)), y, name="second"))
+    with pytest.raises(UnsupportedError) as caught:
+        to_onnx(graph)
+    assert len(caught.value.items) == 2
+    assert "'first'" in caught.value.items[0]
+    assert "opset=19" in caught.value.items[1]
+    assert to_onnx(graph, opset=19)
+    with pytest.raises(UnsupportedError, match="opset 9"):
+        to_onnx(graph, opset=9)
+
+
+def test_large_weights_lie_beside_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("glulam.frontends.onnx.exporter.INLINE_LIMIT", 1000)
+    graph, feeds = graph_of(ops.Linear(), [f(2, 40), f(30, 40), f(30)], (1, 2))
+    to_onnx(graph, tmp_path / "big.onnx")
+    to_onnx(graph, tmp_path / "big.onnx")
+    assert (tmp_path / "big.onnx.data").stat().st_size >= 4800
+    expected = evaluate(graph, feeds)
+    assert_close(run_ort(str(tmp_path / "big.onnx"), feeds), expected)
+    assert_close(evaluate(from_onnx(tmp_path / "big.onnx"), feeds), expected, 1e-6)

@@ -1,0 +1,110 @@
+"""MatMul and Linear: reference = loop interpreter = native code."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fusing import with_relu
+from glulam.compiler.ops.matmul import Linear, MatMul
+from glulam.compiler.targets import runnable_targets
+from harness import run_op
+
+TARGETS = [t.name for t in runnable_targets()]
+RNG = np.random.default_rng(5)
+
+
+def floats(*shape, dtype=np.float32):
+    return RNG.uniform(-1, 1, shape).astype(dtype)
+
+
+def check(op, arrays, constants, target, native, **options):
+    (result,) = run_op(op, arrays, constants, target, native, **options)
+    (wanted,) = op.reference(*arrays)
+    assert result.dtype == wanted.dtype
+    if wanted.dtype.kind == "f":
+        np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=2e-5)
+    else:
+        np.testing.assert_array_equal(result, wanted)
+
+
+LINEAR = [
+    ((7,), 5, True), ((1, 33), 10, True), ((1, 40), 150, False), ((5, 19), 37, True),
+    ((2, 3, 16), 64, True),
+    ((30, 8), 16, True), ((4, 9), 1, True), ((1, 17), 1, False),
+    ((3, 0), 4, True), ((0, 4), 4, True), ((2, 1), 3, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("constant", [False, True])
+def test_linear(target, native, constant):
+    for shape, columns, has_bias in LINEAR:
+        arrays = [floats(*shape), floats(columns, shape[-1]), floats(columns) if has_bias else None]
+        check(Linear(), arrays, (1, 2) if constant else (), target, native)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_linear_with_bias_given_at_run_time(target):
+    arrays = [floats(3, 20), floats(40, 20), floats(40)]
+    check(Linear(), arrays, (1,), target, True)
+
+
+MATMUL = [
+    ((3, 4), (4, 5)), ((17, 20), (20, 35)), ((4,), (4,)), ((4,), (4, 6)), ((3, 4), (4,)), ((2, 3, 4), (4,)),
+    ((4,), (2, 4, 3)), ((2, 3, 4), (2, 4, 5)), ((2, 1, 3, 4), (5, 4, 6)), ((1, 3, 4), (7, 4, 2)),
+    ((2, 3, 4), (1, 1, 4, 5)),
+    ((1, 20), (20, 70)), ((2, 40, 9), (9, 18)), ((3, 0), (0, 4)), ((0, 3), (3, 2)), ((5, 3), (3, 1)),
+    ((2, 2, 3), (1, 3, 4)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("constants", [(), (0,), (1,)])
+def test_matmul(target, native, constants):
+    for a, b in MATMUL:
+        check(MatMul(), [floats(*a), floats(*b)], constants, target, native)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int64", "int32", "int16", "int8", "uint8"])
+@pytest.mark.parametrize("native", [False, True])
+def test_matmul_of_other_types(dtype, native):
+    a, b = (RNG.integers(0, 9, shape).astype(dtype) for shape in ((3, 21), (21, 19)))
+    check(MatMul(), [a, b], (), "native", native)
+    check(MatMul(), [a, b[:, 0]], (1,), "native", native)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("x", "w", "extra"), [
+    ((2, 3, 8), (20, 8), (2, 3, 20)), ((2, 3, 8), (20, 8), (20,)), ((2, 3, 8), (20, 8), (3, 1)), ((5, 8), (33, 8), ()),
+    ((8,), (20, 8), (20,)),
+])  # fmt: skip
+def test_epilogue_reads_what_broadcasts(target, x, w, extra):
+    """relu(x @ w.T) * extra."""
+    x, w, extra = floats(*x), floats(*w), floats(*extra)
+    for op, right in ((Linear(), w), (MatMul(), np.ascontiguousarray(w.T))):
+        wanted = np.maximum(op.reference(x, right)[0], 0) * extra
+        for constants in ((), (1,)):
+            region, given = with_relu(op, [x, right], extra)
+            (result,) = run_op(region, given, constants, target)
+            np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_bits_of_a_row_do_not_depend_on_the_rows_around_it(target):
+    x, w = floats(23, 50), floats(45, 50)
+    (whole,) = run_op(Linear(), [x, w], (1,), target)
+    for i in (0, 11, 22):
+        (alone,) = run_op(Linear(), [x[i : i + 1], w], (1,), target)
+        np.testing.assert_array_equal(alone[0], whole[i])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_nan_and_infinity_stay_in_their_row(target):
+    x, w = floats(4, 10), floats(19, 10)
+    x[1, 3], x[2, 5] = np.nan, np.inf
+    (result,) = run_op(Linear(), [x, w], (1,), target)
+    assert np.isnan(result[1]).all()
+    np.testing.assert_array_equal(result[2], np.sign(w[:, 5]) * np.inf)
+    assert np.isfinite(result[[0, 3]]).all()
