@@ -311,10 +311,25 @@ class _Emitter:
         base, pointer = self.sum(terms), self.pointer[buffer]
         if base is not None:
             pointer = self.numbered((buffer, base), f"getelementptr {element}, ptr {pointer}, i64 {base}")
+            if self.is_expanded(index):
+                pointer = self.numbered(("opaque", buffer, base), f'call ptr asm "", "=r,0"(ptr {pointer})')
         key = (buffer, base, const, step)
         if const:
             pointer = self.numbered(key[:3], f"getelementptr {element}, ptr {pointer}, i64 {const}")
         return pointer, key, step, gathered, gathered is None
+
+    def is_expanded(self, index: tuple[Index, ...]) -> bool:
+        """Whether unrolling makes several accesses of this one.
+
+        They are to share one base and differ in displacement. LLVM's loop strength reduction would rather keep a pointer
+        for each of them, and spill most, so the base is hidden from it behind an empty piece of assembly.
+        """
+        return any(
+            var.extent > 1 and isinstance(self.env.get(var), int)
+            for entry in index
+            if not isinstance(entry, Bounded)
+            for var in entry.terms
+        )
 
     def clamped(self, entry: Bounded, stride: int) -> Val:
         value = self.value(entry.value, {})

@@ -14,6 +14,7 @@ from glulam.compiler.graph.op import Case, Op, Prefers, Trait
 from glulam.compiler.graph.types import Array, DType, Shape, TensorType, f32
 from glulam.compiler.kernels import reduce
 from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.pool import PoolGeometry, Window
 from glulam.compiler.ops.inputs import FLOATS, NUMBERS, check_axis, check_dtype, f64, i64, required
 
 Axes = tuple[int, ...]
@@ -73,7 +74,7 @@ class Reduce(Op):
     keepdims: bool = True
 
     name = "reduce"
-    traits = frozenset({Trait.ANCHOR})
+    traits = frozenset({Trait.ANCHOR, Trait.WINDOW})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         (x,) = required(self, inputs, 1)
@@ -93,6 +94,15 @@ class Reduce(Op):
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         return sum(type.size for type in inputs if type is not None)
+
+    def as_window(self, x: TensorType) -> Window | None:
+        """A global pool as one window that covers the whole tensor; None for other reductions."""
+        spatial = x.shape[2:]
+        if self.axes != tuple(range(2, x.rank)) or not self.keepdims or self.kind not in ("mean", "max") or 0 in spatial:
+            return None
+        ones = (1,) * len(spatial)
+        geometry = PoolGeometry(spatial, ones, ones, (0,) * len(spatial))
+        return Window(geometry, tuple((extent,) for extent in spatial) if self.kind == "mean" else ())
 
     def lower(self, ctx: Context) -> Lowered:
         return reduce.build(ctx, self.kind, self.axes, self.keepdims)
