@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from glulam.compiler.options import Options
+from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm
 from glulam.compiler.passes.common_subexpressions import CommonSubexpressions
 from glulam.compiler.passes.constant_folding import ConstantFolding
 from glulam.compiler.passes.dead_code import DeadCode
@@ -18,6 +19,9 @@ from glulam.compiler.targets import Target, target
 # Left out if `Options.fuse` is False, so that every layer keeps a kernel of its own.
 FUSIONS = ("fold_normalisation", "fuse")
 
+# Left out with `numerics="strict"`: they compute other sums than the definition's.
+REORDERING = ("choose_algorithm",)
+
 
 def pipeline(machine: Target) -> tuple[Pass, ...]:
     """What `compile` runs on a graph before it is lowered."""
@@ -29,6 +33,7 @@ def pipeline(machine: Target) -> tuple[Pass, ...]:
         CommonSubexpressions(),  # what is computed twice would look like a second use
         MatMulToLinear(),  # a constant right operand makes it a layer that norms can fold into
         FoldNormalisation(),  # on layers as they were written, before regions hide them
+        ChooseAlgorithm(machine),  # before fusion, since not every kernel can pool its result
         Fuse(machine),  # before layouts, so that a region gets one layout
         ChooseLayout(machine),  # last: kernels are built for what it decides
     )
@@ -36,7 +41,9 @@ def pipeline(machine: Target) -> tuple[Pass, ...]:
 
 def disabled_passes(options: Options) -> tuple[str, ...]:
     """Names of the passes that the options leave out."""
-    return tuple(dict.fromkeys((*options.disable, *(() if options.fuse else FUSIONS))))
+    fusions = () if options.fuse else FUSIONS
+    inexact = REORDERING if options.numerics == "strict" else ()
+    return tuple(dict.fromkeys((*options.disable, *fusions, *inexact)))
 
 
 def switchable_passes() -> tuple[str, ...]:
