@@ -28,9 +28,9 @@ from glulam.compiler.loops.ir import (
     Kernel,
     Kind,
     LaneReduce,
+    LaneShuffle,
     Load,
     Section,
-    Shuffle,
     Stmt,
     Store,
     Tile,
@@ -129,7 +129,7 @@ class _Emitter:
 
     def name(self, hint: str = "v") -> str:
         self.count += 1
-        return f"%{hint}.{self.count}"
+        return f"%{hint}{self.count}"
 
     def let(self, text: str, hint: str = "v") -> str:
         name = self.name(hint)
@@ -138,7 +138,7 @@ class _Emitter:
 
     def label(self, hint: str) -> str:
         self.count += 1
-        return f"{hint}.{self.count}"
+        return f"{hint}{self.count}"
 
     def open_block(self, label: str) -> None:
         self.lines.append(f"{label}:")
@@ -453,8 +453,8 @@ class _Emitter:
                 return self.index_value(index)
             case LaneReduce(op, x):
                 return self.lane_reduce(op, self.value(x, memo))
-            case Shuffle(lanes, x, y):
-                return self.shuffle(lanes, self.value(x, memo), self.value(y, memo))
+            case LaneShuffle(x, y, lanes):
+                return self.lane_shuffle(self.value(x, memo), self.value(y, memo), lanes)
         if (expansion := maths.expand(e) or half.expand(e, self.target.has_f16)) is not None:
             return self.value(ex.substitute(expansion, e.children()), memo)
         return self.operation(e, [self.value(child, memo) for child in e.children()])
@@ -644,7 +644,7 @@ class _Emitter:
         memo: dict[Expr, Val] = {parts.x: x, parts.y: y}
         return self.value(parts, memo)
 
-    def shuffle(self, lanes: Sequence[int], x: Val, y: Val) -> Val:
+    def lane_shuffle(self, x: Val, y: Val, lanes: Sequence[int]) -> Val:
         x, y = self.splat(x, len(lanes)), self.splat(y, len(lanes))
         mask = ", ".join(f"i32 {i}" for i in lanes)
         text = f"shufflevector {x.type} {x.text}, {y.type} {y.text}, <{len(lanes)} x i32> <{mask}>"

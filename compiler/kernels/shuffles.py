@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops.expr import Const, Expr
-from glulam.compiler.loops.ir import Builder, Shuffle
+from glulam.compiler.loops.ir import Builder, LaneShuffle
 
 Pick = tuple[int, int] | None
 
@@ -34,7 +34,7 @@ def assembled(sources: Sequence[Expr], picks: Sequence[Pick]) -> Expr:
                 mask.append(lanes + lane)
             else:
                 mask.append(lane if number == 0 and source in done else i)
-        result, done = Shuffle(tuple(mask), result, part), done | {k}
+        result, done = LaneShuffle(result, part, tuple(mask)), done | {k}
     return result
 
 
@@ -86,7 +86,7 @@ def _shuffle(lanes: tuple[int, ...], x: Expr | None, y: Expr | None) -> Expr | N
     if some is None:
         return None
     zero = Const(0.0 if some.dtype.is_float else 0, some.dtype)
-    return Shuffle(lanes, zero if x is None else x, zero if y is None else y)
+    return LaneShuffle(zero if x is None else x, zero if y is None else y, lanes)
 
 
 def _kept(b: Builder, values: Sequence[Expr | None], dtype: DType) -> list[Expr | None]:

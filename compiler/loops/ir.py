@@ -224,12 +224,12 @@ class LaneReduce(Expr):
 
 
 @dataclass(frozen=True, eq=False)
-class Shuffle(Expr):
-    """A vector of chosen lanes: lane i is lane `lanes[i]` of x's lanes followed by y's. A scalar has equal lanes."""
+class LaneShuffle(Expr):
+    """Lanes of two vectors in another order: lane `lanes[i]` of x, or, counting on, of y."""
 
-    lanes: tuple[int, ...]
     x: Expr
     y: Expr
+    lanes: tuple[int, ...]
 
     @property
     def dtype(self) -> DType:  # type: ignore[override]

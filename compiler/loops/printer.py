@@ -17,8 +17,8 @@ from glulam.compiler.loops.ir import (
     IndexValue,
     Kernel,
     LaneReduce,
+    LaneShuffle,
     Load,
-    Shuffle,
     Stmt,
     Store,
     TileRead,
@@ -74,8 +74,8 @@ def show(e: Expr) -> str:
     match e:
         case LaneReduce(op, x):
             return f"lanes_{op}({show(x)})"
-        case Shuffle(lanes, x, y):
-            return f"lanes[{','.join(map(str, lanes))}]({show(x)}, {show(y)})"
+        case LaneShuffle(x, y, lanes):
+            return f"shuffle({show(x)}, {show(y)}, {list(lanes)})"
         case ex.Binary(op, x, y) | ex.Compare(op, x, y):
             return f"({show(x)} {_INFIX[op]} {show(y)})" if op in _INFIX else f"{op}({show(x)}, {show(y)})"
         case ex.Unary(op, x):

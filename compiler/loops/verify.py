@@ -19,8 +19,8 @@ from glulam.compiler.loops.ir import (
     Kernel,
     Kind,
     LaneReduce,
+    LaneShuffle,
     Load,
-    Shuffle,
     Stmt,
     Store,
     Tile,
@@ -157,10 +157,11 @@ class _Verifier:
                 return self.affine(index)
             case LaneReduce() if self.vector is None:
                 self.fail(f"{show(e)} stands outside any vector loop")
-            case Shuffle(lanes):
-                extent = 0 if self.vector is None else self.vector.extent
-                if len(lanes) != extent or not all(0 <= lane < 2 * extent for lane in lanes):
-                    self.fail(f"{show(e)} does not choose from {extent} lanes")
+            case LaneShuffle(_, _, lanes):
+                if self.vector is None or len(lanes) != self.vector.extent:
+                    self.fail(f"{show(e)} does not name one lane for each of a vector loop")
+                if not all(0 <= lane < 2 * len(lanes) for lane in lanes):
+                    self.fail(f"{show(e)} names a lane beyond its two vectors")
                 return True
         return False
 
