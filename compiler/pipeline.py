@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from glulam.compiler.options import Options
+from glulam.compiler.passes.canonical_shuffle import CanonicalShuffle
 from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm
 from glulam.compiler.passes.common_subexpressions import CommonSubexpressions
 from glulam.compiler.passes.constant_folding import ConstantFolding
@@ -31,6 +32,7 @@ def pipeline(machine: Target) -> tuple[Pass, ...]:
         ConstantFolding(),  # shape arithmetic; what is constant then folds into weights
         IdentityElimination(),  # dropout and no-ops would stand between the layers that fuse
         CommonSubexpressions(),  # what is computed twice would look like a second use
+        CanonicalShuffle(),  # three movements that need plain tensors are one that does not
         MatMulToLinear(),  # a constant right operand makes it a layer that norms can fold into
         FoldNormalisation(),  # on layers as they were written, before regions hide them
         ChooseAlgorithm(machine),  # before fusion, since not every kernel can pool its result
