@@ -28,6 +28,7 @@ from glulam.compiler.loops.ir import (
     Kernel,
     Kind,
     LaneReduce,
+    LaneShuffle,
     Load,
     Section,
     Stmt,
@@ -310,10 +311,25 @@ class _Emitter:
         base, pointer = self.sum(terms), self.pointer[buffer]
         if base is not None:
             pointer = self.numbered((buffer, base), f"getelementptr {element}, ptr {pointer}, i64 {base}")
+            if self.is_expanded(index):
+                pointer = self.numbered(("opaque", buffer, base), f'call ptr asm "", "=r,0"(ptr {pointer})')
         key = (buffer, base, const, step)
         if const:
             pointer = self.numbered(key[:3], f"getelementptr {element}, ptr {pointer}, i64 {const}")
         return pointer, key, step, gathered, gathered is None
+
+    def is_expanded(self, index: tuple[Index, ...]) -> bool:
+        """Whether unrolling makes several accesses of this one.
+
+        They are to share one base and differ in displacement. LLVM's loop strength reduction would rather keep a pointer
+        for each of them, and spill most, so the base is hidden from it behind an empty piece of assembly.
+        """
+        return any(
+            var.extent > 1 and isinstance(self.env.get(var), int)
+            for entry in index
+            if not isinstance(entry, Bounded)
+            for var in entry.terms
+        )
 
     def clamped(self, entry: Bounded, stride: int) -> Val:
         value = self.value(entry.value, {})
@@ -437,6 +453,8 @@ class _Emitter:
                 return self.index_value(index)
             case LaneReduce(op, x):
                 return self.lane_reduce(op, self.value(x, memo))
+            case LaneShuffle(x, y, lanes):
+                return self.lane_shuffle(self.value(x, memo), self.value(y, memo), lanes)
         if (expansion := maths.expand(e) or half.expand(e, self.target.has_f16)) is not None:
             return self.value(ex.substitute(expansion, e.children()), memo)
         return self.operation(e, [self.value(child, memo) for child in e.children()])
@@ -625,6 +643,12 @@ class _Emitter:
             return self.binary(parts.op, parts, x, y)
         memo: dict[Expr, Val] = {parts.x: x, parts.y: y}
         return self.value(parts, memo)
+
+    def lane_shuffle(self, x: Val, y: Val, lanes: Sequence[int]) -> Val:
+        x, y = self.splat(x, len(lanes)), self.splat(y, len(lanes))
+        mask = ", ".join(f"i32 {i}" for i in lanes)
+        text = f"shufflevector {x.type} {x.text}, {y.type} {y.text}, <{len(lanes)} x i32> <{mask}>"
+        return Val(self.let(text), x.dtype, len(lanes))
 
     def lanes(self, x: Val, which: Sequence[int]) -> Val:
         mask = ", ".join(f"i32 {i}" for i in which)

@@ -1,8 +1,8 @@
 """Pooling: a run of output pixels stays in registers while the taps of their windows are folded into it.
 
 Serves maximum and average, every kernel size, stride, dilation and rank. On channel blocks the lanes are channels and
-neighbouring pixels share the loads of a row; on plain tensors the lanes are neighbouring pixels. Windows read past the edge:
-the input carries padding that does not change the result.
+neighbouring pixels share the loads of a row; on plain tensors the lanes are neighbouring pixels. Windows read past the
+edge: the input carries padding that does not change the result.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -73,7 +72,7 @@ def average(ctx: Context, geometry: PoolGeometry, counts: Sequence[Shape]) -> Lo
 
 
 class _Pool:
-    def __init__(self, ctx: Context, geometry: PoolGeometry, op: Literal["maximum", "add"], counts: Sequence[Shape]) -> None:
+    def __init__(self, ctx: Context, geometry: PoolGeometry, op: str, counts: Sequence[Shape]) -> None:
         self.ctx, self.geometry, self.op = ctx, geometry, op
         self.b: Builder = ctx.builder
         self.dtype = ctx.operand(0).type.dtype

@@ -1,8 +1,8 @@
 """Reductions: many elements into one, by any of the kinds that `Reduce` knows.
 
-Over all spatial dimensions the lanes are channels. Otherwise tensors are plain, and runs of neighbouring dimensions that are
-all reduced or all kept count as one: then the lanes run along the innermost of them. A reduction is never shared between
-iterations, and long sums are taken in parts, which keeps rounding errors small.
+Over all spatial dimensions the lanes are channels. Otherwise tensors are plain, and runs of neighbouring dimensions
+that are all reduced or all kept count as one: then the lanes run along the innermost of them. A reduction is never
+shared between iterations, and long sums are taken in parts, which keeps rounding errors small.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class _Reduction:
     def elements(
         self, kind: Kind, outer: Sequence[int], inner: int, step: int, load: Callable[[list[IndexLike]], Expr]
     ) -> Expr:
-        """Folds load([*outer, i * step]) over all places into one value. Of sums, each long row makes a part of its own."""
+        """Folds load([*outer, i * step]) over all places into one value. Long sums are added up in parts."""
         b = self.b
         width = max(min(inner, self.ctx.target.vector_registers // 4), 1)
         rows, rest = divmod(inner, width)
@@ -206,7 +206,7 @@ class _Plain(_Reduction):
         outer = [self.shape[axis] for axis in self.axes[:-1]]
         full, rest = divmod(inner, self.lanes)
         with self.b.section(**kept or {"one": 1}) as at:
-            where = at if kept else ()
+            where: tuple[IndexLike, ...] = at if kept else ()
 
             def passes(kind: Kind) -> Expr:
                 total = self.b.tile("total", 1, dtype=self.dtype)
@@ -236,7 +236,7 @@ class _Plain(_Reduction):
             if not count or not lanes:
                 continue
             with self.b.section(**kept, w=count) as (*at, w), self.b.vector("v", lanes) as v:
-                where = (*at, w * lanes + v + first)
+                where: tuple[IndexLike, ...] = (*at, w * lanes + v + first)
 
                 def load(place: list[IndexLike], where=where) -> Expr:  # type: ignore[no-untyped-def]
                     return self.x[self.point(where, place if self.axes else [])]

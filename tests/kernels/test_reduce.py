@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from harness import run_op
+
 from glulam.compiler.graph.op import Case, Prefers
 from glulam.compiler.graph.types import TensorType, f32
 from glulam.compiler.kernels.context import Epilogue
@@ -11,7 +13,6 @@ from glulam.compiler.loops import expr as ex
 from glulam.compiler.ops import ArgReduce, Reduce
 from glulam.compiler.ops.reduce import KINDS
 from glulam.compiler.targets import runnable_targets
-from harness import run_op
 
 TARGETS = [t.name for t in runnable_targets()]
 SPATIAL = [
