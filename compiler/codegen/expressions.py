@@ -14,7 +14,7 @@ from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Buffer, IndexValue, LaneReduce, Load, Tile, TileRead
+from glulam.compiler.loops.ir import Affine, Buffer, IndexValue, LaneReduce, LaneShuffle, Load, Tile, TileRead
 from glulam.compiler.targets import Target
 
 
@@ -49,6 +49,8 @@ class Expressions:
                 return self._index_value(index)
             case LaneReduce(op, x):
                 return self._lane_reduce(op, self._value(x, memo))
+            case LaneShuffle(x, y, lanes):
+                return self.instructions.shuffle(self._value(x, memo), self._value(y, memo), lanes)
         if (expansion := maths.expand(e) or half.expand(e, self.target.has_f16)) is not None:
             return self._value(ex.substitute(expansion, e.children()), memo)
         return self._operation(e, [self._value(child, memo) for child in e.children()])

@@ -37,6 +37,10 @@ class Indices:
             place.append(total)
         return tuple(place)
 
+    def is_expanded(self, index: Affine) -> bool:
+        """Whether unrolling makes several indices of this one."""
+        return any(var.extent > 1 and isinstance(self.bound.get(var), int) for var in index.terms)
+
     def split(self, index: Affine, scale: int, terms: dict[str, int]) -> tuple[int, int]:
         """Add the index times `scale` to `terms` by SSA name; the constant part and the lanes' step are returned."""
         const, step = index.const * scale, 0

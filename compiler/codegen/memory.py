@@ -110,6 +110,10 @@ class Memory:
         base, pointer = self.indices.sum(terms), self.pointers[buffer]
         if base is not None:
             pointer = numbered((buffer, base), f"getelementptr {element}, ptr {pointer}, i64 {base}")
+            if any(self.indices.is_expanded(entry) for entry in index if not isinstance(entry, Bounded)):
+                # These accesses are to share one base and differ in displacement. LLVM's loop strength reduction would
+                # rather keep a pointer for each of them, and spill most, so the base is hidden from it.
+                pointer = numbered(("opaque", buffer, base), f'call ptr asm "", "=r,0"(ptr {pointer})')
         if const:
             pointer = numbered((buffer, base, const), f"getelementptr {element}, ptr {pointer}, i64 {const}")
         lanes = self.indices.lanes if step or gathered else 0

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from glulam.compiler.kernels.context import Context, Lowered, Point
-from glulam.compiler.kernels.conv_geometry import ConvGeometry, not_packable, constant_weights
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, constant_weights, not_packable
 from glulam.compiler.kernels.tiling import pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, IndexLike, Tile, Var
@@ -89,20 +89,17 @@ class _Depthwise:
         *planes, height = outer or [1]
         chunk = self.chunk(planes, height, width)
         extents = {f"o{d}": extent for d, extent in enumerate(planes)}
+        head = {"n": ctx.output.shape[0], "c": ctx.output.blocks}
+        for first, count, pixels in [] if outer else pieces(width, shape.pixels):
+            with b.section(**head, s=count) as (n, c, s), b.vector("v", self.block) as v:
+                self.tile(_Place((n, c), (s * pixels + first,), v, self.resident_weights(c, v, shape)), 1, pixels)
         if outer:
-            with b.section(n=ctx.output.shape[0], c=ctx.output.blocks, **extents, h=height // chunk) as (n, c, *o, h):
-                with b.vector("v", self.block) as v:
-                    resident = self.resident_weights(c, v, shape)
-                    for first, count, rows in pieces(chunk, shape.rows):
-                        with b.serial("y", count) as y:
-                            row = h * chunk + y * rows + first
-                            self.row((n, c), (*map(Affine.of, o), row), v, resident, rows, shape.pixels)
-        else:
-            for first, count, pixels in pieces(width, shape.pixels):
-                with b.section(n=ctx.output.shape[0], c=ctx.output.blocks, s=count) as (n, c, s):
-                    with b.vector("v", self.block) as v:
-                        place = _Place((n, c), (s * pixels + first,), v, self.resident_weights(c, v, shape))
-                        self.tile(place, 1, pixels)
+            with b.section(**head, **extents, h=height // chunk) as (n, c, *o, h), b.vector("v", self.block) as v:
+                resident = self.resident_weights(c, v, shape)
+                for first, count, rows in pieces(chunk, shape.rows):
+                    with b.serial("y", count) as y:
+                        row = h * chunk + y * rows + first
+                        self.row((n, c), (*map(Affine.of, o), row), v, resident, rows, shape.pixels)
         return ctx.finished()
 
     def row(
@@ -223,14 +220,11 @@ class _Depthwise:
 
     def step(self, place: _Place, acc: Tile, at: tuple[int, int], tap: Sequence[IndexLike], weight: Expr) -> None:
         """Add one tap's product to one pixel of the tile."""
-        geo, (r, t) = self.geometry, at
+        r, t = at
         moved = list(place.start)
         moved[-1] = moved[-1] + t
         if len(moved) > 1:
             moved[-2] = moved[-2] + r
-        where = [
-            o * s + Affine.of(k) * d - pad  # type: ignore[arg-type]
-            for o, s, k, d, (pad, _) in zip(moved, geo.strides, tap, geo.dilations, geo.pads, strict=True)
-        ]
+        where = self.geometry.input_place(moved, tap)
         value = self.x[(*place.head, *where, place.lane)]
         self.b.store(acc[r, t], Fma(value, weight, acc[r, t]))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.compiler.kernels.context import Context
+from glulam.compiler.loops.ir import Affine, IndexLike
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,13 @@ class ConvGeometry:
     def is_pointwise(self) -> bool:
         """A 1x1 convolution that reads each input pixel once."""
         return all(k == 1 for k in self.kernel) and all(s == 1 for s in self.strides) and not any(map(any, self.pads))
+
+    def input_place(self, output: Sequence[Affine], tap: Sequence[IndexLike]) -> list[Affine]:
+        """Where a tap meets the input for an output pixel."""
+        return [
+            o * s + Affine.of(k) * d - before  # type: ignore[arg-type]
+            for o, s, k, d, (before, _) in zip(output, self.strides, tap, self.dilations, self.pads, strict=True)
+        ]
 
 
 def not_packable(ctx: Context) -> str | None:

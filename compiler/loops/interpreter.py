@@ -22,6 +22,7 @@ from glulam.compiler.loops.ir import (
     Kernel,
     Kind,
     LaneReduce,
+    LaneShuffle,
     Load,
     Stmt,
     Store,
@@ -116,6 +117,9 @@ class _Run:
                 return np.asarray(self.affine(index)).astype(DType.I64.numpy)
             case LaneReduce(op, x):
                 return _fold(op, np.broadcast_to(self.value(x, memo), self.lanes))
+            case LaneShuffle(x, y, lanes):
+                both = [np.broadcast_to(self.value(side, memo), len(lanes)) for side in (x, y)]
+                return np.concatenate(both)[list(lanes)]
         return apply(e, [self.value(child, memo) for child in e.children()])
 
 

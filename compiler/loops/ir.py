@@ -224,6 +224,22 @@ class LaneReduce(Expr):
 
 
 @dataclass(frozen=True, eq=False)
+class LaneShuffle(Expr):
+    """Lanes of two vectors in another order: lane `lanes[i]` of x, or, counting on, of y."""
+
+    x: Expr
+    y: Expr
+    lanes: tuple[int, ...]
+
+    @property
+    def dtype(self) -> DType:  # type: ignore[override]
+        return self.x.dtype
+
+    def children(self) -> tuple[Expr, ...]:
+        return (self.x, self.y)
+
+
+@dataclass(frozen=True, eq=False)
 class For:
     var: Var
     kind: Kind

@@ -17,6 +17,7 @@ from glulam.compiler.loops.ir import (
     IndexValue,
     Kernel,
     LaneReduce,
+    LaneShuffle,
     Load,
     Stmt,
     Store,
@@ -73,6 +74,8 @@ def show(e: Expr) -> str:
     match e:
         case LaneReduce(op, x):
             return f"lanes_{op}({show(x)})"
+        case LaneShuffle(x, y, lanes):
+            return f"shuffle({show(x)}, {show(y)}, {list(lanes)})"
         case ex.Binary(op, x, y) | ex.Compare(op, x, y):
             return f"({show(x)} {_INFIX[op]} {show(y)})" if op in _INFIX else f"{op}({show(x)}, {show(y)})"
         case ex.Unary(op, x):

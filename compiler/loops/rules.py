@@ -5,7 +5,7 @@ from __future__ import annotations
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import LaneReduce
+from glulam.compiler.loops.ir import LaneReduce, LaneShuffle
 
 _FOLDS = ("add", "mul", "maximum", "minimum")
 
@@ -28,6 +28,8 @@ def type_error(e: Expr) -> str | None:
             legal = x.dtype.size == dtype.size and DType.BOOL not in (x.dtype, dtype)
         case LaneReduce(op):
             legal = op in _FOLDS and _binary(op, e.dtype)
+        case LaneShuffle(x, y):
+            legal = x.dtype is y.dtype
         case _:
             legal = True
     if legal:

@@ -19,6 +19,7 @@ from glulam.compiler.loops.ir import (
     Kernel,
     Kind,
     LaneReduce,
+    LaneShuffle,
     Load,
     Stmt,
     Store,
@@ -156,6 +157,12 @@ class _Verifier:
                 return self.affine(index)
             case LaneReduce() if self.vector is None:
                 self.fail(f"{show(e)} stands outside any vector loop")
+            case LaneShuffle(_, _, lanes):
+                if self.vector is None or len(lanes) != self.vector.extent:
+                    self.fail(f"{show(e)} does not name one lane for each of a vector loop")
+                if not all(0 <= lane < 2 * len(lanes) for lane in lanes):
+                    self.fail(f"{show(e)} names a lane beyond its two vectors")
+                return True
         return False
 
     def fail(self, why: str) -> None:

@@ -87,13 +87,10 @@ class Pool(Op):
         """For each output place along spatial axis `i`: how many taps lie in the input, or in the padded input."""
         before, after = self.pads[i]
         first, last = (-before, extent + after) if padding else (0, extent)
-        return tuple(
-            sum(
-                first <= place * self.strides[i] - before + tap * self.dilations[i] < last
-                for tap in range(self.kernel[i])
-            )
-            for place in range(self._output_extent(i, extent))
-        )
+        starts = np.arange(self._output_extent(i, extent)) * self.strides[i] - before
+        # taps t with first <= start + t * dilation < last: from one rounded-up quotient to the other
+        low, high = (np.clip(-((starts - edge) // self.dilations[i]), 0, self.kernel[i]) for edge in (first, last))
+        return tuple((high - low).tolist())
 
     def _windows(self, x: Array, fill: float) -> Iterator[Array]:
         """For each tap, the elements it sees from every output place; outside the input it sees `fill`."""

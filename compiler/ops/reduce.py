@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from glulam.compiler.graph.op import Case, Op, Prefers, Trait
 from glulam.compiler.graph.types import Array, DType, Shape, TensorType, f32
-from glulam.compiler.kernels import reduce
+from glulam.compiler.kernels import arg_reduce, reduce
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.pool import PoolGeometry, Window
 from glulam.compiler.ops.inputs import FLOATS, NUMBERS, check_axis, check_dtype, f64, i64, required
@@ -98,7 +98,8 @@ class Reduce(Op):
     def as_window(self, x: TensorType) -> Window | None:
         """A global pool as one window that covers the whole tensor; None for other reductions."""
         spatial = x.shape[2:]
-        if self.axes != tuple(range(2, x.rank)) or not self.keepdims or self.kind not in ("mean", "max") or 0 in spatial:
+        whole = self.axes == tuple(range(2, x.rank)) and self.keepdims
+        if not whole or self.kind not in ("mean", "max") or 0 in spatial:
             return None
         ones = (1,) * len(spatial)
         geometry = PoolGeometry(spatial, ones, ones, (0,) * len(spatial))
@@ -171,6 +172,12 @@ class ArgReduce(Op):
             raise self.fail(f"axis {self.axis} of {x} is empty: no element has an index")
         middle = (1,) if self.keepdims else ()
         return (TensorType(DType.I64, (*x.shape[: self.axis], *middle, *x.shape[self.axis + 1 :])),)
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        return sum(type.size for type in inputs if type is not None)
+
+    def lower(self, ctx: Context) -> Lowered:
+        return arg_reduce.build(ctx, self.kind, self.axis, last=self.select_last)
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)

@@ -1,16 +1,17 @@
-"""Pooling kernels against the operators' references: every case, odd windows, padded outputs, epilogues, NaN and inf."""
+"""Pooling kernels against the references: every case, odd windows, padded outputs, epilogues, NaN and inf."""
 
 import math
 
 import numpy as np
 import pytest
+from harness import run_op
+
 from glulam.compiler.graph.op import Case, Prefers
 from glulam.compiler.graph.types import TensorType, f32
 from glulam.compiler.kernels.context import Epilogue
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.ops import AveragePool, MaxPool
 from glulam.compiler.targets import runnable_targets
-from harness import run_op
 
 TARGETS = [t.name for t in runnable_targets()]
 WIDE = [
