@@ -74,7 +74,7 @@ class _Depthwise:
         zeros = np.zeros(ctx.output.shape[1], np.float32)
         self.bias = ctx.constant(self.pack(zeros if bias is None else bias), "b")
 
-    def pack(self, data: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def pack(self, data: np.ndarray) -> np.ndarray:
         """[C, *K] as [blocks, *K, lanes]."""
         blocks = -(-len(data) // self.block)
         full = np.zeros((blocks * self.block, *data.shape[1:]), np.float32)

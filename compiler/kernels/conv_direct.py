@@ -115,7 +115,7 @@ class DirectConv:
                 with b.unrolled("t", pixels) as t, b.unrolled("j", per_group) as j:
                     *head, last = point[2:] if self.in_block == 1 else point[2:-1]
                     lane = () if self.in_block == 1 else (point[-1],)
-                    place = (*point[:2], *head, last + t * strides, *lane)  # type: ignore[operator]
+                    place = (*point[:2], *head, last + t * strides, *lane)  # type: ignore[operator, arg-type]
                     value = Fma(self.x[place], packed[(q, g, *weight, j, v)], acc[t, j])
                     b.store(acc[t, j], value)
 
