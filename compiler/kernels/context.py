@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import Array, DType, Shape, TensorType
@@ -100,10 +101,15 @@ class View:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A finished kernel with what its parameters are bound to, in order."""
+    """A finished kernel with what its parameters are bound to, in order.
+
+    `template` is the one of several that was taken, `refused` names those preferred to it with their reasons.
+    """
 
     kernel: Kernel
     args: tuple[Arg, ...]
+    template: str = ""
+    refused: tuple[tuple[str, str], ...] = ()
 
 
 class Context:

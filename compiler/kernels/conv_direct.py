@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 import numpy as np
+
 from glulam.compiler.graph.types import Array
-from glulam.compiler.kernels.context import Context, Lowered, View
-from glulam.compiler.kernels.conv_geometry import ConvGeometry, not_packable, constant_weights
+from glulam.compiler.kernels.context import Context, Lowered, Point, View
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
+from glulam.compiler.kernels.conv_template import constant_weights, not_packable
 from glulam.compiler.kernels.tiling import Tiling, choose_tiling, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
@@ -36,15 +38,24 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
     """The kernel. Inputs: x[N,C,*S], w[OC,C/g,*K], b?[OC], then what the epilogue reads."""
     if geometry.is_pointwise and ctx.output.type.rank > 3 and (flat := ctx.flattened()) is not None:
         one = ConvGeometry((1,), (1,), (1,), ((0, 0),), geometry.groups)
-        return DirectConv(flat, one, constant_weights(ctx).reshape(*ctx.operand(1).shape[:2], 1)).build()
-    return DirectConv(ctx, geometry, constant_weights(ctx)).build()
+        weights = constant_weights(ctx).reshape(*ctx.operand(1).shape[:2], 1)
+        sections(flat, one, weights, Grid.whole(flat.output.spatial))
+        return flat.finished()
+    sections(ctx, geometry, constant_weights(ctx), Grid.whole(ctx.output.spatial))
+    return ctx.finished()
+
+
+def sections(ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid) -> None:
+    """The sections that compute the pixels of a grid; weights are [OC, C/g, *K]."""
+    DirectConv(ctx, geometry, weights, grid).sections()
 
 
 class DirectConv:
     """The nest of loops; a subclass may put the results elsewhere."""
 
-    def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array) -> None:
+    def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid | None = None) -> None:
         self.ctx, self.geometry, self.weights = ctx, geometry, weights
+        self.grid = grid or Grid.whole(ctx.output.spatial)
         self.b: Builder = ctx.builder
         self.block = ctx.output.layout.block
         self.groups = geometry.groups
@@ -55,15 +66,15 @@ class DirectConv:
         bias = ctx.data(2)
         self.bias = np.zeros(ctx.output.shape[1], np.float32) if bias is None else bias
 
-    def build(self) -> Lowered:
+    def sections(self) -> None:
+        """All output channels at the pixels of the grid."""
         ctx = self.ctx
-        *outer, width = ctx.output.spatial
+        *outer, width = self.grid.extents
         taps = math.prod(self.geometry.kernel)
         tiling = choose_tiling(ctx.target, width, self.group_blocks, self.in_channels * taps)
         ctx.output_view()
         for first, per_group, count in tiling.channel_groups(self.group_blocks):
             self.channels(outer, width, tiling, first, per_group, count)
-        return ctx.finished()
 
     def channels(self, outer: Sequence[int], width: int, tiling: Tiling, first: int, per_group: int, count: int) -> None:
         """Sections for `count` groups of `per_group` channel blocks, from block `first` of each convolution group."""
@@ -109,7 +120,7 @@ class DirectConv:
             self.reduce((n, q), rows, start, step)
             with b.unrolled("j", per_group) as j, b.unrolled("t", pixels) as t:
                 block = q * self.group_blocks + g * per_group + j + first
-                point = (n, block, *rows, start + t, v)
+                point: Point = (n, block, *self.grid.place([*rows, start + t]), v)
                 self.put(point, j, self.ctx.finish(acc[t, j], point))
 
     def put(self, point: tuple[IndexLike, ...], j: Var, value: Expr) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from glulam.compiler.graph.types import Array
 from glulam.compiler.kernels import gemm_dots
 from glulam.compiler.kernels.context import Context, Lowered, Point, View
