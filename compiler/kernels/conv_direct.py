@@ -1,7 +1,8 @@
 """Direct convolution: a tile of output pixels times output-channel blocks stays in registers over the whole reduction.
 
-Serves every kernel size, stride, dilation and rank, groups whose channels fill whole blocks, and inputs either in channel
-blocks or plain (the first layer). Weights are packed per group of channel blocks in the order the reduction reads them.
+Serves every kernel size, stride, dilation and rank, groups whose channels fill whole blocks, and inputs either in
+channel blocks or plain (the first layer). Weights are packed per group of channel blocks in the order the reduction
+reads them.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ class DirectConv:
         for first, per_group, count in tiling.channel_groups(self.group_blocks):
             self.channels(outer, width, tiling, first, per_group, count)
 
-    def channels(self, outer: Sequence[int], width: int, tiling: Tiling, first: int, per_group: int, count: int) -> None:
+    def channels(
+        self, outer: Sequence[int], width: int, tiling: Tiling, first: int, per_group: int, count: int
+    ) -> None:
         """Sections for `count` groups of `per_group` channel blocks, from block `first` of each convolution group."""
         packed = self.ctx.constant(self.pack(first, per_group, count), "w")
         bias = self.ctx.constant(self.pack_bias(first, per_group, count), "b")
@@ -113,7 +116,7 @@ class DirectConv:
                 with b.unrolled("t", pixels) as t, b.unrolled("j", per_group) as j:
                     *head, last = point[2:] if self.in_block == 1 else point[2:-1]
                     lane = () if self.in_block == 1 else (point[-1],)
-                    place = (*point[:2], *head, last + t * strides, *lane)  # type: ignore[operator]
+                    place = (*point[:2], *head, t * strides + last, *lane)  # type: ignore[arg-type]
                     value = Fma(self.x[place], packed[(q, g, *weight, j, v)], acc[t, j])
                     b.store(acc[t, j], value)
 
@@ -163,7 +166,7 @@ class DirectConv:
                 step((n, block, *spatial(taps), i * unroll + u), channel, geo.strides[-1])
 
     def pack(self, first: int, per_group: int, count: int) -> Array:
-        """[groups, count, in blocks, *taps, in lanes, per_group, block]; of plain inputs [groups, count, *taps, C, ...]."""
+        """[groups, count, in blocks, *taps, in lanes, per_group, block]; for plain inputs *taps come before C."""
         weights, block = self.weights, self.block
         per_conv = weights.shape[0] // self.groups
         taps = weights.shape[2:]

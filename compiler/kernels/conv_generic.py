@@ -74,11 +74,15 @@ class _Generic:
         ctx, b = self.ctx, self.b
         ctx.output_view()
         *outer, width = ctx.output.spatial
+        head = {"n": ctx.output.shape[0], "c": ctx.output.blocks}
         extents = {f"o{d}": extent for d, extent in enumerate(outer)}
         for first, count, pixels in pieces(width, _PIXELS):
-            with b.section(n=ctx.output.shape[0], c=ctx.output.blocks, **extents) as (n, c, *rows):
-                with b.serial("s", count) as s, b.vector("v", self.block) as v:
-                    self.tile(n, c, (*map(Affine.of, rows), s * pixels + first), v, pixels)
+            with (
+                b.section(**head, **extents) as (n, c, *rows),
+                b.serial("s", count) as s,
+                b.vector("v", self.block) as v,
+            ):
+                self.tile(n, c, (*map(Affine.of, rows), s * pixels + first), v, pixels)
         return ctx.finished()
 
     def tile(self, n: Var, c: Var, start: tuple[Affine, ...], v: Var, pixels: int) -> None:

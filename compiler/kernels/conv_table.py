@@ -7,7 +7,7 @@ its `accepts` why it does not serve.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +15,8 @@ from glulam.compiler.kernels import conv_depthwise, conv_direct, conv_generic, c
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, TransposedGeometry
 from glulam.compiler.kernels.conv_template import ConvTemplate
+
+Choice = tuple[str, Callable[[], str | None], Callable[[], Lowered]]
 
 CONV_TEMPLATES = (
     ConvTemplate("direct", conv_direct.accepts, conv_direct.build, conv_direct.sections),
@@ -32,21 +34,15 @@ def lower_conv(ctx: Context, geometry: ConvGeometry) -> Lowered:
 
 def lower_transposed(ctx: Context, geometry: TransposedGeometry) -> Lowered:
     """The kernel of x[N,C,*S], w[C,OC/g,*K], b?[OC], then what the epilogue reads."""
+    accepts, build = conv_transpose.accepts, conv_transpose.build
     choices = [
-        (
-            f"{t.name} phases",
-            partial(conv_transpose.accepts, t, ctx, geometry),
-            partial(conv_transpose.build, t, ctx, geometry),
-        )
+        (f"{t.name} phases", partial(accepts, t, ctx, geometry), partial(build, t, ctx, geometry))
         for t in CONV_TEMPLATES
     ]
     return _first(choices, partial(conv_generic.build, ctx, geometry))
 
 
-Choice = tuple[str, Callable[[], str | None], Callable[[], Lowered]]
-
-
-def _first(choices: list[Choice], otherwise: Callable[[], Lowered]) -> Lowered:
+def _first(choices: Sequence[Choice], otherwise: Callable[[], Lowered]) -> Lowered:
     """The kernel of the first choice that accepts, with the reasons of the others."""
     refused: list[tuple[str, str]] = []
     for name, accepts, build in choices:

@@ -72,7 +72,7 @@ def _without_taps(ctx: Context, grid: Grid) -> None:
     *outer, width = grid.extents
     extents = {f"o{d}": extent for d, extent in enumerate(outer)}
     ctx.output_view()
-    with b.section(n=ctx.output.shape[0], c=ctx.output.blocks, **extents) as (n, c, *rows):
-        with b.serial("s", width) as s, b.vector("v", block) as v:
-            point: Point = (n, c, *grid.place([*rows, s]), v)
-            ctx.write(point, ctx.finish(packed[0, c, v], point))
+    head = {"n": ctx.output.shape[0], "c": ctx.output.blocks}
+    with b.section(**head, **extents) as (n, c, *rows), b.serial("s", width) as s, b.vector("v", block) as v:
+        point: Point = (n, c, *grid.place([*rows, s]), v)
+        ctx.write(point, ctx.finish(packed[0, c, v], point))

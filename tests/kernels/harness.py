@@ -39,7 +39,7 @@ def from_physical(flat, type, layout):
     physical = flat.reshape(layout.physical_shape(type.shape))
     if layout.block > 1:
         physical = np.moveaxis(physical, -1, 2)
-        physical = physical.reshape(type.shape[0], -1, *physical.shape[3:])
+        physical = physical.reshape(type.shape[0], physical.shape[1] * physical.shape[2], *physical.shape[3:])
         assert not physical[:, type.shape[1] :][tuple([...] + [slice(b, b + n) for (b, _), n in zip(layout.halo or ((0, 0),) * (len(type.shape) - 2), type.shape[2:], strict=True)])].any(), "lanes beyond the channels are not zero"
         physical = physical[:, : type.shape[1]]
     halo = layout.halo or ((0, 0),) * (len(type.shape) - 2)
