@@ -13,8 +13,9 @@ from glulam.compiler.loops.program import Program
 from glulam.compiler.lowering import lower_graph
 from glulam.compiler.options import Options
 from glulam.compiler.passes.manager import PassReport, run_passes
-from glulam.compiler.pipeline import pipeline
+from glulam.compiler.pipeline import disabled_passes, pipeline
 from glulam.compiler.targets import Target, target
+from glulam.runtime.artifact import Artifact
 from glulam.runtime.manifest import Manifest, StepInfo, TensorSpec
 from glulam.runtime.model import Model
 
@@ -27,12 +28,17 @@ def compile_graph(graph: Graph, options: Options | None = None) -> Model:
     Raises UnsupportedError for ops without a kernel, TargetError for a target that this machine cannot execute.
     """
     options = options or Options()
+    return Model(build_artifact(graph, options), options.threads)
+
+
+def build_artifact(graph: Graph, options: Options | None = None) -> Artifact:
+    """What `compile_graph` loads and `Model.save` writes: for any target, also one that this machine cannot execute."""
+    options = options or Options()
     machine = target(options.target)
     optimised, _ = optimise(graph, options)
     program = lower_graph(optimised, machine)
     code = emit_program(program, machine)
-    manifest = make_manifest(program, machine, options)
-    return Model.from_parts(manifest, code, program.weights, to_text(optimised), options.threads)
+    return Artifact(make_manifest(program, machine, options), code, program.weights, to_text(optimised))
 
 
 def optimise(
@@ -40,9 +46,9 @@ def optimise(
 ) -> tuple[Graph, list[PassReport]]:
     """A copy of the graph after all passes, and what they did."""
     work = graph.copy()
-    passes = pipeline(target(options.target), options)
-    disable = [name for name in options.disable if options.fuse or name != "fuse"]
-    return work, run_passes(work, passes, disable=disable, stop_after=options.stop_after, dump=dump)
+    passes = pipeline(target(options.target))
+    reports = run_passes(work, passes, disable=disabled_passes(options), stop_after=options.stop_after, dump=dump)
+    return work, reports
 
 
 def explain(graph: Graph, options: Options | None = None) -> list[PassReport]:

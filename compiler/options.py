@@ -13,7 +13,7 @@ class Options:
     target: a name from `glulam.compiler.targets`, `native` for this machine.
     threads: how many threads the returned model runs with; the code itself serves any number.
     numerics: `strict` keeps to the definition's sums; `fast` also admits algorithms that round differently.
-    fuse: False leaves every layer a kernel of its own (of the same quality), for comparison.
+    fuse: False leaves every layer a kernel of its own (of the same quality), norms included, for comparison.
     disable: names of passes to leave out.
     stop_after: number of graph rewrites after which optional passes do nothing more, for bisecting.
     """

@@ -3,26 +3,51 @@
 from __future__ import annotations
 
 from glulam.compiler.options import Options
+from glulam.compiler.passes.canonical_shuffle import CanonicalShuffle
+from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm
+from glulam.compiler.passes.common_subexpressions import CommonSubexpressions
+from glulam.compiler.passes.constant_folding import ConstantFolding
+from glulam.compiler.passes.dead_code import DeadCode
+from glulam.compiler.passes.fold_normalisation import FoldNormalisation
+from glulam.compiler.passes.fold_padding import FoldPadding
 from glulam.compiler.passes.fuse import Fuse
+from glulam.compiler.passes.identity_elimination import IdentityElimination
 from glulam.compiler.passes.layout import ChooseLayout
 from glulam.compiler.passes.manager import Pass
-from glulam.compiler.targets import Target
+from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
+from glulam.compiler.targets import Target, target
+
+# Left out if `Options.fuse` is False, so that every layer keeps a kernel of its own.
+FUSIONS = ("fold_normalisation", "fuse")
+
+# Left out with `numerics="strict"`: they compute other sums than the definition's.
+REORDERING = ("choose_algorithm",)
 
 
-def pipeline(target: Target, options: Options) -> tuple[Pass, ...]:
+def pipeline(machine: Target) -> tuple[Pass, ...]:
     """What `compile` runs on a graph before it is lowered."""
     return (
-        *_fusion(options),  # before layouts, so that a region gets one layout
-        ChooseLayout(target),  # last: kernels are built for what it decides
+        DeadCode(),  # so that nothing is looked at in vain
+        FoldPadding(),  # a Pad of zeros that a convolution reads is the convolution's own
+        ConstantFolding(),  # shape arithmetic; what is constant then folds into weights
+        IdentityElimination(),  # dropout and no-ops would stand between the layers that fuse
+        CommonSubexpressions(),  # what is computed twice would look like a second use
+        CanonicalShuffle(),  # three movements that need plain tensors are one that does not
+        MatMulToLinear(),  # a constant right operand makes it a layer that norms can fold into
+        FoldNormalisation(),  # on layers as they were written, before regions hide them
+        ChooseAlgorithm(machine),  # before fusion, since not every kernel can pool its result
+        Fuse(machine),  # before layouts, so that a region gets one layout
+        ChooseLayout(machine),  # last: kernels are built for what it decides
     )
 
 
-def _fusion(options: Options) -> tuple[Pass, ...]:
-    return (Fuse(),) if options.fuse else ()
+def disabled_passes(options: Options) -> tuple[str, ...]:
+    """Names of the passes that the options leave out."""
+    fusions = () if options.fuse else FUSIONS
+    inexact = REORDERING if options.numerics == "strict" else ()
+    return tuple(dict.fromkeys((*options.disable, *fusions, *inexact)))
 
 
 def switchable_passes() -> tuple[str, ...]:
     """Names of the passes that may be disabled."""
-    from glulam.compiler.targets import target
-
-    return tuple(each.name for each in pipeline(target("native"), Options()) if each.optional)
+    return tuple(each.name for each in pipeline(target("native")) if each.optional)

@@ -3,7 +3,8 @@
 ::
 
     header     64 bytes: magic, format version, length of the file, length and SHA-256 of the table
-    table      JSON: the manifest, and for every part its offset, length and SHA-256
+    table      JSON: the manifest, and for every part its offset (from the first page boundary behind the
+               table), length and SHA-256
     parts      graph text, object code, weights; the last at a page boundary, so that they are used where they lie
 
 Numbers are little-endian. Bytes that belong to nothing are zero. Nothing in the file is executed while it is read.
@@ -18,7 +19,7 @@ import os
 import secrets
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,9 +68,8 @@ def write_artifact(path: str | os.PathLike[str], artifact: Artifact) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
     _sync_folder(target.parent)
 
 
@@ -81,37 +81,31 @@ def _write(file: BinaryIO, artifact: Artifact) -> None:
     }
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     lengths = {name: len(content) for name, content in contents.items()}
-    parts: dict[str, _Part] = {}
-    table = b""
-    start = _HEADER.size
-    while True:  # the table holds the offsets, and its own length shifts them: a second or third round agrees
-        parts, end = _place(start + len(table), lengths, hashes)
-        new = _table(artifact.manifest, parts)
-        if len(new) == len(table):
-            break
-        table = new
-    header = _HEADER.pack(MAGIC, FORMAT_VERSION, 0, end, len(new), hashlib.sha256(new).digest())
-    file.write(header)
-    file.write(new)
+    parts, end = _place(lengths, hashes)
+    places = {name: asdict(part) for name, part in parts.items()}
+    record = {"manifest": artifact.manifest.to_json(), "parts": places}
+    table = json.dumps(record, separators=(",", ":")).encode()
+    base = _base(len(table))
+    file.write(_HEADER.pack(MAGIC, FORMAT_VERSION, 0, base + end, len(table), hashlib.sha256(table).digest()))
+    file.write(table)
     for name, content in contents.items():
-        file.write(b"\0" * (parts[name].offset - file.tell()))
+        file.write(b"\0" * (base + parts[name].offset - file.tell()))
         file.write(content)
+    file.write(b"\0" * (base + end - file.tell()))
 
 
-def _place(start: int, lengths: Mapping[str, int], hashes: Mapping[str, str]) -> tuple[dict[str, _Part], int]:
-    parts = {}
+def _base(table_length: int) -> int:
+    """Where the parts begin: at the first page boundary after the table."""
+    return -(-(_HEADER.size + table_length) // PAGE) * PAGE
+
+
+def _place(lengths: Mapping[str, int], hashes: Mapping[str, str]) -> tuple[dict[str, _Part], int]:
+    parts, end = {}, 0
     for name, length in lengths.items():
-        start += -start % _ALIGNMENT[name]
-        parts[name] = _Part(start, length, hashes[name])
-        start += length
-    return parts, start
-
-
-def _table(manifest: Manifest, parts: Mapping[str, _Part]) -> bytes:
-    places = {
-        name: {"offset": part.offset, "length": part.length, "sha256": part.sha256} for name, part in parts.items()
-    }
-    return json.dumps({"manifest": manifest.to_json(), "parts": places}, separators=(",", ":")).encode()
+        end += -end % _ALIGNMENT[name]
+        parts[name] = _Part(end, length, hashes[name])
+        end += length
+    return parts, end
 
 
 def _sync_folder(folder: Path) -> None:
@@ -122,6 +116,15 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def is_artifact(path: str | os.PathLike[str]) -> bool:
+    """Whether the path is a file that begins as a model file does."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
 
 
 def open_artifact(path: str | os.PathLike[str], verify: bool = True) -> Artifact:
@@ -157,7 +160,7 @@ def _parse(data: Bytes, verify: bool) -> Artifact:
         )
     if reserved or length != data.size or not 0 < table_length <= min(_MAX_TABLE, length - _HEADER.size):
         raise ArtifactError(f"{data.size} bytes, expected {length}; the file is truncated or damaged")
-    end = _HEADER.size + table_length
+    end, base = _HEADER.size + table_length, _base(table_length)
     text = data[_HEADER.size : end].tobytes()
     if hashlib.sha256(text).digest() != digest:
         raise ArtifactError("the manifest does not match its hash; the file is damaged")
@@ -165,7 +168,9 @@ def _parse(data: Bytes, verify: bool) -> Artifact:
     if not isinstance(table, dict) or set(table) != {"manifest", "parts"}:
         raise ArtifactError("the table lacks manifest or parts")
     manifest = Manifest.from_json(table["manifest"])
-    contents = _contents(data, end, table["parts"], verify)
+    if base > data.size or data[end:base].any():
+        raise ArtifactError("the parts do not begin where the table ends; the file is damaged")
+    contents = _contents(data[base:], table["parts"], verify)
     try:
         graph_text = contents[_GRAPH].tobytes().decode()
     except UnicodeDecodeError as error:
@@ -180,11 +185,11 @@ def _json(text: bytes) -> Any:
         raise ArtifactError(f"the manifest is not JSON: {error}") from error
 
 
-def _contents(data: Bytes, start: int, table: object, verify: bool) -> dict[str, Bytes]:
+def _contents(data: Bytes, table: object, verify: bool) -> dict[str, Bytes]:
     """The parts by name, after a check that they lie where they may, one after the other, and match their hashes."""
     if not isinstance(table, dict) or set(table) != set(_ALIGNMENT):
         raise ArtifactError(f"the table does not name the parts {sorted(_ALIGNMENT)}")
-    contents = {}
+    contents, start = {}, 0
     for name, alignment in _ALIGNMENT.items():
         part = _part(table[name])
         gap = data[start : part.offset]

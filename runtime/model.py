@@ -87,11 +87,11 @@ class Model:
             results = named(out, self._outputs)
             check_outputs(results, self._outputs, sources)
         addresses = [address_of(array) for array in sources + results]
-        context = self._contexts.take()
+        context, home = self._contexts.take()
         try:
             context.run(addresses)
         finally:
-            self._contexts.give(context)
+            self._contexts.give(context, home)
         return {argument.name: array for argument, array in zip(self._outputs, results, strict=True)}
 
     def __call__(self, x: Any) -> Array:
@@ -110,7 +110,7 @@ class Model:
         sources = [prepare_input(*pair) for pair in zip(named(inputs, self._inputs), self._inputs, strict=True)]
         results = [np.empty(argument.shape, argument.dtype) for argument in self._outputs]
         addresses = [address_of(array) for array in sources + results]
-        context = self._contexts.take()
+        context, home = self._contexts.take()
         try:
             clock = context.read_ticks
             context.run_profiled(addresses)
@@ -118,7 +118,7 @@ class Model:
             rows = [context.run_profiled(addresses) for _ in range(repeat)]
             elapsed, last_tick = time.perf_counter() - began, clock()
         finally:
-            self._contexts.give(context)
+            self._contexts.give(context, home)
         table = np.array(rows, np.float64).reshape(repeat, -1) * (elapsed / max(1, last_tick - first_tick))
         durations: list[float] = np.median(table, axis=0).tolist()
         seconds = statistics.median(table.sum(axis=1).tolist())

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _CGROUP_OF_PROCESS = Path("/proc/self/cgroup")
+
+_getcpu = getattr(ctypes.PyDLL(None), "sched_getcpu", None) if sys.platform == "linux" else None
 
 
 def allowed() -> tuple[int, ...]:
@@ -16,6 +21,18 @@ def allowed() -> tuple[int, ...]:
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(os.getpid())))
     return tuple(range(os.cpu_count() or 1))
+
+
+def pin(thread: int, cpu: int) -> None:
+    """Confines a thread (its native id; 0 for this one) to a processor, where the system allows that."""
+    if hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(thread, {cpu})
+
+
+def current() -> int:
+    """The processor that this thread is running on; -1 where the system does not tell."""
+    return int(_getcpu()) if _getcpu is not None else -1
 
 
 def usable() -> int:

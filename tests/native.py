@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Sequence
 
 import llvmlite.binding as llvm
@@ -38,15 +39,15 @@ def load_object(code):
     return engine
 
 
-def run_native(kernel, arrays, target, cuts: Sequence[int] = ()):
+def run_native(kernel, arrays, target, cuts: Sequence[int] = (), begin=0, end=None):
     """Call the kernel on flat arrays, its iterations cut at the given places and run from the last piece to the first."""
     engine = load_object(build_object([kernel], entry_text(kernel), target))
     signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (len(arrays) + 1), ctypes.c_int64, ctypes.c_int64)
     function = signature(engine.get_function_address("run"))
     scratch = aligned(np.full(kernel.scratch_bytes + 64, 0xFF, np.uint8))
-    bounds = [0, *cuts, kernel.extent]
-    for begin, end in reversed(list(zip(bounds, bounds[1:], strict=False))):
-        function(*(a.ctypes.data for a in arrays), scratch.ctypes.data, begin, end)
+    bounds = [begin, *cuts, kernel.extent if end is None else end]
+    for first, last in reversed(list(itertools.pairwise(bounds))):
+        function(*(a.ctypes.data for a in arrays), scratch.ctypes.data, first, last)
 
 
 def both(kernel, arguments, target, cuts: Sequence[int] = ()):

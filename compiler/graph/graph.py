@@ -8,6 +8,7 @@ from typing import Self
 
 import networkx as nx
 import numpy as np
+
 from glulam.compiler.errors import GraphError, ShapeError
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.op import Op
@@ -167,7 +168,8 @@ class Graph:
                 continue
             seen.add(node)
             stack.append((node, True))
-            stack.extend((v.producer, False) for v in node.present_inputs() if v.producer and v not in given)
+            needed = [v.producer for v in node.present_inputs() if v.producer and v not in given]
+            stack.extend((producer, False) for producer in reversed(needed))
         graph.nodes = nodes
         for value in graph.values():
             if value.producer is None and not value.is_constant and value not in given:
@@ -216,7 +218,7 @@ class Graph:
         return view
 
     def sort(self) -> None:
-        """Put the nodes into topological order, keeping today's order where it is free. Raises GraphError on a cycle."""
+        """Put the nodes into topological order, keeping today's order where it is free; GraphError on a cycle."""
         rank = {node: i for i, node in enumerate(self.nodes)}
         try:
             self.nodes = list(nx.lexicographical_topological_sort(self.as_networkx(), key=lambda n: rank.get(n, -1)))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
-from glulam.compiler.errors import ShapeError
+
+from glulam.compiler.errors import ShapeError, UnsupportedError
 from glulam.compiler.graph.types import Array, DType, TensorType
 
 
@@ -18,6 +19,8 @@ class Trait(enum.Enum):
     POINTWISE = "pointwise"  # each output element depends on the inputs' elements at the same (broadcast) place
     VIEW = "view"  # the output's elements in order are the input's elements in order
     ANCHOR = "anchor"  # may carry a fused epilogue
+    WINDOW = "window"  # folds windows of its only input; `as_window` describes them
+    POOLS = "pools"  # its kernel can fold windows of its result: `pools` says which, `lower_pooled` builds it
     RANDOM = "random"  # two equal nodes need not give equal values
 
 
@@ -85,7 +88,7 @@ class Op:
 
     def lower(self, ctx: Any) -> Any:
         """The kernel of this op: a `kernels.context.Lowered` from a `kernels.context.Context`."""
-        raise ShapeError(f"{self.name} has no kernel")
+        raise UnsupportedError(f"{self.name} has no kernel")
 
     def attributes(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}

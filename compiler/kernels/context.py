@@ -26,6 +26,8 @@ from glulam.compiler.loops.ir import Access, Affine, Buffer, Builder, IndexLike,
 from glulam.compiler.targets import Target
 
 Point = tuple[IndexLike, ...]
+COPIED_AS = {DType.BOOL: DType.U8, DType.F16: DType.I16}
+"""What elements are loaded and stored as where nothing is computed."""
 Arg = tuple[Literal["input", "output"], int] | Array
 
 
@@ -175,6 +177,22 @@ class Context:
             self._views[kind, i] = View(operand, buffer)
         return self._views[kind, i]
 
+    def memory(self, kind: Literal["input", "output"], i: int, shape: Shape | None = None) -> Buffer:
+        """An operand's memory as a dense array of `shape`, or as one row of elements, strides and halo included.
+
+        For templates that only copy: bools and halves come as integers of their size.
+        """
+        operand = self.operand(i) if kind == "input" else self.outputs[i]
+        span = math.prod(shape) if shape is not None else _span(operand)
+        key = ("memory", kind, i, shape)
+        if key not in self._constants:
+            dtype = COPIED_AS.get(operand.type.dtype, operand.type.dtype)
+            access = Access.READ if kind == "input" else Access.WRITE
+            name = f"{'x' if kind == 'input' else 'y'}{i}m{len(self._args)}"
+            self._constants[key] = self.builder.param(name, shape or (span,), access, dtype=dtype, align=dtype.size)
+            self._args.append((kind, i))
+        return self._constants[key]
+
     def constant(self, data: Array, name: str = "w") -> Buffer:
         """A parameter bound to an array that is packed into the model's weights."""
         data = np.ascontiguousarray(data)
@@ -266,7 +284,8 @@ class Context:
         descend(head, slab)
 
     def finished(self) -> Lowered:
-        self.fill_halo()
+        for i in range(len(self.outputs)):
+            self.fill_halo(i)
         return Lowered(self.builder.kernel(), tuple(self._args))
 
     # ---- changes of view
@@ -284,6 +303,14 @@ class Context:
         inputs = [o if o is None or o.type.rank != rank else _flatten(o) for o in self.inputs]
         flat = Context(self.name, self.target, inputs, [_flatten(o) for o in self.outputs], self.epilogue)
         return flat
+
+
+def _span(operand: Operand) -> int:
+    """Elements from the first to the last one of the operand's memory."""
+    extents = operand.physical_shape
+    if 0 in extents:
+        return 0
+    return 1 + sum((n - 1) * s for n, s in zip(extents, operand.physical_strides, strict=True))
 
 
 def _flatten(operand: Operand) -> Operand:

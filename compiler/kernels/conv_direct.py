@@ -13,13 +13,14 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from glulam.compiler.graph.types import Array
+from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context, Lowered, Point, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights, not_packable
-from glulam.compiler.kernels.tiling import Tiling, choose_tiling, unroll_factor
+from glulam.compiler.kernels.tiling import Tiling, choose_tiling, row_cycles, stream_rate, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
+from glulam.compiler.targets import Target
 
 
 def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
@@ -49,6 +50,17 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
 def sections(ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid) -> None:
     """The sections that compute the pixels of a grid; weights are [OC, C/g, *K]."""
     DirectConv(ctx, geometry, weights, grid).sections()
+
+
+def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, taps: int) -> float:
+    """Estimated cycles of the whole convolution on one core."""
+    *outer, width = spatial
+    blocks = -(-out_channels // target.lanes)
+    depth = in_channels * taps
+    tiling = choose_tiling(target, width, blocks, depth)
+    weights = depth * blocks * target.lanes * 4
+    stream = weights / stream_rate(target, weights)
+    return batch * max(math.prod(outer) * row_cycles(target, tiling, width, blocks, depth), stream)
 
 
 class DirectConv:

@@ -19,7 +19,7 @@ from glulam.compiler.kernels.context import Context, Lowered, Operand
 from glulam.compiler.kernels.conv_direct import DirectConv
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import constant_weights
-from glulam.compiler.kernels.pool import PoolGeometry
+from glulam.compiler.kernels.pool import Window
 from glulam.compiler.kernels.tiling import choose_tiling
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
@@ -28,23 +28,6 @@ from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Var
 _SCRATCH_BYTES = 384 * 1024
 _WASTE = 0.05  # share of the convolution's rows that may be computed twice
 _UNROLLED_TAPS = 16
-
-
-@dataclass(frozen=True)
-class Window:
-    """The pool: its geometry, and for averages the number of elements in each window, a row per dimension."""
-
-    geometry: PoolGeometry
-    counts: tuple[tuple[int, ...], ...] = ()  # empty for a maximum
-
-    @property
-    def pad_value(self) -> float:
-        return 0.0 if self.counts else -math.inf
-
-    def span(self, d: int, outputs: int) -> int:
-        """Input elements along dimension `d` that `outputs` neighbouring windows cover."""
-        geo = self.geometry
-        return (outputs - 1) * geo.strides[d] + (geo.kernel[d] - 1) * geo.dilations[d] + 1
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The convolution templates in order of preference, and which of them serves a convolution.
 
-The first that accepts is taken; why those before it refused is kept with the kernel. A template that is only for some
-convolutions, or that an option must admit (Winograd needs numerics="fast"), goes to the head of the table and says in
-its `accepts` why it does not serve.
+The first that accepts is taken; why those before it refused is kept with the kernel. A template for some convolutions
+only belongs before the more general ones and says in its `accepts` why it does not serve. (Winograd wants its input
+padded otherwise, so the pass that chooses algorithms makes it an op of its own before layouts are chosen.)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The slow interpreter of kernels, the definition of the loop IR: each statement as it stands, lanes as numpy vectors."""
+"""The slow interpreter of kernels, which defines the loop IR: each statement as it stands, lanes as numpy vectors."""
 
 from __future__ import annotations
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from glulam.compiler.graph.op import Case, Op, Padding, Prefers, Trait
 from glulam.compiler.graph.types import Array, TensorType, f32
-from glulam.compiler.kernels import conv_table
-from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels import conv_pool, conv_table
+from glulam.compiler.kernels.context import Context, Lowered, Operand
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, TransposedGeometry
+from glulam.compiler.kernels.pool import Window
 from glulam.compiler.ops.inputs import (
     FLOATS,
     F64Array,
@@ -45,7 +46,7 @@ class Conv(Op):
     groups: int = 1
 
     name = "conv"
-    traits = frozenset({Trait.ANCHOR})
+    traits = frozenset({Trait.ANCHOR, Trait.POOLS})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         x, w = required(self, inputs, 2, 1)
@@ -77,10 +78,21 @@ class Conv(Op):
         w = inputs[1]
         return 0 if w is None else 2 * outputs[0].size * w.size // w.shape[0]
 
+    def pools(self, window: Window, result: TensorType, pooled: TensorType, block_bytes: int) -> str | None:
+        """Why the kernel should not fold these windows of its result, None if it should."""
+        if self.groups > 1:
+            return "the convolution is grouped"
+        return conv_pool.accepts(window, result.shape[2:], pooled.shape[2:], block_bytes)
+
+    def lower_pooled(self, ctx: Context, window: Window, result: Operand) -> Lowered:
+        """The kernel that folds windows of `result`, what `lower` would compute."""
+        return conv_pool.build(ctx, self.geometry(ctx), window, result)
+
+    def geometry(self, ctx: Context) -> ConvGeometry:
+        return ConvGeometry(ctx.operand(1).spatial, self.strides, self.dilations, self.pads, self.groups)
+
     def lower(self, ctx: Context) -> Lowered:
-        kernel = ctx.operand(1).spatial
-        geometry = ConvGeometry(kernel, self.strides, self.dilations, self.pads, self.groups)
-        return conv_table.lower_conv(ctx, geometry)
+        return conv_table.lower_conv(ctx, self.geometry(ctx))
 
     def output_extents(self, extents: Ints, kernel: Ints) -> Ints:
         """Spatial extents of the output."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Op, Padding, Prefers, Trait
 from glulam.compiler.graph.types import Array, TensorType
 from glulam.compiler.kernels import pointwise
-from glulam.compiler.kernels.context import Context, Epilogue, Lowered
+from glulam.compiler.kernels.context import Context, Epilogue, Lowered, Operand
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.ops.pointwise import Pointwise
@@ -20,8 +21,9 @@ from glulam.compiler.ops.pointwise import Pointwise
 class FusedRegion(Op):
     """The sub-graph `body` as one op: its inputs in order, its only output.
 
-    At most one node of the body is not pointwise: the anchor, which comes first. So the meaning of the region is that of
-    its body, and its kernel is the anchor's with the rest as epilogue.
+    The first node may be the anchor, which is not pointwise, and the last one a pool over its result (the window); all
+    others are pointwise. So the meaning of the region is that of its body, and its kernel is the anchor's with the rest
+    as epilogue.
     """
 
     body: Graph
@@ -34,6 +36,17 @@ class FusedRegion(Op):
         """The node that is not pointwise; None for a chain of pointwise ops."""
         first = self.body.nodes[0]
         return None if Trait.POINTWISE in first.op.traits else first
+
+    @property
+    def window(self) -> Node | None:
+        """The pool at the end, if there is one."""
+        last = self.body.nodes[-1]
+        return last if len(self.body.nodes) > 1 and Trait.POINTWISE not in last.op.traits else None
+
+    @property
+    def unpooled(self) -> Value:
+        """The result of the pointwise part."""
+        return self.result if self.window is None else next(self.window.present_inputs())
 
     @property
     def result(self) -> Value:
@@ -86,7 +99,7 @@ class FusedRegion(Op):
                 inputs = list(node.present_inputs())
                 traced = node.op.expression(*(v.type for v in inputs))
                 table[node.output] = ex.substitute(traced, [table[v] for v in inputs])
-        return table[self.result]
+        return table[self.unpooled]
 
     def lower(self, ctx: Context) -> Lowered:
         inputs = list(self.body.inputs.values())
@@ -101,8 +114,18 @@ class FusedRegion(Op):
         epilogue = Epilogue(self.formula(leaves), tuple(range(len(start), len(order))))
         operands = [None if i is None else ctx.inputs[i] for i in order]
         inner = Context(ctx.name, ctx.target, operands, ctx.outputs, epilogue)
-        lowered: Lowered = self.anchor.op.lower(inner)
+        lowered = self.lower_anchor(inner)
         return replace(lowered, args=tuple(_renumber(arg, order) for arg in lowered.args))
+
+
+    def lower_anchor(self, ctx: Context) -> Lowered:
+        assert self.anchor is not None
+        op: Any = self.anchor.op
+        if self.window is None:
+            return op.lower(ctx)  # type: ignore[no-any-return]
+        pool: Any = self.window.op
+        result = Operand(self.unpooled.type, ctx.output.layout)
+        return op.lower_pooled(ctx, pool.as_window(self.unpooled.type), result)  # type: ignore[no-any-return]
 
 
 def _renumber(arg: object, order: Sequence[int | None]) -> object:

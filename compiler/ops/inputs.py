@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import Array, DType, Shape, TensorType
 

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from glulam.compiler.graph.op import Case, Op
+
+from glulam.compiler.graph.op import Case, Op, Prefers
 from glulam.compiler.graph.types import Array, DType, TensorType, f32
+from glulam.compiler.kernels import concat, movement
+from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.inputs import INDICES, check_at_least, check_axis, check_dtype, i64, required, same_dtype
 
 
@@ -33,6 +36,12 @@ class Concat(Op):
                 raise self.fail(f"{first} and {type} differ in more than axis {self.axis}")
         total = sum(type.shape[self.axis] for type in types)
         return (TensorType(dtype, (*first.shape[: self.axis], total, *first.shape[self.axis + 1 :])),)
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        return Prefers.EITHER
+
+    def lower(self, ctx: Context) -> Lowered:
+        return concat.concat(ctx, self.axis)
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         return (np.concatenate(required(self, inputs, len(inputs)), self.axis),)
@@ -68,6 +77,12 @@ class Split(Op):
             raise self.fail(f"sizes {self.sizes} do not add up to the extent {x.shape[self.axis]} of axis {self.axis}")
         return tuple(x.with_shape((*x.shape[: self.axis], size, *x.shape[self.axis + 1 :])) for size in self.sizes)
 
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        return Prefers.EITHER
+
+    def lower(self, ctx: Context) -> Lowered:
+        return concat.split(ctx, self.axis)
+
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
         return tuple(piece.copy() for piece in np.split(x, np.cumsum(self.sizes)[:-1], self.axis))
@@ -102,6 +117,9 @@ class Gather(Op):
         if data.shape[self.axis] == 0 and indices.size:
             raise self.fail(f"axis {self.axis} of {data} is empty: there is nothing to gather")
         return (data.with_shape((*data.shape[: self.axis], *indices.shape, *data.shape[self.axis + 1 :])),)
+
+    def lower(self, ctx: Context) -> Lowered:
+        return movement.gather(ctx, self.axis)
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         data, indices = required(self, inputs, 2)

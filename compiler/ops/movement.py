@@ -11,8 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from glulam.compiler.graph.op import Case, Op, Trait
+
+from glulam.compiler.graph.op import Case, Op, Prefers, Trait
 from glulam.compiler.graph.types import Array, DType, TensorType, f32
+from glulam.compiler.kernels import movement, transpose
+from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.inputs import boolean, broadcast, check_at_least, i64, required
 
 Ints = tuple[int, ...]
@@ -27,6 +30,12 @@ class Identity(Op):
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         return required(self, inputs, 1)
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        return Prefers.EITHER
+
+    def lower(self, ctx: Context) -> Lowered:
+        return movement.identity(ctx)
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         return required(self, inputs, 1)
@@ -52,6 +61,12 @@ class Dropout(Op):
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         return required(self, inputs, 1)
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        return Prefers.EITHER
+
+    def lower(self, ctx: Context) -> Lowered:
+        return movement.identity(ctx)
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         return required(self, inputs, 1)
@@ -82,6 +97,9 @@ class Reshape(Op):
             raise self.fail(f"{x} has {x.size} elements, but shape {list(self.shape)} has {math.prod(self.shape)}")
         return (x.with_shape(self.shape),)
 
+    def lower(self, ctx: Context) -> Lowered:
+        return movement.identity(ctx)
+
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
         return (x.reshape(self.shape),)
@@ -110,6 +128,9 @@ class Shape(Op):
         (x,) = required(self, inputs, 1)
         return (TensorType(DType.I64, (x.rank,)),)
 
+    def lower(self, ctx: Context) -> Lowered:
+        return movement.constant(ctx, np.array(ctx.operand(0).shape, np.int64))
+
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
         return (np.array(x.shape, np.int64),)
@@ -137,6 +158,9 @@ class Transpose(Op):
             raise self.fail(f"perm {self.perm} is not an order of the {x.rank} axes of {x}")
         return (x.with_shape(tuple(x.shape[axis] for axis in self.perm)),)
 
+    def lower(self, ctx: Context) -> Lowered:
+        return transpose.transpose(ctx, self.perm)
+
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
         return (x.transpose(self.perm).copy(),)
@@ -154,6 +178,47 @@ class Transpose(Op):
             Case(cls((1, 0)), (f32(0, 3),)),
             Case(cls((1, 0)), (i64(3, 5),)),
             Case(cls((0, 1, 2)), (boolean(2, 3, 4),)),
+        )
+
+
+@dataclass(frozen=True)
+class ChannelShuffle(Op):
+    """x[N,C,*S] with the channels of `groups` equal groups interleaved: channel i * groups + g is the i-th of group g.
+
+    Frontends write a reshape to [N,groups,C/groups,*S], a transpose and a reshape back; a pass puts this in.
+    """
+
+    groups: int
+
+    name = "channel_shuffle"
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        (x,) = required(self, inputs, 1)
+        if x.rank < 2 or self.groups < 1 or x.shape[1] % self.groups:
+            raise self.fail(f"the channels of {x} do not make {self.groups} equal groups")
+        return (x,)
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        return Prefers.EITHER
+
+    def lower(self, ctx: Context) -> Lowered:
+        return transpose.shuffle_channels(ctx, self.groups)
+
+    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
+        (x,) = required(self, inputs, 1)
+        order = np.arange(x.shape[1]).reshape(self.groups, -1).T.reshape(-1)
+        return (x.take(order, 1),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls(2), (f32(2, 6, 5, 3),)),
+            Case(cls(3), (f32(1, 60, 3),)),
+            Case(cls(4), (f32(1, 64, 3, 3),)),
+            Case(cls(1), (f32(1, 5, 2),)),
+            Case(cls(7), (f32(2, 7),)),
+            Case(cls(2), (f32(0, 4, 3),)),
+            Case(cls(2), (i64(1, 4, 3),)),
         )
 
 
@@ -178,6 +243,18 @@ class Slice(Op):
             if step == 0 or (size and not (0 <= start < extent and 0 <= last < extent)):
                 raise self.fail(f"{size} elements from {start} in steps of {step} leave axis {axis} of {x}")
         return (x.with_shape(self.sizes),)
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        """Channel blocks serve if either the channels or the spatial extents are sliced."""
+        x = inputs[0]
+        if x is None or x.rank < 3:
+            return Prefers.PLAIN
+        whole = [axis for axis in range(x.rank) if (self.starts[axis], self.steps[axis], self.sizes[axis]) == (0, 1, x.shape[axis])]
+        others = [axis for axis in range(x.rank) if axis != 1]
+        return Prefers.EITHER if 1 in whole or whole == others else Prefers.PLAIN
+
+    def lower(self, ctx: Context) -> Lowered:
+        return movement.slice(ctx, self.starts, self.steps)
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
@@ -248,6 +325,13 @@ class Pad(Op):
         folded = place % period
         return np.minimum(folded, period - folded) % length + first
 
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        return Prefers.EITHER if len(self.pads) > 2 and self.pads[:2] == ((0, 0), (0, 0)) else Prefers.PLAIN
+
+    def lower(self, ctx: Context) -> Lowered:
+        extents = ctx.operand(0).shape
+        return movement.pad(ctx, [self.sources(axis, extent) for axis, extent in enumerate(extents)], self.value)
+
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
         for axis, extent in enumerate(x.shape):
@@ -298,6 +382,9 @@ class Expand(Op):
             raise self.fail(f"{x} does not broadcast to {list(self.shape)}")
         return (x.with_shape(self.shape),)
 
+    def lower(self, ctx: Context) -> Lowered:
+        return movement.expand(ctx)
+
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
         return (np.broadcast_to(x, self.shape).copy(),)
@@ -330,6 +417,9 @@ class Tile(Op):
         if len(self.repeats) != x.rank:
             raise self.fail(f"repeats has {len(self.repeats)} entries for the {x.rank} axes of {x}")
         return (x.with_shape(tuple(e * r for e, r in zip(x.shape, self.repeats, strict=True))),)
+
+    def lower(self, ctx: Context) -> Lowered:
+        return movement.tile(ctx, self.repeats)
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)

@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from glulam.compiler.graph.op import Case, Op
+
+from glulam.compiler.graph.op import Case, Op, Prefers
 from glulam.compiler.graph.types import Array, TensorType, f32
+from glulam.compiler.kernels import pointwise, rows
+from glulam.compiler.kernels.context import Context, Lowered, Operand, Point
+from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.ir import Bounded, IndexValue
 from glulam.compiler.ops.inputs import FLOATS, check_axis, check_shape, f64, optional, required, same_dtype, wide
 
 
@@ -27,6 +32,49 @@ class BatchNorm(Op):
         for what, type in zip(("scale", "bias", "mean", "var"), statistics, strict=True):
             check_shape(self, f"the {what}", type, (x.shape[1],))
         return (x,)
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        return Prefers.EITHER
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        return 2 * outputs[0].size
+
+    def lower(self, ctx: Context) -> Lowered:
+        """One multiply-add per element if the statistics are known, else the definition."""
+        x = ctx.operand(0)
+        statistics = [ctx.data(i) for i in range(1, 5)]
+        known = [wide(s) for s in statistics if s is not None]
+        if len(known) < 4:
+            return self._lower_unknown(ctx)
+        scale, bias, mean, var = known
+        with np.errstate(all="ignore"):
+            factor = scale / np.sqrt(var + self.epsilon)
+            shift = bias - mean * factor
+        extents = (len(factor), *(1,) * (x.type.rank - 2))
+        tables = [table.astype(x.type.dtype.numpy).reshape(extents) for table in (factor, shift)]
+        operands = [Operand(TensorType.of(table), data=table) for table in tables]
+        inner = Context(ctx.name, ctx.target, [x, *operands, None, None, *ctx.inputs[5:]], ctx.outputs, ctx.epilogue)
+        element, a, b = (ex.Param(i, x.type.dtype) for i in range(3))
+        return pointwise.build(inner, ex.Fma(element, a, b), (0, 1, 2))
+
+    def _lower_unknown(self, ctx: Context) -> Lowered:
+        shape, block = ctx.output.shape, ctx.output.layout.block
+        buffers = []
+        for i in range(1, 5):
+            data = ctx.data(i)
+            buffers.append(ctx.input_view(i).buffer if data is None else ctx.constant(data))
+
+        def element(point: Point) -> None:
+            place = point[1]
+            if block > 1:
+                # The lanes beyond the channels read the last channel; `write` clears them.
+                place = Bounded(IndexValue(point[1] * block + point[-1]), shape[1])  # type: ignore[operator, arg-type]
+            scale, bias, mean, var = (buffer[place] for buffer in buffers)
+            value = (ctx.read(0, point, shape, block) - mean) * (scale / ex.sqrt(var + self.epsilon)) + bias
+            ctx.write(point, ctx.finish(value, point))
+
+        pointwise.each_element(ctx, element)
+        return ctx.finished()
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         x, *statistics = required(self, inputs, 5)
@@ -68,6 +116,12 @@ class LayerNorm(Op):
         check_shape(self, "the scale", scale, x.shape[self.axis :])
         check_shape(self, "the bias", bias, x.shape[self.axis :])
         return (x,)
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        return 7 * outputs[0].size
+
+    def lower(self, ctx: Context) -> Lowered:
+        return rows.layer_norm(ctx, self.axis, self.epsilon)
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1, 2)

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from glulam.compiler.graph.op import Case, Op, Trait
-from glulam.compiler.graph.types import Array, TensorType, f32
+
+from glulam.compiler.graph.op import Case, Op, Padding, Prefers, Trait
+from glulam.compiler.graph.types import Array, DType, TensorType, f32
+from glulam.compiler.kernels import pool
+from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.inputs import FLOATS, check_at_least, check_spatial, f64, required, same_dtype, wide
 
 Ints = tuple[int, ...]
@@ -34,7 +37,7 @@ class Pool(Op):
     dilations: Ints
     ceil_mode: bool = False
 
-    traits = frozenset({Trait.ANCHOR})
+    traits = frozenset({Trait.ANCHOR, Trait.WINDOW})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         (x,) = required(self, inputs, 1)
@@ -45,6 +48,23 @@ class Pool(Op):
         check_at_least(self, 1, kernel=self.kernel, strides=self.strides, dilations=self.dilations)
         check_at_least(self, 0, pads=[side for pad in self.pads for side in pad])
         return (x.with_shape((*x.shape[:2], *self.output_extents(x.shape[2:]))),)
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        return Prefers.BLOCKS if outputs[0].dtype is DType.F32 else Prefers.PLAIN
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        return outputs[0].size * math.prod(self.kernel)
+
+    def spans(self, extents: Ints) -> Pads:
+        """How far windows reach beyond the input on either side; those of ceil mode beyond its padding too."""
+        spans = []
+        for i, extent in enumerate(extents):
+            last = (self._output_extent(i, extent) - 1) * self.strides[i] + self.dilations[i] * (self.kernel[i] - 1)
+            spans.append((self.pads[i][0], max(0, last - self.pads[i][0] + 1 - extent)))
+        return tuple(spans)
+
+    def geometry(self) -> pool.PoolGeometry:
+        return pool.PoolGeometry(self.kernel, self.strides, self.dilations, tuple(before for before, _ in self.pads))
 
     def output_extents(self, extents: Ints) -> Ints:
         """Spatial extents of the output."""
@@ -67,13 +87,10 @@ class Pool(Op):
         """For each output place along spatial axis `i`: how many taps lie in the input, or in the padded input."""
         before, after = self.pads[i]
         first, last = (-before, extent + after) if padding else (0, extent)
-        return tuple(
-            sum(
-                first <= place * self.strides[i] - before + tap * self.dilations[i] < last
-                for tap in range(self.kernel[i])
-            )
-            for place in range(self._output_extent(i, extent))
-        )
+        starts = np.arange(self._output_extent(i, extent)) * self.strides[i] - before
+        # taps t with first <= start + t * dilation < last: from one rounded-up quotient to the other
+        low, high = (np.clip(-((starts - edge) // self.dilations[i]), 0, self.kernel[i]) for edge in (first, last))
+        return tuple((high - low).tolist())
 
     def _windows(self, x: Array, fill: float) -> Iterator[Array]:
         """For each tap, the elements it sees from every output place; outside the input it sees `fill`."""
@@ -96,6 +113,17 @@ class MaxPool(Pool):
     """The largest element of each window; padding is -inf (so is a window of nothing else), NaN wins over all."""
 
     name = "max_pool"
+
+    def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
+        (x,) = required(self, inputs, 1)
+        return Padding(self.spans(x.shape[2:]), -math.inf, or_less=True)
+
+    def as_window(self, x: TensorType) -> pool.Window:
+        """The windows that a kernel in front of this op folds, if it takes it over."""
+        return pool.Window(self.geometry())
+
+    def lower(self, ctx: Context) -> Lowered:
+        return pool.maximum(ctx, self.geometry())
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
@@ -142,6 +170,21 @@ class AveragePool(Pool):
             if 0 in self.tap_counts(i, extent, padding=self.count_include_pad):
                 raise self.fail(f"a window along axis {i + 2} has no element of the input: its mean is undefined")
         return types
+
+    def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
+        (x,) = required(self, inputs, 1)
+        return Padding(self.spans(x.shape[2:]))
+
+    def as_window(self, x: TensorType) -> pool.Window:
+        """The windows that a kernel in front of this op folds, if it takes it over."""
+        return pool.Window(self.geometry(), self.counts(x.shape[2:]))
+
+    def counts(self, extents: Ints) -> tuple[Ints, ...]:
+        """Elements that count in a window, by its place along each spatial dimension."""
+        return tuple(tuple(self.tap_counts(i, n, padding=self.count_include_pad)) for i, n in enumerate(extents))
+
+    def lower(self, ctx: Context) -> Lowered:
+        return pool.average(ctx, self.geometry(), self.counts(ctx.operand(0).spatial))
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)

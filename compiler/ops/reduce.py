@@ -9,8 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from glulam.compiler.graph.op import Case, Op, Trait
+
+from glulam.compiler.graph.op import Case, Op, Prefers, Trait
 from glulam.compiler.graph.types import Array, DType, Shape, TensorType, f32
+from glulam.compiler.kernels import arg_reduce, reduce
+from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.pool import PoolGeometry, Window
 from glulam.compiler.ops.inputs import FLOATS, NUMBERS, check_axis, check_dtype, f64, i64, required
 
 Axes = tuple[int, ...]
@@ -70,7 +74,7 @@ class Reduce(Op):
     keepdims: bool = True
 
     name = "reduce"
-    traits = frozenset({Trait.ANCHOR})
+    traits = frozenset({Trait.ANCHOR, Trait.WINDOW})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         (x,) = required(self, inputs, 1)
@@ -82,6 +86,27 @@ class Reduce(Op):
         if list(self.axes) != sorted(set(self.axes)):
             raise self.fail(f"axes {self.axes} are not sorted and distinct")
         return (x.with_shape(self.output_shape(x.shape)),)
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        (x,) = required(self, inputs, 1)
+        spatial = x.rank > 2 and self.axes == tuple(range(2, x.rank))
+        return Prefers.EITHER if spatial and x.dtype is DType.F32 else Prefers.PLAIN
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        return sum(type.size for type in inputs if type is not None)
+
+    def as_window(self, x: TensorType) -> Window | None:
+        """A global pool as one window that covers the whole tensor; None for other reductions."""
+        spatial = x.shape[2:]
+        whole = self.axes == tuple(range(2, x.rank)) and self.keepdims
+        if not whole or self.kind not in ("mean", "max") or 0 in spatial:
+            return None
+        ones = (1,) * len(spatial)
+        geometry = PoolGeometry(spatial, ones, ones, (0,) * len(spatial))
+        return Window(geometry, tuple((extent,) for extent in spatial) if self.kind == "mean" else ())
+
+    def lower(self, ctx: Context) -> Lowered:
+        return reduce.build(ctx, self.kind, self.axes, self.keepdims)
 
     def output_shape(self, shape: Shape) -> Shape:
         """The shape with the axes removed, or of extent 1 with `keepdims`."""
@@ -147,6 +172,12 @@ class ArgReduce(Op):
             raise self.fail(f"axis {self.axis} of {x} is empty: no element has an index")
         middle = (1,) if self.keepdims else ()
         return (TensorType(DType.I64, (*x.shape[: self.axis], *middle, *x.shape[self.axis + 1 :])),)
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        return sum(type.size for type in inputs if type is not None)
+
+    def lower(self, ctx: Context) -> Lowered:
+        return arg_reduce.build(ctx, self.kind, self.axis, last=self.select_last)
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from glulam.compiler.graph.op import Case, Op
-from glulam.compiler.graph.types import Array, Shape, TensorType, f32
+
+from glulam.compiler.graph.op import Case, Op, Prefers, Trait
+from glulam.compiler.graph.types import Array, DType, Shape, TensorType, f32
+from glulam.compiler.kernels import resize
+from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.inputs import ANY, FLOATS, check_at_least, check_dtype, i64, required, wide
 
 Floats = tuple[float, ...]
@@ -55,6 +58,7 @@ class Resize(Op):
     roi: Floats = ()
 
     name = "resize"
+    traits = frozenset({Trait.ANCHOR})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         (x,) = required(self, inputs, 1)
@@ -77,6 +81,22 @@ class Resize(Op):
             if not (math.isfinite(self.scales[axis]) and self.scales[axis] > 0):
                 raise self.fail(f"scale {self.scales[axis]} of axis {axis} is not a positive number")
         return (x.with_shape(self.sizes),)
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        (x,) = required(self, inputs, 1)
+        spatial = x.rank > 2 and not any(self.touches(axis, x.shape[axis]) for axis in (0, 1))
+        return Prefers.EITHER if spatial and x.dtype is DType.F32 else Prefers.PLAIN
+
+    def lower(self, ctx: Context) -> Lowered:
+        axes = [self._axis_taps(axis, extent) for axis, extent in enumerate(ctx.operand(0).shape)]
+        return resize.build(ctx, axes, self.extrapolation_value)
+
+    def _axis_taps(self, axis: int, extent: int) -> resize.AxisTaps | None:
+        if not self.touches(axis, extent):
+            return None
+        index, weights = self.taps(axis, extent)
+        outside = self.outside(axis, extent)
+        return resize.AxisTaps(index, None if self.mode == "nearest" else weights, outside if outside.any() else None)
 
     def touches(self, axis: int, extent: int) -> bool:
         """Whether the axis is resampled at all."""

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from glulam.compiler.graph.op import Case, Op
 from glulam.compiler.graph.types import Array, TensorType, f32
+from glulam.compiler.kernels import rows
+from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.inputs import FLOATS, F64Array, check_axis, f64, required, same_dtype, wide
 
 EDGES = np.array(
@@ -35,6 +38,9 @@ class _AlongAxis(Op):
         check_axis(self, self.axis, x.rank)
         return (x,)
 
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        return 4 * outputs[0].size
+
     def _shifted(self, x: Array) -> F64Array:
         """x minus its largest element along the axis, in float64."""
         exact = wide(x)
@@ -47,6 +53,9 @@ class Softmax(_AlongAxis):
     """e**(x - max) / sum(e**(x - max)). A line with +inf, or of nothing but -inf, gives NaN by this definition."""
 
     name = "softmax"
+
+    def lower(self, ctx: Context) -> Lowered:
+        return rows.softmax(ctx, self.axis, logarithm=False)
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
@@ -75,6 +84,9 @@ class LogSoftmax(_AlongAxis):
     """x - max - log(sum(e**(x - max)))."""
 
     name = "log_softmax"
+
+    def lower(self, ctx: Context) -> Lowered:
+        return rows.softmax(ctx, self.axis, logarithm=True)
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)

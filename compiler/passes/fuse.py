@@ -1,13 +1,15 @@
-"""Fusion: a kernel takes over the pointwise ops that follow it, and chains of pointwise ops become one kernel.
+"""Fusion: a kernel takes over the pointwise ops that follow it and a pool behind them; pointwise chains become one kernel.
 
-By property, not by pair: whoever has Trait.ANCHOR can carry any formula as its epilogue. A region grows over the readers of
-its result as long as all of them fit in and one value comes out.
+By property, not by pair: whoever has Trait.ANCHOR can carry any formula as its epilogue, whoever has Trait.POOLS can fold
+the windows of whoever has Trait.WINDOW. A region grows over the readers of its result as long as all of them fit in and
+one value comes out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Prefers, Trait
@@ -15,6 +17,7 @@ from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import DType
 from glulam.compiler.ops.fused import FusedRegion
 from glulam.compiler.passes.manager import Decision, Pass
+from glulam.compiler.targets import Target
 
 _REACH = 6  # how many rounds of readers may join before the region has one result again
 
@@ -22,6 +25,8 @@ _REACH = 6  # how many rounds of readers may join before the region has one resu
 @dataclass(frozen=True)
 class Fuse(Pass):
     """Anchors first, so that a pointwise op joins the kernel that computes its input; then what is left among itself."""
+
+    target: Target
 
     name = "fuse"
     ensures = ("fused",)
@@ -31,7 +36,7 @@ class Fuse(Pass):
             done: set[Node] = set()
             while (start := next((n for n in graph.nodes if wanted in n.op.traits and n not in done), None)) is not None:
                 done.add(start)
-                grown = _Region(graph, start).grow()
+                grown = _Region(graph, start, self.target).grow()
                 if isinstance(grown, Patch):
                     yield grown
                 elif grown is not None:
@@ -41,8 +46,8 @@ class Fuse(Pass):
 class _Region:
     """Grows from one node. `nodes` always has a single result that is read outside."""
 
-    def __init__(self, graph: Graph, start: Node) -> None:
-        self.graph, self.start = graph, start
+    def __init__(self, graph: Graph, start: Node, target: Target) -> None:
+        self.graph, self.start, self.target = graph, start, target
         self.users = graph.users()
         self.rank = {node: i for i, node in enumerate(graph.nodes)}
         self.nodes = [start]
@@ -57,6 +62,7 @@ class _Region:
             return None
         while self.extend():
             pass
+        self.add_window()
         if len(self.nodes) == 1:
             return Decision(self.start.name, False, self.why)
         return self.patch()
@@ -85,6 +91,25 @@ class _Region:
                 return False
         self.why = "its result is read in too many places"
         return False
+
+    def add_window(self) -> None:
+        """Let the kernel pool its result if a pool is all that reads it."""
+        if Trait.POOLS not in self.start.op.traits:
+            return
+        (result,) = self.results(self.nodes)
+        readers = self.users[result]
+        if self.graph.is_output(result) or len(readers) != 1 or Trait.WINDOW not in readers[0].op.traits:
+            return
+        conv: Any = self.start.op
+        pool: Any = readers[0].op
+        window = pool.as_window(result.type)
+        if window is None:
+            return
+        refused = conv.pools(window, result.type, readers[0].output.type, self.target.vector_bytes)
+        if refused is None:
+            self.nodes.append(readers[0])
+        else:
+            self.why = f"{pool.name} {readers[0].name!r} stays a kernel of its own: {refused}"
 
     def results(self, nodes: list[Node]) -> list[Value]:
         """Values computed in the region that someone outside reads, or that the graph gives out."""

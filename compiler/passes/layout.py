@@ -77,11 +77,13 @@ class _Layouts:
         self.graph.nodes = order
 
     def blocks(self, type: TensorType) -> Layout:
+        if type.rank < 3:
+            return PLAIN
         return Layout(self.block, ((0, 0),) * (type.rank - 2))
 
     def follows(self, node: Node) -> bool:
         """Whether a node that can work either way has an input in channel blocks, and all others can follow."""
-        rank = node.outputs[0].type.rank
+        rank = max(v.type.rank for v in (*node.present_inputs(), *node.outputs))
         if rank < 3 or any(v.type.dtype is not DType.F32 for v in node.outputs):
             return False
         some = False

@@ -35,8 +35,8 @@ def materialise_outputs(graph: Graph) -> None:
     taken: set[Value] = set()
     for name, value in graph.outputs.items():
         root, channel = storage.root(value), storage.place(value).channel
-        own = root.producer is not None and channel == 0 and root.type.nbytes == value.type.nbytes
-        if not own or root in taken or not root.layout.is_plain:
+        own = root.producer is not None and channel == 0 and root.layout.size(root.shape) == value.type.size
+        if not own or root in taken or not value.layout.is_plain:
             node = graph.make(Identity(), value, name=f"{name}_out")
             graph.nodes.append(node)
             graph.outputs[name] = root = node.output
@@ -153,6 +153,8 @@ class _Planner:
 def overwritable(node: Node) -> list[Value]:
     """Inputs that the kernel reads only at the place that it writes next."""
     if isinstance(node.op, FusedRegion):
+        if node.op.window is not None:
+            return []
         anchor = node.op.anchor
         barred = set() if anchor is None else {v.name for v in anchor.present_inputs()}
         pairs = zip(node.op.body.inputs, node.inputs, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy.typing as npt
+
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.frontends.layers.arguments import Extents, extents, integer, padding_argument, resolve_padding

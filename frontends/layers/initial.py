@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+
 from glulam.compiler.graph.types import Array, Shape
 
 Initializer = Callable[[Shape, int, str], Array]

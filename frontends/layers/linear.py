@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy.typing as npt
+
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.frontends.layers.arguments import integer

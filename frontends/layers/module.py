@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from glulam.compiler.errors import GraphError, ShapeError
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import Array, Shape
@@ -34,9 +35,8 @@ class Module:
         self._children: dict[str, Module] = {}
         self._parameters: dict[str, Parameter] = {}
 
-    def forward(self, *inputs: Tensor) -> Any:
-        """What the module computes; called by `__call__`. Subclasses define it."""
-        raise GraphError(f"{type(self).__name__} defines no forward()")
+    forward: Callable[..., Any]
+    """What the module computes from tensors; subclasses define it, with the inputs that they take."""
 
     def __call__(self, *inputs: Any) -> Any:
         """Apply the module to tensors, given one by one or as one list."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from glulam.compiler.errors import ModelFileError
 from glulam.compiler.graph.types import Array
 

@@ -6,12 +6,13 @@ import io
 import math
 from dataclasses import dataclass
 
+from rich.console import Console
+from rich.table import Table
+
 from glulam.compiler import ops
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.types import Shape
 from glulam.frontends.layers.tensor import Parameter
-from rich.console import Console
-from rich.table import Table
 
 
 @dataclass(frozen=True)

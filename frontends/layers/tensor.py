@@ -10,16 +10,18 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import EllipsisType
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from glulam.compiler import ops
 from glulam.compiler.errors import GraphError, ShapeError
 from glulam.compiler.graph.graph import Node, Value
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import Array, DType, TensorType
 
-Operand = "Tensor | float | Array"
+Operand: TypeAlias = "Tensor | float | Array"
 Index = int | slice | EllipsisType
 
 
@@ -132,6 +134,8 @@ class Parameter(Value):
     """A constant that a state dict names and may replace; `learned` is False for running statistics."""
 
     __slots__ = ("learned",)
+
+    data: Array
 
     def __init__(self, name: str, data: Array, *, learned: bool = True) -> None:
         super().__init__(name, TensorType.of(data), data=data)

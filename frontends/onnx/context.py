@@ -13,6 +13,7 @@ from glulam.compiler.graph.graph import Value
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import Array, DType
 from glulam.frontends.onnx.build import Builder
+from glulam.frontends.onnx.proto import require_onnx
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, TensorProto
@@ -39,7 +40,7 @@ class Context:
         self.inputs = tuple(inputs)
         self.opset = opset
         self.builder = builder
-        self.decode = tensor
+        self._decode = tensor
         self.inline = inline
         self._attributes = dict(attributes)
         self._unread = set(attributes)
@@ -88,6 +89,23 @@ class Context:
         if not all(isinstance(v, int) for v in value):
             raise self.malformed(f"attribute {name} is not a list of integers")
         return tuple(value)
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        value = self._typed(name, (), (list, tuple), "a list of numbers")
+        if not all(isinstance(v, int | float) for v in value):
+            raise self.malformed(f"attribute {name} is not a list of numbers")
+        return tuple(float(v) for v in value)
+
+    def tensor(self, name: str) -> Array | None:
+        """The array of a tensor attribute, None if it is not there."""
+        value = self._typed(name, None, require_onnx().TensorProto, "a tensor")
+        return None if value is None else self._decode(value)
+
+    def branch(self, name: str) -> GraphProto:
+        value = self._typed(name, None, require_onnx().GraphProto, "a graph")
+        if value is None:
+            raise self.malformed(f"the {name} is missing")
+        return value  # type: ignore[no-any-return]
 
     def ignore(self, *names: str) -> None:
         """These attributes make no difference to inference."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from glulam.compiler import ops
 from glulam.compiler.graph.graph import Value
-from glulam.compiler.graph.types import Array, DType
+from glulam.compiler.graph.types import DType
 from glulam.frontends.onnx.context import Context, Converter
 from glulam.frontends.onnx.proto import dtype_of
 
@@ -20,8 +20,10 @@ def constant(ctx: Context) -> Value:
         raise ctx.unsupported(f"a constant given as {refused[0]}")
     if len(forms) != 1:
         raise ctx.malformed("a Constant holds exactly one value")
-    value = ctx.raw(forms[0])
-    array = ctx.decode(value) if forms[0] == "value" else np.asarray(value, dtype=_CONSTANT_FORMS[forms[0]])
+    (form,) = forms
+    array = ctx.tensor("value") if form == "value" else np.asarray(ctx.raw(form), dtype=_CONSTANT_FORMS[form])
+    if array is None or (array.ndim != form.endswith("s") and form != "value"):
+        raise ctx.malformed(f"attribute {form} has no such value")
     return ctx.builder.constant(array, ctx.base)
 
 
@@ -37,8 +39,9 @@ _CONSTANT_FORMS = {
 def constant_of_shape(ctx: Context) -> Value:
     shape = ctx.known_ints(0, "shape")
     assert shape is not None
-    tensor = ctx.raw("value")
-    value: Array = np.zeros((), np.float32) if tensor is None else ctx.decode(tensor)
+    value = ctx.tensor("value")
+    if value is None:
+        value = np.zeros((), np.float32)
     if value.size != 1:
         raise ctx.malformed("the value of ConstantOfShape is one element")
     return ctx.builder.filled(value, shape, ctx.base)
@@ -115,11 +118,8 @@ def one_hot(ctx: Context) -> Value:
 def if_(ctx: Context) -> tuple[Value, ...]:
     """The branch that a constant condition takes, in place."""
     condition = ctx.known_scalar(0, "condition")
-    then, otherwise = ctx.raw("then_branch"), ctx.raw("else_branch")
-    branch = then if condition else otherwise
-    if branch is None:
-        raise ctx.malformed("a branch is missing")
-    return ctx.inline(branch)
+    then, otherwise = ctx.branch("then_branch"), ctx.branch("else_branch")
+    return ctx.inline(then if condition else otherwise)
 
 
 TABLE: dict[str, Converter] = {

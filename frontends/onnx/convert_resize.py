@@ -67,7 +67,7 @@ def simple(ctx: Context) -> Value:
     x = ctx[0]
     mode = _mode(ctx)
     if ctx.op_type == "Upsample" and ctx.opset < 9:
-        scales: Sequence[float] = ctx.raw("scales") or ()
+        scales: Sequence[float] = ctx.numbers("scales")
     else:
         scales = _known_floats(ctx, 1, "scales")
     op = Resize(_sizes(ctx, x, scales), tuple(scales), mode, "asymmetric", "floor", -0.75, False, 0.0, False)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 
 OLDEST_OPSET, NEWEST_OPSET = 6, 28
-MAX_NODES = 100_000  # functions may call functions: a small file can stand for a great many nodes
+MAX_NODES = 50_000  # functions may call functions: a small file can stand for a great many nodes
 
 Scope = MutableMapping[str, Value | None]  # None: could not be converted, the reason is noted
 
@@ -316,4 +316,6 @@ def _attributes(node: NodeProto, call: Call | None) -> dict[str, Any]:
             found[attribute.name] = helper.get_attribute_value(attribute)
         except ValueError as error:
             raise ModelFileError(f"attribute {attribute.name} has no type") from error
+        if found[attribute.name] is None:
+            raise ModelFileError(f"attribute {attribute.name} has no value")
     return found

@@ -53,6 +53,7 @@ def load_model(source: str | os.PathLike[str] | bytes | ModelProto) -> tuple[Mod
         model = _parse(onnx, data, shown)
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise ModelFileError("not an ONNX model: the file holds no graph (truncated, or of another format?)")
+    _check_text(model)
     return model, folder
 
 
@@ -65,6 +66,18 @@ def _parse(onnx: Any, data: bytes, shown: str) -> ModelProto:
     except (DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelFileError(f"{shown}: not an ONNX model, or a truncated one ({error})") from error
     return model  # type: ignore[no-any-return]
+
+
+def _check_text(message: Any) -> None:
+    """protobuf hands over strings that are not UTF-8 as bytes; no later stage wants to meet them."""
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_MESSAGE, field.TYPE_STRING):
+            continue
+        for entry in [value] if hasattr(value, "ListFields") or isinstance(value, str | bytes) else value:
+            if field.type == field.TYPE_MESSAGE:
+                _check_text(entry)
+            elif not isinstance(entry, str):
+                raise ModelFileError(f"not an ONNX model: the text {entry!r} in field {field.name} is not UTF-8")
 
 
 def dtype_of(elem_type: int, where: str) -> DType:

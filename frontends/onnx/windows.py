@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from glulam.frontends.onnx.context import Context
 
+LIMIT = 1 << 24  # no network has a stride, a pad or a kernel extent like that
+
 
 @dataclass(frozen=True)
 class Window:
@@ -40,6 +42,8 @@ def read_window(ctx: Context, extents: Sequence[int], kernel: Sequence[int], *, 
         raise ctx.malformed("strides, dilations and kernel extents are at least 1")
     if min(flat, default=0) < 0:
         raise ctx.unsupported(f"negative pads {flat}")
+    if max((*flat, *strides, *dilations, *kernel)) > LIMIT:
+        raise ctx.malformed(f"a window with an attribute above {LIMIT}")
     mode = ctx.text("auto_pad", "NOTSET") or "NOTSET"
     if mode not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
         raise ctx.malformed(f"auto_pad is {mode!r}")

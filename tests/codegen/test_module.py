@@ -9,10 +9,10 @@ from native import entry_text
 
 from glulam.compiler.codegen.module import build_assembly, build_object, module_text
 from glulam.compiler.errors import CompileError
+from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Fma
 from glulam.compiler.loops.ir import Access, Builder
-from glulam.compiler.graph.types import DType
 from glulam.compiler.targets import NAMED, target
 
 TARGETS = [pytest.param(t, id=t.name) for t in NAMED]

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from onnx import helper, numpy_helper
+
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.frontends.onnx import from_onnx
-from onnx import helper, numpy_helper
 
 
 def value_info(name: str, array: np.ndarray, shape: Sequence[Any] | None = None) -> onnx.ValueInfoProto:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from glulam.compiler.errors import GlulamError, GraphError, ShapeError, UnsupportedError
 from glulam.compiler.graph.graph import Graph
 from glulam.frontends import layers as L

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+
 from glulam.compiler.errors import GraphError, ModelFileError, ShapeError
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.verify import verify

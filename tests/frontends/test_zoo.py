@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.evaluate import evaluate, evaluate_all
 from glulam.compiler.graph.graph import Graph

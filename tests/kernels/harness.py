@@ -39,7 +39,7 @@ def from_physical(flat, type, layout):
     physical = flat.reshape(layout.physical_shape(type.shape))
     if layout.block > 1:
         physical = np.moveaxis(physical, -1, 2)
-        physical = physical.reshape(type.shape[0], physical.shape[1] * physical.shape[2], *physical.shape[3:])
+        physical = physical.reshape(type.shape[0], -(-type.shape[1] // layout.block) * layout.block, *physical.shape[3:])
         assert not physical[:, type.shape[1] :][tuple([...] + [slice(b, b + n) for (b, _), n in zip(layout.halo or ((0, 0),) * (len(type.shape) - 2), type.shape[2:], strict=True)])].any(), "lanes beyond the channels are not zero"
         physical = physical[:, : type.shape[1]]
     halo = layout.halo or ((0, 0),) * (len(type.shape) - 2)
@@ -50,26 +50,29 @@ def from_physical(flat, type, layout):
     return physical[inner]
 
 
-def layouts(op, types, outputs, target, out_halo=0):
+def layouts(op, types, outputs, target, out_halo=0, either_blocked=False):
     """Layouts of inputs and outputs as the op prefers them; `out_halo` asks the kernel to write padding as well."""
-    if op.preference(types, outputs) is not Prefers.BLOCKS:
-        return [PLAIN] * len(types), [PLAIN] * len(outputs)
+    prefers = op.preference(types, outputs)
+    block = target.lanes if prefers is Prefers.BLOCKS or (either_blocked and prefers is Prefers.EITHER) else 1
     ins = []
     for i, type in enumerate(types):
         wanted = op.padding(i, types) if type is not None else None
         rank = 0 if type is None else type.rank
-        spans = wanted.spans if wanted else ((0, 0),) * max(rank - 2, 0)
-        ins.append(Layout(target.lanes, spans, wanted.value if wanted else 0.0) if rank > 2 else PLAIN)
-    outs = [Layout(target.lanes, ((out_halo, out_halo + 1 if out_halo else 0),) * (t.rank - 2)) for t in outputs]
+        spans = wanted.spans if wanted else ((0, 0),) * max(rank - 2, 0) if block > 1 else ()
+        value = wanted.value if wanted else 0.0
+        ins.append(Layout(block, spans, value) if rank > 2 and (block > 1 or wanted) else PLAIN)
+    around = ((out_halo, out_halo + 1 if out_halo else 0),)
+    outs = [Layout(block, around * (t.rank - 2)) if block > 1 and t.rank > 2 else PLAIN for t in outputs]
     return ins, outs
 
 
-def run_op(op, arrays, constants=(), target="native", native=True, out_halo=0, epilogue=None, in_layouts=None):
+def run_op(op, arrays, constants=(), target="native", native=True, out_halo=0, epilogue=None, in_layouts=None,
+           either_blocked=False):  # fmt: skip
     """Outputs of the op's kernel for these inputs (None where left out); `constants` are known at compile time."""
     machine = named_target(target)
     types = [None if a is None else TensorType.of(a) for a in arrays]
     outputs = op.infer(*types)
-    ins, outs = layouts(op, types, outputs, machine, out_halo)
+    ins, outs = layouts(op, types, outputs, machine, out_halo, either_blocked)
     ins = in_layouts or ins
     operands = [
         None if a is None else Operand(t, PLAIN, None, a) if i in constants else Operand(t, layout)

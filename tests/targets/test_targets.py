@@ -16,7 +16,7 @@ def test_a_name_finds_its_target():
 
 
 def test_an_unknown_name_is_refused_with_the_names_there_are():
-    with pytest.raises(TargetError, match="x86-64-v4.*aarch64"):
+    with pytest.raises(TargetError, match=r"x86-64-v4.*aarch64"):
         target("x86-64-v9")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import llvmlite.binding as llvm
 import numpy as np
 
@@ -9,6 +11,7 @@ from glulam.compiler.codegen.entry import EntryStep, emit_entry
 from glulam.runtime.manifest import Manifest, StepInfo, TensorSpec
 from glulam.runtime.model import Model
 
+FOLDER = Path(__file__).resolve().parent
 TRIPLE = llvm.get_default_triple()
 
 # a1[i] = a0[i] * 3 + 1 (int32), for i in [begin, end)
@@ -58,6 +61,75 @@ exit:
 """
 
 
+# out[i] = address of the scratch memory that iteration i was given; takes its time
+WHO_KERNEL = """
+define void @who(ptr %a0, ptr %scratch, i64 %begin, i64 %end) {
+entry:
+  br label %outer
+outer:
+  %i = phi i64 [ %begin, %entry ], [ %i.next, %write ]
+  br label %spin
+spin:
+  %k = phi i64 [ 0, %outer ], [ %k.next, %spin ]
+  %v = phi float [ 1.0, %outer ], [ %v.next, %spin ]
+  %v.next = fadd float %v, 1.5
+  %k.next = add i64 %k, 1
+  %again = icmp ult i64 %k.next, 20000
+  br i1 %again, label %spin, label %write
+write:
+  store float %v.next, ptr %scratch, align 4
+  %to = getelementptr ptr, ptr %a0, i64 %i
+  store ptr %scratch, ptr %to, align 8
+  %i.next = add i64 %i, 1
+  %more = icmp ult i64 %i.next, %end
+  br i1 %more, label %outer, label %exit
+exit:
+  ret void
+}
+"""
+
+_DELAY = """
+declare i32 @usleep(i32)
+define internal void @test.delay() noinline {
+  %now = call i64 @glulam_read_ticks()
+  %mixed = mul i64 %now, -7046029254386353131
+  %draw = lshr i64 %mixed, 52
+  %low = and i64 %draw, MASK
+  %chosen = icmp eq i64 %low, 0
+  br i1 %chosen, label %nap, label %exit
+nap:
+  %long = lshr i64 %draw, 4
+  %short = trunc i64 %long to i32
+  %slept = call i32 @usleep(i32 %short)
+  ret void
+exit:
+  ret void
+}
+"""
+DELAYED = ("claim", "run", "look", "start", "join", "work", "stale", "sleep", "patience", "reset", "wake", "walk")
+
+
+def with_delays(mask, labels=DELAYED):
+    """Alters entry points so that threads fall asleep now and then wherever their order could matter.
+
+    Counters are reset twice, with a pause between: who uses them meanwhile is found out.
+    """
+
+    def change(entry):
+        for label in labels:
+            pieces = entry.split(f"\n{label}:\n")
+            assert len(pieces) > 1, label
+            entry = pieces[0]
+            for piece in pieces[1:]:
+                delay = "" if " = phi " in piece.split("\n")[0] else "  call void @test.delay()\n"
+                entry += f"\n{label}:\n{delay}{piece}"
+        (reset,) = (line for line in entry.splitlines() if "call void @llvm.memset" in line)
+        entry = entry.replace(reset, f"{reset}\n  call void @test.delay()\n{reset}")
+        return entry + _DELAY.replace("MASK", str(mask))
+
+    return change
+
+
 def object_code(text: str, triple: str = TRIPLE) -> bytes:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
@@ -86,11 +158,11 @@ def manifest(steps, inputs, outputs, *, arena_bytes=0, scratch_bytes=0, features
     )
 
 
-def build(text, steps, inputs, outputs, *, arena_bytes=0, scratch_bytes=0, weights=b"", threads=1):
-    """A model of kernels `text` called by `steps`."""
+def build(text, steps, inputs, outputs, *, arena_bytes=0, scratch_bytes=0, weights=b"", threads=1, change=str):
+    """A model of kernels `text` called by `steps`; `change` may alter the emitted entry points."""
     entry = emit_entry(steps, inputs=len(inputs), outputs=len(outputs), scratch_bytes=scratch_bytes, triple=TRIPLE)
     made = manifest(steps, inputs, outputs, arena_bytes=arena_bytes, scratch_bytes=scratch_bytes)
-    return Model.from_parts(made, object_code(text + entry), weights, "graph of a test", threads)
+    return Model.from_parts(made, object_code(text + change(entry)), weights, "graph of a test", threads)
 
 
 def adder(count=1000, grain=64, threads=1, dtype="float32", weights=None):
@@ -101,7 +173,7 @@ def adder(count=1000, grain=64, threads=1, dtype="float32", weights=None):
     return build(ADD_KERNEL, [step], *spec, scratch_bytes=64, weights=weights.view(np.uint8), threads=threads)
 
 
-def chain(extents_and_grains, size, threads=1):
+def chain(extents_and_grains, size, threads=1, change=str):
     """x int32[size] -> y: each step triples and adds one to the first `extent` elements, in two arena buffers in turn.
 
     Every step reads its predecessor's buffer and overwrites the one before that.
@@ -113,4 +185,11 @@ def chain(extents_and_grains, size, threads=1):
     last = (len(extents_and_grains) % 2) * 4 * size
     steps.append(EntryStep("tick", (("arena", 0, last), ("output", 0, 0)), size, 7))
     spec = (TensorSpec("x", "int32", (size,)),), (TensorSpec("y", "int32", (size,)),)
-    return build(STEP_KERNEL.format(name="tick"), steps, *spec, arena_bytes=8 * size, threads=threads)
+    return build(STEP_KERNEL.format(name="tick"), steps, *spec, arena_bytes=8 * size, threads=threads, change=change)
+
+
+def who(extent, threads):
+    """-> y int64[extent]: which scratch memory each iteration was given."""
+    step = EntryStep("who", (("output", 0, 0),), extent, 1)
+    spec = (TensorSpec("y", "int64", (extent,)),)
+    return build(WHO_KERNEL, [step], (), spec, scratch_bytes=100, threads=threads)

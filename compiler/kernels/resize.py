@@ -1,0 +1,276 @@
+"""Resampling: each output element is a weighted sum of input elements, whose places and weights are known per axis.
+
+Nearest neighbours at an integer scale on channel blocks are loaded once and stored several times. All else reads places
+and weights from tables. Where it saves work, a row of the input is first interpolated along all other axes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from glulam.compiler.graph.types import Array, DType
+from glulam.compiler.kernels.context import Context, Lowered, Point, vectors
+from glulam.compiler.kernels.tiling import unroll_factor
+from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.expr import Expr, Fma
+from glulam.compiler.loops.ir import Affine, Bounded, Buffer, IndexLike, Tile, Var
+
+_UNROLLED_TAPS = 4
+_COPIES = 16  # stores of one loaded element that are written out
+
+
+@dataclass(frozen=True)
+class AxisTaps:
+    """How one axis is resampled. For each output index: input indices [size, taps] and weights, None for a copy.
+
+    `outside` marks output indices that show the fill value, None if there are none.
+    """
+
+    index: Array
+    weights: Array | None = None
+    outside: Array | None = None
+
+    @property
+    def count(self) -> int:
+        return int(self.index.shape[1])
+
+
+def build(ctx: Context, axes: Sequence[AxisTaps | None], fill: float) -> Lowered:
+    """Input 0 to output 0; None for an axis that stays as it is. On channel blocks only spatial axes may change."""
+    if not ctx.output.type.size:
+        return ctx.finished()
+    factors = _factors(ctx, axes)
+    if ctx.output.layout.block > 1 and factors is not None:
+        return _repeat(ctx, factors)
+    return _Tables(ctx, axes, fill).build()
+
+
+def _factors(ctx: Context, axes: Sequence[AxisTaps | None]) -> tuple[int, ...] | None:
+    """How often each element is repeated along the spatial axes, None if that does not describe the problem."""
+    factors = []
+    for axis, extent, size in zip(axes, ctx.operand(0).shape, ctx.output.shape, strict=True):
+        factor = size // extent
+        factors.append(factor)
+        if axis is None:
+            continue
+        repeated = np.arange(size) // max(factor, 1)
+        if axis.weights is not None or axis.outside is not None or not np.array_equal(axis.index[:, 0], repeated):
+            return None
+    return tuple(factors[2:]) if math.prod(factors) <= _COPIES else None
+
+
+def _repeat(ctx: Context, factors: tuple[int, ...]) -> Lowered:
+    b, x, block = ctx.builder, ctx.input_view(0), ctx.output.layout.block
+    *outer, width = x.operand.spatial
+    rows = {f"s{d}": extent for d, extent in enumerate(outer)}
+    together = unroll_factor(width, max(1, 4 // math.prod(factors)))
+    ctx.output_view()
+    with (
+        b.section(n=ctx.output.shape[0], c=ctx.output.blocks, **rows) as (n, c, *at),
+        b.serial("w", width // together) as w,
+        b.vector("v", block) as v,
+        b.unrolled("u", together) as u,
+    ):
+        place = [*map(Affine.of, at), w * together + u]
+        element = b.tile("element", 1)
+        b.store(element[0], x[(n, c, *place, v)])
+        for shift in itertools.product(*map(range, factors)):
+            moved = [p * f + s for p, f, s in zip(place, factors, shift, strict=True)]
+            point: Point = (n, c, *moved, v)
+            ctx.write(point, ctx.finish(element[0], point))
+    return ctx.finished()
+
+
+class _Tables:
+    """Places and weights from tables. `lane` is the channel lane of a block; plain vectors run along the last axis."""
+
+    def __init__(self, ctx: Context, axes: Sequence[AxisTaps | None], fill: float) -> None:
+        self.ctx, self.b, self.axes, self.fill = ctx, ctx.builder, axes, fill
+        self.x = ctx.input_view(0)
+        ctx.output_view()
+        self.dtype = ctx.operand(0).type.dtype
+        self.block = ctx.output.layout.block
+        self.scratch = self.first_along_rows()
+        self.index: dict[int, Buffer] = {}
+        self.weights: dict[int, Buffer] = {}
+        self.outside: dict[int, Buffer] = {}
+        last = len(axes) - 1
+        for d, axis in enumerate(axes):
+            if axis is None:
+                continue
+            origin = 0 if self.scratch is not None and d == last else self.x.origin[d]
+            self.index[d] = ctx.constant(axis.index.astype(np.int64) + origin, "i")
+            if axis.weights is not None:
+                self.weights[d] = ctx.constant(axis.weights.astype(self.dtype.numpy), "w")
+            if axis.outside is not None:
+                self.outside[d] = ctx.constant(axis.outside, "o")
+
+    def first_along_rows(self) -> Buffer | None:
+        """Private memory for a row interpolated along all axes but the last, if that takes fewer operations."""
+        if not self.axes or self.axes[-1] is None:
+            return None
+        taps = math.prod(1 if axis is None else axis.count for axis in self.axes[:-1])
+        extent, size, along = self.x.operand.shape[-1], self.ctx.output.shape[-1], self.axes[-1].count
+        if extent * (taps + 1) + size * along >= size * taps * along:
+            return None
+        lane = (self.block,) if self.block > 1 else ()
+        return self.b.scratch("row", (extent, *lane), self.dtype)
+
+    def build(self) -> Lowered:
+        ctx, b = self.ctx, self.b
+        shape = [*ctx.output.shape]
+        if self.block > 1:
+            shape[1] = ctx.output.blocks
+        if not shape:
+            with b.section(one=1):
+                ctx.write((), ctx.finish(self.x[()], ()))
+            return ctx.finished()
+        *outer, width = shape
+        with b.section(**{f"d{d}": extent for d, extent in enumerate(outer)} or {"one": 1}) as at:
+            head = tuple(map(Affine.of, at)) if outer else ()
+            taps = [self.row_taps(d, place) for d, place in enumerate(head)]
+            if self.scratch is not None:
+                row = self.scratch
+                self.along(self.x.operand.shape[-1], lambda p, lane: self.fill_row(row, taps, p, lane))
+            self.along(width, lambda p, lane: self.element(head, taps, p, lane))
+        return ctx.finished()
+
+    def along(self, extent: int, body: Callable[[Affine, tuple[Var, ...]], None]) -> None:
+        """`body` for all places of the last axis, with the lanes of a block or vectors of places."""
+        if self.block == 1:
+            vectors(self.b, extent, self.ctx.target.vector_bytes // max(self.dtype.size, 4), lambda p: body(p, ()))
+            return
+        together = unroll_factor(extent, 2)
+        with (
+            self.b.serial("i", extent // together) as i,
+            self.b.vector("v", self.block) as v,
+            self.b.unrolled("u", together) as u,
+        ):
+            body(i * together + u, (v,))
+
+    # ---- one axis
+
+    def row_taps(self, d: int, place: Affine) -> _Taps:
+        """The taps of an outer axis at a place; a few of them are kept in registers for the whole row."""
+        axis = self.axes[d]
+        if axis is None:
+            return _Fixed(place + self.x.origin[d])
+        taps = _Tabled(self, d, place)
+        return taps if axis.count > _UNROLLED_TAPS else _Kept(self, taps)
+
+    def fold(self, taps: _Taps, element: Callable[[IndexLike], Expr]) -> Expr:
+        """The weighted sum of element(index) over the taps."""
+        if taps.count <= _UNROLLED_TAPS:
+            total: Expr | None = None
+            for t in range(taps.count):
+                value, weight = element(taps.index(t)), taps.weight(t)
+                if weight is not None:
+                    value = value * weight if total is None else Fma(value, weight, total)
+                total = value
+            assert total is not None
+            return total
+        acc = self.b.tile("acc", 1, dtype=self.dtype)
+        self.b.store(acc[0], 0.0)
+        with self.b.serial("t", taps.count) as tap:
+            weight = taps.weight(tap)
+            assert weight is not None
+            self.b.store(acc[0], Fma(element(taps.index(tap)), weight, acc[0]))
+        return acc[0]
+
+    # ---- elements
+
+    def sampled(self, taps: Sequence[_Taps], load: Callable[[list[IndexLike]], Expr]) -> Expr:
+        """The weighted sum of load(indices) over the taps of several axes."""
+
+        def descend(done: list[IndexLike], rest: Sequence[_Taps]) -> Expr:
+            if not rest:
+                return load(done)
+            return self.fold(rest[0], lambda index: descend([*done, index], rest[1:]))
+
+        return descend([], taps)
+
+    def fill_row(self, row: Buffer, taps: Sequence[_Taps], place: Affine, lane: tuple[Var, ...]) -> None:
+        column = place + self.x.origin[len(self.axes) - 1]
+        value = self.sampled(taps, lambda index: self.x.buffer[(*index, column, *lane)])
+        self.b.store(row[(place, *lane)], value)
+
+    def element(self, head: tuple[Affine, ...], taps: Sequence[_Taps], place: Affine, lane: tuple[Var, ...]) -> None:
+        last = len(self.axes) - 1
+        along: _Taps = _Fixed(place + self.x.origin[last])
+        if self.axes[last] is not None:
+            along = _Tabled(self, last, place)
+        if self.scratch is not None:
+            row = self.scratch
+            value = self.fold(along, lambda index: row[(index, *lane)])
+        else:
+            value = self.sampled([*taps, along], lambda index: self.x.buffer[(*index, *lane)])
+        point: Point = (*head, place, *lane)
+        for d, table in self.outside.items():
+            value = ex.where(table[point[d]], self.fill if self.dtype.is_float else int(self.fill), value)
+        self.ctx.write(point, self.ctx.finish(value, point))
+
+
+class _Fixed:
+    """An axis that is not resampled."""
+
+    count = 1
+
+    def __init__(self, place: Affine) -> None:
+        self.place = place
+
+    def index(self, t: int | Var) -> IndexLike:
+        return self.place
+
+    def weight(self, t: int | Var) -> Expr | None:
+        return None
+
+
+class _Tabled:
+    """Taps read from the tables."""
+
+    def __init__(self, work: _Tables, d: int, place: Affine) -> None:
+        axis = work.axes[d]
+        assert axis is not None
+        self.work, self.d, self.place, self.count = work, d, place, axis.count
+        inner = work.scratch is not None and d == len(work.axes) - 1
+        self.extent = work.x.operand.shape[d] if inner else work.x.buffer.shape[d]
+
+    def index(self, t: int | Var) -> IndexLike:
+        return Bounded(self.work.index[self.d][self.place, t], self.extent)
+
+    def weight(self, t: int | Var) -> Expr | None:
+        table = self.work.weights.get(self.d)
+        return None if table is None else table[self.place, t]
+
+
+class _Kept:
+    """Taps in registers, since stores to the output could change tables for all that the machine's compiler knows."""
+
+    def __init__(self, work: _Tables, taps: _Tabled) -> None:
+        b, self.count, self.extent = work.b, taps.count, taps.extent
+        self.places: Tile = b.tile("place", taps.count, dtype=DType.I64)
+        self.weights: Tile | None = None
+        for t in range(taps.count):
+            index = taps.index(t)
+            assert isinstance(index, Bounded)
+            b.store(self.places[t], index.value)
+        if taps.weight(0) is not None:
+            self.weights = b.tile("weight", taps.count, dtype=work.dtype)
+            for t in range(taps.count):
+                weight = taps.weight(t)
+                assert weight is not None
+                b.store(self.weights[t], weight)
+
+    def index(self, t: int | Var) -> IndexLike:
+        return Bounded(self.places[t], self.extent)
+
+    def weight(self, t: int | Var) -> Expr | None:
+        return None if self.weights is None else self.weights[t]
+
+
+_Taps = _Fixed | _Tabled | _Kept

@@ -1,0 +1,276 @@
+"""Copies of boxes: the elements of one strided array to the places of another, in vectors wherever memory allows.
+
+Every kernel that only moves elements is a few such copies. The dimensions are merged first; then the way is chosen by
+the strides of what is left: rows, rows read or written a few elements apart, tiles transposed in registers, or single
+elements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from glulam.compiler.graph.types import Array, DType
+from glulam.compiler.kernels.context import COPIED_AS, Context, pack_channels
+from glulam.compiler.kernels.nest import nest, row_chunks, vectors
+from glulam.compiler.kernels.shuffles import assembled, transposed
+from glulam.compiler.loops.expr import Expr
+from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Load, Var
+
+_CLOSE = 8  # strides up to this many elements are read as whole vectors
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a copy: where element 0 of a box lies in a one-dimensional buffer, and the stride of each dimension."""
+
+    buffer: Buffer
+    start: int
+    strides: tuple[int, ...]
+
+    def moved(self, axis: int, by: int) -> Side:
+        """The box `by` elements further along an axis."""
+        return replace(self, start=self.start + by * self.strides[axis])
+
+    def scaled(self, steps: Sequence[int]) -> Side:
+        """The box of every step-th element."""
+        return replace(self, strides=tuple(s * k for s, k in zip(self.strides, steps, strict=True)))
+
+    def at(self, *coords: IndexLike) -> Affine:
+        place = Affine.of(self.start)
+        for coord, stride in zip(coords, self.strides, strict=True):
+            assert not isinstance(coord, tuple)
+            place = place + Affine.of(coord) * stride  # type: ignore[arg-type]
+        return place
+
+
+Move = Callable[[Affine, Affine, Affine, Var], None]
+"""What is done to one vector: the places of the row on both sides, the start of the vector in the row, its variable."""
+
+
+@dataclass(frozen=True)
+class Dim:
+    """A dimension of a copy, with its strides on both sides."""
+
+    extent: int
+    source: int
+    target: int
+
+
+def source(ctx: Context, i: int, block: int = 1) -> Side:
+    """Input `i`, with a dimension per axis; for channel blocks (n, block, *spatial, lane). Constants are packed."""
+    operand = ctx.operand(i)
+    if operand.data is not None:
+        data = operand.data if block == 1 else pack_channels(operand.data, block)
+        return constant(ctx, data)
+    return Side(ctx.memory("input", i), _origin(operand.physical_strides, operand.layout.halo), operand.physical_strides)
+
+
+def target(ctx: Context, i: int = 0) -> Side:
+    """Output `i`, like `source`."""
+    operand = ctx.outputs[i]
+    return Side(ctx.memory("output", i), _origin(operand.physical_strides, operand.layout.halo), operand.physical_strides)
+
+
+def constant(ctx: Context, data: Array) -> Side:
+    """An array that is packed into the weights."""
+    dtype = DType.of(data.dtype)
+    flat = np.ascontiguousarray(data).reshape(-1).view(COPIED_AS.get(dtype, dtype).numpy)
+    strides = tuple(math.prod(data.shape[d + 1 :]) for d in range(data.ndim))
+    return Side(ctx.constant(flat, "c"), 0, strides)
+
+
+def _origin(strides: Sequence[int], halo: Sequence[tuple[int, int]]) -> int:
+    return sum(before * stride for (before, _), stride in zip(halo, strides[2:], strict=False))
+
+
+def fill(ctx: Context, extents: Sequence[int], value: float, place: Side, dtype: DType) -> None:
+    """Put one value everywhere in a box; `dtype` is what the value is rounded to."""
+    if 0 not in extents:
+        only = constant(ctx, np.asarray([value]).astype(dtype.numpy))
+        copy(ctx, extents, replace(only, strides=(0,) * len(extents)), place)
+
+
+def copy(ctx: Context, extents: Sequence[int], source: Side, target: Side) -> None:
+    """Sections that copy a box of `extents`."""
+    if 0 in extents:
+        return
+    dims = merged([Dim(*d) for d in zip(extents, source.strides, target.strides, strict=True)])
+    *outer, inner = dims
+    copier = _Copier(ctx, source, target)
+    along = next((d for d in outer if d.source == 1 and d.extent > 1), None)
+    if inner.target == 1 and inner.source in (0, 1):
+        copier.rows(outer, inner)
+    elif inner.target == 1 and along is not None and inner.source != 0:
+        others = [d for d in outer if d is not along]
+        if inner.source == along.extent <= _CLOSE:
+            copier.take_apart(others, along, inner)
+        elif along.target == inner.extent <= _CLOSE:
+            copier.put_together(others, along, inner)
+        else:
+            copier.tiles(others, along, inner)
+    elif inner.target == 1 and abs(inner.source) <= _CLOSE and (room := copier.room(dims)) is not None:
+        copier.strided_rows(outer, inner, room)
+    else:
+        copier.elements(dims)
+
+
+def merged(dims: Sequence[Dim]) -> list[Dim]:
+    """Fewest dimensions, in the order of the target's memory; at least one."""
+    result: list[Dim] = []
+    for dim in sorted((d for d in dims if d.extent > 1), key=lambda d: -d.target):
+        last = result[-1] if result else None
+        if last is not None and last.source == dim.source * dim.extent and last.target == dim.target * dim.extent:
+            result[-1] = Dim(last.extent * dim.extent, dim.source, dim.target)
+        else:
+            result.append(dim)
+    return result or [Dim(1, 1, 1)]
+
+
+class _Copier:
+    """The ways to copy between two buffers. `outer` are loops around what a method's own dimensions say."""
+
+    def __init__(self, ctx: Context, source: Side, target: Side) -> None:
+        self.b, self.source, self.target = ctx.builder, source, target
+        self.dtype = target.buffer.dtype
+        self.size = self.dtype.size
+        self.lanes = ctx.target.vector_bytes // self.size
+        self.shuffled = min(self.lanes, 16) if self.lanes > 2 else 4
+        """Lanes of vectors that are taken apart; many narrow ones cost more than they bring."""
+
+    def base(self, outer: Sequence[Dim], coords: Sequence[Affine]) -> tuple[Affine, Affine]:
+        x, y = Affine.of(self.source.start), Affine.of(self.target.start)
+        for dim, at in zip(outer, coords, strict=True):
+            x, y = x + at * dim.source, y + at * dim.target
+        return x, y
+
+    def load(self, place: Affine) -> Load:
+        return self.source.buffer[place]
+
+    def store(self, place: Affine, value: Expr) -> None:
+        self.b.store(self.target.buffer[place], value)
+
+    def row_loops(self, outer: Sequence[Dim], length: int, width: int, cost: int, move: Move) -> None:
+        """`move` in vectors over rows of `length` elements, each of them `cost` bytes of traffic."""
+        extents = [d.extent for d in outer]
+        for first, count, piece in row_chunks(math.prod(extents), length, width, cost):
+
+            def rows(point: list[Affine], first: int = first, piece: int = piece) -> None:
+                x, y = self.base(outer, point[:-1])
+                begin = point[-1] * piece + first
+                vectors(self.b, piece, width, lambda start, v: move(x, y, begin + start, v))
+
+            nest(self.b, [*extents, count], cost * piece, rows)
+
+    def rows(self, outer: Sequence[Dim], row: Dim) -> None:
+        def move(x: Affine, y: Affine, start: Affine, v: Var) -> None:
+            self.store(y + start + v, self.load(x + (start + v) * row.source))
+
+        self.row_loops(outer, row.extent, self.lanes, 2 * self.size, move)
+
+    def take_apart(self, outer: Sequence[Dim], along: Dim, row: Dim) -> None:
+        """Records of `along.extent` elements, each field to a row of its own."""
+        fields = along.extent
+
+        def move(x: Affine, y: Affine, start: Affine, v: Var) -> None:
+            lanes = range(v.extent)
+            loads = [self.load(x + start * fields + v + k * v.extent) for k in range(fields)]
+            for j in range(fields):
+                picks = [divmod(fields * i + j, v.extent) for i in lanes]
+                self.store(y + start + v + j * along.target, assembled(loads, picks))
+
+        self.row_loops(outer, row.extent, self.shuffled, 2 * self.size * fields, move)
+
+    def put_together(self, outer: Sequence[Dim], along: Dim, row: Dim) -> None:
+        """Rows that become the fields of records of `row.extent` elements."""
+        fields = row.extent
+
+        def move(x: Affine, y: Affine, start: Affine, v: Var) -> None:
+            loads = [self.load(x + start + v + j * row.source) for j in range(fields)]
+            for k in range(fields):
+                places = range(k * v.extent, (k + 1) * v.extent)
+                value = assembled(loads, [(place % fields, place // fields) for place in places])
+                self.store(y + start * fields + v + k * v.extent, value)
+
+        self.row_loops(outer, along.extent, self.shuffled, 2 * self.size * fields, move)
+
+    def room(self, dims: Sequence[Dim]) -> int | None:
+        """Elements before the first one that whole vectors may start at, so that they stay in the buffer."""
+        step = abs(dims[-1].source)
+        lowest = self.source.start + sum(min(d.source, 0) * (d.extent - 1) for d in dims)
+        highest = self.source.start + sum(max(d.source, 0) * (d.extent - 1) for d in dims)
+        if highest + step - 1 < self.source.buffer.shape[0]:
+            return 0
+        return step - 1 if lowest >= step - 1 else None
+
+    def strided_rows(self, outer: Sequence[Dim], row: Dim, before: int) -> None:
+        """Rows of elements a few places apart, forwards or backwards."""
+        step = abs(row.source)
+
+        def move(x: Affine, y: Affine, start: Affine, v: Var) -> None:
+            places = [row.source * i for i in range(v.extent)]
+            low = min(places) - before
+            loads = [self.load(x + start * row.source + v + (low + k * v.extent)) for k in range(step)]
+            self.store(y + start + v, assembled(loads, [divmod(place - low, v.extent) for place in places]))
+
+        self.row_loops(outer, row.extent, self.shuffled, 2 * self.size, move)
+
+    def tiles(self, outer: Sequence[Dim], along: Dim, row: Dim, real: int | None = None, kept: int | None = None) -> None:
+        """Transpose: the source is dense along `along`, the target along `row`.
+
+        With `real`, only that many elements of `row` exist in the source and zeros follow; with `kept`, only that many
+        of `along` are stored. Both need extents that whole tiles cover.
+        """
+        width = self.shuffled
+        while width > min(along.extent, row.extent):
+            width //= 2
+        for (t_first, t_count), (s_first, s_count) in product(_cover(row.extent, width), _cover(along.extent, width)):
+
+            def tile(coords: list[Affine], t_first: int = t_first, s_first: int = s_first) -> None:
+                *head, t, s = coords
+                x, y = self.base(outer, head)
+                t, s = t * width + t_first, s * width + s_first
+                with self.b.vector("v", width) as v:
+                    rows = [
+                        self.load(x + (t + i) * row.source + s + v) if real is None or i < real else None
+                        for i in range(width)
+                    ]
+                    columns = transposed(self.b, rows, self.dtype)
+                    for j in range(width if kept is None else kept):
+                        self.store(y + t + v + (s + j) * along.target, columns[j])
+
+            extents = [*(d.extent for d in outer), t_count, s_count]
+            nest(self.b, extents, 2 * self.size * width * width, tile)
+
+    def elements(self, dims: Sequence[Dim]) -> None:
+        """One by one."""
+
+        def element(coords: list[Affine]) -> None:
+            x, y = self.base(dims, coords)
+            self.store(y, self.load(x))
+
+        nest(self.b, [d.extent for d in dims], 8 * self.size, element)
+
+
+def transpose_blocks(
+    ctx: Context, outer: Sequence[Dim], along: Dim, row: Dim, source: Side, target: Side, *,
+    real: int | None = None, kept: int | None = None,
+) -> bool:  # fmt: skip
+    """Tiles as wide as a channel block that is not full (see `_Copier.tiles`); False if the extents do not allow it."""
+    copier = _Copier(ctx, source, target)
+    block = row.extent if real is not None else along.extent
+    dense = along.source == row.target == 1
+    if not dense or copier.shuffled != block or min(along.extent, row.extent) < block:
+        return False
+    copier.tiles(outer, along, row, real, kept)
+    return True
+
+
+def _cover(extent: int, width: int) -> list[tuple[int, int]]:
+    """(first, count) of tiles: whole ones, and one more that ends with the extent if they leave something."""
+    full = extent // width
+    return [(0, full), (extent - width, 1)] if extent % width else [(0, full)]

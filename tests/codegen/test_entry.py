@@ -1,0 +1,72 @@
+"""Entry points: what is emitted for which platform, and what is refused."""
+
+import llvmlite.binding as llvm
+import pytest
+
+from glulam.compiler.codegen.entry import EntryStep, emit_entry
+from glulam.compiler.errors import CompileError, TargetError
+from glulam.runtime import abi
+
+KERNEL = "define void @k(ptr %a, ptr %scratch, i64 %begin, i64 %end) { ret void }\n"
+STEPS = [EntryStep("k", (("output", 0, 64),), extent, 4) for extent in (1, 4, 0, 100, 2, 3)]
+
+
+def text(steps=STEPS, triple="x86_64-unknown-linux-gnu", outputs=1):
+    return emit_entry(steps, inputs=0, outputs=outputs, scratch_bytes=100, triple=triple)
+
+
+@pytest.mark.parametrize(
+    "triple",
+    [
+        "x86_64-unknown-linux-gnu",
+        "aarch64-unknown-linux-gnu",
+        "arm64-apple-darwin23.0.0",
+        "x86_64-apple-macosx13.0",
+        "x86_64-pc-windows-msvc",
+        "aarch64-pc-windows-msvc",
+    ],
+)
+@pytest.mark.parametrize("steps", [STEPS, [], STEPS[3:4]])
+def test_every_platform_gets_object_code(triple, steps):
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    module = llvm.parse_assembly(f'target triple = "{triple}"\n{KERNEL}{text(steps, triple)}')
+    module.verify()
+    machine = llvm.Target.from_triple(triple).create_target_machine(opt=2, reloc="pic", codemodel="small")
+    code = machine.emit_object(module)
+    assert all(name.encode() in code for name in abi.ENTRY_SYMBOLS)
+    assert {function.name for function in module.functions if not function.is_declaration} >= set(abi.ENTRY_SYMBOLS)
+
+
+def test_one_thread_uses_no_atomics():
+    single = text().split(f"define void @{abi.RUN_SINGLE}(")[1].split("\n}")[0]
+    assert single.count("call void @k(") == 5
+    assert "atomic" not in single
+
+
+def test_neighbouring_steps_of_one_chunk_are_taken_together():
+    body = text().split("define internal void @glulam.walk(")[1].split("\n}")[0]
+    assert body.count("@glulam.step.once(") == 2
+    assert body.count("@glulam.step(") == 1
+
+
+@pytest.mark.parametrize("triple", ["riscv64-unknown-linux-gnu", "x86_64-unknown-freebsd", ""])
+def test_unknown_platforms_are_refused(triple):
+    with pytest.raises(TargetError, match="triple"):
+        text(triple=triple)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        EntryStep("k", (("output", 1, 0),), 1, 1),
+        EntryStep("k", (("input", 0, 0),), 1, 1),
+        EntryStep("k", (("arena", 1, 0),), 1, 1),
+        EntryStep("k", (("arena", 0, -4),), 1, 1),
+        EntryStep("k", (), 1, 0),
+        EntryStep("k", (), -1, 1),
+    ],
+)
+def test_impossible_steps_are_refused(step):
+    with pytest.raises(CompileError, match="step k"):
+        text([step])

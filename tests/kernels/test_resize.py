@@ -1,0 +1,126 @@
+"""Resize kernels against the operator's reference, plain and, where only spatial axes change, on channel blocks."""
+
+import math
+
+import numpy as np
+import pytest
+from harness import run_op
+
+from glulam.compiler.graph.layout import Layout
+from glulam.compiler.graph.op import Case, Prefers
+from glulam.compiler.graph.types import f32
+from glulam.compiler.kernels.context import Epilogue
+from glulam.compiler.loops import expr as ex
+from glulam.compiler.ops import Resize
+from glulam.compiler.targets import runnable_targets, target
+
+TARGETS = [t.name for t in runnable_targets()]
+
+
+def case(shape, sizes, mode="nearest", **attributes):
+    scales = tuple(size / extent for size, extent in zip(sizes, shape, strict=True))
+    return Case(Resize(sizes, scales, mode, **attributes), (f32(*shape),))
+
+
+UPSAMPLE = {"coordinates": "asymmetric", "rounding": "floor"}
+OWN = [
+    case((2, 20, 5, 6), (2, 20, 10, 12), **UPSAMPLE),
+    case((1, 5, 3, 4), (1, 5, 3, 12), **UPSAMPLE),
+    case((1, 5, 2, 3), (1, 5, 10, 15), **UPSAMPLE),
+    case((1, 5, 2, 3, 4), (1, 5, 4, 6, 8), **UPSAMPLE),
+    case((1, 35, 9, 21), (1, 35, 18, 43), "linear"),
+    case((1, 3, 40, 37), (1, 3, 6, 5), "linear"),
+    case((1, 3, 40, 37), (1, 3, 6, 5), "linear", antialias=True),
+    case((1, 20, 6, 7), (1, 20, 9, 20), "cubic"),
+    case((1, 2, 3, 4, 5), (1, 2, 5, 7, 9), "cubic"),
+    case((2, 3, 4), (4, 2, 7), "linear"),
+    case((40,), (70,), "cubic"),
+]
+CASES = [*Resize.cases(), *OWN]
+SPATIAL = [c for c in CASES if c.op.preference(c.inputs, c.op.infer(*c.inputs)) is Prefers.EITHER]
+
+
+def check(got, want, bound=1e-5):
+    """Equal but for rounding; NaN and inf in the same places."""
+    finite = np.isfinite(want)
+    np.testing.assert_array_equal(got[~finite], want[~finite])
+    scale = np.abs(want[finite]).max(initial=1e-30)
+    np.testing.assert_allclose(got[finite], want[finite], rtol=0, atol=bound * scale)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kernel_follows_the_reference(case):
+    arrays = case.arrays()
+    (want,) = case.op.reference(*arrays)
+    for name in TARGETS:
+        check(run_op(case.op, arrays, target=name)[0], want)
+    if want.size < 1500:
+        check(run_op(case.op, arrays, native=False)[0], want)
+
+
+@pytest.mark.parametrize("case", SPATIAL, ids=str)
+def test_channel_blocks(case):
+    """The output gets padding, and the input has some already."""
+    arrays = case.arrays()
+    (want,) = case.op.reference(*arrays)
+    for name in TARGETS:
+        halo = Layout(target(name).lanes, ((1, 2),) * (arrays[0].ndim - 2), -3.0)
+        arguments = {"either_blocked": True, "out_halo": 1, "in_layouts": [halo]}
+        check(run_op(case.op, arrays, target=name, **arguments)[0], want)
+    if want.size < 1500:
+        check(run_op(case.op, arrays, native=False, either_blocked=True)[0], want)
+
+
+class WithSecondInput:
+    """The op with one more input, which only the epilogue reads."""
+
+    def __init__(self, op):
+        self.op = op
+
+    def infer(self, x, other):
+        return self.op.infer(x)
+
+    def preference(self, types, outputs):
+        return self.op.preference(types[:1], outputs)
+
+    def padding(self, index, types):
+        return None
+
+    def lower(self, ctx):
+        return self.op.lower(ctx)
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize("case", OWN[:1] + OWN[4:5] + OWN[7:8], ids=str)
+def test_epilogue(case, blocked):
+    x = case.arrays()[0]
+    (resized,) = case.op.reference(x)
+    other = np.random.default_rng(1).uniform(-1, 1, resized.shape).astype(np.float32)
+    relu = Epilogue(ex.maximum(ex.Param(0) + ex.Param(1), 0.0), (1,))
+    (got,) = run_op(WithSecondInput(case.op), [x, other], epilogue=relu, either_blocked=blocked)
+    check(got, np.maximum(resized + other, 0))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"])
+def test_nearest_moves_every_element_type(dtype):
+    x = (np.random.default_rng(0).uniform(0, 2, (1, 3, 5, 40)) * 50).astype(dtype)
+    op = Resize((1, 3, 8, 57), (1.0, 1.0, 1.6, 57 / 40))
+    for name in TARGETS:
+        np.testing.assert_array_equal(run_op(op, [x], target=name)[0], op.reference(x)[0])
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_double_precision(mode):
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 2, 5, 9))
+    op = Resize((1, 2, 8, 20), (1.0, 1.0, 1.6, 20 / 9), mode)
+    for name in TARGETS:
+        np.testing.assert_allclose(run_op(op, [x], target=name)[0], op.reference(x)[0], atol=1e-14)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_nan_and_infinities(mode):
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 20, 5, 9)).astype(np.float32)
+    x[0, 3, 2, 4], x[0, 5, 1, 1], x[0, 19] = math.nan, math.inf, -math.inf
+    op = Resize((1, 20, 8, 23), (1.0, 1.0, 1.6, 23 / 9), mode)
+    for blocked in (False, True):
+        check(run_op(op, [x], either_blocked=blocked)[0], op.reference(x)[0])

@@ -1,0 +1,216 @@
+"""Hand-built kernels natively, on every target of this machine, against the interpreter."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import sample_kernels as sample
+from native import aligned, assert_same, both, run_native
+
+from glulam.compiler.codegen.module import module_text
+from glulam.compiler.graph.types import DType
+from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.ir import Access, Builder
+from glulam.compiler.targets import runnable_targets
+
+TARGETS = [pytest.param(t, id=t.name) for t in runnable_targets()]
+EXACT_TARGETS = [pytest.param(t, id=t.name) for t in runnable_targets() if t.has_fma]
+BEST = runnable_targets()[0]
+
+
+def arguments(kernel, seed=0, low=-100, high=100):
+    """Random contents for every parameter; outputs start with a value that stands out."""
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for b in kernel.params:
+        if b.access is Access.WRITE:
+            arrays[b.name] = np.full(b.span, 1 if b.dtype is DType.BOOL else 77, b.dtype.numpy)
+        elif b.dtype.is_float:
+            arrays[b.name] = rng.normal(size=b.span).astype(b.dtype.numpy)
+        elif b.dtype is DType.BOOL:
+            arrays[b.name] = rng.random(b.span) < 0.5
+        else:
+            arrays[b.name] = rng.integers(low, high, b.span).astype(b.dtype.numpy)
+    return arrays
+
+
+@pytest.mark.parametrize("target", EXACT_TARGETS)
+def test_conv_nest(target):
+    kernel = sample.conv_nest(unroll=4)
+    slow, fast = both(kernel, arguments(kernel), target, cuts=(3,))
+    np.testing.assert_allclose(fast["y"], slow["y"], rtol=1e-6, atol=1e-5)
+
+
+def test_conv_nest_with_two_roundings():
+    kernel = sample.conv_nest(lanes=4, blocks=3, size=6, kernel=3, tile=3, unroll=2)
+    slow, fast = both(kernel, arguments(kernel), runnable_targets()[-1])
+    np.testing.assert_allclose(fast["y"], slow["y"], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("lanes", [1, 3, 8, 16, 48])
+def test_gathers_clamp_their_indices(lanes, target):
+    kernel = sample.gathers(lanes)
+    arrays = arguments(kernel)
+    arrays["rows"] = np.array([0, 19, 20, -1, 7, 2**62, -(2**63), 5, 5], np.int64)
+    assert_same(kernel, arrays, target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("lanes", [1, 3, 8, 20])
+def test_scatters(lanes, target):
+    kernel = sample.scatters(lanes)
+    arrays = arguments(kernel)
+    arrays["where"] = (np.arange(lanes) * 7 % 40 - 2).astype(np.int64)
+    assert_same(kernel, arrays, target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("lanes", [1, 3, 16, 40])
+def test_strided_vectors(lanes, target):
+    kernel = sample.strided(lanes)
+    assert_same(kernel, arguments(kernel), target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("lanes", [1, 2, 3, 5, 7, 16, 33])
+def test_lane_reductions_have_the_same_bits(lanes, target):
+    kernel = sample.lane_reductions(lanes)
+    assert_same(kernel, arguments(kernel), target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("width", [8, 37, 3])
+def test_softmax_through_scratch(width, target):
+    kernel = sample.softmax(width, lanes=min(8, width))
+    slow, fast = both(kernel, arguments(kernel), target, cuts=(1, 4))
+    np.testing.assert_allclose(fast["y"], slow["y"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_integers_and_flags(target):
+    kernel = sample.integers()
+    assert_same(kernel, arguments(kernel), target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_tiles_written_first_inside_a_loop(target):
+    kernel = sample.late_tile()
+    assert_same(kernel, arguments(kernel), target)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 7, 8, 16])
+@pytest.mark.parametrize("step", [-4, -3, -2, -1, 2, 3, 4, 5])
+def test_lanes_a_few_elements_apart_read_nothing_outside(lanes, step):
+    b = Builder("apart")
+    span = (lanes - 1) * abs(step) + 1
+    x, y = b.param("x", (span,)), b.param("y", (lanes,), Access.WRITE)
+    with b.section(once=1), b.vector("v", lanes) as v:
+        b.store(y[v], x[v * step + (span - 1 if step < 0 else 0)])
+    kernel = b.kernel()
+    for target in runnable_targets():
+        assert_same(kernel, arguments(kernel), target)
+    text = module_text([kernel], "", BEST)
+    starts = {"%a0": 0}
+    for name, base, offset in re.findall(r"(%v\d+) = getelementptr float, ptr (%\w+), i64 (-?\d+)", text):
+        starts[name] = starts[base] + int(offset)
+    loads = re.findall(r"load <(\d+) x float>, ptr (%\w+)", text)
+    assert bool(loads) == (abs(step) <= 4)
+    for count, pointer in loads:
+        assert 0 <= starts[pointer] <= span - int(count)
+
+
+@pytest.mark.parametrize("cuts", [(), (1,), (0,), (105,), (104, 105, 106), (50, 110), (116,), (13, 13, 110)], ids=str)
+def test_sections_cut_anywhere(cuts):
+    kernel = sample.three_sections()
+    assert kernel.extent == 3 * 5 * 7 + 11
+    assert_same(kernel, arguments(kernel), BEST, cuts)
+
+
+def test_only_the_iterations_asked_for_are_run():
+    kernel = sample.three_sections()
+    arrays = arguments(kernel)
+    slow, _ = both(kernel, arrays, BEST)
+    fast = {name: aligned(a) for name, a in arrays.items()}
+    run_native(kernel, [fast[b.name] for b in kernel.params], BEST, begin=40, end=108)
+    expected_y, expected_z = arrays["y"].copy(), arrays["z"].copy()
+    expected_y[40:] = slow["y"][40:]
+    expected_z[:3] = slow["z"][:3]
+    np.testing.assert_array_equal(fast["y"], expected_y)
+    np.testing.assert_array_equal(fast["z"], expected_z)
+
+
+@pytest.mark.parametrize("lanes", [17, 31, 64, 100, 128])
+def test_vectors_wider_than_the_machine(lanes):
+    b = Builder("wide")
+    x, y = b.param("x", (3, lanes)), b.param("y", (3, lanes), Access.UPDATE)
+    with b.section(i=3) as (i,), b.vector("v", lanes) as v:
+        acc = b.tile("acc", 1)
+        b.store(acc[0], y[i, v])
+        with b.serial("k", 5) as k:
+            b.store(acc[0], acc[0] + x[i, v] * x[i, k])
+        b.store(y[i, v], acc[0])
+    for target in runnable_targets():
+        assert_same(b.kernel(), arguments(b.kernel()), target)
+
+
+def test_kernel_without_sections():
+    b = Builder("nothing")
+    b.param("x", (3,))
+    assert_same(b.kernel(), arguments(b.kernel()), BEST)
+
+
+def test_loops_of_no_iteration_leave_nothing():
+    b = Builder("empty")
+    y = b.param("y", (4,), Access.WRITE)
+    with b.section(i=4) as (i,):
+        b.store(y[i], 1.0)
+        with b.serial("k", 0):
+            b.store(y[i], 2.0)
+    assert_same(b.kernel(), arguments(b.kernel()), BEST)
+
+
+def test_buffers_with_holes_between_rows():
+    b = Builder("holes")
+    x = b.param("x", (4, 6), strides=(10, 1))
+    y = b.param("y", (4, 6), Access.WRITE, strides=(1, 4))
+    with b.section(i=4) as (i,), b.vector("v", 6) as v:
+        b.store(y[i, v], x[i, v])
+    assert_same(b.kernel(), arguments(b.kernel()), BEST)
+
+
+def test_a_store_is_seen_by_the_next_load():
+    b = Builder("chain")
+    y = b.param("y", (9,), Access.UPDATE)
+    with b.section(one=1), b.serial("i", 8) as i:
+        b.store(y[i + 1], y[i + 1] + y[i])
+        b.store(y[i], y[i + 1] * 2.0)
+    assert_same(b.kernel(), arguments(b.kernel()), BEST)
+
+
+def test_shared_parts_of_an_expression_are_computed_once():
+    """Forty doublings by sharing: a tree walk without memory would take 2**40 steps."""
+    b = Builder("shared")
+    x, y = b.param("x", (8,)), b.param("y", (8,), Access.WRITE)
+    with b.section(one=1), b.vector("v", 8) as v:
+        e = x[v]
+        for _ in range(40):
+            e = e * 0.5 + e * 0.5
+        b.store(y[v], e)
+    assert_same(b.kernel(), arguments(b.kernel()), BEST)
+
+
+def test_a_formula_used_often_gives_each_its_own_value():
+    """Expansions live briefly; none may be mistaken for another."""
+    b = Builder("often")
+    x, y = b.param("x", (64, 8)), b.param("y", (8,), Access.WRITE)
+    with b.section(one=1), b.vector("v", 8) as v:
+        total = ex.tanh(x[0, v])
+        for i in range(1, 64):
+            total = total + ex.tanh(x[i, v] * float(i))
+        b.store(y[v], total)
+    kernel = b.kernel()
+    slow, fast = both(kernel, arguments(kernel), BEST)
+    np.testing.assert_allclose(fast["y"], slow["y"], rtol=1e-5, atol=1e-5)

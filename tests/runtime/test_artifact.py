@@ -1,0 +1,280 @@
+"""The model file: it comes back as it was, and no damage to it is ever more than a typed error."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import runtime_programs as programs
+
+from glulam.runtime.artifact import open_artifact, write_artifact
+from glulam.runtime.errors import ArtifactError, ArtifactVersionError, CpuMismatchError
+from glulam.runtime.manifest import Manifest, StepInfo, TensorSpec
+from glulam.runtime.memory import address_of
+from glulam.runtime.model import load
+
+HEADER = struct.Struct("<8sIIQQ32s")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("artifact") / "m.glulam"
+    with programs.adder() as model:
+        model.save(path)
+    return path
+
+
+def rewritten(saved, target, change):
+    """The file with its table changed and hashed again, as by somebody who knows the format."""
+    data = saved.read_bytes()
+    magic, version, zero, length, table_length, _ = HEADER.unpack(data[: HEADER.size])
+    table = json.loads(data[HEADER.size : HEADER.size + table_length])
+    change(table)
+    text = json.dumps(table).encode()
+    parts = data[-(-(HEADER.size + table_length) // 4096) * 4096 :]
+    gap = b"\0" * (-(HEADER.size + len(text)) % 4096)
+    length = HEADER.size + len(text) + len(gap) + len(parts)
+    header = HEADER.pack(magic, version, zero, length, len(text), hashlib.sha256(text).digest())
+    target.write_bytes(header + text + gap + parts)
+    return target
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_loaded_model_is_the_saved_one(saved, threads, verify):
+    x = np.random.default_rng(1).standard_normal(1000).astype(np.float32)
+    with programs.adder() as model, load(saved, threads, verify) as loaded:
+        assert np.array_equal(loaded(x), model(x))
+        assert loaded.manifest == model.manifest
+        assert loaded.graph_text == "graph of a test"
+        assert loaded.inputs == model.inputs
+
+
+def test_weights_are_mapped_at_a_page(saved):
+    weights = open_artifact(saved).weights
+    assert address_of(weights) % 4096 == 0
+    assert not weights.flags.owndata
+    assert not weights.flags.writeable
+
+
+def test_a_loaded_model_can_be_saved_over_its_own_file(saved, tmp_path):
+    path = tmp_path / "again.glulam"
+    path.write_bytes(saved.read_bytes())
+    with load(path) as model:
+        model.save(path)
+        assert model(np.zeros(1000, np.float32))[3] == 3
+    assert path.read_bytes() == saved.read_bytes()
+
+
+def test_saving_is_reproducible(saved, tmp_path):
+    with programs.adder() as model:
+        model.save(tmp_path / "b.glulam")
+    assert (tmp_path / "b.glulam").read_bytes() == saved.read_bytes()
+
+
+def test_every_truncation_is_refused(saved, tmp_path):
+    data = saved.read_bytes()
+    path = tmp_path / "short.glulam"
+    lengths = {*range(200), *range(200, len(data), 97), len(data) - 1}
+    for length in sorted(lengths):
+        path.write_bytes(data[:length])
+        with pytest.raises(ArtifactError):
+            open_artifact(path)
+    path.write_bytes(data + b"\0")
+    with pytest.raises(ArtifactError):
+        open_artifact(path)
+
+
+def test_every_flipped_byte_is_refused(saved, tmp_path):
+    """Each byte outside the weights, one after the other; and some in them."""
+    data = bytearray(saved.read_bytes())
+    path = tmp_path / "flipped.glulam"
+    rng = random.Random(0)
+    places = [*range(400), *rng.sample(range(400, len(data)), 400), len(data) - 1]
+    for place in places:
+        original = data[place]
+        data[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        data[place] = original
+        with pytest.raises(ArtifactError):
+            open_artifact(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x7fELF" + bytes(1000), b"PK\x03\x04" + bytes(500), os.urandom(5000)])
+def test_foreign_files_are_refused(tmp_path, content):
+    path = tmp_path / "foreign"
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="foreign"):
+        load(path)
+
+
+def test_another_format_version_is_refused_by_its_own_error(saved, tmp_path):
+    data = bytearray(saved.read_bytes())
+    data[8] = 99
+    path = tmp_path / "new.glulam"
+    path.write_bytes(data)
+    with pytest.raises(ArtifactVersionError, match="99"):
+        load(path)
+    later = rewritten(saved, path, lambda table: table["manifest"].update(abi_version=7))
+    with pytest.raises(ArtifactVersionError, match="abi_version 7"):
+        load(later)
+    assert load(rewritten(saved, path, lambda table: None)).graph_text == "graph of a test"
+
+
+def test_altered_weights_pass_only_unverified(saved, tmp_path):
+    data = bytearray(saved.read_bytes())
+    data[-1] ^= 1
+    path = tmp_path / "w.glulam"
+    path.write_bytes(data)
+    with pytest.raises(ArtifactError, match="weights"):
+        open_artifact(path)
+    assert open_artifact(path, verify=False).weights[-1] == data[-1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.pop("manifest"),
+        lambda t: t["manifest"].pop("steps"),
+        lambda t: t["manifest"].update(extra=1),
+        lambda t: t["manifest"].update(arena_bytes=-1),
+        lambda t: t["manifest"].update(arena_bytes=1 << 60),
+        lambda t: t["manifest"].update(arena_bytes=1.5),
+        lambda t: t["manifest"].update(triple=None),
+        lambda t: t["manifest"].update(inputs={}),
+        lambda t: t["manifest"]["inputs"][0].update(shape=[1 << 31, 1 << 31, 1 << 31]),
+        lambda t: t["manifest"]["inputs"][0].update(shape=[-5]),
+        lambda t: t["manifest"]["inputs"][0].update(shape="12"),
+        lambda t: t["manifest"]["inputs"][0].update(dtype="object"),
+        lambda t: t["manifest"]["inputs"].append(t["manifest"]["inputs"][0]),
+        lambda t: t["manifest"]["steps"][0].update(grain=0),
+        lambda t: t["manifest"]["steps"].__setitem__(0, 5),
+        lambda t: t["manifest"].update(options={"a": []}),
+        lambda t: t["parts"].pop("code"),
+        lambda t: t["parts"]["weights"].update(offset=1 << 70),
+        lambda t: t["parts"]["weights"].update(offset=t["parts"]["weights"]["offset"] + 64),
+        lambda t: t["parts"]["weights"].update(length=1 << 70),
+        lambda t: t["parts"]["code"].update(offset=-64),
+        lambda t: t["parts"]["code"].update(sha256=5),
+    ],
+)
+def test_a_hostile_table_with_right_hashes_is_refused(saved, tmp_path, change):
+    with pytest.raises(ArtifactError):
+        open_artifact(rewritten(saved, tmp_path / "hostile.glulam", change))
+
+
+def test_deep_json_is_refused(saved, tmp_path):
+    data = saved.read_bytes()
+    text = b"[" * 200_000
+    header = HEADER.pack(
+        b"GLULAM\r\n", 1, 0, HEADER.size + len(text) + len(data), len(text), hashlib.sha256(text).digest()
+    )
+    path = tmp_path / "deep.glulam"
+    path.write_bytes(header + text + data)
+    with pytest.raises(ArtifactError):
+        open_artifact(path)
+
+
+def test_code_for_another_machine_is_refused_before_it_is_loaded(saved, tmp_path):
+    path = tmp_path / "other.glulam"
+    rewritten(saved, path, lambda table: table["manifest"].update(cpu_features=["avx2", "warp-drive"]))
+    with pytest.raises(CpuMismatchError, match="warp-drive"):
+        load(path)
+    rewritten(saved, path, lambda table: table["manifest"].update(triple="riscv64-unknown-linux-gnu"))
+    with pytest.raises(CpuMismatchError, match="riscv64"):
+        load(path)
+    rewritten(saved, path, lambda table: table["manifest"].update(triple=programs.TRIPLE.split("-")[0] + "-none-beos"))
+    with pytest.raises(CpuMismatchError, match="beos"):
+        load(path)
+
+
+def test_object_code_of_another_format_is_refused(saved, tmp_path):
+    artifact = open_artifact(saved)
+    for code in (b"", b"MZ" + bytes(100), artifact.object_code[:18] + b"\x08\x00" + artifact.object_code[20:]):
+        write_artifact(tmp_path / "x.glulam", dataclasses.replace(artifact, object_code=code))
+        with pytest.raises(ArtifactError, match="object code"):
+            load(tmp_path / "x.glulam")
+
+
+def test_object_code_without_entry_points_is_refused(saved, tmp_path):
+    artifact = dataclasses.replace(open_artifact(saved), object_code=programs.object_code(programs.ADD_KERNEL))
+    write_artifact(tmp_path / "x.glulam", artifact)
+    with pytest.raises(ArtifactError, match="glulam_run_single"):
+        load(tmp_path / "x.glulam")
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_other(saved, tmp_path):
+    path = tmp_path / "m.glulam"
+    path.write_bytes(b"what was there")
+    with programs.adder() as model:
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
+        try:
+            with pytest.raises(OSError, match="large"):
+                model.save(path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+            signal.signal(signal.SIGXFSZ, handler)
+    assert [file.name for file in tmp_path.iterdir()] == ["m.glulam"]
+    assert path.read_bytes() == b"what was there"
+
+
+def test_a_missing_folder_is_an_oserror(tmp_path):
+    with programs.adder() as model, pytest.raises(FileNotFoundError):
+        model.save(tmp_path / "no" / "m.glulam")
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "none.glulam")
+
+
+def test_several_writers_of_one_file(tmp_path):
+    path = tmp_path / "m.glulam"
+    models = [programs.adder(weights=np.full(1000, i, np.float32)) for i in range(3)]
+    models[0].save(path)
+
+    def save(model):
+        for _ in range(20):
+            model.save(path)
+
+    writers = [threading.Thread(target=save, args=(model,)) for model in models]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        weights = open_artifact(path).weights.view(np.float32)
+        assert (weights == weights[0]).all()
+    for writer in writers:
+        writer.join()
+    assert [file.name for file in tmp_path.iterdir()] == ["m.glulam"]
+
+
+def test_a_program_without_weights_or_steps(tmp_path):
+    with programs.build("", [], (), ()) as model:
+        assert model.run({}) == {}
+        model.save(tmp_path / "empty.glulam")
+    with load(tmp_path / "empty.glulam", threads=2) as model:
+        assert model.run({}) == {}
+        assert model.profile({}).steps == ()
+
+
+def test_manifest_survives_json():
+    spec = TensorSpec("x", "float32", (1, 3, 0))
+    steps = (StepInfo("k", "conv1 + relu", 10, 3, 20, 40),)
+    manifest = Manifest("0.1", "native", "x86_64-unknown-linux-gnu", ("avx2",), (spec,), (), 64, 0, steps, {"a": None})
+    assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
+
+
+def test_the_runtime_imports_neither_llvmlite_nor_the_compiler():
+    wanted = "[n for n in sys.modules if 'llvm' in n or n.startswith('glulam.compiler')]"
+    script = f"import sys, glulam.runtime.model; print({wanted})"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "[]"
