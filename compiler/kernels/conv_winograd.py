@@ -18,7 +18,8 @@ import numpy as np
 
 from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context, Lowered, View
-from glulam.compiler.kernels.conv_geometry import ConvGeometry, constant_weights
+from glulam.compiler.kernels.conv_geometry import ConvGeometry
+from glulam.compiler.kernels.conv_template import constant_weights
 from glulam.compiler.kernels.tiling import Tiling, choose_tiling, row_cycles, stream_rate, unroll_factor
 from glulam.compiler.loops.expr import Const, Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
