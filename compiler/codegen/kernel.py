@@ -129,7 +129,7 @@ class _Emitter:
 
     def name(self, hint: str = "v") -> str:
         self.count += 1
-        return f"%{hint}{self.count}"
+        return f"%{hint}.{self.count}"
 
     def let(self, text: str, hint: str = "v") -> str:
         name = self.name(hint)
@@ -138,7 +138,7 @@ class _Emitter:
 
     def label(self, hint: str) -> str:
         self.count += 1
-        return f"{hint}{self.count}"
+        return f"{hint}.{self.count}"
 
     def open_block(self, label: str) -> None:
         self.lines.append(f"{label}:")
