@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,15 +42,34 @@ class Case:
 def open_case(name: str, shapes: Shapes | None = None) -> Case:
     """The case of that name: a network of the zoo, a model of `models.json`, or the path of an ONNX file."""
     if name in NETWORKS:
-        return Case(name, NETWORKS[name](), None)
+        return Case(name, _zoo_network(name, shapes or {}), None)
     if name in catalogue():
         path = fetch(name)
         return Case(name, from_onnx(path, shapes=shapes or catalogue()[name].shapes), path)
     path = Path(name)
     if not path.is_file():
-        known = ", ".join([*NETWORKS, *catalogue()])
-        raise GlulamError(f"{name!r} is neither an ONNX file nor one of {known}")
+        raise GlulamError(f"there is no file {name!r}, and no model of that name; {_known_names(name)}")
     return Case(path.stem, from_onnx(path, shapes=shapes), path)
+
+
+def _zoo_network(name: str, shapes: Shapes) -> Graph:
+    """The network for inputs of the given shape; by its own default without one."""
+    graph = NETWORKS[name]()
+    if not shapes:
+        return graph
+    if set(shapes) != set(graph.inputs):
+        raise GlulamError(f"{name} has the input {', '.join(graph.inputs)}, not {', '.join(shapes)}")
+    (shape,), (value,) = shapes.values(), graph.inputs.values()
+    if len(shape) != len(value.shape):
+        raise GlulamError(f"{name}: {shape} has {len(shape)} extents; the input is N,C,H,W, by default {value.shape}")
+    return NETWORKS[name](input_shape=shape[1:], batch=shape[0])
+
+
+def _known_names(name: str) -> str:
+    """A guess at what was meant, or else all that there is."""
+    names = [*NETWORKS, *catalogue()]
+    close = difflib.get_close_matches(name.lower().replace("-", "_"), names) or [n for n in names if n in name.lower()]
+    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
 
 
 def random_feeds(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from glulam.compiler.options import Options
 from glulam.compiler.passes.manager import PassReport, run_passes
 from glulam.compiler.pipeline import disabled_passes, pipeline
 from glulam.compiler.targets import Target, target
+from glulam.runtime.artifact import Artifact
 from glulam.runtime.manifest import Manifest, StepInfo, TensorSpec
 from glulam.runtime.model import Model
 
@@ -27,12 +28,17 @@ def compile_graph(graph: Graph, options: Options | None = None) -> Model:
     Raises UnsupportedError for ops without a kernel, TargetError for a target that this machine cannot execute.
     """
     options = options or Options()
+    return Model(build_artifact(graph, options), options.threads)
+
+
+def build_artifact(graph: Graph, options: Options | None = None) -> Artifact:
+    """What `compile_graph` loads and `Model.save` writes: for any target, also one that this machine cannot execute."""
+    options = options or Options()
     machine = target(options.target)
     optimised, _ = optimise(graph, options)
     program = lower_graph(optimised, machine)
     code = emit_program(program, machine)
-    manifest = make_manifest(program, machine, options)
-    return Model.from_parts(manifest, code, program.weights, to_text(optimised), options.threads)
+    return Artifact(make_manifest(program, machine, options), code, program.weights, to_text(optimised))
 
 
 def optimise(

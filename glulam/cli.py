@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import glulam
-from glulam import cli_bench, cli_compile, cli_run
+from glulam import cli_bench, cli_compile, cli_run, cli_show
 from glulam.cli_common import UsageError
 from glulam.runtime.errors import GlulamError
 
@@ -25,6 +25,7 @@ A first round, with a model of yours or any network of the zoo (resnet50, mobile
   glulam inspect model.glulam                       what is in that file
   glulam run model.glulam --input x.npy -o y.npz    run it
   glulam explain model.onnx                         every fusion that was made or refused, and why
+  glulam show model.onnx loops                      any level in between: graph, loops, LLVM, assembly
   glulam bench model.onnx --peers                   fused against unfused, and against other engines
 """
 
@@ -38,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    for module in (cli_compile, cli_run, cli_bench):
+    for module in (cli_compile, cli_show, cli_run, cli_bench):
         module.add_commands(commands, shared)
     return parser
 
@@ -56,6 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (GlulamError, OSError) as error:
         if options.debug:
             raise
-        print(f"glulam: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"glulam: error: {in_one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     return 0
+
+
+def in_one_line(error: Exception) -> str:
+    """The message without line breaks; of an error of the system the file and what is wrong with it."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    head, *items = str(error).splitlines() or [type(error).__name__]
+    return " ".join(f"{head} {'; '.join(item.strip() for item in items)}".split())

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
 
 from glulam.runtime.errors import GlulamError
 
@@ -17,6 +23,12 @@ Subparsers = Any  # argparse does not export the type that add_subparsers return
 
 class UsageError(GlulamError):
     """The arguments do not fit together, or not to the model."""
+
+
+def console() -> Console:
+    """Standard output; wide where it is a file or a pipe, so that rows stay rows."""
+    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if narrow else 200, highlight=False)
 
 
 def add_command(
@@ -36,26 +48,48 @@ def add_command(
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The model to compile, and the options of its compilation."""
-    parser.add_argument("model", help="an ONNX file, a network of the zoo (resnet50), or a real model (ppocrv4-det)")
+    parser.add_argument(
+        "model", help="an ONNX file, a network of the zoo (resnet50), or a real model (ppocrv4-det), fetched once"
+    )
     parser.add_argument(
         "--shape",
         action="append",
         default=[],
         type=parse_shape,
         metavar="NAME=N,C,H,W",
-        help="pin the shape of an input whose extents the file leaves open; once for each input",
+        help="pin the shape of an input; needed where the file leaves extents open; once for each input",
     )
     parser.add_argument("--target", default="native", help="native, x86-64-v2, x86-64-v3, x86-64-v4 or aarch64")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="threads of one inference (1)")
     parser.add_argument("--numerics", choices=("fast", "strict"), default="fast", help="strict: no Winograd")
     parser.add_argument("--no-fuse", dest="fuse", action="store_false", help="every layer its own kernel")
-    parser.add_argument("--disable", action="append", default=[], metavar="PASS", help="switch one pass off")
+    parser.add_argument(
+        "--disable", action="append", default=[], metavar="PASS", help="switch one pass off (`glulam explain` lists them)"
+    )
 
 
 def positive(text: str) -> int:
     """A whole number of at least one, for argparse."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """A duration of more than nothing, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return value
+
+
+def seed(text: str) -> int:
+    """A whole number of at least nought, for argparse."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
     return int(text)
 
 
@@ -82,7 +116,24 @@ def compile_options(arguments: argparse.Namespace) -> Options:
 
 
 def open_model(arguments: argparse.Namespace) -> Case:
-    """The model named on the command line, imported."""
+    """The model named on the command line, imported. Raises UsageError for an artifact, which is compiled already."""
     from glulam.benchmarks.cases import open_case
+    from glulam.runtime.artifact import is_artifact
 
+    if is_artifact(arguments.model):
+        raise UsageError(
+            f"{arguments.model} is compiled already; name the model that it was made from "
+            f"(what it holds: glulam inspect {arguments.model}; where its time goes: glulam run {arguments.model} "
+            "--random 0 --profile)"
+        )
     return open_case(arguments.model, dict(arguments.shape) or None)
+
+
+def check_artifact(path: Path) -> None:
+    """Raises UsageError, with the way to an artifact, if the path names a model that is still to be compiled."""
+    from glulam.runtime.artifact import is_artifact
+
+    if not path.exists() and not path.suffix:
+        raise UsageError(f"there is no file {path}; if that is a model, compile it first: glulam compile {path}")
+    if path.is_file() and path.suffix == ".onnx" and not is_artifact(path):
+        raise UsageError(f"{path} is not compiled yet: glulam compile {path} -o {path.with_suffix('.glulam').name}")

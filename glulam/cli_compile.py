@@ -12,7 +12,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from glulam.cli_common import Subparsers, add_command, add_model_arguments, compile_options, open_model
+from glulam.cli_common import (
+    Subparsers,
+    UsageError,
+    add_command,
+    add_model_arguments,
+    compile_options,
+    console,
+    open_model,
+)
 
 
 def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
@@ -39,7 +47,7 @@ def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
         [
             "glulam explain model.onnx",
             "glulam explain resnet50 --refused",
-            "glulam explain model.onnx --pass fuse --node conv_12",
+            "glulam explain resnet18 --pass fuse --node layer4",
         ],
     )
     add_model_arguments(explain)
@@ -53,40 +61,58 @@ def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
 
 def compile_model(arguments: argparse.Namespace) -> None:
     """Import, compile, save, and say how long it took and how large it is."""
-    from glulam.compiler.driver import compile_graph
+    from glulam.compiler.driver import build_artifact
+    from glulam.runtime.artifact import write_artifact
 
-    console = Console(stderr=True)
-    with console.status("importing"):
+    if arguments.output is not None:
+        _check_output(arguments.output)
+    progress = Console(stderr=True)
+    with progress.status("importing"):
         case = open_model(arguments)
     begin = time.perf_counter()
-    with console.status(f"compiling {len(case.graph.nodes)} nodes for {arguments.target}"):
-        model = compile_graph(case.graph, compile_options(arguments))
+    with progress.status(f"compiling {len(case.graph.nodes)} nodes for {arguments.target}"):
+        artifact = build_artifact(case.graph, compile_options(arguments))
     output = arguments.output or Path(f"{case.name}.glulam")
-    model.save(output)
+    write_artifact(output, artifact)
+    manifest = artifact.manifest
     print(
-        f"{output}: {len(case.graph.nodes)} nodes compiled in {time.perf_counter() - begin:.1f} s, "
-        f"{output.stat().st_size / 1e6:.1f} MB, arena {model.arena_bytes / 1e6:.1f} MB"
+        f"{output}: {len(case.graph.nodes)} nodes compiled to {len(manifest.steps)} kernel calls for {manifest.target} "
+        f"in {time.perf_counter() - begin:.1f} s; {output.stat().st_size / 1e6:.1f} MB, "
+        f"arena {manifest.arena_bytes / 1e6:.1f} MB"
     )
+
+
+def _check_output(path: Path) -> None:
+    """Complains before the work rather than after it."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; give the name of a file, such as {path / 'model.glulam'}")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent} to write {path.name} to")
 
 
 def explain_model(arguments: argparse.Namespace) -> None:
     """A table for each pass with the decisions that the filters leave."""
     from glulam.compiler.driver import explain
 
-    console = Console()
     case = open_model(arguments)
-    for report in explain(case.graph, compile_options(arguments)):
-        if arguments.only_pass not in (None, report.name):
+    reports = explain(case.graph, compile_options(arguments))
+    names = [report.name for report in reports]
+    if arguments.only_pass not in (None, *names):
+        raise UsageError(f"no pass named {arguments.only_pass!r} ran; these did: {', '.join(names)}")
+    if arguments.node is not None and not any(arguments.node in d.node for r in reports for d in r.decisions):
+        raise UsageError(f"no pass looked at a node whose name contains {arguments.node!r}")
+    for report in reports:
+        shown = _chosen(report.decisions, arguments)
+        if arguments.only_pass not in (None, report.name) or (arguments.node is not None and not shown):
             continue
         taken = sum(decision.taken for decision in report.decisions)
-        shown = _chosen(report.decisions, arguments)
-        console.print(f"[bold]{report.name}[/bold]: {taken} done, {len(report.decisions) - taken} refused")
+        console().print(f"[bold]{report.name}[/bold]: {taken} done, {len(report.decisions) - taken} refused")
         if shown:
             table = Table(box=None, padding=(0, 1), show_header=False)
             for decision in shown:
                 mark = "[green]+[/green]" if decision.taken else "[red]-[/red]"
                 table.add_row(mark, escape(decision.node), escape(decision.reason))
-            console.print(table)
+            console().print(table)
 
 
 def _chosen(decisions: Sequence[Any], arguments: argparse.Namespace) -> list[Any]:

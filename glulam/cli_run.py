@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from glulam.cli_common import Subparsers, UsageError, add_command, positive
+from glulam.cli_common import Subparsers, UsageError, add_command, check_artifact, console, positive, seed
 
 if TYPE_CHECKING:
+    from glulam.runtime.artifact import Artifact
     from glulam.runtime.model import Model
 
 
@@ -40,7 +42,7 @@ def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
         metavar="[NAME=]FILE",
         help="an array (.npy), or several by name (.npz); the name can be left out if the model has one input",
     )
-    run.add_argument("--random", type=int, metavar="SEED", help="fill the inputs that are not given")
+    run.add_argument("--random", type=seed, metavar="SEED", help="fill the inputs that are not given")
     run.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the outputs by name to this .npz")
     run.add_argument("--threads", type=positive, default=1, metavar="N", help="threads (1)")
     run.add_argument("--profile", action="store_true", help="show where the time goes, kernel by kernel")
@@ -51,10 +53,15 @@ def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
         shared,
         "inspect",
         "Show what is in a compiled model: inputs, outputs, memory, required CPU, kernels.",
-        ["glulam inspect model.glulam", "glulam inspect model.glulam --kernels"],
+        [
+            "glulam inspect model.glulam",
+            "glulam inspect model.glulam --kernels",
+            "glulam inspect model.glulam --graph",
+        ],
     )
     inspect.add_argument("artifact", type=Path, help="a file that `glulam compile` wrote")
-    inspect.add_argument("--kernels", action="store_true", help="list every kernel call")
+    inspect.add_argument("--kernels", action="store_true", help="list every kernel call: its layers, FLOP, bytes")
+    inspect.add_argument("--graph", action="store_true", help="print the optimised graph that it was made from")
     inspect.set_defaults(action=inspect_model)
 
 
@@ -62,7 +69,10 @@ def run_model(arguments: argparse.Namespace) -> None:
     """Load, run once, and print a row for each output."""
     from glulam.runtime.model import load
 
+    check_artifact(arguments.artifact)
     model = load(arguments.artifact, threads=arguments.threads)
+    if model.threads < arguments.threads:
+        print(f"note: {model.threads} of {arguments.threads} threads: this process may use no more", file=sys.stderr)
     feeds = read_inputs(arguments.input, list(model.inputs))
     missing = [spec for name, spec in model.inputs.items() if name not in feeds]
     if missing and arguments.random is None:
@@ -72,14 +82,13 @@ def run_model(arguments: argparse.Namespace) -> None:
     for spec in missing:
         feeds[spec.name] = rng.standard_normal(spec.shape).astype(spec.dtype)
     outputs = model.run(feeds)
-    console = Console()
-    console.print(_output_table(outputs))
+    console().print(_output_table(outputs))
     if arguments.profile:
-        console.print(_profile_table(model, feeds))
+        console().print(_profile_table(model, feeds))
     if arguments.output is not None:
         with arguments.output.open("wb") as stream:
             np.savez(stream, **outputs)
-        console.print(f"written to {arguments.output}")
+        print(f"written to {arguments.output}")
 
 
 def read_inputs(entries: Sequence[str], names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -152,9 +161,12 @@ def inspect_model(arguments: argparse.Namespace) -> None:
     """The manifest, readable. Nothing of the artifact's code is executed."""
     from glulam.runtime.artifact import open_artifact
 
+    check_artifact(arguments.artifact)
     artifact = open_artifact(arguments.artifact)
     manifest = artifact.manifest
-    console = Console()
+    if arguments.graph:
+        print(artifact.graph_text, end="")
+        return
     facts = Table(box=None, show_header=False, padding=(0, 1))
     rows = {
         "file": f"{arguments.artifact}, {arguments.artifact.stat().st_size / 1e6:.1f} MB",
@@ -166,15 +178,29 @@ def inspect_model(arguments: argparse.Namespace) -> None:
         f"each thread {manifest.scratch_bytes / 1e3:.1f} kB more",
         "inputs": "\n".join(map(str, manifest.inputs)),
         "outputs": "\n".join(map(str, manifest.outputs)),
-        "work": f"{len(manifest.steps)} kernel calls, {sum(step.flops for step in manifest.steps) / 1e9:.2f} GFLOP",
+        "work": f"{len(manifest.steps)} calls of {len({step.kernel for step in manifest.steps})} kernels, "
+        f"{sum(step.flops for step in manifest.steps) / 1e9:.2f} GFLOP",
+        "SHA-256": "\n".join(f"{_sha256(part)} {name}" for name, part in _parts(artifact).items()),
     }
     for name, value in rows.items():
         facts.add_row(name, escape(value))
-    console.print(facts)
+    console().print(facts)
     if arguments.kernels:
         table = Table(box=None, padding=(0, 1))
         for column in ("layers", "kernel", "MFLOP", "kB"):
             table.add_column(column, justify="left" if column in ("layers", "kernel") else "right")
         for step in manifest.steps:
             table.add_row(escape(step.label), escape(step.kernel), f"{step.flops / 1e6:.2f}", f"{step.bytes / 1e3:.0f}")
-        console.print(table)
+        console().print(table)
+
+
+def _parts(artifact: Artifact) -> dict[str, bytes | memoryview]:
+    return {
+        "graph": artifact.graph_text.encode(),
+        "code": artifact.object_code,
+        "weights": artifact.weights.data,
+    }
+
+
+def _sha256(part: bytes | memoryview) -> str:
+    return hashlib.sha256(part).hexdigest()

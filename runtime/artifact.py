@@ -118,6 +118,15 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def is_artifact(path: str | os.PathLike[str]) -> bool:
+    """Whether the path is a file that begins as a model file does."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
 def open_artifact(path: str | os.PathLike[str], verify: bool = True) -> Artifact:
     """Reads a model file; its weights stay in the file, mapped.
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from glulam.compiler.errors import ShapeError
+from glulam.compiler.errors import ShapeError, UnsupportedError
 from glulam.compiler.graph.types import Array, DType, TensorType
 
 
@@ -88,7 +88,7 @@ class Op:
 
     def lower(self, ctx: Any) -> Any:
         """The kernel of this op: a `kernels.context.Lowered` from a `kernels.context.Context`."""
-        raise ShapeError(f"{self.name} has no kernel")
+        raise UnsupportedError(f"{self.name} has no kernel")
 
     def attributes(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -2,8 +2,8 @@
 
 Serves maximum and average, every kernel size, stride, dilation and rank. On channel blocks the lanes are channels and
 neighbouring pixels share the loads of a row; on plain tensors the lanes are neighbouring pixels. Windows that overlap
-much share the folded columns of the input. All of them read past the edge: the input carries padding that does not change
-the result.
+much share the folded columns of the input. All read past the edge: the input carries padding that does not change the
+result.
 """
 
 from __future__ import annotations

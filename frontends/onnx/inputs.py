@@ -88,7 +88,8 @@ def _pin_batch(resolved: dict[str, Declared], declared: Mapping[str, Declared | 
     batches = [n for n in open_inputs if n in resolved and len(resolved[n]) > 1 and _static(resolved[n][1:])]
     if len(batches) < len(open_inputs):
         lines = [f"{name}: {_text(resolved.get(name, declared[name]))}" for name in open_inputs]
-        example = f"shapes={{{open_inputs[0]!r}: (1, ...)}}"
+        first = open_inputs[0]
+        example = f"shapes={{{first!r}: (1, ...)}}, on the command line --shape {first}=1,...,"
         raise ShapeError("\n  ".join([f"the model has dynamic dimensions; pin them by {example} for", *lines]))
     for name in batches:
         resolved[name] = (1, *resolved[name][1:])
