@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from glulam.compiler.options import Options
+from glulam.compiler.passes.canonical_shuffle import CanonicalShuffle
+from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm
 from glulam.compiler.passes.common_subexpressions import CommonSubexpressions
 from glulam.compiler.passes.constant_folding import ConstantFolding
 from glulam.compiler.passes.dead_code import DeadCode
@@ -18,6 +20,9 @@ from glulam.compiler.targets import Target, target
 # Left out if `Options.fuse` is False, so that every layer keeps a kernel of its own.
 FUSIONS = ("fold_normalisation", "fuse")
 
+# Left out with `numerics="strict"`: they compute other sums than the definition's.
+REORDERING = ("choose_algorithm",)
+
 
 def pipeline(machine: Target) -> tuple[Pass, ...]:
     """What `compile` runs on a graph before it is lowered."""
@@ -27,8 +32,10 @@ def pipeline(machine: Target) -> tuple[Pass, ...]:
         ConstantFolding(),  # shape arithmetic; what is constant then folds into weights
         IdentityElimination(),  # dropout and no-ops would stand between the layers that fuse
         CommonSubexpressions(),  # what is computed twice would look like a second use
+        CanonicalShuffle(),  # three movements that need plain tensors are one that does not
         MatMulToLinear(),  # a constant right operand makes it a layer that norms can fold into
         FoldNormalisation(),  # on layers as they were written, before regions hide them
+        ChooseAlgorithm(machine),  # before fusion, since not every kernel can pool its result
         Fuse(machine),  # before layouts, so that a region gets one layout
         ChooseLayout(machine),  # last: kernels are built for what it decides
     )
@@ -36,7 +43,9 @@ def pipeline(machine: Target) -> tuple[Pass, ...]:
 
 def disabled_passes(options: Options) -> tuple[str, ...]:
     """Names of the passes that the options leave out."""
-    return tuple(dict.fromkeys((*options.disable, *(() if options.fuse else FUSIONS))))
+    fusions = () if options.fuse else FUSIONS
+    inexact = REORDERING if options.numerics == "strict" else ()
+    return tuple(dict.fromkeys((*options.disable, *fusions, *inexact)))
 
 
 def switchable_passes() -> tuple[str, ...]:

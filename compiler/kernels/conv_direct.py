@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 import numpy as np
-from glulam.compiler.graph.types import Array
+
+from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context, Lowered, View
-from glulam.compiler.kernels.conv_geometry import ConvGeometry, not_packable, constant_weights
-from glulam.compiler.kernels.tiling import Tiling, choose_tiling, unroll_factor
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, constant_weights, not_packable
+from glulam.compiler.kernels.tiling import Tiling, choose_tiling, row_cycles, stream_rate, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
+from glulam.compiler.targets import Target
 
 
 def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
@@ -38,6 +40,17 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
         one = ConvGeometry((1,), (1,), (1,), ((0, 0),), geometry.groups)
         return DirectConv(flat, one, constant_weights(ctx).reshape(*ctx.operand(1).shape[:2], 1)).build()
     return DirectConv(ctx, geometry, constant_weights(ctx)).build()
+
+
+def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, taps: int) -> float:
+    """Estimated cycles of the whole convolution on one core."""
+    *outer, width = spatial
+    blocks = -(-out_channels // target.lanes)
+    depth = in_channels * taps
+    tiling = choose_tiling(target, width, blocks, depth)
+    weights = depth * blocks * target.lanes * 4
+    stream = weights / stream_rate(target, weights)
+    return batch * max(math.prod(outer) * row_cycles(target, tiling, width, blocks, depth), stream)
 
 
 class DirectConv:

@@ -19,10 +19,14 @@ import numpy as np
 from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, constant_weights
-from glulam.compiler.kernels.tiling import Tiling, choose_tiling, unroll_factor
+from glulam.compiler.kernels.tiling import Tiling, choose_tiling, row_cycles, stream_rate, unroll_factor
 from glulam.compiler.loops.expr import Const, Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
 from glulam.compiler.targets import Target
+
+_PARTS = 6  # iterations that a convolution should have at least
+_INPUT_CYCLES, _OUTPUT_CYCLES = 150.0, 130.0  # to transform one tile of a block of channels, measured on AVX-512
+_TRANSFORM_REGISTERS = 32
 
 OUTPUTS, INPUTS = 4, 6  # extent of a tile on either side
 POINTS = INPUTS * INPUTS
@@ -74,21 +78,50 @@ def tiles_along(extent: int) -> int:
 
 
 def choose_plan(target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int) -> Plan:
-    """Blocks whose transformed inputs and results fit the second-level cache, and enough of them for several threads."""
+    """The cheapest way to cut the image that still gives several threads something to do."""
     height, width = map(tiles_along, spatial)
     blocks = -(-out_channels // target.lanes)
-    padded = -(-in_channels // target.lanes) * target.lanes
-    budget = target.l2_bytes * 0.45
-    per_tile = POINTS * 4 * (padded + 2 * target.lanes)
-    columns = next(c for c in range(width, 0, -1) if width % c == 0 and (c * per_tile <= budget or c == 1))
-    rows = 1
-    if columns == width:
-        rows = max(r for r in range(1, height + 1) if height % r == 0 and (r * columns * per_tile <= budget or r == 1))
-    iterations = batch * (height // rows) * (width // columns)
-    tiling = choose_tiling(target, rows * columns, blocks, in_channels)
-    groups = -(-blocks // tiling.blocks)
-    splits = next(s for s in range(1, groups + 1) if groups % s == 0 and (iterations * s >= 8 or s == groups))
-    return Plan(rows, columns, splits, tiling)
+    best: tuple[float, Plan] | None = None
+    for rows, columns in _cuts(height, width):
+        iterations = batch * (height // rows) * (width // columns)
+        tiling = choose_tiling(target, rows * columns, blocks, in_channels)
+        groups = -(-blocks // tiling.blocks)
+        splits = next(s for s in range(1, groups + 1) if groups % s == 0 and (iterations * s >= _PARTS or s == groups))
+        plan = Plan(rows, columns, splits, tiling)
+        cycles = iterations * _block_cycles(target, plan, in_channels, out_channels)
+        if best is None or cycles < best[0]:
+            best = (cycles, plan)
+    assert best is not None
+    return best[1]
+
+
+def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int) -> float:
+    """Estimated cycles of the whole convolution on one core."""
+    plan = choose_plan(target, batch, spatial, in_channels, out_channels)
+    height, width = map(tiles_along, spatial)
+    iterations = batch * (height // plan.rows) * (width // plan.columns)
+    return iterations * _block_cycles(target, plan, in_channels, out_channels)
+
+
+def _cuts(height: int, width: int) -> list[tuple[int, int]]:
+    """Blocks of whole rows of tiles, or of parts of one row."""
+    rows = [(r, width) for r in range(1, height + 1) if height % r == 0]
+    return rows + [(1, c) for c in range(1, width) if width % c == 0]
+
+
+def _block_cycles(target: Target, plan: Plan, in_channels: int, out_channels: int) -> float:
+    """Cycles for one block of tiles and all output channels."""
+    lanes, tiles = target.lanes, plan.tiles
+    in_blocks, out_blocks = -(-in_channels // lanes), -(-out_channels // lanes)
+    slow = _TRANSFORM_REGISTERS / min(target.vector_registers, _TRANSFORM_REGISTERS)
+    inputs = POINTS * tiles * in_blocks * lanes * 4
+    filters = POINTS * in_channels * out_blocks * lanes * 4
+    transforms = tiles * (plan.splits * in_blocks * _INPUT_CYCLES + out_blocks * _OUTPUT_CYCLES) * slow
+    products = POINTS * row_cycles(target, plan.tiling, tiles, out_blocks, in_channels)
+    passes = -(-out_blocks // plan.tiling.blocks)
+    stream = filters / stream_rate(target, filters + inputs)
+    stream += inputs * passes / stream_rate(target, inputs)
+    return transforms + max(products, stream) + 0.25 * min(products, stream)
 
 
 def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
@@ -239,11 +272,12 @@ class _Winograd:
     def pack(self, first: int, per_group: int, count: int) -> Array:
         """Transformed filters as [group, point, in channel, block of the group, lane]."""
         lanes = slice(first * self.block, (first + per_group * count) * self.block)
-        padded = np.zeros((self.ctx.output.blocks * self.block, *self.weights.shape[1:]))
-        padded[: self.out_channels] = self.weights
-        part = FILTER_TRANSFORM @ padded[lanes] @ FILTER_TRANSFORM.T  # [out, in, 6, 6]
-        split = part.reshape(count, per_group, self.block, self.in_channels, POINTS)
-        return np.ascontiguousarray(split.transpose(0, 4, 3, 1, 2).astype(np.float32))
+        filters = self.weights[lanes].reshape(-1, 9).astype(np.float64)
+        both_sides = np.kron(FILTER_TRANSFORM, FILTER_TRANSFORM)  # of a filter as a vector of nine
+        points = np.zeros((per_group * count * self.block, self.in_channels, POINTS), np.float32)
+        points[: len(self.weights[lanes])] = (filters @ both_sides.T).reshape(-1, self.in_channels, POINTS)
+        split = points.reshape(count, per_group, self.block, self.in_channels, POINTS)
+        return np.ascontiguousarray(split.transpose(0, 4, 3, 1, 2))
 
     def pack_bias(self, first: int, per_group: int, count: int) -> Array:
         padded = np.zeros(self.ctx.output.blocks * self.block, np.float32)

@@ -1,8 +1,9 @@
 """Pooling: a run of output pixels stays in registers while the taps of their windows are folded into it.
 
 Serves maximum and average, every kernel size, stride, dilation and rank. On channel blocks the lanes are channels and
-neighbouring pixels share the loads of a row; on plain tensors the lanes are neighbouring pixels. Windows read past the
-edge: the input carries padding that does not change the result.
+neighbouring pixels share the loads of a row; on plain tensors the lanes are neighbouring pixels. Windows that overlap
+much share the folded columns of the input. All read past the edge: the input carries padding that does not change the
+result.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -80,6 +82,21 @@ class _Pool:
         self.x = ctx.input_view(0)
         self.ctx.output_view()
         self.factor, self.tables = self._reciprocals(counts)
+        self.columns = (ctx.output.spatial[-1] - 1) * geometry.strides[-1] + self._span(geometry)
+        self.row: Buffer | None = None
+        if self.block > 1 and self.saves_work():
+            self.row = self.b.scratch("row", (self.columns, self.block), self.dtype)
+
+    @staticmethod
+    def _span(geometry: PoolGeometry) -> int:
+        """Input columns from a window's first to its last."""
+        return (geometry.kernel[-1] - 1) * geometry.dilations[-1] + 1
+
+    def saves_work(self) -> bool:
+        """Whether to fold the input's columns into a private row first, and the windows from there."""
+        width, last = self.ctx.output.spatial[-1], self.geometry.kernel[-1]
+        heights = self.geometry.taps // last
+        return heights > 1 and self.columns * (heights + 1) + width * last < 0.8 * width * heights * last
 
     def _reciprocals(self, counts: Sequence[Shape]) -> tuple[float, dict[int, Buffer]]:
         """One factor for all dimensions whose windows count alike, and a table for each other dimension."""
@@ -104,28 +121,29 @@ class _Pool:
         *outer, width = self.ctx.output.spatial
         if not width:
             return
-        size = min(width, self.ctx.target.vector_registers // 4)
-        full, rest = divmod(width, size)
-        tiles = full if outer else min(full, _TASK_PIXELS // size)
         head = {"n": self.ctx.output.shape[0], "c": self.ctx.output.blocks}
-
-        def row(place: tuple[Var, Var], rows: Rows, start: Affine, tiles: int) -> None:
-            with self.b.serial("s", tiles) as s, self.b.vector("v", self.block) as v:
-                self.pixels(place, rows, start + s * size, size, 1, v)
-
-        with self.b.section(**head, **_named(outer), w=full // tiles) as (n, c, *at, w):
-            rows = tuple(map(Affine.of, at))
-            row((n, c), rows, w * (tiles * size), tiles)
-            if rest and outer:
-                with self.b.vector("v", self.block) as v:
-                    self.pixels((n, c), rows, Affine.of(full * size), rest, 1, v)
         if outer:
+            with self.b.section(**head, **_named(outer)) as (n, c, *at):
+                rows = tuple(map(Affine.of, at))
+                if self.row is not None:
+                    self.run(self.columns, Affine.of(0), partial(self.fill_row, self.row, (n, c), rows))
+                self.run(width, Affine.of(0), partial(self.pixels, (n, c), rows, step=1))
             return
-        with self.b.section(**head) as (n, c):
-            row((n, c), (), Affine.of(full // tiles * tiles * size), full % tiles)
-            if rest:
-                with self.b.vector("v", self.block) as v:
-                    self.pixels((n, c), (), Affine.of(full * size), rest, 1, v)
+        full, rest = divmod(width, _TASK_PIXELS)
+        for first, count, length in ((0, full, _TASK_PIXELS), (full * _TASK_PIXELS, 1, rest)):
+            with self.b.section(**head, w=count) as (n, c, w):
+                self.run(length, w * length + first, partial(self.pixels, (n, c), (), step=1))
+
+    def run(self, extent: int, first: Affine, body: Callable[..., None]) -> None:
+        """`body` for tiles of places of the last dimension."""
+        size = min(extent, self.ctx.target.vector_registers // 4)
+        if not size:
+            return
+        with self.b.serial("s", extent // size) as s, self.b.vector("v", self.block) as v:
+            body(first + s * size, size, lane=v)
+        if extent % size:
+            with self.b.vector("v", self.block) as v:
+                body(first + extent // size * size, extent % size, lane=v)
 
     def plain(self) -> None:
         """Vectors of neighbouring pixels; what is left of a row makes a narrower one."""
@@ -148,22 +166,37 @@ class _Pool:
         self, head: tuple[Var, Var], rows: Rows, start: Affine, count: int, step: int, lane: Var | None = None
     ) -> None:
         """`count` results that lie `step` apart along the last dimension."""
-        b, initial = self.b, Const(-math.inf if self.op == "maximum" else 0.0, self.dtype)
-        acc = b.tile("acc", count, dtype=self.dtype)
-        with b.unrolled("t", count) as t:
-            b.store(acc[t], initial)
 
-        def fold(into: Tile, tap: Sequence[IndexLike]) -> None:
-            with b.unrolled("t", count) as t:
-                b.store(into[t], ex.binary(self.op, into[t], self.tap(head, (*rows, start + t * step), tap, lane)))
+        def element(t: Var, tap: Sequence[IndexLike]) -> Expr:
+            if self.row is None:
+                return self.seen(head, (*rows, start + t * step), tap, lane)
+            column = (start + t * step) * self.geometry.strides[-1] + Affine.of(tap[-1]) * self.geometry.dilations[-1]  # type: ignore[arg-type]
+            return self.row[column, lane]  # type: ignore[index]
 
-        self.reduce(acc, fold, count)
-        with b.unrolled("t", count) as t:
+        kernel = self.geometry.kernel if self.row is None else self.geometry.kernel[-1:]
+        acc = self.reduced(kernel, count, element)
+        with self.b.unrolled("t", count) as t:
             places = (*rows, start + t * step)
             point = (*head, *places, *(() if lane is None else (lane,)))
             self.ctx.write(point, self.ctx.finish(self.scaled(acc[t], places), point))
 
-    def tap(self, head: tuple[Var, Var], places: Rows, tap: Sequence[IndexLike], lane: Var | None) -> Expr:
+    def fill_row(self, row: Buffer, head: tuple[Var, Var], rows: Rows, start: Affine, count: int, lane: Var) -> None:
+        """`count` columns of the input folded over all dimensions but the last."""
+        outer = [*zip(self.geometry.strides, self.geometry.dilations, self.geometry.before, strict=True)][:-1]
+
+        def element(t: Var, tap: Sequence[IndexLike]) -> Expr:
+            places = [
+                place * stride + Affine.of(k) * dilation - before  # type: ignore[arg-type]
+                for place, k, (stride, dilation, before) in zip(rows, tap[:-1], outer, strict=True)
+            ]
+            return self.x[(*head, *places, start + t - self.geometry.before[-1], lane)]
+
+        acc = self.reduced((*self.geometry.kernel[:-1], 1), count, element)
+        with self.b.unrolled("t", count) as t:
+            self.b.store(row[start + t, lane], acc[t])
+
+    def seen(self, head: tuple[Var, Var], places: Rows, tap: Sequence[IndexLike], lane: Var | None) -> Expr:
+        """What the windows at the places see through a tap."""
         geo = self.geometry
         spatial = [
             place * stride + Affine.of(k) * dilation - before  # type: ignore[arg-type]
@@ -173,23 +206,27 @@ class _Pool:
         ]
         return self.x[(*head, *spatial, *(() if lane is None else (lane,)))]
 
-    def reduce(self, acc: Tile, fold: Callable[[Tile, Sequence[IndexLike]], None], count: int) -> None:
-        """All taps into `acc`. Long sums are taken row by row, which keeps rounding errors small."""
-        b, (*outer, last) = self.b, self.geometry.kernel
+    def reduced(self, kernel: Shape, count: int, element: Callable[[Var, Sequence[IndexLike]], Expr]) -> Tile:
+        """element(t, tap) folded over all taps, for each t < count. Long sums are taken row by row: it rounds less."""
+        b, (*outer, last) = self.b, kernel
         inner = last if last <= _UNROLLED_TAPS else unroll_factor(last, _UNROLLED_TAPS)
-        apart = self.op == "add" and bool(outer) and self.geometry.taps > 4 * _UNROLLED_TAPS
+        apart = self.op == "add" and bool(outer) and math.prod(kernel) > 4 * _UNROLLED_TAPS
+        acc = self.started("acc", count)
         with ExitStack() as stack:
             head = [stack.enter_context(b.serial("k", extent)) for extent in outer]
-            into = acc
-            if apart:
-                into = b.tile("row", count, dtype=self.dtype)
-                with b.unrolled("t", count) as t:
-                    b.store(into[t], 0.0)
-            with b.serial("kw", last // inner) as kw, b.unrolled("ku", inner) as ku:
-                fold(into, (*head, kw * inner + ku))
+            into = self.started("part", count) if apart else acc
+            with b.serial("kw", last // inner) as kw, b.unrolled("ku", inner) as ku, b.unrolled("t", count) as t:
+                b.store(into[t], ex.binary(self.op, into[t], element(t, (*head, kw * inner + ku))))
             if apart:
                 with b.unrolled("t", count) as t:
                     b.store(acc[t], acc[t] + into[t])
+        return acc
+
+    def started(self, name: str, count: int) -> Tile:
+        tile = self.b.tile(name, count, dtype=self.dtype)
+        with self.b.unrolled("t", count) as t:
+            self.b.store(tile[t], Const(-math.inf if self.op == "maximum" else 0.0, self.dtype))
+        return tile
 
     def scaled(self, total: Expr, places: Rows) -> Expr:
         """The sum of a window over its count."""

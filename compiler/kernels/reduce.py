@@ -7,6 +7,7 @@ shared between iterations, and long sums are taken in parts, which keeps roundin
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -19,17 +20,18 @@ from glulam.compiler.loops.expr import Const, Expr
 from glulam.compiler.loops.ir import Affine, IndexLike, LaneReduce, Tile
 
 Axes = tuple[int, ...]
-Fold = Callable[[Tile, IndexLike, Expr], None]
+Place = Callable[[list[IndexLike], int], Expr]
 
 _ROW = 64  # elements summed in a row before a partial sum is put aside
+_TASKS = 16  # iterations that are worth having, for threads to share
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How elements are folded: `op` over `before(x)`, then `after(total, number of elements)`."""
+    """How elements are folded: `op` over `before(x, column)`, then `after(total, number of elements)`."""
 
     op: str
-    before: Callable[[Expr], Expr] = lambda x: x
+    before: Callable[[Expr, int], Expr] = lambda x, column: x
     after: Callable[[Expr, int], Expr] = lambda total, count: total
 
     def identity(self, dtype: DType) -> Const:
@@ -43,8 +45,12 @@ class Kind:
         return Const(low if self.op == "maximum" else high, dtype)
 
 
-def _square(x: Expr) -> Expr:
+def _square(x: Expr, _: int) -> Expr:
     return x * x
+
+
+def _absolute(x: Expr, _: int) -> Expr:
+    return ex.absolute(x)
 
 
 def _mean(total: Expr, count: int) -> Expr:
@@ -57,7 +63,7 @@ KINDS: dict[str, Kind] = {
     "max": Kind("maximum"),
     "min": Kind("minimum"),
     "prod": Kind("mul"),
-    "l1": Kind("add", ex.absolute),
+    "l1": Kind("add", _absolute),
     "l2": Kind("add", _square, lambda total, _: ex.sqrt(total)),
     "sum_square": Kind("add", _square),
     "log_sum": Kind("add", after=lambda total, _: ex.log(total)),
@@ -82,47 +88,44 @@ class _Reduction:
         self.count = 1
         ctx.output_view()
 
-    def result(self, passes: Callable[[Kind], Expr]) -> Expr:
-        """The reduced value; `passes` folds all elements by a kind that takes one pass."""
+    def results(self, columns: int, passes: Callable[[Kind], list[Expr]]) -> list[Expr]:
+        """The reduced values of some columns; `passes` folds their elements by a kind that takes one pass."""
         if self.kind != "log_sum_exp":
             kind = KINDS[self.kind]
-            return kind.after(passes(kind), self.count)
-        largest = passes(KINDS["max"])
-        finite = ex.absolute(largest) < math.inf
-        shift = self.b.tile("shift", 1, dtype=self.dtype)
-        self.b.store(shift[0], ex.where(finite, largest, 0.0))
-        total = passes(Kind("add", lambda x: ex.exp(x - shift[0])))
-        return ex.log(total) + shift[0]
+            return [kind.after(total, self.count) for total in passes(kind)]
+        shift = self.b.tile("shift", columns, dtype=self.dtype)
+        for u, largest in enumerate(passes(KINDS["max"])):
+            self.b.store(shift[u], ex.where(ex.absolute(largest) < math.inf, largest, 0.0))
+        totals = passes(Kind("add", lambda x, u: ex.exp(x - shift[u])))
+        return [ex.log(total) + shift[u] for u, total in enumerate(totals)]
 
     def start(self, tile: Tile, count: int, kind: Kind) -> None:
         with self.b.unrolled("t", count) as t:
             self.b.store(tile[t], kind.identity(self.dtype))
 
-    def combined(self, tile: Tile, count: int, kind: Kind) -> Expr:
-        """All elements of the tile folded pairwise."""
-        parts: list[Expr] = [tile[i] for i in range(count)]
+    def combined(self, parts: list[Expr], kind: Kind) -> Expr:
+        """All parts folded pairwise."""
         while len(parts) > 1:
             half = len(parts) // 2
-            folded = [ex.binary(kind.op, parts[i], parts[half + i]) for i in range(half)]
+            folded = [ex.binary(kind.op, x, y) for x, y in zip(parts[:half], parts[half : 2 * half], strict=True)]
             parts = [*folded, *parts[2 * half :]]
         return parts[0]
 
-    def elements(
-        self, kind: Kind, outer: Sequence[int], inner: int, step: int, load: Callable[[list[IndexLike]], Expr]
-    ) -> Expr:
-        """Folds load([*outer, i * step]) over all places into one value. Long sums are added up in parts."""
+    def elements(self, kind: Kind, outer: Sequence[int], inner: int, load: Place, columns: int = 1) -> list[Expr]:
+        """Folds load([*outer, i], column) over all places, for each column. Long sums are added up in parts."""
         b = self.b
-        width = max(min(inner, self.ctx.target.vector_registers // 4), 1)
+        width = max(min(inner, self.ctx.target.vector_registers // (4 * columns)), 1)
         rows, rest = divmod(inner, width)
-        acc = b.tile("acc", width, dtype=self.dtype)
-        self.start(acc, width, kind)
+        size = width * columns
+        acc = b.tile("acc", size, dtype=self.dtype)
+        self.start(acc, size, kind)
         apart = kind.op == "add" and self.dtype.is_float and rows > 1 and math.prod(outer) * rows > _ROW
         parts = _row_parts(rows) if apart else 1
 
-        def fold(into: Tile, count: int, place: list[IndexLike], first: IndexLike) -> None:
-            with b.unrolled("t", count) as t:
-                element = load([*place, (Affine.of(first) + t) * step])  # type: ignore[arg-type]
-                b.store(into[t], ex.binary(kind.op, into[t], kind.before(element)))
+        def fold(into: Tile, count: int, place: list[IndexLike], first: Affine) -> None:
+            for t, u in itertools.product(range(count), range(columns)):
+                element = kind.before(load([*place, first + t], u), u)
+                b.store(into[t * columns + u], ex.binary(kind.op, into[t * columns + u], element))
 
         with ExitStack() as stack:
             place: list[IndexLike] = [stack.enter_context(b.serial("r", extent)) for extent in outer]
@@ -130,16 +133,16 @@ class _Reduction:
                 into, first = acc, Affine.of(0)
                 if apart:
                     first = chunk.enter_context(b.serial("p", parts)) * (rows // parts * width)
-                    into = b.tile("part", width, dtype=self.dtype)
-                    self.start(into, width, kind)
+                    into = b.tile("part", size, dtype=self.dtype)
+                    self.start(into, size, kind)
                 with b.serial("i", rows // parts) as i:
                     fold(into, width, place, first + i * width)
                 if apart:
-                    with b.unrolled("t", width) as t:
+                    with b.unrolled("t", size) as t:
                         b.store(acc[t], acc[t] + into[t])
             if rest:
                 fold(acc, rest, place, Affine.of(rows * width))
-        return self.combined(acc, width, kind)
+        return [self.combined([acc[t * columns + u] for t in range(width)], kind) for u in range(columns)]
 
 
 def _row_parts(rows: int) -> int:
@@ -167,9 +170,11 @@ class _Spatial(_Reduction):
 
     def channel(self, head: tuple[IndexLike, Affine], lane: IndexLike) -> None:
         *outer, inner = self.x.operand.spatial
-        value = self.result(
-            lambda kind: self.elements(kind, outer, inner, 1, lambda place: self.x[(*head, *place, lane)])
-        )
+
+        def load(place: list[IndexLike], _: int) -> Expr:
+            return self.x[(*head, *place, lane)]
+
+        (value,) = self.results(1, lambda kind: self.elements(kind, outer, inner, load))
         spatial = (0,) * len(self.x.operand.spatial) if self.keepdims else ()
         if self.ctx.output.layout.block > 1:
             point: tuple[IndexLike, ...] = (*head, *spatial, lane)
@@ -192,7 +197,8 @@ class _Plain(_Reduction):
     def build(self) -> Lowered:
         if not self.shape:
             with self.b.section(one=1):
-                self.ctx.write((), self.ctx.finish(self.result(lambda kind: kind.before(self.x[()])), ()))
+                (value,) = self.results(1, lambda kind: [kind.before(self.x[()], 0)])
+                self.ctx.write((), self.ctx.finish(value, ()))
         elif len(self.shape) - 1 in self.axes:
             self.along_reduced()
         else:
@@ -208,42 +214,58 @@ class _Plain(_Reduction):
         with self.b.section(**kept or {"one": 1}) as at:
             where: tuple[IndexLike, ...] = at if kept else ()
 
-            def passes(kind: Kind) -> Expr:
+            def passes(kind: Kind) -> list[Expr]:
                 total = self.b.tile("total", 1, dtype=self.dtype)
                 self.start(total, 1, kind)
-                for first, count, lanes in ((0, full, self.lanes), (full * self.lanes, 1, rest)):
-                    if not count or not lanes:
-                        continue
-                    with self.b.vector("v", lanes) as v:
-
-                        def load(place: list[IndexLike], v=v, first=first) -> Expr:  # type: ignore[no-untyped-def]
-                            return self.x[self.point(where, [*place[:-1], place[-1] + v + first])]
-
-                        folded = self.elements(kind, outer, count, lanes, load)
-                        self.b.store(total[0], ex.binary(kind.op, total[0], LaneReduce(kind.op, folded)))
-                return total[0]
+                for first, count, lanes in ((0, full, self.lanes), (full * self.lanes, min(rest, 1), rest)):
+                    if count:
+                        with self.b.vector("v", lanes) as v:
+                            load = self.loader(where, v + first, lanes)
+                            folded = LaneReduce(kind.op, *self.elements(kind, outer, count, load))
+                            self.b.store(total[0], ex.binary(kind.op, total[0], folded))
+                return [total[0]]
 
             point = self.point(where, [0] * len(self.axes)) if self.keepdims else where
-            self.ctx.write(point, self.ctx.finish(self.result(passes), point))
+            (value,) = self.results(1, passes)
+            self.ctx.write(point, self.ctx.finish(value, point))
+
+    def loader(self, where: tuple[IndexLike, ...], start: Affine, lanes: int) -> Place:
+        """Loads every so many elements from `start` of the last dimension, which is reduced."""
+
+        def load(place: list[IndexLike], _: int) -> Expr:
+            return self.x[self.point(where, [*place[:-1], start + Affine.of(place[-1]) * lanes])]  # type: ignore[arg-type]
+
+        return load
 
     def along_kept(self) -> None:
-        """Each lane has a result of its own."""
-        *_, inner = self.shape
+        """Each lane has a result of its own; neighbouring vectors are taken together."""
         kept = {f"d{d}": n for d, n in enumerate(self.shape[:-1]) if d not in self.axes}
+        full, rest = divmod(self.shape[-1], self.lanes)
+        columns = 4 if full * math.prod(kept.values()) >= 4 * _TASKS else 1
+        first = 0
+        left = full % columns
+        for count, together, lanes in (
+            (full // columns, columns, self.lanes),
+            (min(left, 1), left, self.lanes),
+            (min(rest, 1), 1, rest),
+        ):
+            if count:
+                with self.b.section(**kept, w=count) as (*at, w), self.b.vector("v", lanes) as v:
+                    self.columns(tuple(at), w * (together * lanes) + v + first, together, lanes)
+            first += count * together * lanes
+
+    def columns(self, at: tuple[IndexLike, ...], start: Affine, count: int, lanes: int) -> None:
+        """Results at `start` and at vectors that follow it."""
         reduced = [self.shape[axis] for axis in self.axes] or [1]
-        full, rest = divmod(inner, self.lanes)
-        for first, count, lanes in ((0, full, self.lanes), (full * self.lanes, 1, rest)):
-            if not count or not lanes:
-                continue
-            with self.b.section(**kept, w=count) as (*at, w), self.b.vector("v", lanes) as v:
-                where: tuple[IndexLike, ...] = (*at, w * lanes + v + first)
 
-                def load(place: list[IndexLike], where=where) -> Expr:  # type: ignore[no-untyped-def]
-                    return self.x[self.point(where, place if self.axes else [])]
+        def load(place: list[IndexLike], u: int) -> Expr:
+            return self.x[self.point((*at, start + u * lanes), place if self.axes else [])]
 
-                value = self.result(lambda kind, load=load: self.elements(kind, reduced[:-1], reduced[-1], 1, load))  # type: ignore[misc]
-                point = self.point(where, [0] * len(self.axes)) if self.keepdims else where
-                self.ctx.write(point, self.ctx.finish(value, point))
+        values = self.results(count, lambda kind: self.elements(kind, reduced[:-1], reduced[-1], load, count))
+        for u, value in enumerate(values):
+            where = (*at, start + u * lanes)
+            point = self.point(where, [0] * len(self.axes)) if self.keepdims else where
+            self.ctx.write(point, self.ctx.finish(value, point))
 
     def point(self, kept: Sequence[IndexLike], reduced: Sequence[IndexLike]) -> tuple[IndexLike, ...]:
         """Both sorts of coordinates in the order of the dimensions."""

@@ -15,7 +15,7 @@ from dataclasses import replace
 from glulam.compiler.kernels.context import Context, Lowered, Operand, View
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr
-from glulam.compiler.loops.ir import Affine, Buffer, LaneReduce, Load
+from glulam.compiler.loops.ir import Affine, Buffer, LaneReduce, Var
 
 Element = Callable[[Affine], Expr]
 
@@ -27,18 +27,18 @@ def softmax(ctx: Context, axis: int, *, logarithm: bool) -> Lowered:
     ctx = _lines(ctx, axis, axis + 1)
 
     def powers(line: _Line) -> None:
-        largest = line.fold("maximum", line.x)
+        largest = line.fold("maximum", line.read)
 
         def power(i: Affine) -> Expr:
             value = line.keep(ex.exp(line.x(i) - largest))
-            line.store(i, value)
+            line.put(i, value)
             return value
 
         factor = line.keep(1.0 / line.fold("add", power))
-        line.each(lambda i: line.store(i, line.y(i) * factor))
+        line.each(lambda i: line.store(i, line.got(i) * factor))
 
     def logarithms(line: _Line) -> None:
-        largest = line.fold("maximum", line.x)
+        largest = line.fold("maximum", line.read)
         shift = line.keep(ex.log(line.fold("add", lambda i: ex.exp(line.x(i) - largest))))
         line.each(lambda i: line.store(i, line.x(i) - largest - shift))
 
@@ -52,7 +52,7 @@ def layer_norm(ctx: Context, axis: int, epsilon: float) -> Lowered:
 
     def normalise(line: _Line) -> None:
         share = 1.0 / line.length
-        mean = line.keep(line.fold("add", line.x) * share)
+        mean = line.keep(line.fold("add", line.read) * share)
 
         def deviation(i: Affine) -> Expr:
             distance = line.x(i) - mean
@@ -104,11 +104,14 @@ def _over_lines(ctx: Context, body: Callable[[_Line], None]) -> Lowered:
         return ctx.finished()
     head, across = (1, outer) if inner == 1 else (outer, inner)
     full, rest = divmod(across, lanes)
+    copied = length * ctx.target.vector_bytes <= ctx.target.l2_bytes // 4
+    copy = b.scratch("line", (length, lanes), ctx.output.type.dtype) if copied else None
     for first, count, width in ((0, full, lanes), (full * lanes, min(rest, 1), rest)):
         if count:
             with b.section(o=head, w=count) as (o, w), b.vector("v", width) as v:
-                lane = w * width + v + first
-                body(_Across(ctx, lane, Affine.of(0)) if inner == 1 else _Across(ctx, Affine.of(o), lane))
+                column = w * width + v + first
+                place = (column, Affine.of(0)) if inner == 1 else (Affine.of(o), column)
+                body(_Across(ctx, *place, v, copy))
     return ctx.finished()
 
 
@@ -124,15 +127,24 @@ class _Line(ABC):
         self.lanes = ctx.target.vector_bytes // self.dtype.size
         self.chains = ctx.target.vector_registers // 8
 
-    def x(self, i: Affine) -> Load:
+    def read(self, i: Affine) -> Expr:
+        """An element of the input, the first time."""
         return self.source[(self.outer, i, self.inner)]
 
-    def y(self, i: Affine) -> Load:
-        """What was stored before."""
+    def x(self, i: Affine) -> Expr:
+        """An element of the input again."""
+        return self.read(i)
+
+    def put(self, i: Affine, value: Expr) -> None:
+        """Keep a value per element for a later pass; the input's element is no longer needed."""
+        self.store(i, value)
+
+    def got(self, i: Affine) -> Expr:
+        """What was put there before."""
         return self.target[(self.outer, i, self.inner)]
 
     def store(self, i: Affine, value: Expr) -> None:
-        self.b.store(self.y(i), value)
+        self.b.store(self.target[(self.outer, i, self.inner)], value)
 
     def keep(self, value: Expr) -> Expr:
         """The value in a register, so that it is computed once."""
@@ -198,7 +210,34 @@ class _Along(_Line):
 
 
 class _Across(_Line):
-    """Each lane has a line of its own; this is written inside a vector loop."""
+    """Each lane has a line of its own; this is written inside a vector loop.
+
+    A line's elements lie far apart, so passes after the first one work on a private copy of all lanes' lines.
+    """
+
+    def __init__(self, ctx: Context, outer: Affine, inner: Affine, lane: Var, copy: Buffer | None) -> None:
+        super().__init__(ctx, outer, inner)
+        self.lane, self.copy = lane, copy
+
+    def read(self, i: Affine) -> Expr:
+        element = super().read(i)
+        if self.copy is None:
+            return element
+        element = self.keep(element)
+        self.b.store(self.copy[i, self.lane], element)
+        return element
+
+    def x(self, i: Affine) -> Expr:
+        return super().read(i) if self.copy is None else self.copy[i, self.lane]
+
+    def put(self, i: Affine, value: Expr) -> None:
+        if self.copy is None:
+            self.store(i, value)
+        else:
+            self.b.store(self.copy[i, self.lane], value)
+
+    def got(self, i: Affine) -> Expr:
+        return super().got(i) if self.copy is None else self.copy[i, self.lane]
 
     def each(self, body: Callable[[Affine], None]) -> None:
         self.loop(Affine.of(0), self.length, 1, lambda i, _: body(i))

@@ -263,7 +263,8 @@ def transpose_blocks(
     """Tiles as wide as a channel block that is not full (see `_Copier.tiles`); False if the extents do not allow it."""
     copier = _Copier(ctx, source, target)
     block = row.extent if real is not None else along.extent
-    if copier.shuffled != block or min(along.extent, row.extent) < block:
+    dense = along.source == row.target == 1
+    if not dense or copier.shuffled != block or min(along.extent, row.extent) < block:
         return False
     copier.tiles(outer, along, row, real, kept)
     return True

@@ -8,7 +8,8 @@ from glulam.compiler.targets import Target
 
 _LATENCY = 4.0  # cycles until an FMA's result can be added to again
 _PER_CYCLE = 2.0  # FMAs, and loads, that start in one cycle
-_STREAM_BYTES = 20.0  # bytes a cycle from the second-level cache
+_STREAM_BYTES = 20.0  # bytes a cycle that a tile may draw from the second-level cache without waiting
+_L2_RATE, _L3_RATE, _MEMORY_RATE = 32.0, 10.0, 5.0  # bytes a cycle that one core reads
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,15 @@ def choose_tiling(target: Target, width: int, blocks: int, depth: int) -> Tiling
             if pixels * per_group + per_group + 1 > target.vector_registers:
                 break
             tiling = Tiling(pixels, per_group)
-            cost = _row_cycles(target, tiling, width, blocks, depth)
+            cost = row_cycles(target, tiling, width, blocks, depth)
             if best is None or (cost, -pixels) < best[:2]:
                 best = (cost, -pixels, tiling)
     assert best is not None
     return best[2]
 
 
-def _row_cycles(target: Target, tiling: Tiling, width: int, blocks: int, depth: int) -> float:
+def row_cycles(target: Target, tiling: Tiling, width: int, blocks: int, depth: int) -> float:
+    """Estimated cycles for a row of `width` pixels, all `blocks` channel blocks, and a sum over `depth` products."""
     full, rest = divmod(width, tiling.pixels)
     total = 0.0
     for _, per_group, count in tiling.channel_groups(blocks):
@@ -60,6 +62,13 @@ def _row_cycles(target: Target, tiling: Tiling, width: int, blocks: int, depth: 
                 finish = 4.0 + pixels * per_group
                 total += count * times * (step_cycles(target, pixels, per_group) * depth + finish)
     return total
+
+
+def stream_rate(target: Target, working_set: int) -> float:
+    """Bytes a cycle that arrive when `working_set` bytes are read over and over."""
+    if working_set <= 0.7 * target.l2_bytes:
+        return _L2_RATE
+    return _L3_RATE if working_set <= 0.7 * target.l3_bytes else _MEMORY_RATE
 
 
 def unroll_factor(extent: int, limit: int) -> int:

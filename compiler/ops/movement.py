@@ -182,6 +182,47 @@ class Transpose(Op):
 
 
 @dataclass(frozen=True)
+class ChannelShuffle(Op):
+    """x[N,C,*S] with the channels of `groups` equal groups interleaved: channel i * groups + g is the i-th of group g.
+
+    Frontends write a reshape to [N,groups,C/groups,*S], a transpose and a reshape back; a pass puts this in.
+    """
+
+    groups: int
+
+    name = "channel_shuffle"
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        (x,) = required(self, inputs, 1)
+        if x.rank < 2 or self.groups < 1 or x.shape[1] % self.groups:
+            raise self.fail(f"the channels of {x} do not make {self.groups} equal groups")
+        return (x,)
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        return Prefers.EITHER
+
+    def lower(self, ctx: Context) -> Lowered:
+        return transpose.shuffle_channels(ctx, self.groups)
+
+    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
+        (x,) = required(self, inputs, 1)
+        order = np.arange(x.shape[1]).reshape(self.groups, -1).T.reshape(-1)
+        return (x.take(order, 1),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls(2), (f32(2, 6, 5, 3),)),
+            Case(cls(3), (f32(1, 60, 3),)),
+            Case(cls(4), (f32(1, 64, 3, 3),)),
+            Case(cls(1), (f32(1, 5, 2),)),
+            Case(cls(7), (f32(2, 7),)),
+            Case(cls(2), (f32(0, 4, 3),)),
+            Case(cls(2), (i64(1, 4, 3),)),
+        )
+
+
+@dataclass(frozen=True)
 class Slice(Op):
     """Along each axis `sizes` elements from index `starts` on, `steps` apart (negative steps walk backwards)."""
 

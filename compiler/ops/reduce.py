@@ -98,7 +98,8 @@ class Reduce(Op):
     def as_window(self, x: TensorType) -> Window | None:
         """A global pool as one window that covers the whole tensor; None for other reductions."""
         spatial = x.shape[2:]
-        if self.axes != tuple(range(2, x.rank)) or not self.keepdims or self.kind not in ("mean", "max") or 0 in spatial:
+        whole = self.axes == tuple(range(2, x.rank)) and self.keepdims
+        if not whole or self.kind not in ("mean", "max") or 0 in spatial:
             return None
         ones = (1,) * len(spatial)
         geometry = PoolGeometry(spatial, ones, ones, (0,) * len(spatial))

@@ -10,8 +10,9 @@ from moves import DTYPES, blocked, check, random
 
 from glulam.compiler.graph.types import TensorType
 from glulam.compiler.ops import Dropout, Expand, Gather, Identity, Pad, Reshape, Shape, Slice, Tile, Transpose
+from glulam.compiler.ops.movement import ChannelShuffle
 
-OPS = (Identity, Dropout, Reshape, Shape, Transpose, Slice, Pad, Expand, Tile, Gather)
+OPS = (Identity, Dropout, Reshape, Shape, Transpose, Slice, Pad, Expand, Tile, Gather, ChannelShuffle)
 SPATIAL = ((0, 0), (0, 0))
 
 
@@ -93,9 +94,19 @@ class TestInBlocks:
     def test_pad(self, mode, pads, channels, gaps, layouts):
         check(Pad((*SPATIAL, *pads), mode, 2.5), [random((2, channels, 4, 5))], layouts, gaps=gaps)
 
+    def test_channel_shuffle(self, channels, gaps, layouts):
+        for groups in (d for d in range(1, channels + 1) if channels % d == 0):
+            check(ChannelShuffle(groups), [random((2, channels, 3, 2))], layouts, gaps=gaps)
+
     @pytest.mark.parametrize("op", [Identity(), Dropout()])
     def test_identity(self, op, channels, gaps, layouts):
         check(op, [random((2, channels, 2, 3))], layouts, gaps=gaps)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(240, 3), (116, 2), (960, 8)])
+def test_large_channel_shuffles(channels, groups):
+    x = random((1, channels, 7, 7))
+    check(ChannelShuffle(groups), [x], lambda lanes: ([blocked(4, lanes)], [blocked(4, lanes)]), interpreter=False)
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "edge", "wrap"])

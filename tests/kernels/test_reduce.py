@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from harness import run_op
 
+from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.op import Case, Prefers
 from glulam.compiler.graph.types import TensorType, f32
 from glulam.compiler.kernels.context import Epilogue
 from glulam.compiler.loops import expr as ex
-from glulam.compiler.ops import ArgReduce, Reduce
+from glulam.compiler.ops import ArgReduce, Conv, Reduce
 from glulam.compiler.ops.reduce import KINDS
-from glulam.compiler.targets import runnable_targets
+from glulam.compiler.passes.layout import ChooseLayout
+from glulam.compiler.targets import runnable_targets, target
 
 TARGETS = [t.name for t in runnable_targets()]
 SPATIAL = [
@@ -55,8 +57,8 @@ def check(got, want, bound=1e-5):
 def test_kernel_follows_the_reference(case):
     arrays = case.arrays()
     (want,) = case.op.reference(*arrays)
-    for target in TARGETS:
-        (got,) = run_op(case.op, arrays, target=target)
+    for name in TARGETS:
+        (got,) = run_op(case.op, arrays, target=name)
         check(got, want)
     if arrays[0].size < 5_000:
         (got,) = run_op(case.op, arrays, native=False)
@@ -67,8 +69,8 @@ def test_kernel_follows_the_reference(case):
 def test_channel_blocks(case):
     arrays = case.arrays()
     (want,) = case.op.reference(*arrays)
-    for target in TARGETS:
-        (got,) = run_op(case.op, arrays, target=target, either_blocked=True, out_halo=1)
+    for name in TARGETS:
+        (got,) = run_op(case.op, arrays, target=name, either_blocked=True, out_halo=1)
         check(got, want)
     (got,) = run_op(case.op, arrays, native=False, either_blocked=True)
     check(got, want)
@@ -137,8 +139,8 @@ def test_special_values(kind, blocked):
     for axes in ((2, 3), (1,), (2,)):
         op = Reduce(kind, axes)
         (want,) = op.reference(x)
-        for target in TARGETS:
-            (got,) = run_op(op, [x], target=target, either_blocked=blocked)
+        for name in TARGETS:
+            (got,) = run_op(op, [x], target=name, either_blocked=blocked)
             np.testing.assert_allclose(got, want, rtol=2e-5)
 
 
@@ -161,8 +163,8 @@ def test_ties_and_nan_of_arg_reduce(kind, last):
     x[1, 4] = -math.inf
     for axis in range(3):
         op = ArgReduce(kind, axis, True, last)
-        for target in TARGETS:
-            np.testing.assert_array_equal(run_op(op, [x], target=target)[0], op.reference(x)[0])
+        for name in TARGETS:
+            np.testing.assert_array_equal(run_op(op, [x], target=name)[0], op.reference(x)[0])
         np.testing.assert_array_equal(run_op(op, [x[:, :40]], native=False)[0], op.reference(x[:, :40])[0])
 
 
@@ -181,3 +183,18 @@ def test_global_pools_take_either_layout():
         (Reduce("mean", (1, 2, 3)), Prefers.PLAIN),
     ):
         assert op.preference([type], op.infer(type)) is prefers
+
+
+def test_a_matrix_of_global_means_is_taken_from_channel_blocks():
+    """The layout pass leaves results of rank 2 plain and inserts no copy in front of the reduction."""
+    rng = np.random.default_rng(0)
+    graph = Graph("pooled")
+    x = graph.input("x", f32(1, 8, 6, 7))
+    weights = graph.constant(rng.uniform(-1, 1, (20, 8, 1, 1)).astype(np.float32), "w")
+    y = graph.apply(Conv((1, 1), ((0, 0), (0, 0)), (1, 1)), x, weights)
+    graph.output("y", graph.apply(Reduce("mean", (2, 3), False), y))
+    ChooseLayout(target("native")).run(graph)
+    (reduction,) = [node for node in graph.nodes if isinstance(node.op, Reduce)]
+    assert isinstance(reduction.inputs[0].producer.op, Conv)
+    assert reduction.inputs[0].layout.block > 1
+    assert reduction.output.layout.is_plain

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import sample_kernels as sample
 from native import aligned, assert_same, both, run_native
 
+from glulam.compiler.codegen.module import module_text
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.ir import Access, Builder
@@ -96,6 +99,27 @@ def test_integers_and_flags(target):
 def test_tiles_written_first_inside_a_loop(target):
     kernel = sample.late_tile()
     assert_same(kernel, arguments(kernel), target)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 7, 8, 16])
+@pytest.mark.parametrize("step", [-4, -3, -2, -1, 2, 3, 4, 5])
+def test_lanes_a_few_elements_apart_read_nothing_outside(lanes, step):
+    b = Builder("apart")
+    span = (lanes - 1) * abs(step) + 1
+    x, y = b.param("x", (span,)), b.param("y", (lanes,), Access.WRITE)
+    with b.section(once=1), b.vector("v", lanes) as v:
+        b.store(y[v], x[v * step + (span - 1 if step < 0 else 0)])
+    kernel = b.kernel()
+    for target in runnable_targets():
+        assert_same(kernel, arguments(kernel), target)
+    text = module_text([kernel], "", BEST)
+    starts = {"%a0": 0}
+    for name, base, offset in re.findall(r"(%v\d+) = getelementptr float, ptr (%\w+), i64 (-?\d+)", text):
+        starts[name] = starts[base] + int(offset)
+    loads = re.findall(r"load <(\d+) x float>, ptr (%\w+)", text)
+    assert bool(loads) == (abs(step) <= 4)
+    for count, pointer in loads:
+        assert 0 <= starts[pointer] <= span - int(count)
 
 
 @pytest.mark.parametrize("cuts", [(), (1,), (0,), (105,), (104, 105, 106), (50, 110), (116,), (13, 13, 110)], ids=str)

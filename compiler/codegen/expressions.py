@@ -1,0 +1,101 @@
+"""Expressions of the loop IR as values: one `match` says what writes the code of each kind of node."""
+
+from __future__ import annotations
+
+import math
+
+from glulam.compiler.codegen import half, maths
+from glulam.compiler.codegen.function import Function
+from glulam.compiler.codegen.indices import Indices
+from glulam.compiler.codegen.instructions import Instructions
+from glulam.compiler.codegen.llvm_types import Val, lane_steps, literal
+from glulam.compiler.codegen.memory import Memory
+from glulam.compiler.errors import LoopError
+from glulam.compiler.graph.types import DType
+from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.expr import Expr
+from glulam.compiler.loops.ir import Affine, Buffer, IndexValue, LaneReduce, LaneShuffle, Load, Tile, TileRead
+from glulam.compiler.targets import Target
+
+
+class Expressions:
+    """Evaluates at the end of the function's text. `tiles` holds the present value of each element of each tile."""
+
+    def __init__(self, function: Function, indices: Indices, target: Target, where: str) -> None:
+        self.indices = indices
+        self.target = target
+        self.instructions = Instructions(function, target.has_fma, where)
+        self.pointers: dict[Buffer, str] = {}
+        self.memory = Memory(function, indices, self.instructions, self.pointers, self.evaluate)
+        self.tiles: dict[tuple[Tile, tuple[int, ...]], Val] = {}
+
+    def evaluate(self, e: Expr) -> Val:
+        return self._value(e, {})
+
+    def _value(self, e: Expr, memo: dict[Expr, Val]) -> Val:
+        if e not in memo:
+            memo[e] = self._compute(e, memo)
+        return memo[e]
+
+    def _compute(self, e: Expr, memo: dict[Expr, Val]) -> Val:
+        match e:
+            case ex.Const(value, dtype):
+                return Val(literal(value, dtype), dtype)
+            case Load():
+                return self.memory.load(e)
+            case TileRead(tile, index):
+                return self._tile_element(tile, index)
+            case IndexValue(index):
+                return self._index_value(index)
+            case LaneReduce(op, x):
+                return self._lane_reduce(op, self._value(x, memo))
+            case LaneShuffle(x, y, lanes):
+                return self.instructions.shuffle(self._value(x, memo), self._value(y, memo), lanes)
+        if (expansion := maths.expand(e) or half.expand(e, self.target.has_f16)) is not None:
+            return self._value(ex.substitute(expansion, e.children()), memo)
+        return self._operation(e, [self._value(child, memo) for child in e.children()])
+
+    def _operation(self, e: Expr, args: list[Val]) -> Val:
+        do = self.instructions
+        match e:
+            case ex.Fma():
+                return do.multiply_add(*args)
+            case ex.Unary(op):
+                return do.unary(op, *args)
+            case ex.Binary(op, x, y):
+                constant = y.value if isinstance(y, ex.Const) else None
+                return do.binary(op, *args, x_is_number=_is_number(x), y_constant=constant)
+            case ex.Compare(op):
+                return do.compare(op, *args)
+            case ex.Select():
+                return do.select(*args)
+            case ex.Cast(_, dtype):
+                return do.cast(args[0], dtype)
+            case ex.Bitcast(_, dtype):
+                return do.bitcast(args[0], dtype)
+        raise LoopError(f"no code for {type(e).__name__}")
+
+    def _tile_element(self, tile: Tile, index: tuple[Affine, ...]) -> Val:
+        place = self.indices.constant(index)
+        if (tile, place) not in self.tiles:
+            raise LoopError(f"{self.instructions.where}: tile {tile.name}{list(place)} is read before it is written")
+        return self.tiles[tile, place]
+
+    def _index_value(self, index: Affine) -> Val:
+        terms: dict[str, int] = {}
+        const, step = self.indices.split(index, 1, terms)
+        base = self.indices.sum(terms)
+        scalar = Val(str(const), DType.I64)
+        if base is not None:
+            scalar = self.instructions.arith("add", Val(base, DType.I64), scalar) if const else Val(base, DType.I64)
+        return self.instructions.arith("add", scalar, lane_steps(self.indices.lanes, step)) if step else scalar
+
+    def _lane_reduce(self, op: str, x: Val) -> Val:
+        if self.indices.lanes:
+            x = self.instructions.splat(x, self.indices.lanes)
+        step = ex.Binary(op, ex.Param(0, x.dtype), ex.Param(1, x.dtype))
+        return self.instructions.fold_lanes(x, lambda a, b: self._value(step, {step.x: a, step.y: b}))
+
+
+def _is_number(e: Expr) -> bool:
+    return isinstance(e, ex.Const) and not math.isnan(e.value)

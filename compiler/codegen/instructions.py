@@ -1,0 +1,219 @@
+"""Operations of the loop IR on values: a table for the regular instructions, a function for each of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from glulam.compiler.codegen.function import Function
+from glulam.compiler.codegen.llvm_types import LLVM_TYPE, Val, conversion, literal, shuffle_mask, suffix, vector_type
+from glulam.compiler.errors import LoopError
+from glulam.compiler.graph.types import DType
+
+_FLOAT = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv", "fmod": "frem"}
+_SIGNED = {"add": "add", "sub": "sub", "mul": "mul", "div": "sdiv", "fmod": "srem"}
+_UNSIGNED = _SIGNED | {"div": "udiv", "fmod": "urem"}
+_BITS = {"and": "and", "or": "or", "xor": "xor", "shl": "shl"}
+_INTRINSIC = {"abs": "fabs", "sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "round": "roundeven"}
+_INTRINSIC |= {"sin": "sin", "cos": "cos", "exp": "exp", "log": "log", "tanh": "tanh"}
+_FCMP = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
+
+
+class Instructions:
+    """Each method writes what computes its result. Operands may mix scalars and vectors of one length."""
+
+    def __init__(self, function: Function, has_fma: bool, where: str) -> None:
+        self.function = function
+        self.has_fma = has_fma
+        self.where = where  # what messages call the code
+
+    # ---- lanes
+
+    def splat(self, value: Val, lanes: int) -> Val:
+        """The scalar in every lane."""
+        if value.lanes == lanes:
+            return value
+        if value.lanes:
+            raise LoopError(f"{self.where}: {value.lanes} lanes meet {lanes or 'a scalar place'}")
+        if not value.text.startswith("%"):
+            return Val(f"splat ({value.typed})", value.dtype, lanes)
+        numbered, key = self.function.numbered, ("splat", value.text, lanes)
+        type_ = vector_type(LLVM_TYPE[value.dtype], lanes)
+        first = numbered((*key, "insert"), f"insertelement {type_} poison, {value.typed}, i64 0")
+        text = f"shufflevector {type_} {first}, {type_} poison, <{lanes} x i32> zeroinitializer"
+        return Val(numbered(key, text), value.dtype, lanes)
+
+    def together(self, *args: Val) -> tuple[Val, ...]:
+        """All scalars or all vectors, whichever is needed."""
+        lanes = max(a.lanes for a in args)
+        return tuple(self.splat(a, lanes) for a in args)
+
+    def lanes(self, x: Val, which: Sequence[int], y: Val | None = None) -> Val:
+        """These lanes of x; the numbers go on through y's."""
+        other = "poison" if y is None else y.text
+        text = f"shufflevector {x.typed}, {x.type} {other}, {shuffle_mask(which)}"
+        return Val(self.function.let(text), x.dtype, len(which))
+
+    def lane(self, x: Val, index: int) -> Val:
+        return Val(self.function.let(f"extractelement {x.typed}, i64 {index}"), x.dtype)
+
+    def insert(self, vector: str, type: str, value: Val, index: int) -> str:
+        """The vector `vector` of type `type` with one lane replaced."""
+        return self.function.let(f"insertelement {type} {vector}, {value.typed}, i64 {index}")
+
+    def shuffle(self, x: Val, y: Val, which: Sequence[int]) -> Val:
+        """Chosen lanes of two vectors, those of y counted on from those of x; a scalar has equal lanes."""
+        x, y = self.splat(x, len(which)), self.splat(y, len(which))
+        text = f"shufflevector {x.typed}, {y.typed}, {shuffle_mask(which)}"
+        return Val(self.function.let(text), x.dtype, len(which))
+
+    def fold_lanes(self, x: Val, fold: Callable[[Val, Val], Val]) -> Val:
+        """Fold the halves onto each other; an odd last lane waits for the next round."""
+        lanes = x.lanes
+        while lanes > 1:
+            half = lanes // 2
+            low, high = self.lanes(x, range(half)), self.lanes(x, range(half, 2 * half))
+            folded = fold(low, high)
+            x = self.append(folded, self.lanes(x, [2 * half])) if lanes % 2 else folded
+            lanes = half + lanes % 2
+        return self.lane(x, 0)
+
+    def append(self, x: Val, last: Val) -> Val:
+        """x with the only lane of `last` behind it."""
+        one = self.lane(last, 0)
+        wide = self.lanes(x, [*range(x.lanes), 0])
+        return Val(self.insert(wide.text, wide.type, one, x.lanes), x.dtype, wide.lanes)
+
+    # ---- calls
+
+    def intrinsic(self, name: str, *args: Val) -> Val:
+        """An intrinsic of LLVM whose result and operands have one type."""
+        first = args[0]
+        full = f"llvm.{name}.{suffix(first.dtype, first.lanes)}"
+        result = self.function.call(full, first.type, [(a.type, a.text) for a in args])
+        return Val(result, first.dtype, first.lanes)
+
+    def library(self, op: str, *args: Val) -> Val:
+        """A function of the C library, lane by lane."""
+        x = args[0]
+        name = op + ("f" if x.dtype is DType.F32 else "")
+        if not x.lanes:
+            return Val(self.function.call(name, x.type, [(a.type, a.text) for a in args]), x.dtype)
+        element, result = LLVM_TYPE[x.dtype], "poison"
+        for index in range(x.lanes):
+            scalars = [(element, self.lane(a, index).text) for a in args]
+            one = Val(self.function.call(name, element, scalars), x.dtype)
+            result = self.insert(result, x.type, one, index)
+        return Val(result, x.dtype, x.lanes)
+
+    # ---- arithmetic
+
+    def arith(self, opcode: str, x: Val, y: Val) -> Val:
+        """A two-operand instruction."""
+        x, y = self.together(x, y)
+        return Val(self.function.let(f"{opcode} {x.typed}, {y.text}"), x.dtype, x.lanes)
+
+    def integer_extreme(self, kind: str, x: Val, y: Val) -> Val:
+        """smax, smin, umax or umin."""
+        return self.intrinsic(kind, *self.together(x, y))
+
+    def multiply_add(self, x: Val, y: Val, z: Val) -> Val:
+        """One instruction, or two where the processor has no other: the library's exact one would take dozens."""
+        if self.has_fma:
+            return self.intrinsic("fma", *self.together(x, y, z))
+        x, y, z = self.together(x, y, z)
+        return self.arith("fadd", self.arith("fmul", x, y), z)
+
+    def unary(self, op: str, x: Val) -> Val:
+        if op == "neg":
+            if x.dtype.is_float:
+                return Val(self.function.let(f"fneg {x.typed}"), x.dtype, x.lanes)
+            return self.arith("sub", Val("0", x.dtype), x)
+        if op == "not":
+            return self.arith("xor", x, Val("true", x.dtype))
+        if x.dtype.is_float:
+            return self.intrinsic(_INTRINSIC[op], x) if op in _INTRINSIC else self.library(op, x)
+        if op == "abs":
+            return x if not x.dtype.is_signed else self.integer_extreme("smax", x, self.unary("neg", x))
+        raise LoopError(f"{op} of {x.dtype.value} has no code; cast to a float type first")
+
+    def binary(self, op: str, x: Val, y: Val, *, x_is_number: bool = False, y_constant: float | None = None) -> Val:
+        """`x_is_number` says that x is never NaN; `y_constant` is y's value if it is known."""
+        x, y = self.together(x, y)
+        if op in _BITS:
+            return self.arith(_BITS[op], x, y)
+        if op in ("maximum", "minimum"):
+            return self.extremum(op, x, y, x_is_number, y_constant is not None and y_constant == y_constant)
+        if not x.dtype.is_float:
+            return self.integer(op, x, y, safe=y_constant not in (None, 0, -1))
+        if op == "pow":
+            return self.library("pow", x, y) if x.lanes else self.intrinsic("pow", x, y)
+        return self.arith(_FLOAT[op], x, y)
+
+    def integer(self, op: str, x: Val, y: Val, *, safe: bool) -> Val:
+        if op == "pow":
+            raise LoopError("pow of integers has no code; cast to a float type first")
+        opcode = (_SIGNED if x.dtype.is_signed else _UNSIGNED)[op]
+        if op not in ("div", "fmod") or safe:
+            return self.arith(opcode, x, y)
+        return self.guarded_division(op, opcode, x, y)
+
+    def guarded_division(self, op: str, opcode: str, x: Val, y: Val) -> Val:
+        """The quotient by 0 is 0; by -1 it is -x even where that wraps. The processor would trap. Remainders are 0."""
+        shifted = self.arith("add", y, Val("1" if x.dtype.is_signed else "0", y.dtype))
+        limit = self.splat(Val("2" if x.dtype.is_signed else "1", y.dtype), y.lanes)
+        unsafe = f"icmp ult {shifted.typed}, {limit.text}"
+        divisor = self.pick(unsafe, self.splat(Val("1", y.dtype), y.lanes), y)
+        result = self.arith(opcode, x, divisor)
+        return self.pick(unsafe, self.arith("mul", x, y), result) if op == "div" else result
+
+    def extremum(self, op: str, x: Val, y: Val, x_is_number: bool, y_is_number: bool) -> Val:
+        """The larger or smaller one, NaN if either is NaN; x86's max gives its second operand if one is NaN."""
+        if not x.dtype.is_float:
+            return self.integer_extreme(("s" if x.dtype.is_signed else "u") + op[:3], x, y)
+        predicate = "ogt" if op == "maximum" else "olt"
+        if y_is_number:
+            x, y = y, x
+        best = self.pick(f"fcmp {predicate} {x.typed}, {y.text}", x, y)
+        if x_is_number or y_is_number:
+            return best
+        return self.pick(f"fcmp uno {x.typed}, {x.text}", x, best)
+
+    # ---- choices
+
+    def pick(self, condition: str, yes: Val, no: Val) -> Val:
+        """One of two by a comparison, given as text."""
+        mask = Val(self.function.let(condition), DType.BOOL, yes.lanes)
+        return self.select(mask, yes, no)
+
+    def select(self, condition: Val, yes: Val, no: Val) -> Val:
+        condition, yes, no = self.together(condition, yes, no)
+        text = f"select {condition.typed}, {yes.typed}, {no.typed}"
+        return Val(self.function.let(text), yes.dtype, yes.lanes)
+
+    def compare(self, op: str, x: Val, y: Val) -> Val:
+        x, y = self.together(x, y)
+        if x.dtype.is_float:
+            text = f"fcmp {_FCMP[op]} {x.typed}, {y.text}"
+        else:
+            sign = "" if op in ("eq", "ne") else ("s" if x.dtype.is_signed else "u")
+            text = f"icmp {sign}{op} {x.typed}, {y.text}"
+        return Val(self.function.let(text), DType.BOOL, x.lanes)
+
+    # ---- conversions
+
+    def cast(self, x: Val, dtype: DType) -> Val:
+        """Floats become integers by truncation, saturated at the ends of the range; NaN becomes 0."""
+        if x.dtype is dtype:
+            return x
+        target = vector_type(LLVM_TYPE[dtype], x.lanes)
+        if dtype is DType.BOOL:
+            return self.compare("ne", x, Val(literal(0, x.dtype), x.dtype))
+        if x.dtype.is_float and not dtype.is_float:
+            kind = f"fpto{'s' if dtype.is_signed else 'u'}i.sat"
+            name = f"llvm.{kind}.{suffix(dtype, x.lanes)}.{suffix(x.dtype, x.lanes)}"
+            return Val(self.function.call(name, target, [(x.type, x.text)]), dtype, x.lanes)
+        return Val(self.function.let(f"{conversion(x.dtype, dtype)} {x.typed} to {target}"), dtype, x.lanes)
+
+    def bitcast(self, x: Val, dtype: DType) -> Val:
+        target = vector_type(LLVM_TYPE[dtype], x.lanes)
+        return Val(self.function.let(f"bitcast {x.typed} to {target}"), dtype, x.lanes)

@@ -1,0 +1,38 @@
+"""A convolution that is computed by Winograd's minimal filtering. The algorithm pass puts it in; no frontend does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from glulam.compiler.graph.op import Padding, Trait
+from glulam.compiler.graph.types import TensorType
+from glulam.compiler.kernels import conv_winograd
+from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.ops.conv import Conv
+
+
+@dataclass(frozen=True)
+class WinogradConv(Conv):
+    """A 3x3 convolution without stride, dilation or groups: the same meaning, other roundings."""
+
+    name = "winograd_conv"
+    traits = frozenset({Trait.ANCHOR})
+    tolerance = 1e-4
+
+    def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
+        """Zeros as far as the tiles at the edges reach."""
+        x = inputs[0]
+        if index or x is None:
+            return None
+        spans = []
+        for extent, (before, after) in zip(x.shape[2:], self.pads, strict=True):
+            outputs = conv_winograd.tiles_along(extent + before + after - 2) * conv_winograd.OUTPUTS
+            spans.append((before, outputs + 2 - before - extent))
+        return Padding(tuple(spans))
+
+    def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
+        return False
+
+    def lower(self, ctx: Context) -> Lowered:
+        return conv_winograd.build(ctx, self.geometry(ctx))

@@ -1,0 +1,82 @@
+"""One graph through every executor: its numpy reference, the loop interpreter, and native code."""
+
+from __future__ import annotations
+
+import numpy as np
+from glulam.compiler import driver
+from glulam.compiler.graph.evaluate import evaluate
+from glulam.compiler.graph.text import to_text
+from glulam.compiler.loops.program import interpret_program
+from glulam.compiler.options import Options
+from glulam.compiler.targets import runnable_targets
+
+TARGETS = tuple(target.name for target in runnable_targets())
+_UNIT = 1e4  # beyond it an error has to be small relative to the element itself
+
+
+def assert_close(actual, expected, tolerance, what=""):
+    """NaN and infinities in the same places; integers equal; floats within `tolerance` of the largest magnitude."""
+    assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape), what
+    if expected.dtype.kind != "f":
+        np.testing.assert_array_equal(actual, expected, err_msg=what)
+        return
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(actual[~finite], expected[~finite], err_msg=f"{what}: NaN or infinity")
+    wanted = expected[finite].astype(np.float64)
+    scale = min(np.abs(wanted).max(initial=0.0), _UNIT)
+    with np.errstate(all="ignore"):
+        error = np.abs(actual[finite].astype(np.float64) - wanted) / np.maximum(np.abs(wanted), scale)
+    worst = np.where(np.isnan(error), 0.0 if scale == 0 else np.inf, error).max(initial=0.0)
+    if scale == 0:
+        worst = np.abs(actual[finite]).max(initial=0.0)
+    assert worst <= tolerance, f"{what}: error {worst:.3g} of the magnitude, allowed {tolerance:.3g}"
+
+
+def agree(actual, expected, tolerance, what, detail=""):
+    """All outputs of a run; the message lists every one that is wrong."""
+    assert list(actual) == list(expected), what
+    wrong = []
+    for name, wanted in expected.items():
+        limit = tolerance(name) if callable(tolerance) else tolerance
+        try:
+            assert_close(actual[name], wanted, limit, name)
+        except AssertionError as error:
+            wrong.append(" ".join(str(error).split())[:300])
+    assert not wrong, "\n".join([f"{what}: {len(wrong)} of {len(expected)} outputs are wrong", *wrong, detail])
+
+
+def poisoned(feeds):
+    """Feeds that leave NaN wherever floats go: what a later run reads without having written it shows."""
+    return {
+        name: np.full_like(array, np.nan) if array.dtype.kind == "f" else array for name, array in feeds.items()
+    }
+
+
+def native(graph, feeds, options=None):
+    """The outputs of native code, in a run after one that filled the arena with NaN."""
+    with driver.compile_graph(graph, options or Options()) as model:
+        model.run(poisoned(feeds))
+        return model.run(feeds)
+
+
+def interpreted(graph, feeds, options=None):
+    """The outputs by the loop interpreter."""
+    with np.errstate(all="ignore"):
+        return interpret_program(driver.lower(graph, options or Options()), feeds)
+
+
+def reference(graph, feeds):
+    with np.errstate(all="ignore"):
+        return evaluate(graph, feeds)
+
+
+def check(graph, feeds, *, targets=TARGETS, fuse=(True, False), tolerance=1e-4, interpret=False, **settings):
+    """Native code of the graph for each target, fused and not, gives the reference's outputs."""
+    expected = reference(graph, feeds)
+    for target in targets:
+        for fused in fuse:
+            options = Options(target=target, fuse=fused, **settings)
+            what = f"{target} {'fused' if fused else 'unfused'}"
+            if interpret:
+                agree(interpreted(graph, feeds, options), expected, tolerance, f"interpreted {what}", to_text(graph))
+            agree(native(graph, feeds, options), expected, tolerance, f"native {what}", to_text(graph))

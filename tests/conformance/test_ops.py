@@ -1,0 +1,111 @@
+"""Every sample case of every op through every executor: numpy reference = loop interpreter = native code.
+
+All cases of an op share one graph, so one compilation serves them. In the second test each case stands between two
+convolutions: what it reads is produced in channel blocks, and what it gives is read with a margin around it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from executors import TARGETS, agree, interpreted, native, reference
+from glulam.compiler.graph.graph import Graph
+from glulam.compiler.graph.op import Trait
+from glulam.compiler.graph.types import DType, TensorType
+from glulam.compiler.ops import ALL_OPS, Conv
+from glulam.compiler.options import Options
+
+_INTERPRETED_FLOPS = 300_000  # more takes the interpreter seconds
+
+
+def add_case(graph, feeds, i, case, before=lambda value: value):
+    """The case as one node; `before` may put something between each input and the node."""
+    operands = []
+    for j, array in enumerate(case.arrays(seed=i)):
+        if array is None:
+            operands.append(None)
+        elif j in case.constants:
+            operands.append(graph.constant(array, f"c{i}_k{j}"))
+        else:
+            name = f"c{i}_x{j}"
+            feeds[name] = array
+            operands.append(before(graph.input(name, TensorType.of(array))))
+    return graph.add(case.op, *operands, name=f"c{i}")
+
+
+def flops(graph):
+    return sum(
+        node.op.flops([None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs])
+        for node in graph.nodes
+    )
+
+
+def through_all(graph, feeds, target, tolerance):
+    expected = reference(graph, feeds)
+    for fuse in (True, False):
+        options = Options(target=target, fuse=fuse)
+        if flops(graph) <= _INTERPRETED_FLOPS:
+            agree(interpreted(graph, feeds, options), expected, tolerance, f"interpreter, fuse={fuse}")
+        agree(native(graph, feeds, options), expected, tolerance, f"native, fuse={fuse}")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("op", ALL_OPS, ids=lambda op: op.name)
+def test_cases(op, target):
+    graph, feeds = Graph(op.name), {}
+    for i, case in enumerate(op.cases()):
+        for k, value in enumerate(add_case(graph, feeds, i, case)):
+            graph.output(f"c{i}_y{k}", value)
+    through_all(graph, feeds, target, op.tolerance)
+
+
+def tame(case):
+    """Values that any sum of products bears, and no empty tensor."""
+    arrays = [a for a in case.arrays() if a is not None]
+    return all(a.size and (a.dtype.kind != "f" or np.abs(a).max() < 1e3) for a in arrays)
+
+
+def reversed_channels(graph, value):
+    """A 1x1 convolution that moves values without changing one bit."""
+    if value.type.dtype is not DType.F32 or value.type.rank < 3:
+        return value
+    channels, spatial = value.shape[1], value.type.rank - 2
+    weight = np.eye(channels, dtype=np.float32)[::-1].reshape(channels, channels, *[1] * spatial)
+    ones = (1,) * spatial
+    conv = Conv(strides=ones, pads=((0, 0),) * spatial, dilations=ones, groups=1)
+    return graph.apply(conv, value, graph.constant(weight, f"{value.name}_w"), name=f"{value.name}_before")
+
+
+def padded_conv(graph, value):
+    """A 3x3 convolution that reads one element beyond each edge."""
+    if value.type.dtype is not DType.F32 or value.type.rank < 3 or not value.type.size:
+        return value
+    channels, spatial = value.shape[1], value.type.rank - 2
+    rng = np.random.default_rng(channels)
+    weight = rng.uniform(-1, 1, (5, channels, *[3] * spatial)).astype(np.float32)
+    ones = (1,) * spatial
+    conv = Conv(strides=ones, pads=((1, 1),) * spatial, dilations=ones, groups=1)
+    return graph.apply(conv, value, graph.constant(weight, f"{value.name}_w"), name=f"{value.name}_after")
+
+
+def sandwiched(op):
+    """Cases with an input in channel blocks or a result that may be."""
+    found = []
+    for case in op.cases():
+        types = [None if a is None else TensorType.of(a) for a in case.arrays()]
+        wide = [t for t in (types[0], case.op.infer(*types)[0]) if t is not None and t.rank >= 3]
+        if wide and tame(case) and types[0].dtype is DType.F32:
+            found.append(case)
+    return found
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("op", [op for op in ALL_OPS if sandwiched(op)], ids=lambda op: op.name)
+def test_cases_between_convolutions(op, target):
+    graph, feeds = Graph(op.name), {}
+    for i, case in enumerate(sandwiched(op)):
+        for k, value in enumerate(add_case(graph, feeds, i, case, lambda value: reversed_channels(graph, value))):
+            graph.output(f"c{i}_y{k}", padded_conv(graph, value))
+            if Trait.VIEW in op.traits:  # the tensor itself as well: two names for one place in memory
+                graph.output(f"c{i}_v{k}", value)
+    through_all(graph, feeds, target, max(op.tolerance, 1e-4))

@@ -1,0 +1,68 @@
+"""Reorder between plain tensors and channel blocks, with and without halo, in all element types."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from moves import DTYPES, blocked, check, random
+
+from glulam.compiler.graph.layout import PLAIN, Layout
+from glulam.compiler.ops.reorder import Reorder
+
+SHAPES = [
+    (1, 3, 20, 40),
+    (2, 16, 7, 7),
+    (2, 17, 3, 3),
+    (1, 33, 5, 18),
+    (2, 5, 1, 1),
+    (1, 40, 1, 1),
+    (2, 20, 2, 3),
+    (1, 1, 4, 16),
+    (1, 19, 37),
+    (2, 8, 3),
+    (1, 18, 2, 3, 17),
+    (0, 3, 4, 4),
+    (20, 5, 1, 1),
+    (2, 0, 3, 3),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("halo", [None, (1, 2)])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_both_ways(shape, halo, gaps):
+    x = random(shape)
+    rank = len(shape)
+    check(Reorder(16), [x], lambda lanes: ([PLAIN], [blocked(rank, lanes, halo, -np.inf)]), gaps=gaps)
+    check(Reorder(1), [x], lambda lanes: ([blocked(rank, lanes, halo, 3.0)], [PLAIN]), gaps=gaps)
+
+
+@pytest.mark.parametrize("shape", [(1, 19, 4, 5), (2, 3, 3, 20), (1, 4, 7)])
+def test_another_halo(shape):
+    x, rank = random(shape), len(shape)
+    spans = ((2, 0), (0, 3))[: rank - 2]
+    check(Reorder(16), [x], lambda lanes: ([blocked(rank, lanes, (1, 0))], [blocked(rank, lanes, spans, 1.0)]))
+    check(Reorder(16), [x], lambda lanes: ([blocked(rank, lanes, (1, 0))], [blocked(rank, lanes)]), gaps=True)
+    check(Reorder(1), [x], lambda lanes: ([PLAIN], [Layout(1, spans, -1.0)]))
+    check(Reorder(1), [x], lambda lanes: ([Layout(1, spans, -1.0)], [PLAIN]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtypes(dtype):
+    for shape in ((1, 19, 3, 20), (2, 4, 2, 3)):
+        x = random(shape, dtype)
+        check(Reorder(16), [x], lambda lanes: ([PLAIN], [blocked(4, lanes, (1, 1))]))
+        check(Reorder(1), [x], lambda lanes: ([blocked(4, lanes, (1, 1))], [PLAIN]))
+        check(Reorder(16), [x], lambda lanes: ([blocked(4, lanes, (0, 2))], [blocked(4, lanes, (1, 1))]))
+
+
+def test_constants():
+    x = random((1, 19, 3, 20))
+    check(Reorder(16), [x], lambda lanes: ([PLAIN], [blocked(4, lanes, (1, 1))]), constants=(0,))
+
+
+def test_large():
+    for shape in ((1, 64, 57, 56), (1, 3, 150, 160), (1, 100, 14, 14)):
+        x = random(shape)
+        check(Reorder(16), [x], lambda lanes: ([PLAIN], [blocked(4, lanes, (1, 1))]), interpreter=False)
+        check(Reorder(1), [x], lambda lanes: ([blocked(4, lanes, (1, 1))], [PLAIN]), interpreter=False)
