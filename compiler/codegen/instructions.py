@@ -62,9 +62,7 @@ class Instructions:
 
     def shuffle(self, x: Val, y: Val, which: Sequence[int]) -> Val:
         """Chosen lanes of two vectors, those of y counted on from those of x; a scalar has equal lanes."""
-        x, y = self.splat(x, len(which)), self.splat(y, len(which))
-        text = f"shufflevector {x.typed}, {y.typed}, {shuffle_mask(which)}"
-        return Val(self.function.let(text), x.dtype, len(which))
+        return self.lanes(self.splat(x, len(which)), which, self.splat(y, len(which)))
 
     def fold_lanes(self, x: Val, fold: Callable[[Val, Val], Val]) -> Val:
         """Fold the halves onto each other; an odd last lane waits for the next round."""
