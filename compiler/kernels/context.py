@@ -103,10 +103,15 @@ class View:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A finished kernel with what its parameters are bound to, in order."""
+    """A finished kernel with what its parameters are bound to, in order.
+
+    `template` is the one of several that was taken, `refused` names those preferred to it with their reasons.
+    """
 
     kernel: Kernel
     args: tuple[Arg, ...]
+    template: str = ""
+    refused: tuple[tuple[str, str], ...] = ()
 
 
 class Context:
