@@ -1,4 +1,4 @@
-"""Slices, padding, repetition and plain copies: boxes of one tensor copied into boxes of another. Gather is here too."""
+"""Slices, padding, repetition and plain copies: boxes of one tensor go into boxes of another. Gather is here too."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def constant(ctx: Context, data: Array) -> Lowered:
 
 
 def slice(ctx: Context, starts: Sequence[int], steps: Sequence[int]) -> Lowered:
-    """Every step-th element from the start on, along each axis; of channel blocks either channels or spatial extents."""
+    """Every step-th element from the start on, along each axis; in blocks, of the channels or of the other axes."""
     block, shape = ctx.output.layout.block, ctx.output.shape
     if block > 1 and (starts[1], steps[1], shape[1]) != (0, 1, ctx.operand(0).shape[1]):
         return select_channels(ctx, [[(0, starts[1] + steps[1] * c) for c in range(shape[1])]])
