@@ -27,6 +27,8 @@ from glulam.compiler.ops.activation import (
     ThresholdedRelu,
 )
 from glulam.compiler.ops.conv import Conv, ConvTranspose
+from glulam.compiler.ops.cumulative import Cumulative
+from glulam.compiler.ops.indexing import GatherElements, GatherND, ScatterElements, ScatterND
 from glulam.compiler.ops.join import Concat, Gather, Split
 from glulam.compiler.ops.logic import And, Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Not, Or, Where, Xor
 from glulam.compiler.ops.matmul import Linear, MatMul
@@ -62,6 +64,7 @@ from glulam.compiler.ops.pool import AveragePool, MaxPool
 from glulam.compiler.ops.reduce import ArgReduce, Reduce
 from glulam.compiler.ops.resize import Resize
 from glulam.compiler.ops.softmax import LogSoftmax, Softmax
+from glulam.compiler.ops.topk import TopK
 
 ALL_OPS: tuple[type[Op], ...] = (
     Conv,
@@ -88,6 +91,12 @@ ALL_OPS: tuple[type[Op], ...] = (
     Concat,
     Split,
     Gather,
+    GatherElements,
+    GatherND,
+    ScatterElements,
+    ScatterND,
+    TopK,
+    Cumulative,
     Resize,
     Relu,
     LeakyRelu,
@@ -161,6 +170,7 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "Cos",
+    "Cumulative",
     "Div",
     "Dropout",
     "Elu",
@@ -170,6 +180,8 @@ __all__ = [
     "Expand",
     "Floor",
     "Gather",
+    "GatherElements",
+    "GatherND",
     "Gelu",
     "Greater",
     "GreaterOrEqual",
@@ -204,6 +216,8 @@ __all__ = [
     "Resize",
     "Round",
     "ScaleShift",
+    "ScatterElements",
+    "ScatterND",
     "Selu",
     "Shape",
     "Shrink",
@@ -221,6 +235,7 @@ __all__ = [
     "Tanh",
     "ThresholdedRelu",
     "Tile",
+    "TopK",
     "Transpose",
     "Where",
     "Xor",
