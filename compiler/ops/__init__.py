@@ -26,6 +26,7 @@ from glulam.compiler.ops.activation import (
     Tanh,
     ThresholdedRelu,
 )
+from glulam.compiler.ops.bits import BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.cumulative import Cumulative
 from glulam.compiler.ops.indexing import GatherElements, GatherND, ScatterElements, ScatterND
@@ -65,6 +66,7 @@ from glulam.compiler.ops.reduce import ArgReduce, Reduce
 from glulam.compiler.ops.resize import Resize
 from glulam.compiler.ops.softmax import LogSoftmax, Softmax
 from glulam.compiler.ops.topk import TopK
+from glulam.compiler.ops.trigonometry import Acos, Acosh, Asin, Asinh, Atan, Atanh, Cosh, Sinh, Tan
 
 ALL_OPS: tuple[type[Op], ...] = (
     Conv,
@@ -97,6 +99,20 @@ ALL_OPS: tuple[type[Op], ...] = (
     ScatterND,
     TopK,
     Cumulative,
+    Tan,
+    Asin,
+    Acos,
+    Atan,
+    Sinh,
+    Cosh,
+    Asinh,
+    Acosh,
+    Atanh,
+    BitwiseAnd,
+    BitwiseOr,
+    BitwiseXor,
+    BitwiseNot,
+    BitShift,
     Resize,
     Relu,
     LeakyRelu,
@@ -157,11 +173,22 @@ __all__ = [
     "ALL_OPS",
     "OPS_BY_NAME",
     "Abs",
+    "Acos",
+    "Acosh",
     "Add",
     "And",
     "ArgReduce",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
     "AveragePool",
     "BatchNorm",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseNot",
+    "BitwiseOr",
+    "BitwiseXor",
     "Cast",
     "Ceil",
     "Celu",
@@ -170,6 +197,7 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "Cos",
+    "Cosh",
     "Cumulative",
     "Div",
     "Dropout",
@@ -225,6 +253,7 @@ __all__ = [
     "Sign",
     "Silu",
     "Sin",
+    "Sinh",
     "Slice",
     "Softmax",
     "Softplus",
@@ -232,6 +261,7 @@ __all__ = [
     "Split",
     "Sqrt",
     "Sub",
+    "Tan",
     "Tanh",
     "ThresholdedRelu",
     "Tile",
