@@ -62,6 +62,7 @@ from glulam.compiler.ops.pointwise import (
     Sub,
 )
 from glulam.compiler.ops.pool import AveragePool, MaxPool
+from glulam.compiler.ops.recurrent import Gru, Lstm, Rnn
 from glulam.compiler.ops.reduce import ArgReduce, Reduce
 from glulam.compiler.ops.resize import Resize
 from glulam.compiler.ops.softmax import LogSoftmax, Softmax
@@ -79,6 +80,9 @@ ALL_OPS: tuple[type[Op], ...] = (
     LayerNorm,
     Softmax,
     LogSoftmax,
+    Lstm,
+    Gru,
+    Rnn,
     Reduce,
     ArgReduce,
     Identity,
@@ -213,6 +217,7 @@ __all__ = [
     "Gelu",
     "Greater",
     "GreaterOrEqual",
+    "Gru",
     "HardSigmoid",
     "HardSwish",
     "Identity",
@@ -223,6 +228,7 @@ __all__ = [
     "Linear",
     "Log",
     "LogSoftmax",
+    "Lstm",
     "MatMul",
     "MaxPool",
     "Maximum",
@@ -242,6 +248,7 @@ __all__ = [
     "Relu",
     "Reshape",
     "Resize",
+    "Rnn",
     "Round",
     "ScaleShift",
     "ScatterElements",
