@@ -31,12 +31,12 @@ class Function:
     def name(self, hint: str = "v") -> str:
         """A new SSA name."""
         self._count += 1
-        return f"%{hint}{self._count}"
+        return f"%{hint}.{self._count}"
 
     def label(self, hint: str) -> str:
         """A new block's name."""
         self._count += 1
-        return f"{hint}{self._count}"
+        return f"{hint}.{self._count}"
 
     def do(self, text: str) -> None:
         """An instruction without a result."""
