@@ -27,6 +27,7 @@ from glulam.compiler.ops.activation import (
     ThresholdedRelu,
 )
 from glulam.compiler.ops.conv import Conv, ConvTranspose
+from glulam.compiler.ops.formula import Formula
 from glulam.compiler.ops.join import Concat, Gather, Split
 from glulam.compiler.ops.logic import And, Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Not, Or, Where, Xor
 from glulam.compiler.ops.matmul import Linear, MatMul
@@ -140,6 +141,7 @@ ALL_OPS: tuple[type[Op], ...] = (
     Or,
     Xor,
     Where,
+    Formula,
 )
 
 OPS_BY_NAME: Mapping[str, type[Op]] = MappingProxyType({op.name: op for op in ALL_OPS})
@@ -169,6 +171,7 @@ __all__ = [
     "Exp",
     "Expand",
     "Floor",
+    "Formula",
     "Gather",
     "Gelu",
     "Greater",
