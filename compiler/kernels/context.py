@@ -41,6 +41,8 @@ COPIED_AS = {DType.BOOL: DType.U8, DType.F16: DType.I16}
 """What elements are loaded and stored as where nothing is computed."""
 Arg = tuple[Literal["input", "output"], int] | Array
 
+_FUNCTIONS = frozenset({"exp", "log", "tanh", "erf", "sin", "cos"})
+
 
 @dataclass(frozen=True)
 class Operand:
@@ -89,6 +91,15 @@ class Epilogue:
     @property
     def is_identity(self) -> bool:
         return isinstance(self.formula, ex.Param)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it has functions that are expanded into dozens of instructions."""
+        return _calls_function(self.formula)
+
+
+def _calls_function(e: Expr) -> bool:
+    return (isinstance(e, ex.Unary) and e.op in _FUNCTIONS) or any(map(_calls_function, e.children()))
 
 
 @dataclass(frozen=True)
