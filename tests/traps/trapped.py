@@ -1,0 +1,24 @@
+"""What the tests of traps share: a graph as text, through the whole compiler, against its reference."""
+
+from __future__ import annotations
+
+import numpy as np
+from executors import TARGETS, check, native
+from glulam.compiler.options import Options
+from rewrites import graph_of, random
+
+PLAIN = "{strides=(1, 1), pads=((0, 0), (0, 0)), dilations=(1, 1), groups=1}"
+PADDED = "{strides=(1, 1), pads=((1, 1), (1, 1)), dilations=(1, 1), groups=1}"
+
+
+def through(text, tolerance=1e-4, **feeds):
+    """The native outputs of the graph; for every target, fused and on the best one unfused, they are the reference's."""
+    graph = graph_of(text) if isinstance(text, str) else text
+    given = {
+        name: np.asarray(feeds[name], value.type.dtype.numpy) if name in feeds else random(value.type, name)
+        for name, value in graph.inputs.items()
+    }
+    with np.errstate(all="ignore"):
+        check(graph, given, targets=TARGETS[:1], tolerance=tolerance)
+        check(graph, given, targets=TARGETS[1:], fuse=(True,), tolerance=tolerance)
+        return native(graph, given, Options(target=TARGETS[0]))
