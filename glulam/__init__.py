@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glulam.api import compile, reference
+    from glulam.api import compile, reference, to_onnx
     from glulam.compiler import errors
     from glulam.compiler.graph.graph import Graph
     from glulam.compiler.options import Options
     from glulam.frontends import layers, zoo
     from glulam.frontends.layers import Sequential
-    from glulam.frontends.onnx import from_onnx, to_onnx
+    from glulam.frontends.onnx import from_onnx
     from glulam.runtime.model import Model, load
 
 __version__ = "0.1.0"
@@ -44,7 +44,7 @@ _HOMES = {
     "from_onnx": "glulam.frontends.onnx",
     "load": "glulam.runtime.model",
     "reference": "glulam.api",
-    "to_onnx": "glulam.frontends.onnx",
+    "to_onnx": "glulam.api",
 }
 _MODULES = {
     "errors": "glulam.compiler.errors",

@@ -26,7 +26,10 @@ from glulam.compiler.ops.activation import (
     Tanh,
     ThresholdedRelu,
 )
+from glulam.compiler.ops.bits import BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor
 from glulam.compiler.ops.conv import Conv, ConvTranspose
+from glulam.compiler.ops.cumulative import Cumulative
+from glulam.compiler.ops.indexing import GatherElements, GatherND, ScatterElements, ScatterND
 from glulam.compiler.ops.join import Concat, Gather, Split
 from glulam.compiler.ops.logic import And, Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Not, Or, Where, Xor
 from glulam.compiler.ops.matmul import Linear, MatMul
@@ -59,9 +62,12 @@ from glulam.compiler.ops.pointwise import (
     Sub,
 )
 from glulam.compiler.ops.pool import AveragePool, MaxPool
+from glulam.compiler.ops.recurrent import Gru, Lstm, Rnn
 from glulam.compiler.ops.reduce import ArgReduce, Reduce
 from glulam.compiler.ops.resize import Resize
 from glulam.compiler.ops.softmax import LogSoftmax, Softmax
+from glulam.compiler.ops.topk import TopK
+from glulam.compiler.ops.trigonometry import Acos, Acosh, Asin, Asinh, Atan, Atanh, Cosh, Sinh, Tan
 
 ALL_OPS: tuple[type[Op], ...] = (
     Conv,
@@ -74,6 +80,9 @@ ALL_OPS: tuple[type[Op], ...] = (
     LayerNorm,
     Softmax,
     LogSoftmax,
+    Lstm,
+    Gru,
+    Rnn,
     Reduce,
     ArgReduce,
     Identity,
@@ -88,6 +97,26 @@ ALL_OPS: tuple[type[Op], ...] = (
     Concat,
     Split,
     Gather,
+    GatherElements,
+    GatherND,
+    ScatterElements,
+    ScatterND,
+    TopK,
+    Cumulative,
+    Tan,
+    Asin,
+    Acos,
+    Atan,
+    Sinh,
+    Cosh,
+    Asinh,
+    Acosh,
+    Atanh,
+    BitwiseAnd,
+    BitwiseOr,
+    BitwiseXor,
+    BitwiseNot,
+    BitShift,
     Resize,
     Relu,
     LeakyRelu,
@@ -148,11 +177,22 @@ __all__ = [
     "ALL_OPS",
     "OPS_BY_NAME",
     "Abs",
+    "Acos",
+    "Acosh",
     "Add",
     "And",
     "ArgReduce",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
     "AveragePool",
     "BatchNorm",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseNot",
+    "BitwiseOr",
+    "BitwiseXor",
     "Cast",
     "Ceil",
     "Celu",
@@ -161,6 +201,8 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "Cos",
+    "Cosh",
+    "Cumulative",
     "Div",
     "Dropout",
     "Elu",
@@ -170,9 +212,12 @@ __all__ = [
     "Expand",
     "Floor",
     "Gather",
+    "GatherElements",
+    "GatherND",
     "Gelu",
     "Greater",
     "GreaterOrEqual",
+    "Gru",
     "HardSigmoid",
     "HardSwish",
     "Identity",
@@ -183,6 +228,7 @@ __all__ = [
     "Linear",
     "Log",
     "LogSoftmax",
+    "Lstm",
     "MatMul",
     "MaxPool",
     "Maximum",
@@ -202,8 +248,11 @@ __all__ = [
     "Relu",
     "Reshape",
     "Resize",
+    "Rnn",
     "Round",
     "ScaleShift",
+    "ScatterElements",
+    "ScatterND",
     "Selu",
     "Shape",
     "Shrink",
@@ -211,6 +260,7 @@ __all__ = [
     "Sign",
     "Silu",
     "Sin",
+    "Sinh",
     "Slice",
     "Softmax",
     "Softplus",
@@ -218,9 +268,11 @@ __all__ = [
     "Split",
     "Sqrt",
     "Sub",
+    "Tan",
     "Tanh",
     "ThresholdedRelu",
     "Tile",
+    "TopK",
     "Transpose",
     "Where",
     "Xor",
