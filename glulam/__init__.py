@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from glulam.compiler.graph.graph import Graph
     from glulam.compiler.options import Options
     from glulam.frontends import layers, zoo
-    from glulam.frontends.layers import Sequential
+    from glulam.frontends.layers import Sequential, Weight, layer
+    from glulam.frontends.layers import symbolic as math
     from glulam.frontends.onnx import from_onnx
     from glulam.runtime.model import Model, load
 
@@ -25,11 +26,14 @@ __all__ = [
     "Model",
     "Options",
     "Sequential",
+    "Weight",
     "compile",
     "errors",
     "from_onnx",
+    "layer",
     "layers",
     "load",
+    "math",
     "reference",
     "to_onnx",
     "zoo",
@@ -40,8 +44,10 @@ _HOMES = {
     "Model": "glulam.runtime.model",
     "Options": "glulam.compiler.options",
     "Sequential": "glulam.frontends.layers",
+    "Weight": "glulam.frontends.layers",
     "compile": "glulam.api",
     "from_onnx": "glulam.frontends.onnx",
+    "layer": "glulam.frontends.layers",
     "load": "glulam.runtime.model",
     "reference": "glulam.api",
     "to_onnx": "glulam.api",
@@ -49,6 +55,7 @@ _HOMES = {
 _MODULES = {
     "errors": "glulam.compiler.errors",
     "layers": "glulam.frontends.layers",
+    "math": "glulam.frontends.layers.symbolic",
     "zoo": "glulam.frontends.zoo",
 }
 

@@ -29,6 +29,7 @@ from glulam.compiler.ops.activation import (
 from glulam.compiler.ops.bits import BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.cumulative import Cumulative
+from glulam.compiler.ops.formula import Formula
 from glulam.compiler.ops.indexing import GatherElements, GatherND, ScatterElements, ScatterND
 from glulam.compiler.ops.join import Concat, Gather, Split
 from glulam.compiler.ops.logic import And, Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Not, Or, Where, Xor
@@ -169,6 +170,7 @@ ALL_OPS: tuple[type[Op], ...] = (
     Or,
     Xor,
     Where,
+    Formula,
 )
 
 OPS_BY_NAME: Mapping[str, type[Op]] = MappingProxyType({op.name: op for op in ALL_OPS})
@@ -211,6 +213,7 @@ __all__ = [
     "Exp",
     "Expand",
     "Floor",
+    "Formula",
     "Gather",
     "GatherElements",
     "GatherND",
