@@ -29,8 +29,10 @@ from glulam.compiler.ops.activation import (
 from glulam.compiler.ops.bits import BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.cumulative import Cumulative
+from glulam.compiler.ops.group_norm import GroupNorm
 from glulam.compiler.ops.indexing import GatherElements, GatherND, ScatterElements, ScatterND
 from glulam.compiler.ops.join import Concat, Gather, Split
+from glulam.compiler.ops.local_response import LocalResponseNorm
 from glulam.compiler.ops.logic import And, Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Not, Or, Where, Xor
 from glulam.compiler.ops.matmul import Linear, MatMul
 from glulam.compiler.ops.movement import Dropout, Expand, Identity, Pad, Reshape, Shape, Slice, Tile, Transpose
@@ -67,6 +69,7 @@ from glulam.compiler.ops.resize import Resize
 from glulam.compiler.ops.softmax import LogSoftmax, Softmax
 from glulam.compiler.ops.topk import TopK
 from glulam.compiler.ops.trigonometry import Acos, Acosh, Asin, Asinh, Atan, Atanh, Cosh, Sinh, Tan
+from glulam.compiler.ops.vector_norm import LpNormalize, RMSNorm
 
 ALL_OPS: tuple[type[Op], ...] = (
     Conv,
@@ -113,6 +116,10 @@ ALL_OPS: tuple[type[Op], ...] = (
     BitwiseXor,
     BitwiseNot,
     BitShift,
+    RMSNorm,
+    LpNormalize,
+    GroupNorm,
+    LocalResponseNorm,
     Resize,
     Relu,
     LeakyRelu,
@@ -213,6 +220,7 @@ __all__ = [
     "Gelu",
     "Greater",
     "GreaterOrEqual",
+    "GroupNorm",
     "HardSigmoid",
     "HardSwish",
     "Identity",
@@ -221,8 +229,10 @@ __all__ = [
     "Less",
     "LessOrEqual",
     "Linear",
+    "LocalResponseNorm",
     "Log",
     "LogSoftmax",
+    "LpNormalize",
     "MatMul",
     "MaxPool",
     "Maximum",
@@ -237,6 +247,7 @@ __all__ = [
     "Pad",
     "Pointwise",
     "Pow",
+    "RMSNorm",
     "Reciprocal",
     "Reduce",
     "Relu",
