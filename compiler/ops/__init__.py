@@ -29,6 +29,7 @@ from glulam.compiler.ops.activation import (
 from glulam.compiler.ops.bits import BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.cumulative import Cumulative
+from glulam.compiler.ops.formula import Formula
 from glulam.compiler.ops.group_norm import GroupNorm
 from glulam.compiler.ops.indexing import GatherElements, GatherND, ScatterElements, ScatterND
 from glulam.compiler.ops.join import Concat, Gather, Split
@@ -64,6 +65,7 @@ from glulam.compiler.ops.pointwise import (
     Sub,
 )
 from glulam.compiler.ops.pool import AveragePool, MaxPool
+from glulam.compiler.ops.recurrent import Gru, Lstm, Rnn
 from glulam.compiler.ops.reduce import ArgReduce, Reduce
 from glulam.compiler.ops.resize import Resize
 from glulam.compiler.ops.softmax import LogSoftmax, Softmax
@@ -82,6 +84,9 @@ ALL_OPS: tuple[type[Op], ...] = (
     LayerNorm,
     Softmax,
     LogSoftmax,
+    Lstm,
+    Gru,
+    Rnn,
     Reduce,
     ArgReduce,
     Identity,
@@ -172,6 +177,7 @@ ALL_OPS: tuple[type[Op], ...] = (
     Or,
     Xor,
     Where,
+    Formula,
 )
 
 OPS_BY_NAME: Mapping[str, type[Op]] = MappingProxyType({op.name: op for op in ALL_OPS})
@@ -214,6 +220,7 @@ __all__ = [
     "Exp",
     "Expand",
     "Floor",
+    "Formula",
     "Gather",
     "GatherElements",
     "GatherND",
@@ -221,6 +228,7 @@ __all__ = [
     "Greater",
     "GreaterOrEqual",
     "GroupNorm",
+    "Gru",
     "HardSigmoid",
     "HardSwish",
     "Identity",
@@ -233,6 +241,7 @@ __all__ = [
     "Log",
     "LogSoftmax",
     "LpNormalize",
+    "Lstm",
     "MatMul",
     "MaxPool",
     "Maximum",
@@ -253,6 +262,7 @@ __all__ = [
     "Relu",
     "Reshape",
     "Resize",
+    "Rnn",
     "Round",
     "ScaleShift",
     "ScatterElements",
