@@ -81,8 +81,8 @@ def _plain(ctx: Context, point: Point, before: int, after: int) -> Expr:
         b.store(total[0], total[0] + ex.where(inside, value * value, 0.0))
 
     if before + after < _UNROLLED:
-        for t in range(before + after + 1):
-            tap(t)
+        for step in range(before + after + 1):
+            tap(step)
     else:
         with b.serial("t", before + after + 1) as t:
             tap(t)
