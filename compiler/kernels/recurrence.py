@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.gemm_operands import multiply_add, source, zero
 from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Expr
 from glulam.compiler.loops.ir import Affine, Bounded, Buffer, IndexLike, IndexValue, Load, Var
-from glulam.compiler.graph.types import DType
 
 Activation = Callable[[Expr], Expr]
 Gates = tuple[int, ...]
@@ -212,7 +212,9 @@ class _Recurrence(ABC):
         full, rest = divmod(self.hidden, self.width)
         operands = rows + 1 if rows > 1 else 1  # a single row takes its weights from memory
         limit = max((self.ctx.target.vector_registers - 2) // (gates * operands), 1)
-        found = [_Chunk(f * self.width, n, size, self.width) for f, n, size in pieces(full, min(limit, 8))] if full else []
+        found = (
+            [_Chunk(f * self.width, n, size, self.width) for f, n, size in pieces(full, min(limit, 8))] if full else []
+        )
         return [*found, _Chunk(full * self.width, 1, 1, rest)] if rest else found
 
     def pack(self, direction: Direction, gates: Gates, chunk: _Chunk) -> Buffer | None:

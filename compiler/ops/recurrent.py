@@ -222,7 +222,9 @@ class Recurrent(Op):
         """The states after a step, the hidden one first. `gates` lack r times the hidden state, and the bias."""
 
     def sides(self) -> list[recurrence.Direction]:
-        return [recurrence.Direction(d, reverse, self.formulas(d)) for d, reverse in enumerate(DIRECTIONS[self.direction])]
+        return [
+            recurrence.Direction(d, reverse, self.formulas(d)) for d, reverse in enumerate(DIRECTIONS[self.direction])
+        ]
 
     # ---- samples
 
