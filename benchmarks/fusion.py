@@ -1,11 +1,14 @@
 """Fused against unfused: the same model built several ways, run in turns, and compared.
 
-`unfused` makes every layer its own kernel; `only X` switches on one optional pass and no other; `fused` is what a user
-gets. All builds use the same kernel templates, and each runs from its artifact in a process of its own.
+`unfused` makes every layer its own kernel; `only X` switches on one optional pass and no other, `all but X` switches
+one off; `fused` is what a user gets. Passes that find nothing to do in the model are left out, and of builds that come
+out with the same code one is run. All builds use the same kernel templates, and each runs from its artifact in a
+process of its own.
 """
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -14,21 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from glulam.benchmarks.measure import Rounds, Spread, difference, take_turns
 from glulam.benchmarks.peers import EngineProcess
-from glulam.compiler.driver import compile_graph
+from glulam.compiler.driver import build_artifact, explain
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.options import Options
 from glulam.compiler.pipeline import switchable_passes
+from glulam.runtime.artifact import Artifact, write_artifact
 
 FUSED, UNFUSED = "fused", "unfused"
+LABEL_SEPARATOR = " + "
+CHANGES = "(changes of layout)"
 
 
 @dataclass(frozen=True)
 class Build:
-    """One way to build the model, and what came of it. `arena` and `kernels` are None for a peer."""
+    """One way to build the model, and what came of it. `arena` and `kernels` (calls of them) are None for a peer."""
 
     label: str
     seconds: Spread
@@ -51,22 +58,48 @@ class GroupTime:
 
 @dataclass(frozen=True)
 class FusionReport:
-    """Builds in the order unfused, single passes, fused, peers; ratios are against unfused: below one is faster."""
+    """Builds in the order unfused, single passes, fused, peers; ratios are against unfused: below one is faster.
+
+    `idle` are the passes that find nothing to do in this model.
+    """
 
     model: str
     threads: int
     builds: Sequence[Build]
     groups: Sequence[GroupTime]
+    idle: Sequence[str] = ()
 
 
-def variants(options: Options) -> dict[str, Options]:
-    """Options of every build by label."""
-    names = switchable_passes()
-    return {
-        UNFUSED: replace(options, fuse=False, disable=names),
-        **{f"only {name}": replace(options, disable=tuple(n for n in names if n != name)) for name in names},
+def variants(graph: Graph, options: Options) -> tuple[dict[str, Options], list[str]]:
+    """Options of every build by label, and the names of the passes that change nothing in this graph."""
+    names = [name for name in switchable_passes() if name not in options.disable]
+    alone = {name: replace(options, disable=(*options.disable, *(n for n in names if n != name))) for name in names}
+    without = {name: replace(options, disable=(*options.disable, name)) for name in names}
+    useful = {report.name for report in explain(graph, options) if report.changed}
+    lonely = {n for n in names if any(report.changed for report in explain(graph, alone[n]) if report.name == n)}
+    table = {
+        UNFUSED: replace(options, fuse=False),
+        **{f"only {name}": alone[name] for name in names if name in lonely},
+        **{f"all but {name}": without[name] for name in names if name in useful},
         FUSED: options,
     }
+    return table, [name for name in names if name not in useful | lonely]
+
+
+def build_variants(
+    graph: Graph, table: Mapping[str, Options], progress: Callable[[str], None]
+) -> dict[str, Artifact]:
+    """The artifacts by label. Builds that come out alike are one, under all their names; `unfused` is always its own."""
+    labels: dict[tuple[str, bool], list[str]] = {}
+    artifacts: dict[tuple[str, bool], Artifact] = {}
+    for number, (label, options) in enumerate(table.items(), 1):
+        progress(f"compiling {number} of {len(table)}: {label}")
+        artifact = build_artifact(graph, options)
+        digest = hashlib.sha256(artifact.object_code + artifact.weights.tobytes()).hexdigest()
+        key = (digest, label == UNFUSED)
+        labels.setdefault(key, []).append(label)
+        artifacts[key] = artifact
+    return {FUSED if FUSED in names else " = ".join(names): artifacts[key] for key, names in labels.items()}
 
 
 def compare(
@@ -84,16 +117,16 @@ def compare(
     `peers` adds engines of `peers.PEERS`, each with the ONNX file it shall load; `progress` hears what is being done.
     """
     options = options or Options()
+    table, idle = variants(graph, options)
     with tempfile.TemporaryDirectory(prefix="glulam-") as name, ExitStack() as stack:
         folder = Path(name)
         engines: dict[str, EngineProcess] = {}
         facts: dict[str, tuple[int | None, int | None]] = {}
-        for index, (label, variant) in enumerate(variants(options).items()):
-            progress(f"compiling: {label}")
-            model = compile_graph(graph, variant)
-            facts[label] = (model.arena_bytes, len(model.manifest.steps))
-            model.save(folder / f"{index}.glulam")
-            engine = EngineProcess("glulam", folder / f"{index}.glulam", feeds, threads=options.threads, label=label)
+        for index, (label, artifact) in enumerate(build_variants(graph, table, progress).items()):
+            facts[label] = (artifact.manifest.arena_bytes, len(artifact.manifest.steps))
+            file = folder / f"{index}.glulam"
+            write_artifact(file, artifact)
+            engine = EngineProcess("glulam", file, feeds, threads=options.threads, label=label)
             engines[label] = stack.enter_context(engine)
         for peer, file in (peers or {}).items():
             progress(f"loading: {peer}")
@@ -102,8 +135,8 @@ def compare(
         turns = take_turns(engines, rounds, turn_seconds, lambda done: progress(f"round {done} of {rounds}"))
         builds = [_build(label, engine, turns, engines, facts) for label, engine in engines.items()]
         progress("profiling")
-        groups = group_times(engines[UNFUSED].ask("profile", repeat=20), engines[FUSED].ask("profile", repeat=20))
-    return FusionReport(graph.name, options.threads, builds, groups)
+        groups = group_times(graph, engines[UNFUSED].ask("profile", repeat=20), engines[FUSED].ask("profile", repeat=20))
+    return FusionReport(graph.name, options.threads, builds, groups, idle)
 
 
 def _build(
@@ -125,28 +158,37 @@ def _build(
     )
 
 
-def group_times(unfused: Mapping[str, Any], fused: Mapping[str, Any]) -> list[GroupTime]:
+def group_times(graph: Graph, unfused: Mapping[str, Any], fused: Mapping[str, Any]) -> list[GroupTime]:
     """For each fused kernel the time of its layers' kernels in the unfused build, costliest first.
 
-    A step's label joins the names of its layers by `+`. Layers that the fused build has no more (folded away) stay
-    in the sum of the group that its successor belongs to only if the label names them.
+    A layer that the fused build has folded away counts where its result went: to the kernel of the layer before it.
+    The last row is what no layer is named for, in either build: changes of layout.
     """
+    rows = [(row["label"], row["label"].split(LABEL_SEPARATOR), row["seconds"]) for row in fused["steps"]]
+    known = {node.name for node in graph.nodes}
+    group_of = {layer: label for label, layers, _ in rows for layer in layers if layer in known}
+    for node in graph.nodes:
+        if node.name not in group_of:
+            makers = [v.producer.name for v in node.present_inputs() if v.producer is not None]
+            group_of.update({node.name: group_of[maker] for maker in makers[:1] if maker in group_of})
     alone: dict[str, float] = {}
     for row in unfused["steps"]:
-        for layer in row["label"].split("+"):
-            alone[layer] = alone.get(layer, 0.0) + row["seconds"]
-    groups = []
-    for row in fused["steps"]:
-        layers = row["label"].split("+")
-        groups.append(GroupTime(row["label"], len(layers), sum(alone.get(n, 0.0) for n in layers), row["seconds"]))
-    return sorted(groups, key=lambda group: -group.unfused)
+        group = group_of.get(row["label"].split(LABEL_SEPARATOR)[0], CHANGES)
+        alone[group] = alone.get(group, 0.0) + row["seconds"]
+    groups = [GroupTime(label, len(layers), alone.get(label, 0.0), s) for label, layers, s in rows if label in alone]
+    groups.sort(key=lambda group: -group.unfused)
+    moved = sum(seconds for label, _, seconds in rows if label not in alone)
+    return [*groups, GroupTime(CHANGES, 0, alone.get(CHANGES, 0.0), moved)]
 
 
 def comparison_table(report: FusionReport) -> Table:
     """The builds: ratio first, then time, difference and memory."""
     title = f"{report.model}, {report.threads} thread{'s' if report.threads > 1 else ''}"
-    table = Table(title=title, caption="time as a fraction of unfused, round by round: median and quartiles")
-    for column in ("build", "of unfused", "quartiles", "ms", "kernels", "arena MB", "peak MB", "difference"):
+    caption = "time as a fraction of unfused, round by round: median and quartiles; difference: from unfused, per RMS"
+    if report.idle:
+        caption += f"\npasses with nothing to do here: {', '.join(report.idle)}"
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    for column in ("build", "of unfused", "quartiles", "ms", "calls", "arena MB", "peak MB", "difference"):
         table.add_column(column, justify="left" if column == "build" else "right")
     for build in report.builds:
         table.add_row(
@@ -164,10 +206,22 @@ def comparison_table(report: FusionReport) -> Table:
 
 def group_table(report: FusionReport, most: int = 20) -> Table:
     """The fused kernels that matter most: what their layers cost alone and together."""
-    table = Table(title="fused groups, costliest first")
-    for column in ("layers", "alone us", "fused us", "ratio"):
-        table.add_column(column, justify="left" if column == "layers" else "right", overflow="fold")
-    for group in report.groups[:most]:
-        ratio = f"{group.fused / group.unfused:.2f}" if group.unfused else "-"
-        table.add_row(group.label, f"{group.unfused * 1e6:.0f}", f"{group.fused * 1e6:.0f}", ratio)
+    *groups, changes = report.groups
+    shown, rest = groups[:most], groups[most:]
+    title = "fused groups, costliest first, from profiled runs"
+    table = Table(title=title, title_justify="left", show_footer=True)
+    unfused, fused = (sum(getattr(group, side) for group in report.groups) for side in (UNFUSED, FUSED))
+    footers = ("all", f"{unfused * 1e6:.0f}", f"{fused * 1e6:.0f}", _ratio(fused, unfused))
+    for column, footer in zip(("layers", "alone us", "fused us", "ratio"), footers, strict=True):
+        table.add_column(column, footer, justify="left" if column == "layers" else "right", overflow="fold")
+    if rest:
+        label = f"({len(rest)} more)"
+        shown = [*shown, GroupTime(label, 0, sum(g.unfused for g in rest), sum(g.fused for g in rest))]
+    for group in [*shown, changes]:
+        ratio = _ratio(group.fused, group.unfused)
+        table.add_row(escape(group.label), f"{group.unfused * 1e6:.0f}", f"{group.fused * 1e6:.0f}", ratio)
     return table
+
+
+def _ratio(fused: float, unfused: float) -> str:
+    return f"{fused / unfused:.2f}" if unfused else "-"

@@ -21,23 +21,13 @@ from rich.console import Console
 from rich.table import Table
 
 from glulam.benchmarks.cases import Case, open_case
-from glulam.benchmarks.measure import Rounds, difference, take_turns
+from glulam.benchmarks.measure import Rounds, cpu_name, difference, take_turns
 from glulam.benchmarks.peers import PEERS, EngineProcess, installed_peers
 from glulam.compiler.driver import compile_graph
 from glulam.compiler.options import Options
 from glulam.runtime.errors import GlulamError
 
 OURS = "glulam"
-
-
-def cpu_name() -> str:
-    """What the processor calls itself."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def start_engines(

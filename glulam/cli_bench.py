@@ -8,7 +8,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from glulam.cli_common import Subparsers, add_command, add_model_arguments, compile_options, open_model, positive
+from glulam.cli_common import (
+    Subparsers,
+    add_command,
+    add_model_arguments,
+    compile_options,
+    console,
+    open_model,
+    positive,
+    seconds,
+)
 
 
 def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
@@ -26,7 +35,7 @@ def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
     add_model_arguments(bench)
     bench.add_argument("--peers", action="store_true", help="ONNX Runtime and OpenVINO too, where installed")
     bench.add_argument("--rounds", type=positive, default=9, metavar="N", help="rounds of one turn each (9)")
-    bench.add_argument("--turn", type=float, default=0.25, metavar="SECONDS", help="length of a turn (0.25)")
+    bench.add_argument("--turn", type=seconds, default=0.25, metavar="SECONDS", help="length of a turn (0.25)")
     bench.add_argument("--groups", type=positive, default=15, metavar="N", help="fused groups to list (15)")
     bench.set_defaults(action=bench_model)
 
@@ -34,14 +43,15 @@ def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
 def bench_model(arguments: argparse.Namespace) -> None:
     """Compare the builds and print the two tables."""
     from glulam.benchmarks.fusion import compare, comparison_table, group_table
+    from glulam.benchmarks.measure import cpu_name
     from glulam.benchmarks.peers import PEERS, installed_peers
 
-    console = Console()
+    progress = Console(stderr=True)
     peers = installed_peers() if arguments.peers else []
     for missing in [peer for peer in PEERS if arguments.peers and peer not in peers]:
-        console.print(f"{missing} is not installed: compared without it (pip install 'glulam[bench]')")
+        progress.print(f"{missing} is not installed: compared without it (pip install 'glulam[bench]')")
     case = open_model(arguments)
-    with console.status("compiling") as status, tempfile.TemporaryDirectory(prefix="glulam-") as folder:
+    with progress.status("compiling") as status, tempfile.TemporaryDirectory(prefix="glulam-") as folder:
         file = case.write_onnx(Path(folder) / "model.onnx") if peers else None
         report = compare(
             case.graph,
@@ -52,5 +62,6 @@ def bench_model(arguments: argparse.Namespace) -> None:
             turn_seconds=arguments.turn,
             progress=status.update,
         )
-    console.print(comparison_table(report))
-    console.print(group_table(report, arguments.groups))
+    console().print(cpu_name())
+    console().print(comparison_table(report))
+    console().print(group_table(report, arguments.groups))

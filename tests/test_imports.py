@@ -1,4 +1,7 @@
-"""The import direction: frontends -> compiler -> runtime, and inside the compiler only leftward along ROOMS."""
+"""The import direction: frontends -> compiler -> runtime, and inside the compiler only leftward along ROOMS.
+
+Every import statement counts, wherever it stands: at the top, in a function, or for type checkers only.
+"""
 
 from __future__ import annotations
 
@@ -7,56 +10,123 @@ import subprocess
 import sys
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ["errors", "options", "targets", "graph", "loops", "kernels", "ops", "passes", "lowering", "codegen", "driver"]
-FREE_OF = {"codegen": {"graph", "ops", "passes", "kernels", "lowering"}}  # though they stand to the left
-ALLOWED = {"codegen": {"graph.types"}}  # element types are everybody's words
+# Codegen knows loops and targets, though more stands to its left; element types are everybody's words.
+FREE_OF = {"codegen": {"options", "graph", "kernels", "ops", "passes", "lowering"}}
+EXCEPTIONS = {("codegen", "compiler.graph.types")}
 BESIDE = {"pipeline": "driver"}  # files that count as part of a room
+USES_RUNTIME = {
+    "compiler/errors.py": {"runtime.errors"},  # one root for all errors
+    "compiler/codegen/entry.py": {"runtime.abi"},
+    "compiler/codegen/workers.py": {"runtime.abi"},
+    "compiler/driver.py": {"runtime.manifest", "runtime.model"},
+}
+USES_LLVM = {"compiler/codegen/module.py", "compiler/targets/host.py", "runtime/cpu.py", "runtime/loader.py"}
 FILES = sorted(p for room in ("compiler", "runtime", "frontends") for p in (ROOT / room).rglob("*.py"))
 
 
-def imports(path: Path) -> list[str]:
-    """Dotted names of the glulam modules that the file imports, wherever in the file."""
+def module_name(path: Path) -> str:
+    """Dotted name below `glulam`; a package's name for its `__init__`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+def imports(source: str) -> list[str]:
+    """Dotted names of everything that the text imports, wherever in the file; our own without `glulam`."""
     found: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
+            assert node.level == 0, "imports are absolute"
             found += [f"{node.module}.{alias.name}" for alias in node.names]
-    return [name.removeprefix("glulam.") for name in found if name.split(".")[0] == "glulam"]
+    return [name.removeprefix("glulam.") for name in found]
 
 
-def room_of(dotted: str) -> str:
-    room = dotted.split(".")[1]
+def ours(path: Path) -> list[str]:
+    """The modules of this project that the file imports."""
+    found = []
+    for name in imports(path.read_text(encoding="utf-8")):
+        known = next((n for n in (name, name.rpartition(".")[0]) if n in MODULES), None)
+        if known is not None:
+            found.append(known)
+        else:
+            assert name.split(".")[0] not in ("compiler", "runtime", "frontends", "glulam"), f"{path}: no module {name}"
+    return found
+
+
+def room_of(module: str) -> str:
+    room = module.split(".")[1]
     return BESIDE.get(room, room)
+
+
+def wrong(importer: str, imported: str) -> str | None:
+    """What is wrong with an import between two modules, None if nothing is."""
+    direction = ["runtime", "compiler", "frontends"]
+    here, there = importer.split(".")[0], imported.split(".")[0]
+    if direction.index(there) > direction.index(here):
+        return f"{here} imports nothing of {there}"
+    if (here, there) == ("frontends", "runtime") or not here == there == "compiler" or importer == "compiler":
+        return None
+    mine, theirs = room_of(importer), room_of(imported)
+    if ROOMS.index(theirs) > ROOMS.index(mine):
+        return f"{theirs} stands to the right of {mine}"
+    if theirs in FREE_OF.get(mine, ()) and (mine, imported) not in EXCEPTIONS:
+        return f"{mine} imports nothing of {theirs}"
+    return None
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_go_the_right_way(path):
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    for name in imports(path):
-        top = name.split(".")[0]
-        if parts[0] == "runtime":
-            assert top == "runtime", f"{path} imports glulam.{name}"
-        elif parts[0] == "frontends":
-            assert top in {"frontends", "compiler", "runtime"}, f"{path} imports glulam.{name}"
-        elif top == "compiler" and parts[1] != "__init__":
-            here, there = room_of(".".join(parts)), room_of(name)
-            assert ROOMS.index(there) <= ROOMS.index(here), f"{path} imports glulam.{name}"
-            free = there in FREE_OF.get(here, ()) and not any(f"{a}." in f"{name[9:]}." for a in ALLOWED[here])
-            assert not free, f"{path} imports glulam.{name}"
-        else:
-            assert top in {"compiler", "runtime"}, f"{path} imports glulam.{name}"
+    here = module_name(path)
+    faults = [f"imports {name}: {reason}" for name in ours(path) if (reason := wrong(here, name)) is not None]
+    assert not faults
 
 
-def test_runtime_does_not_import_the_compiler_or_llvmlite():
-    modules = [
-        "glulam." + ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for p in sorted((ROOT / "runtime").rglob("*.py"))
-    ]
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_few_files_know_the_runtime_or_llvm(path):
+    place = path.relative_to(ROOT).as_posix()
+    if place.startswith("compiler/"):
+        assert {name for name in ours(path) if name.startswith("runtime.")} <= USES_RUNTIME.get(place, set())
+    if place not in USES_LLVM:
+        assert not [name for name in imports(path.read_text(encoding="utf-8")) if name.startswith("llvmlite")]
+
+
+def test_there_are_no_cycles():
+    """Not even through imports inside functions; packages import their parts and are imported through them."""
+    view = nx.DiGraph((here, name) for here, path in MODULES.items() for name in ours(path) if name != here)
+    assert list(nx.simple_cycles(view)) == []
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported"),
+    [
+        ("runtime.model", "compiler.driver"),
+        ("compiler.driver", "frontends.layers"),
+        ("compiler.kernels.gemm", "compiler.ops.matmul"),
+        ("compiler.codegen.kernel", "compiler.graph.graph"),
+        ("compiler.lowering", "compiler.codegen.module"),
+        ("compiler.passes.fuse", "compiler.pipeline"),
+    ],
+)
+def test_wrong_ways_are_noticed(importer, imported):
+    assert wrong(importer, imported) is not None
+    assert wrong("compiler.codegen.kernel", "compiler.graph.types") is None
+
+
+def test_hidden_imports_are_found():
+    text = "if TYPE_CHECKING:\n    from glulam.a import b\ndef f():\n    import glulam.c, llvmlite.binding as x\n"
+    assert sorted(imports(text)) == ["a.b", "c", "llvmlite.binding"]
+
+
+def test_runtime_imports_neither_the_compiler_nor_llvm():
+    modules = [f"glulam.{name}" for name in MODULES if name.split(".")[0] == "runtime"]
     check = (
         f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\n"
         "bad = [m for m in sys.modules if m.startswith(('glulam.compiler', 'glulam.frontends', 'llvmlite'))]\n"

@@ -29,14 +29,14 @@ class Function:
     # ---- instructions
 
     def name(self, hint: str = "v") -> str:
-        """A new SSA name."""
+        """A new SSA name. The hint may end in a digit, so a point keeps it apart from the number."""
         self._count += 1
-        return f"%{hint}{self._count}"
+        return f"%{hint}.{self._count}"
 
     def label(self, hint: str) -> str:
         """A new block's name."""
         self._count += 1
-        return f"{hint}{self._count}"
+        return f"{hint}.{self._count}"
 
     def do(self, text: str) -> None:
         """An instruction without a result."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -22,7 +22,18 @@ from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import Array, DType, Shape, TensorType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Access, Affine, Buffer, Builder, IndexLike, Kernel, Load, Var, dense_strides
+from glulam.compiler.loops.ir import (
+    Access,
+    Affine,
+    Bounded,
+    Buffer,
+    Builder,
+    IndexLike,
+    Kernel,
+    Load,
+    Var,
+    dense_strides,
+)
 from glulam.compiler.targets import Target
 
 Point = tuple[IndexLike, ...]
@@ -97,16 +108,20 @@ class View:
         return (0, 0, *(before for before, _ in halo), *rest)
 
     def __getitem__(self, point: Point) -> Load:
-        moved = tuple(p + o if o and not isinstance(p, int) else p if not o else p + o for p, o in zip(point, self.origin, strict=True))  # type: ignore[operator]
-        return self.buffer[moved]
+        return self.buffer[tuple(_moved(place, by) for place, by in zip(point, self.origin, strict=True))]
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """A finished kernel with what its parameters are bound to, in order."""
+    """A finished kernel with what its parameters are bound to, in order.
+
+    `template` is the one of several that was taken, `refused` names those preferred to it with their reasons.
+    """
 
     kernel: Kernel
     args: tuple[Arg, ...]
+    template: str = ""
+    refused: tuple[tuple[str, str], ...] = ()
 
 
 class Context:
@@ -285,19 +300,40 @@ class Context:
 
     # ---- changes of view
 
-    def flattened(self) -> Context | None:
-        """The same problem with all spatial dimensions as one, if no operand's memory forbids it."""
-        rank = self.output.type.rank
-        operands = [*(o for o in self.inputs if o is not None and o.type.rank == rank), *self.outputs]
-        whole = math.prod(self.output.spatial)
-        for operand in operands:
+    def flattened(self, elementwise: Collection[int] = ()) -> Context | None:
+        """The same problem with all spatial dimensions as one, if no operand's memory forbids it.
+
+        Inputs numbered `elementwise`, and those of the epilogue, broadcast to the output as in numpy.
+        """
+        rank, whole = self.output.type.rank, math.prod(self.output.spatial)
+        inputs = list(self.inputs)
+        for i in {*elementwise, *self.epilogue.inputs}:
+            inputs[i] = _of_rank(self.operand(i), rank)
+        if any(o is not None and 2 < o.type.rank != rank for o in inputs):
+            return None
+        for operand in (*(o for o in inputs if o is not None and o.type.rank == rank), *self.outputs):
             if operand.layout.has_halo or (math.prod(operand.spatial) not in (1, whole)):
                 return None
-        if any(o is not None and 2 < o.type.rank != rank for o in self.inputs):
-            return None
-        inputs = [o if o is None or o.type.rank != rank else _flatten(o) for o in self.inputs]
-        flat = Context(self.name, self.target, inputs, [_flatten(o) for o in self.outputs], self.epilogue)
-        return flat
+        flat = [o if o is None or o.type.rank != rank else _flatten(o) for o in inputs]
+        return Context(self.name, self.target, flat, [_flatten(o) for o in self.outputs], self.epilogue)
+
+
+def _of_rank(operand: Operand, rank: int) -> Operand:
+    """A plain operand with leading extents of 1, as numpy broadcasts it."""
+    missing = rank - operand.type.rank
+    if missing <= 0:
+        return operand
+    shape = (1,) * missing + operand.shape
+    data = None if operand.data is None else operand.data.reshape(shape)
+    return replace(operand, type=operand.type.with_shape(shape), data=data)
+
+
+def _moved(place: IndexLike, by: int) -> IndexLike:
+    if not by:
+        return place
+    if isinstance(place, Bounded):
+        raise LoopError("a dimension with a halo takes no index that is computed at run time")
+    return place + by
 
 
 def _span(operand: Operand) -> int:

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from glulam.compiler.graph.types import Array
 from glulam.compiler.kernels.context import Context, Lowered, Point
-from glulam.compiler.kernels.conv_geometry import ConvGeometry, constant_weights, not_packable
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
+from glulam.compiler.kernels.conv_template import constant_weights, not_packable
 from glulam.compiler.kernels.tiling import pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, IndexLike, Tile, Var
@@ -40,7 +42,13 @@ def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
 
 def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
     """The kernel. Inputs: x[N,C,*S], w[C,1,*K], b?[C], then what the epilogue reads."""
-    return _Depthwise(ctx, geometry).build()
+    sections(ctx, geometry, constant_weights(ctx), Grid.whole(ctx.output.spatial))
+    return ctx.finished()
+
+
+def sections(ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid) -> None:
+    """The sections that compute the pixels of a grid; weights are [C, 1, *K]."""
+    _Depthwise(ctx, geometry, weights, grid).sections()
 
 
 @dataclass(frozen=True)
@@ -63,27 +71,27 @@ class _Place:
 
 
 class _Depthwise:
-    def __init__(self, ctx: Context, geometry: ConvGeometry) -> None:
-        self.ctx, self.b, self.geometry = ctx, ctx.builder, geometry
+    def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid) -> None:
+        self.ctx, self.b, self.geometry, self.grid = ctx, ctx.builder, geometry, grid
         self.x = ctx.input_view(0)
         self.block = ctx.output.layout.block
         self.taps = list(itertools.product(*map(range, geometry.kernel)))
         self.unrolls = len(self.taps) <= _UNROLLED_TAPS
-        self.packed = ctx.constant(self.pack(constant_weights(ctx)[:, 0]), "w")
+        self.packed = ctx.constant(self.pack(weights[:, 0]), "w")
         bias = ctx.data(2)
         zeros = np.zeros(ctx.output.shape[1], np.float32)
         self.bias = ctx.constant(self.pack(zeros if bias is None else bias), "b")
 
-    def pack(self, data: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def pack(self, data: Array) -> Array:
         """[C, *K] as [blocks, *K, lanes]."""
         blocks = -(-len(data) // self.block)
         full = np.zeros((blocks * self.block, *data.shape[1:]), np.float32)
         full[: len(data)] = data
         return np.moveaxis(full.reshape(blocks, self.block, *data.shape[1:]), 1, -1)
 
-    def build(self) -> Lowered:
+    def sections(self) -> None:
         ctx, b = self.ctx, self.b
-        *outer, width = ctx.output.spatial
+        *outer, width = self.grid.extents
         ctx.output_view()
         shape = self.tile_shape(outer[-1] if outer else 1, width)
         *planes, height = outer or [1]
@@ -100,13 +108,12 @@ class _Depthwise:
                     with b.serial("y", count) as y:
                         row = h * chunk + y * rows + first
                         self.row((n, c), (*map(Affine.of, o), row), v, resident, rows, shape.pixels)
-        return ctx.finished()
 
     def row(
         self, head: tuple[Var, Var], outer: tuple[Affine, ...], v: Var, resident: Tile | None, rows: int, pixels: int
     ) -> None:
         """All tiles of `rows` output rows."""
-        for first, count, length in pieces(self.ctx.output.spatial[-1], pixels):
+        for first, count, length in pieces(self.grid.extents[-1], pixels):
             with self.b.serial("s", count) as s:
                 self.tile(_Place(head, (*outer, s * length + first), v, resident), rows, length)
 
@@ -183,7 +190,7 @@ class _Depthwise:
             *outer, last = place.start
             if outer:
                 outer[-1] = outer[-1] + r
-            point: Point = (*place.head, *outer, last + t, v)
+            point: Point = (*place.head, *self.grid.place([*outer, last + t]), v)
             self.ctx.write(point, self.ctx.finish(acc[r, t], point))
 
     def unrolled(self, place: _Place, acc: Tile) -> None:

@@ -1,7 +1,8 @@
 """Direct convolution: a tile of output pixels times output-channel blocks stays in registers over the whole reduction.
 
-Serves every kernel size, stride, dilation and rank, groups whose channels fill whole blocks, and inputs either in channel
-blocks or plain (the first layer). Weights are packed per group of channel blocks in the order the reduction reads them.
+Serves every kernel size, stride, dilation and rank, groups whose channels fill whole blocks, and inputs either in
+channel blocks or plain (the first layer). Weights are packed per group of channel blocks in the order the reduction
+reads them.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from contextlib import ExitStack
 import numpy as np
 
 from glulam.compiler.graph.types import Array, Shape
-from glulam.compiler.kernels.context import Context, Lowered, View
-from glulam.compiler.kernels.conv_geometry import ConvGeometry, constant_weights, not_packable
+from glulam.compiler.kernels.context import Context, Lowered, Point, View
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
+from glulam.compiler.kernels.conv_template import constant_weights, not_packable
 from glulam.compiler.kernels.tiling import Tiling, choose_tiling, row_cycles, stream_rate, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
@@ -38,8 +40,16 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
     """The kernel. Inputs: x[N,C,*S], w[OC,C/g,*K], b?[OC], then what the epilogue reads."""
     if geometry.is_pointwise and ctx.output.type.rank > 3 and (flat := ctx.flattened()) is not None:
         one = ConvGeometry((1,), (1,), (1,), ((0, 0),), geometry.groups)
-        return DirectConv(flat, one, constant_weights(ctx).reshape(*ctx.operand(1).shape[:2], 1)).build()
-    return DirectConv(ctx, geometry, constant_weights(ctx)).build()
+        weights = constant_weights(ctx).reshape(*ctx.operand(1).shape[:2], 1)
+        sections(flat, one, weights, Grid.whole(flat.output.spatial))
+        return flat.finished()
+    sections(ctx, geometry, constant_weights(ctx), Grid.whole(ctx.output.spatial))
+    return ctx.finished()
+
+
+def sections(ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid) -> None:
+    """The sections that compute the pixels of a grid; weights are [OC, C/g, *K]."""
+    DirectConv(ctx, geometry, weights, grid).sections()
 
 
 def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, taps: int) -> float:
@@ -56,8 +66,9 @@ def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_chann
 class DirectConv:
     """The nest of loops; a subclass may put the results elsewhere."""
 
-    def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array) -> None:
+    def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid | None = None) -> None:
         self.ctx, self.geometry, self.weights = ctx, geometry, weights
+        self.grid = grid or Grid.whole(ctx.output.spatial)
         self.b: Builder = ctx.builder
         self.block = ctx.output.layout.block
         self.groups = geometry.groups
@@ -68,17 +79,19 @@ class DirectConv:
         bias = ctx.data(2)
         self.bias = np.zeros(ctx.output.shape[1], np.float32) if bias is None else bias
 
-    def build(self) -> Lowered:
+    def sections(self) -> None:
+        """All output channels at the pixels of the grid."""
         ctx = self.ctx
-        *outer, width = ctx.output.spatial
+        *outer, width = self.grid.extents
         taps = math.prod(self.geometry.kernel)
         tiling = choose_tiling(ctx.target, width, self.group_blocks, self.in_channels * taps)
         ctx.output_view()
         for first, per_group, count in tiling.channel_groups(self.group_blocks):
             self.channels(outer, width, tiling, first, per_group, count)
-        return ctx.finished()
 
-    def channels(self, outer: Sequence[int], width: int, tiling: Tiling, first: int, per_group: int, count: int) -> None:
+    def channels(
+        self, outer: Sequence[int], width: int, tiling: Tiling, first: int, per_group: int, count: int
+    ) -> None:
         """Sections for `count` groups of `per_group` channel blocks, from block `first` of each convolution group."""
         packed = self.ctx.constant(self.pack(first, per_group, count), "w")
         bias = self.ctx.constant(self.pack_bias(first, per_group, count), "b")
@@ -122,7 +135,7 @@ class DirectConv:
             self.reduce((n, q), rows, start, step)
             with b.unrolled("j", per_group) as j, b.unrolled("t", pixels) as t:
                 block = q * self.group_blocks + g * per_group + j + first
-                point = (n, block, *rows, start + t, v)
+                point: Point = (n, block, *self.grid.place([*rows, start + t]), v)
                 self.put(point, j, self.ctx.finish(acc[t, j], point))
 
     def put(self, point: tuple[IndexLike, ...], j: Var, value: Expr) -> None:
@@ -165,7 +178,7 @@ class DirectConv:
                 step((n, block, *spatial(taps), i * unroll + u), channel, geo.strides[-1])
 
     def pack(self, first: int, per_group: int, count: int) -> Array:
-        """[groups, count, in blocks, *taps, in lanes, per_group, block]; of plain inputs [groups, count, *taps, C, ...]."""
+        """[groups, count, in blocks, *taps, in lanes, per_group, block]; for plain inputs *taps come before C."""
         weights, block = self.weights, self.block
         per_conv = weights.shape[0] // self.groups
         taps = weights.shape[2:]

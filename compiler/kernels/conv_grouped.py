@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from glulam.compiler.graph.types import Array
 from glulam.compiler.kernels.context import Context, Lowered, Point
-from glulam.compiler.kernels.conv_geometry import ConvGeometry, constant_weights, not_packable
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
+from glulam.compiler.kernels.conv_template import constant_weights, not_packable
 from glulam.compiler.kernels.tiling import pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, LaneShuffle, Tile, Var
@@ -90,7 +92,13 @@ def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
 
 def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
     """The kernel. Inputs: x[N,C,*S], w[OC,C/g,*K], b?[OC], then what the epilogue reads."""
-    return _Grouped(ctx, geometry).build()
+    sections(ctx, geometry, constant_weights(ctx), Grid.whole(ctx.output.spatial))
+    return ctx.finished()
+
+
+def sections(ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid) -> None:
+    """The sections that compute the pixels of a grid; weights are [OC, C/g, *K]."""
+    _Grouped(ctx, geometry, weights, grid).sections()
 
 
 def _channels(ctx: Context, geometry: ConvGeometry) -> _Channels:
@@ -119,14 +127,15 @@ class _Place:
 
 
 class _Grouped:
-    def __init__(self, ctx: Context, geometry: ConvGeometry) -> None:
-        self.ctx, self.b, self.geometry = ctx, ctx.builder, geometry
+    def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid) -> None:
+        self.ctx, self.b, self.geometry, self.grid = ctx, ctx.builder, geometry, grid
+        self.weights = weights
         self.x = ctx.input_view(0)
         self.channels = _channels(ctx, geometry)
 
-    def build(self) -> Lowered:
+    def sections(self) -> None:
         ctx, b = self.ctx, self.b
-        *outer, width = ctx.output.spatial
+        *outer, width = self.grid.extents
         ctx.output_view()
         extents = {f"o{d}": extent for d, extent in enumerate(outer)}
         pixels = self.pixels(width)
@@ -141,7 +150,6 @@ class _Grouped:
                     for start, count, length in pieces(width, pixels):
                         with b.serial("s", count) as s:
                             self.tile(kind, _Place(n, c, (*map(Affine.of, rows), s * length + start), v), length)
-        return ctx.finished()
 
     @property
     def lanes(self) -> int:
@@ -158,7 +166,7 @@ class _Grouped:
     def packed(self, first: int, members: int) -> _Class:
         """Weights [members, *outer taps, ins, taps of a row, lanes] and bias [members, lanes] of a class of blocks."""
         ctx, lanes = self.ctx, self.lanes
-        weights, bias = constant_weights(ctx), ctx.data(2)
+        weights, bias = self.weights, ctx.data(2)
         period = self.channels.period
         full = np.zeros((ctx.output.blocks * lanes, *weights.shape[1:]), np.float32)
         full[: len(weights)] = weights
@@ -191,7 +199,7 @@ class _Grouped:
         with b.unrolled("t", pixels) as t:
             *outer, last = place.start
             block = place.member * kind.period + kind.first
-            point: Point = (place.n, block, *outer, last + t, v)
+            point: Point = (place.n, block, *self.grid.place([*outer, last + t]), v)
             self.ctx.write(point, self.ctx.finish(acc[t], point))
 
     def channel(

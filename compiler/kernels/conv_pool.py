@@ -17,7 +17,8 @@ import numpy as np
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered, Operand
 from glulam.compiler.kernels.conv_direct import DirectConv
-from glulam.compiler.kernels.conv_geometry import ConvGeometry, constant_weights
+from glulam.compiler.kernels.conv_geometry import ConvGeometry
+from glulam.compiler.kernels.conv_template import constant_weights
 from glulam.compiler.kernels.pool import Window
 from glulam.compiler.kernels.tiling import choose_tiling
 from glulam.compiler.loops import expr as ex

@@ -18,15 +18,17 @@ import numpy as np
 
 from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context, Lowered, View
-from glulam.compiler.kernels.conv_geometry import ConvGeometry, constant_weights
+from glulam.compiler.kernels.conv_geometry import ConvGeometry
+from glulam.compiler.kernels.conv_template import constant_weights
 from glulam.compiler.kernels.tiling import Tiling, choose_tiling, row_cycles, stream_rate, unroll_factor
 from glulam.compiler.loops.expr import Const, Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
 from glulam.compiler.targets import Target
 
-_PARTS = 6  # iterations that a convolution should have at least
+_PARTS = 4  # iterations that a convolution should have at least
 _INPUT_CYCLES, _OUTPUT_CYCLES = 150.0, 130.0  # to transform one tile of a block of channels, measured on AVX-512
 _TRANSFORM_REGISTERS = 32
+_L2_SHARE = 0.6  # of the second-level cache that the inputs of a block of tiles may fill
 
 OUTPUTS, INPUTS = 4, 6  # extent of a tile on either side
 POINTS = INPUTS * INPUTS
@@ -120,7 +122,8 @@ def _block_cycles(target: Target, plan: Plan, in_channels: int, out_channels: in
     products = POINTS * row_cycles(target, plan.tiling, tiles, out_blocks, in_channels)
     passes = -(-out_blocks // plan.tiling.blocks)
     stream = filters / stream_rate(target, filters + inputs)
-    stream += inputs * passes / stream_rate(target, inputs)
+    if inputs > _L2_SHARE * target.l2_bytes:  # the tiles' inputs come and go between the caches, part of it in plain sight
+        transforms += 0.5 * (1 + passes) * inputs / stream_rate(target, inputs)
     return transforms + max(products, stream) + 0.25 * min(products, stream)
 
 

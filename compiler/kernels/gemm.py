@@ -2,7 +2,8 @@
 
 `linear` has weights [N, K], `matmul` numpy's semantics. A right operand known at compile time is packed into groups of
 column blocks in the order the reduction reads them; any other is read where it lies. The sum of an element has the same
-order whatever the number of rows, so a row's bits do not depend on the batch around it.
+order whatever the number of rows, so a row's bits do not depend on the batch around it; and the same order in every
+column, so equal columns give equal bits.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Var
 
 _ROW_BLOCKS = 8  # column blocks of a tile of one row: as many sums as hide the latency of an addition
-_TAIL_SPLIT = 4  # partial sums of each element in the columns that fill no block, for the same reason
+_NARROW_SPLIT = 4  # partial sums of each element where all columns together fill no block, for the same reason
 _UNROLL = 4  # steps of the depth in one round of the loop
 _ENOUGH = 16  # iterations of a parallel space that need no finer split
 
@@ -110,8 +111,9 @@ class _Columns:
             for first, count, per_group in pieces(full, blocks):
                 chunks.append(_Chunk(first * width, count, per_group, width, rows, 1))
         if rest:
-            rows = min(self.rows, self.ctx.target.vector_registers // (_TAIL_SPLIT + 1))
-            chunks.append(_Chunk(full * width, 1, 1, rest, rows, _TAIL_SPLIT))
+            split = 1 if full else _NARROW_SPLIT
+            rows = min(self.rows, self.ctx.target.vector_registers // (split + 1))
+            chunks.append(_Chunk(full * width, 1, 1, rest, rows, split))
         return chunks
 
     def tile_shape(self, blocks: int) -> tuple[int, int]:

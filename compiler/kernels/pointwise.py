@@ -8,8 +8,10 @@ from dataclasses import replace
 
 from glulam.compiler.graph.types import Shape
 from glulam.compiler.kernels.context import Context, Lowered, Operand, Point, vectors
+from glulam.compiler.kernels.nest import nest, row_chunks
 from glulam.compiler.kernels.tiling import unroll_factor
 from glulam.compiler.loops.expr import Expr, substitute
+from glulam.compiler.loops.ir import Affine
 
 Body = Callable[[Point], None]
 
@@ -28,7 +30,10 @@ def build(ctx: Context, formula: Expr, operands: Sequence[int]) -> Lowered:
 
 
 def each_element(ctx: Context, body: Body) -> None:
-    """Loops over all elements of output 0, vectorised along the lanes of a block or the last dimension."""
+    """Loops over all elements of output 0, vectorised along the lanes of a block or the last dimension.
+
+    Each element is computed once, so that an output may lie where an input does.
+    """
     operand = ctx.output
     if operand.layout.block > 1:
         _blocked(ctx, operand, body)
@@ -39,48 +44,42 @@ def each_element(ctx: Context, body: Body) -> None:
         _plain(ctx, operand, body)
 
 
+def _cost(ctx: Context) -> int:
+    """Bytes that are moved for one element of the output."""
+    return sum(o.type.dtype.size for o in (*ctx.inputs, *ctx.outputs) if o is not None and o.type.size > 1)
+
+
 def _blocked(ctx: Context, operand: Operand, body: Body) -> None:
     b, block = ctx.builder, operand.layout.block
     *outer, width = operand.spatial
-    head = {"n": operand.shape[0], "c": operand.blocks} | {f"s{d}": e for d, e in enumerate(outer)}
     unroll = unroll_factor(width, 4) if width else 1
-    chunk = width
-    if not outer and width > 64:
-        chunk = 16 * unroll
-    for first, count, length in _chunks(width, chunk):
-        with b.section(**head, w=count) as (*coords, w):
-            with b.serial("i", length // unroll_factor(length, unroll)) as i, b.vector("v", block) as v:
-                with b.unrolled("u", unroll_factor(length, unroll)) as u:
-                    column = w * length + i * u.extent + u + first
-                    body((*coords, column, v))
 
+    def pixels(place: Sequence[Affine]) -> None:
+        *head, start = place
+        with b.vector("v", block) as v, b.unrolled("u", unroll) as u:
+            body((*head, start * unroll + u, v))
 
-def _chunks(extent: int, length: int) -> list[tuple[int, int, int]]:
-    """(first, number of chunks, chunk length) covering `extent`."""
-    if not extent:
-        return []
-    full, rest = divmod(extent, length)
-    parts = [(0, full, length)] if full else []
-    return [*parts, (full * length, 1, rest)] if rest else parts
+    extents = [operand.shape[0], operand.blocks, *outer, width // unroll]
+    nest(b, extents, _cost(ctx) * unroll * block, pixels)
 
 
 def _plain(ctx: Context, operand: Operand, body: Body) -> None:
-    b, width = ctx.builder, ctx.target.lanes
     *outer, last = operand.shape
-    if len(outer) == 0:
-        lanes = 4 * width
-        for first, count, length in _chunks(last, lanes):
-            with b.section(w=count) as (w,):
-                vectors(b, length, width, lambda p, w=w, n=length, first=first: body((w * n + p + first,)))  # type: ignore[misc]
-        return
-    with b.section(**{f"d{d}": e for d, e in enumerate(outer)}) as coords:
-        vectors(b, last, width, lambda p: body((*coords, p)))
+    widest = max(o.type.dtype.size for o in (*ctx.inputs, *ctx.outputs) if o is not None)
+    width = min(ctx.target.vector_bytes // widest, 4 * ctx.target.lanes)
+    for first, count, piece in row_chunks(math.prod(outer), last, width, _cost(ctx)):
+
+        def rows(place: Sequence[Affine], first: int = first, piece: int = piece) -> None:
+            *head, part = place
+            vectors(ctx.builder, piece, width, lambda p: body((*head, part * piece + p + first)))
+
+        nest(ctx.builder, [*outer, count], _cost(ctx) * piece, rows)
 
 
 def _simplified(ctx: Context) -> Context:
     """The same problem with as few dimensions as can be, so that the innermost loop is long."""
     if ctx.output.layout.block > 1:
-        return (ctx.flattened() or ctx) if ctx.output.type.rank > 3 else ctx
+        return (ctx.flattened(range(len(ctx.inputs))) or ctx) if ctx.output.type.rank > 3 else ctx
     if any(o is not None and not (o.layout.is_plain and o.strides is None) for o in (*ctx.inputs, *ctx.outputs)):
         return ctx
     shape = ctx.output.shape
@@ -118,4 +117,3 @@ def _merge(operand: Operand, shape: Shape, groups: Sequence[Sequence[int]]) -> O
     merged = tuple(math.prod(extents[d] for d in group) for group in groups)
     data = None if operand.data is None else operand.data.reshape(merged)
     return replace(operand, type=operand.type.with_shape(merged), data=data)
-

@@ -9,7 +9,7 @@ from glulam.compiler.targets import Target
 _LATENCY = 4.0  # cycles until an FMA's result can be added to again
 _PER_CYCLE = 2.0  # FMAs, and loads, that start in one cycle
 _STREAM_BYTES = 20.0  # bytes a cycle that a tile may draw from the second-level cache without waiting
-_L2_RATE, _L3_RATE, _MEMORY_RATE = 32.0, 10.0, 5.0  # bytes a cycle that one core reads
+_L2_RATE, _L3_RATE, _MEMORY_RATE = 28.0, 18.0, 7.0  # bytes a cycle that one core reads
 
 
 @dataclass(frozen=True)

@@ -207,6 +207,15 @@ UNARY: dict[str, Callable[[Any], Any]] = {
     "erf": _erf,
     "sin": np.sin,
     "cos": np.cos,
+    "tan": np.tan,
+    "asin": np.arcsin,
+    "acos": np.arccos,
+    "atan": np.arctan,
+    "sinh": np.sinh,
+    "cosh": np.cosh,
+    "asinh": np.arcsinh,
+    "acosh": np.arccosh,
+    "atanh": np.arctanh,
     "floor": np.floor,
     "ceil": np.ceil,
     "round": np.rint,  # ties to even
@@ -225,6 +234,7 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "or": np.bitwise_or,
     "xor": np.bitwise_xor,
     "shl": np.left_shift,
+    "shr": np.right_shift,
 }
 
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {
@@ -414,11 +424,21 @@ def apply(e: Expr, args: Sequence[Any]) -> Any:
         case Fma():
             wide = np.multiply(args[0], args[1], dtype=np.float64) + args[2]
             return wide.astype(e.dtype.numpy)
-        case Cast(_, dtype):
+        case Cast(x, dtype):
+            if x.dtype.is_float and dtype is not DType.BOOL and not dtype.is_float:
+                return _truncate(np.asarray(args[0]), dtype)
             return np.asarray(args[0]).astype(dtype.numpy)
         case Bitcast(_, dtype):
             return np.asarray(args[0]).view(dtype.numpy)
     raise LoopError(f"{type(e).__name__} is not an operation")
+
+
+def _truncate(x: Array, dtype: DType) -> Array:
+    """Towards zero; what lies beyond the integers becomes the nearest of them, and NaN 0."""
+    limits, wide = np.iinfo(dtype.numpy), x.astype(np.float64)
+    low, high = wide <= limits.min, wide >= limits.max
+    inside = np.where(low | high | np.isnan(wide), 0, wide).astype(dtype.numpy)
+    return np.where(low, limits.min, np.where(high, limits.max, inside)).astype(dtype.numpy)
 
 
 def _truncating_divide(x: Any, y: Any) -> Any:

@@ -26,7 +26,11 @@ from glulam.compiler.ops.activation import (
     Tanh,
     ThresholdedRelu,
 )
+from glulam.compiler.ops.bits import BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor
 from glulam.compiler.ops.conv import Conv, ConvTranspose
+from glulam.compiler.ops.cumulative import Cumulative
+from glulam.compiler.ops.formula import Formula
+from glulam.compiler.ops.indexing import GatherElements, GatherND, ScatterElements, ScatterND
 from glulam.compiler.ops.join import Concat, Gather, Split
 from glulam.compiler.ops.logic import And, Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Not, Or, Where, Xor
 from glulam.compiler.ops.matmul import Linear, MatMul
@@ -63,6 +67,8 @@ from glulam.compiler.ops.recurrent import Gru, Lstm, Rnn
 from glulam.compiler.ops.reduce import ArgReduce, Reduce
 from glulam.compiler.ops.resize import Resize
 from glulam.compiler.ops.softmax import LogSoftmax, Softmax
+from glulam.compiler.ops.topk import TopK
+from glulam.compiler.ops.trigonometry import Acos, Acosh, Asin, Asinh, Atan, Atanh, Cosh, Sinh, Tan
 
 ALL_OPS: tuple[type[Op], ...] = (
     Conv,
@@ -92,6 +98,26 @@ ALL_OPS: tuple[type[Op], ...] = (
     Concat,
     Split,
     Gather,
+    GatherElements,
+    GatherND,
+    ScatterElements,
+    ScatterND,
+    TopK,
+    Cumulative,
+    Tan,
+    Asin,
+    Acos,
+    Atan,
+    Sinh,
+    Cosh,
+    Asinh,
+    Acosh,
+    Atanh,
+    BitwiseAnd,
+    BitwiseOr,
+    BitwiseXor,
+    BitwiseNot,
+    BitShift,
     Resize,
     Relu,
     LeakyRelu,
@@ -144,6 +170,7 @@ ALL_OPS: tuple[type[Op], ...] = (
     Or,
     Xor,
     Where,
+    Formula,
 )
 
 OPS_BY_NAME: Mapping[str, type[Op]] = MappingProxyType({op.name: op for op in ALL_OPS})
@@ -152,11 +179,22 @@ __all__ = [
     "ALL_OPS",
     "OPS_BY_NAME",
     "Abs",
+    "Acos",
+    "Acosh",
     "Add",
     "And",
     "ArgReduce",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
     "AveragePool",
     "BatchNorm",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseNot",
+    "BitwiseOr",
+    "BitwiseXor",
     "Cast",
     "Ceil",
     "Celu",
@@ -165,6 +203,8 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "Cos",
+    "Cosh",
+    "Cumulative",
     "Div",
     "Dropout",
     "Elu",
@@ -173,7 +213,10 @@ __all__ = [
     "Exp",
     "Expand",
     "Floor",
+    "Formula",
     "Gather",
+    "GatherElements",
+    "GatherND",
     "Gelu",
     "Greater",
     "GreaterOrEqual",
@@ -211,6 +254,8 @@ __all__ = [
     "Rnn",
     "Round",
     "ScaleShift",
+    "ScatterElements",
+    "ScatterND",
     "Selu",
     "Shape",
     "Shrink",
@@ -218,6 +263,7 @@ __all__ = [
     "Sign",
     "Silu",
     "Sin",
+    "Sinh",
     "Slice",
     "Softmax",
     "Softplus",
@@ -225,9 +271,11 @@ __all__ = [
     "Split",
     "Sqrt",
     "Sub",
+    "Tan",
     "Tanh",
     "ThresholdedRelu",
     "Tile",
+    "TopK",
     "Transpose",
     "Where",
     "Xor",

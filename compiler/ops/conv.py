@@ -11,9 +11,9 @@ import numpy as np
 
 from glulam.compiler.graph.op import Case, Op, Padding, Prefers, Trait
 from glulam.compiler.graph.types import Array, TensorType, f32
-from glulam.compiler.kernels import conv_depthwise, conv_direct, conv_pool
+from glulam.compiler.kernels import conv_pool, conv_table
 from glulam.compiler.kernels.context import Context, Lowered, Operand
-from glulam.compiler.kernels.conv_geometry import ConvGeometry
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, TransposedGeometry
 from glulam.compiler.kernels.pool import Window
 from glulam.compiler.ops.inputs import (
     FLOATS,
@@ -92,10 +92,7 @@ class Conv(Op):
         return ConvGeometry(ctx.operand(1).spatial, self.strides, self.dilations, self.pads, self.groups)
 
     def lower(self, ctx: Context) -> Lowered:
-        geometry = self.geometry(ctx)
-        if conv_depthwise.accepts(ctx, geometry) is None:
-            return conv_depthwise.build(ctx, geometry)
-        return conv_direct.build(ctx, geometry)
+        return conv_table.lower_conv(ctx, self.geometry(ctx))
 
     def output_extents(self, extents: Ints, kernel: Ints) -> Ints:
         """Spatial extents of the output."""
@@ -181,6 +178,28 @@ class ConvTranspose(Op):
         if min(extents) < 1:
             raise self.fail(f"the pads {self.pads} leave nothing of the output: extents {list(extents)}")
         return (TensorType(dtype, (x.shape[0], channels, *extents)),)
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        return Prefers.BLOCKS
+
+    def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
+        x, w = inputs[0], inputs[1]
+        if index or x is None or w is None:
+            return None
+        outputs, geometry = self.output_extents(x.shape[2:], w.shape[2:]), self.geometry(w.shape[2:])
+        spans = [geometry.reach(d, extent, outputs[d]) for d, extent in enumerate(x.shape[2:])]
+        return Padding(tuple(spans))
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        x, w = inputs[0], inputs[1]
+        return 0 if x is None or w is None else 2 * x.size * w.size // w.shape[0]
+
+    def lower(self, ctx: Context) -> Lowered:
+        return conv_table.lower_transposed(ctx, self.geometry(ctx.operand(1).spatial))
+
+    def geometry(self, kernel: Ints) -> TransposedGeometry:
+        """Where inputs and taps meet outputs."""
+        return TransposedGeometry(kernel, self.strides, self.dilations, self.pads, self.groups)
 
     def full_extents(self, extents: Ints, kernel: Ints) -> Ints:
         """Spatial extents before the pads are cut off."""

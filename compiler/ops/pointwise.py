@@ -263,7 +263,7 @@ class Cos(Pointwise):
 
 @dataclass(frozen=True)
 class Cast(Pointwise):
-    """Conversion to `dtype`: float to integer truncates towards zero, anything to bool is `!= 0`."""
+    """Conversion to `dtype`: float to integer truncates towards zero and saturates, anything to bool is `!= 0`."""
 
     dtype: DType
 

@@ -31,6 +31,7 @@ from glulam.frontends.layers.conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from glulam.frontends.layers.formulas import FormulaLayer, Weight, layer
 from glulam.frontends.layers.inputs import Input, Normalization, Rescale01, RescaleSymmetric, ZeroCenter, ZScore
 from glulam.frontends.layers.linear import Linear, Matmul
 from glulam.frontends.layers.module import Block, Layer, Module
@@ -110,6 +111,7 @@ __all__ = [
     "Div",
     "Dropout",
     "Flatten",
+    "FormulaLayer",
     "GlobalAvgPool",
     "GlobalMaxPool",
     "Hardsigmoid",
@@ -161,10 +163,12 @@ __all__ = [
     "Tensor",
     "Unsqueeze",
     "Upsample",
+    "Weight",
     "ZScore",
     "ZeroCenter",
     "as_graph",
     "count_parameters",
+    "layer",
     "load_state_dict",
     "state_dict",
     "summary",

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from glulam.frontends.onnx import (
     convert_constant,
     convert_conv,
+    convert_indexing,
     convert_matmul,
     convert_movement,
     convert_norm,
@@ -17,6 +18,7 @@ from glulam.frontends.onnx import (
     convert_reduce,
     convert_resize,
     convert_softmax,
+    convert_spatial,
 )
 from glulam.frontends.onnx.context import Converter
 
@@ -32,6 +34,8 @@ CONVERTERS: Mapping[str, Converter] = MappingProxyType(
         **convert_reduce.TABLE,
         **convert_movement.TABLE,
         **convert_resize.TABLE,
+        **convert_indexing.TABLE,
+        **convert_spatial.TABLE,
         **convert_constant.TABLE,
     }
 )

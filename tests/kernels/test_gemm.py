@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from fusing import with_relu
+from harness import run_op
+
 from glulam.compiler.ops.matmul import Linear, MatMul
 from glulam.compiler.targets import runnable_targets
-from harness import run_op
 
 TARGETS = [t.name for t in runnable_targets()]
 RNG = np.random.default_rng(5)

@@ -46,6 +46,10 @@ def divides_by_zero(case, arrays):
     return case.op.name in ("div", "mod") and arrays[1].dtype.kind == "i" and bool((arrays[1] == 0).any())
 
 
+def has_no_power(case, arrays):
+    return case.op.name == "pow" and arrays[0].dtype.kind == "i" and bool(((arrays[0] == 0) & (arrays[1] < 0)).any())
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_agrees_with_onnx_runtime(case):
     pytest.importorskip("onnx")
@@ -56,6 +60,8 @@ def test_agrees_with_onnx_runtime(case):
     arrays = case.arrays()
     if divides_by_zero(case, arrays):
         pytest.skip("ONNX Runtime dies of an integer division by zero")
+    if has_no_power(case, arrays):
+        pytest.skip("one over zero is no integer: ONNX leaves it open")
     built = model_of(case)
     if built is None:
         pytest.skip("ONNX has no such op")

@@ -1,0 +1,46 @@
+"""What a convolution template offers, and the conditions that several of them have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from glulam.compiler.graph.types import Array, DType
+from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
+
+
+@dataclass(frozen=True)
+class ConvTemplate:
+    """A way to compute a convolution.
+
+    `accepts` says why not, None for yes. `build` makes the kernel; `sections`, if there is one, only the loops for the
+    pixels of a grid, from weights [OC, C/g, *K], so that several convolutions can make up one kernel.
+    """
+
+    name: str
+    accepts: Callable[[Context, ConvGeometry], str | None]
+    build: Callable[[Context, ConvGeometry], Lowered]
+    sections: Callable[[Context, ConvGeometry, Array, Grid], None] | None = None
+
+
+def not_packable(ctx: Context) -> str | None:
+    """Why a template that packs float32 weights for blocked outputs cannot serve, None if it can."""
+    if ctx.data(0) is not None:
+        return "the input is known at compile time"
+    if ctx.output.type.dtype is not DType.F32:
+        return f"elements are {ctx.output.type.dtype.value}, not f32"
+    if ctx.data(1) is None:
+        return "the weights are not known at compile time"
+    if ctx.has(2) and ctx.data(2) is None:
+        return "the bias is not known at compile time"
+    if ctx.output.layout.block == 1:
+        return "the output is not in channel blocks"
+    return None
+
+
+def constant_weights(ctx: Context) -> Array:
+    """The weights of a convolution that `not_packable` lets pass."""
+    weights = ctx.data(1)
+    assert weights is not None
+    return weights

@@ -1,0 +1,163 @@
+"""Convolution of every kind: reference = loop interpreter = native code, and which template is taken."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fusing import with_relu
+from harness import run_op
+
+from glulam.compiler.graph.layout import PLAIN, Layout
+from glulam.compiler.graph.types import f32
+from glulam.compiler.kernels.context import Context, Operand
+from glulam.compiler.ops.conv import Conv
+from glulam.compiler.targets import runnable_targets, target
+
+TARGETS = [t.name for t in runnable_targets()]
+RNG = np.random.default_rng(8)
+
+
+def floats(*shape, dtype=np.float32):
+    return RNG.uniform(-1, 1, shape).astype(dtype)
+
+
+def conv(kernel, strides=1, pads=0, dilations=1, groups=1):
+    rank = len(kernel)
+
+    def each(value):
+        return value if isinstance(value, tuple) else (value,) * rank
+
+    pads = tuple(p if isinstance(p, tuple) else (p, p) for p in each(pads))
+    return Conv(each(strides), pads, each(dilations), groups)
+
+
+def case(x, outs, kernel, bias=True, dtype=np.float32, **attributes):
+    """The op with arrays for input shape x and `outs` output channels."""
+    op = conv(kernel, **attributes)
+    arrays = [floats(*x, dtype=dtype), floats(outs, x[1] // op.groups, *kernel, dtype=dtype)]
+    return op, [*arrays, floats(outs, dtype=dtype) if bias else None]
+
+
+def check(op, arrays, target, native, constants=(1, 2), **options):
+    (result,) = run_op(op, arrays, constants, target, native, **options)
+    (wanted,) = op.reference(*arrays)
+    np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=5e-5)
+
+
+def template(op, arrays, constants=(1, 2), name="x86-64-v4"):
+    """The template that is taken for blocked operands, and those that refused."""
+    machine = target(name)
+    block = Layout(machine.lanes, op.padding(0, [f32(*a.shape) for a in arrays[:2]]).spans)
+    operands = [
+        None if a is None else Operand(f32(*a.shape), PLAIN if i else block, None, a if i in constants else None)
+        for i, a in enumerate(arrays)
+    ]
+    (out,) = op.infer(*(None if a is None else f32(*a.shape) for a in arrays))
+    ctx = Context("k", machine, operands, [Operand(out, Layout(machine.lanes, ((0, 0),) * (out.rank - 2)))])
+    lowered = op.lower(ctx)
+    return lowered.template, dict(lowered.refused)
+
+
+DENSE = [
+    case((2, 20, 2, 5), 18, (3, 3), pads=1),
+    case((1, 16, 3, 5), 40, (1, 1)),
+    case((1, 33, 9), 5, (3,), strides=2, pads=2, bias=False),
+    case((1, 5, 2, 3, 3), 17, (2, 3, 2), pads=((1, 0), (0, 2), (1, 1))),
+    case((1, 2, 9, 9), 3, (2, 3), dilations=(3, 2), strides=(1, 3)),
+    case((1, 32, 3, 3), 32, (3, 3), pads=1, groups=2),
+    case((0, 3, 4, 4), 2, (3, 3)),
+]
+
+GROUPED = [
+    case((2, 20, 4, 9), 20, (3, 3), pads=1, groups=5),
+    case((1, 24, 5, 9), 48, (3, 3), pads=1, groups=24),  # multiplier 2
+    case((1, 40, 3, 9), 20, (1, 3), groups=20, bias=False),
+    case((1, 51, 4, 5), 51, (3, 3), pads=1, groups=3),
+    case((1, 48, 4, 5), 48, (2, 2), strides=2, groups=2),
+    case((1, 64, 9), 16, (3,), pads=1, groups=4),
+    case((1, 12, 3, 4, 5), 12, (2, 2, 2), groups=3, dilations=(1, 2, 1)),
+    case((1, 112, 2, 3), 21, (1, 1), groups=7),
+    case((1, 26, 3, 30), 26, (1, 12), groups=13),
+    case((1, 6, 4, 4), 9, (3, 3), pads=1, groups=3, bias=False),
+]
+
+CASES = [*DENSE, *GROUPED]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_native(number, target):
+    op, arrays = CASES[number]
+    check(op, arrays, target, native=True)
+    check(op, arrays, target, native=True, out_halo=1)
+
+
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_interpreted(number):
+    check(*CASES[number], TARGETS[0], native=False, out_halo=1)
+
+
+@pytest.mark.parametrize("constants", [(), (1,), (2,), (0, 2)])
+def test_operands_given_at_run_time(constants):
+    for op, arrays in (DENSE[0], DENSE[3], GROUPED[0], GROUPED[9]):
+        known = [i for i in constants if arrays[i] is not None]
+        for name in TARGETS:
+            check(op, arrays, name, True, known)
+    check(op, arrays, TARGETS[0], False, known)
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_doubles(native):
+    for shape, groups in (((2, 6, 4, 5), 1), ((1, 20, 3, 3), 20)):
+        op, arrays = case(shape, shape[1], (3, 3), pads=1, groups=groups, dtype=np.float64)
+        (result,) = run_op(op, arrays, (1, 2), "native", native)
+        np.testing.assert_allclose(result, op.reference(*arrays)[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_plain_input(target):
+    """The first layer reads its input as it is; with groups too."""
+    for groups in (1, 3):
+        op, arrays = case((1, 3, 6, 7), 9, (3, 3), strides=2, pads=1, groups=groups)
+        spans = op.padding(0, [f32(*arrays[0].shape), f32(*arrays[1].shape)]).spans
+        for native in (True, False)[: 2 if target == TARGETS[0] else 1]:
+            check(op, arrays, target, native, in_layouts=[Layout(1, spans), PLAIN, PLAIN])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_epilogue(target):
+    """relu(conv) * factor, with a factor per element and one per channel, behind a missing and a given bias."""
+    for op, arrays in (DENSE[0], DENSE[2], GROUPED[0], GROUPED[1], GROUPED[3]):
+        shape = op.reference(*arrays)[0].shape
+        for extents in (shape, (1, shape[1], *[1] * (len(shape) - 2))):
+            for constants in ((1, 2), ()):
+                region, given = with_relu(op, arrays, factor := floats(*extents))
+                (result,) = run_op(region, given, [i for i in constants if i < len(given) - 1], target)
+                wanted = np.maximum(op.reference(*arrays)[0], 0) * factor
+                np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=5e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("constants", [(), (1, 2)])
+def test_nan_and_infinity_do_not_leak_between_groups(target, constants):
+    for op, arrays in GROUPED:
+        x = arrays[0].copy()
+        x[:, 0], x[:, -1] = np.inf, np.nan
+        (result,) = run_op(op, [x, *arrays[1:]], [i for i in constants if arrays[i] is not None], target)
+        (wanted,) = op.reference(x, *arrays[1:])
+        np.testing.assert_array_equal(np.isfinite(result), np.isfinite(wanted))
+
+
+def test_templates():
+    assert template(*DENSE[0]) == ("direct", {})
+    assert template(*DENSE[5]) == ("direct", {})
+    name, refused = template(*GROUPED[0])
+    assert name == "grouped"
+    assert list(refused) == ["direct", "depthwise"]
+    assert template(*case((1, 32, 5, 5), 32, (3, 3), groups=32))[0] == "depthwise"
+    name, refused = template(*case((1, 1300, 2, 2), 1300, (1, 1), groups=13))
+    assert name == "generic"
+    assert "100 channels" in refused["grouped"]
+    name, refused = template(*DENSE[0], constants=())
+    assert name == "generic"
+    assert set(refused.values()) == {"the weights are not known at compile time"}
