@@ -52,6 +52,7 @@ from glulam.frontends.layers.pool import (
     MaxPool2d,
     MaxPool3d,
 )
+from glulam.frontends.layers.recurrent import GRU, LSTM, RNN
 from glulam.frontends.layers.reshape import (
     ChannelShuffle,
     Crop,
@@ -78,6 +79,9 @@ __all__ = [
     "CELU",
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
