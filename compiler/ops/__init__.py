@@ -27,6 +27,7 @@ from glulam.compiler.ops.activation import (
     ThresholdedRelu,
 )
 from glulam.compiler.ops.conv import Conv, ConvTranspose
+from glulam.compiler.ops.external import External
 from glulam.compiler.ops.formula import Formula
 from glulam.compiler.ops.join import Concat, Gather, Split
 from glulam.compiler.ops.logic import And, Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Not, Or, Where, Xor
@@ -142,6 +143,7 @@ ALL_OPS: tuple[type[Op], ...] = (
     Xor,
     Where,
     Formula,
+    External,
 )
 
 OPS_BY_NAME: Mapping[str, type[Op]] = MappingProxyType({op.name: op for op in ALL_OPS})
@@ -170,6 +172,7 @@ __all__ = [
     "Erf",
     "Exp",
     "Expand",
+    "External",
     "Floor",
     "Formula",
     "Gather",
