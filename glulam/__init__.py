@@ -10,14 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glulam.api import compile, reference
+    from glulam.api import compile, reference, to_onnx
     from glulam.compiler import errors
     from glulam.compiler.graph.graph import Graph
     from glulam.compiler.options import Options
     from glulam.frontends import layers, zoo
     from glulam.frontends.layers import Sequential, Weight, external, layer
     from glulam.frontends.layers import symbolic as math
-    from glulam.frontends.onnx import from_onnx, to_onnx
+    from glulam.frontends.onnx import from_onnx
     from glulam.runtime.model import Model, load
 
 __version__ = "0.1.0"
@@ -52,7 +52,7 @@ _HOMES = {
     "layer": "glulam.frontends.layers",
     "load": "glulam.runtime.model",
     "reference": "glulam.api",
-    "to_onnx": "glulam.frontends.onnx",
+    "to_onnx": "glulam.api",
 }
 _MODULES = {
     "errors": "glulam.compiler.errors",

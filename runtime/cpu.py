@@ -20,7 +20,7 @@ def host_architecture() -> str:
 
 def host_features() -> frozenset[str]:
     """LLVM names of the CPU features of this machine."""
-    import llvmlite.binding as llvm  # type: ignore[import-untyped]
+    import llvmlite.binding as llvm
 
     return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
 

@@ -70,7 +70,7 @@ def _check_object(code: bytes) -> None:
 
 def _load(object_code: bytes) -> Any:
     """An MCJIT engine that owns its TargetMachine and holds the code."""
-    import llvmlite.binding as llvm  # type: ignore[import-untyped]
+    import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()

@@ -22,7 +22,18 @@ from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import Array, DType, Shape, TensorType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Access, Affine, Buffer, Builder, IndexLike, Kernel, Load, Var, dense_strides
+from glulam.compiler.loops.ir import (
+    Access,
+    Affine,
+    Bounded,
+    Buffer,
+    Builder,
+    IndexLike,
+    Kernel,
+    Load,
+    Var,
+    dense_strides,
+)
 from glulam.compiler.targets import Target
 from glulam.runtime.foreign import Foreign
 
@@ -98,8 +109,7 @@ class View:
         return (0, 0, *(before for before, _ in halo), *rest)
 
     def __getitem__(self, point: Point) -> Load:
-        moved = tuple(p + o if o and not isinstance(p, int) else p if not o else p + o for p, o in zip(point, self.origin, strict=True))  # type: ignore[operator]
-        return self.buffer[moved]
+        return self.buffer[tuple(_moved(place, by) for place, by in zip(point, self.origin, strict=True))]
 
 
 @dataclass(frozen=True)
@@ -319,6 +329,14 @@ def _of_rank(operand: Operand, rank: int) -> Operand:
     shape = (1,) * missing + operand.shape
     data = None if operand.data is None else operand.data.reshape(shape)
     return replace(operand, type=operand.type.with_shape(shape), data=data)
+
+
+def _moved(place: IndexLike, by: int) -> IndexLike:
+    if not by:
+        return place
+    if isinstance(place, Bounded):
+        raise LoopError("a dimension with a halo takes no index that is computed at run time")
+    return place + by
 
 
 def _span(operand: Operand) -> int:

@@ -128,7 +128,7 @@ class DirectConv:
                 with b.unrolled("t", pixels) as t, b.unrolled("j", per_group) as j:
                     *head, last = point[2:] if self.in_block == 1 else point[2:-1]
                     lane = () if self.in_block == 1 else (point[-1],)
-                    place = (*point[:2], *head, t * strides + last, *lane)  # type: ignore[arg-type]
+                    place = (*point[:2], *head, last + t * strides, *lane)  # type: ignore[operator]
                     value = Fma(self.x[place], packed[(q, g, *weight, j, v)], acc[t, j])
                     b.store(acc[t, j], value)
 

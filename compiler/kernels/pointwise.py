@@ -117,4 +117,3 @@ def _merge(operand: Operand, shape: Shape, groups: Sequence[Sequence[int]]) -> O
     merged = tuple(math.prod(extents[d] for d in group) for group in groups)
     data = None if operand.data is None else operand.data.reshape(merged)
     return replace(operand, type=operand.type.with_shape(merged), data=data)
-

@@ -26,9 +26,12 @@ from glulam.compiler.ops.activation import (
     Tanh,
     ThresholdedRelu,
 )
+from glulam.compiler.ops.bits import BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor
 from glulam.compiler.ops.conv import Conv, ConvTranspose
+from glulam.compiler.ops.cumulative import Cumulative
 from glulam.compiler.ops.external import External
 from glulam.compiler.ops.formula import Formula
+from glulam.compiler.ops.indexing import GatherElements, GatherND, ScatterElements, ScatterND
 from glulam.compiler.ops.join import Concat, Gather, Split
 from glulam.compiler.ops.logic import And, Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Not, Or, Where, Xor
 from glulam.compiler.ops.matmul import Linear, MatMul
@@ -61,9 +64,12 @@ from glulam.compiler.ops.pointwise import (
     Sub,
 )
 from glulam.compiler.ops.pool import AveragePool, MaxPool
+from glulam.compiler.ops.recurrent import Gru, Lstm, Rnn
 from glulam.compiler.ops.reduce import ArgReduce, Reduce
 from glulam.compiler.ops.resize import Resize
 from glulam.compiler.ops.softmax import LogSoftmax, Softmax
+from glulam.compiler.ops.topk import TopK
+from glulam.compiler.ops.trigonometry import Acos, Acosh, Asin, Asinh, Atan, Atanh, Cosh, Sinh, Tan
 
 ALL_OPS: tuple[type[Op], ...] = (
     Conv,
@@ -76,6 +82,9 @@ ALL_OPS: tuple[type[Op], ...] = (
     LayerNorm,
     Softmax,
     LogSoftmax,
+    Lstm,
+    Gru,
+    Rnn,
     Reduce,
     ArgReduce,
     Identity,
@@ -90,6 +99,26 @@ ALL_OPS: tuple[type[Op], ...] = (
     Concat,
     Split,
     Gather,
+    GatherElements,
+    GatherND,
+    ScatterElements,
+    ScatterND,
+    TopK,
+    Cumulative,
+    Tan,
+    Asin,
+    Acos,
+    Atan,
+    Sinh,
+    Cosh,
+    Asinh,
+    Acosh,
+    Atanh,
+    BitwiseAnd,
+    BitwiseOr,
+    BitwiseXor,
+    BitwiseNot,
+    BitShift,
     Resize,
     Relu,
     LeakyRelu,
@@ -152,11 +181,22 @@ __all__ = [
     "ALL_OPS",
     "OPS_BY_NAME",
     "Abs",
+    "Acos",
+    "Acosh",
     "Add",
     "And",
     "ArgReduce",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
     "AveragePool",
     "BatchNorm",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseNot",
+    "BitwiseOr",
+    "BitwiseXor",
     "Cast",
     "Ceil",
     "Celu",
@@ -165,6 +205,8 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "Cos",
+    "Cosh",
+    "Cumulative",
     "Div",
     "Dropout",
     "Elu",
@@ -176,9 +218,12 @@ __all__ = [
     "Floor",
     "Formula",
     "Gather",
+    "GatherElements",
+    "GatherND",
     "Gelu",
     "Greater",
     "GreaterOrEqual",
+    "Gru",
     "HardSigmoid",
     "HardSwish",
     "Identity",
@@ -189,6 +234,7 @@ __all__ = [
     "Linear",
     "Log",
     "LogSoftmax",
+    "Lstm",
     "MatMul",
     "MaxPool",
     "Maximum",
@@ -208,8 +254,11 @@ __all__ = [
     "Relu",
     "Reshape",
     "Resize",
+    "Rnn",
     "Round",
     "ScaleShift",
+    "ScatterElements",
+    "ScatterND",
     "Selu",
     "Shape",
     "Shrink",
@@ -217,6 +266,7 @@ __all__ = [
     "Sign",
     "Silu",
     "Sin",
+    "Sinh",
     "Slice",
     "Softmax",
     "Softplus",
@@ -224,9 +274,11 @@ __all__ = [
     "Split",
     "Sqrt",
     "Sub",
+    "Tan",
     "Tanh",
     "ThresholdedRelu",
     "Tile",
+    "TopK",
     "Transpose",
     "Where",
     "Xor",

@@ -33,7 +33,11 @@ class CanonicalShuffle(NodePass):
         _, groups, each, *rest = apart.output.shape
         if swap.op.perm[3:] != tuple(range(3, len(rest) + 3)):
             return Decision(node.name, False, f"transpose {swap.op.perm} moves more than the channels")
-        if node.output.type != source.type or source.shape[1:2] != (groups * each,) or source.shape[0] != apart.output.shape[0]:
+        if (
+            node.output.type != source.type
+            or source.shape[1:2] != (groups * each,)
+            or source.shape[0] != apart.output.shape[0]
+        ):
             return Decision(node.name, False, f"{source!r} does not have {groups} x {each} channels before and after")
         for value in (swap.output, apart.output):
             if (why := uses.shared_because(value)) is not None:

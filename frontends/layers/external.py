@@ -32,9 +32,10 @@ class External(Layer):
     function: the address of `void f(void **inputs, void **outputs, void *user)` as an integer, a ctypes function, a
     numba cfunc, a cffi function pointer; or a Python callable, which gets one read-only array an input and returns
     one array an output.
-    outputs: what it gives: {forms}.
+    outputs: what it gives: a shape (of the first input's type), a pair (shape, "float32"), or a TensorType; or a list
+    of these, for a tuple of results.
     user: a pointer that the C function gets as its third argument, as an integer.
-    """.format(forms=OUTPUT_FORMS)
+    """
 
     def __init__(
         self, function: Callable[..., Any] | int, outputs: Any, *, user: int = 0, name: str | None = None
