@@ -35,6 +35,7 @@ from glulam.compiler.loops.ir import (
     dense_strides,
 )
 from glulam.compiler.targets import Target
+from glulam.runtime.foreign import Foreign
 
 Point = tuple[IndexLike, ...]
 COPIED_AS = {DType.BOOL: DType.U8, DType.F16: DType.I16}
@@ -126,13 +127,15 @@ class View:
 class Lowered:
     """A finished kernel with what its parameters are bound to, in order.
 
-    `template` is the one of several that was taken, `refused` names those preferred to it with their reasons.
+    `template` is the one of several that was taken, `refused` names those preferred to it with their reasons. With
+    `foreign` the kernel is empty, and its arguments, inputs before outputs, go to that function.
     """
 
     kernel: Kernel
     args: tuple[Arg, ...]
     template: str = ""
     refused: tuple[tuple[str, str], ...] = ()
+    foreign: Foreign | None = None
 
 
 class Context:

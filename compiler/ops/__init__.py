@@ -29,6 +29,7 @@ from glulam.compiler.ops.activation import (
 from glulam.compiler.ops.bits import BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.cumulative import Cumulative
+from glulam.compiler.ops.external import External
 from glulam.compiler.ops.formula import Formula
 from glulam.compiler.ops.group_norm import GroupNorm
 from glulam.compiler.ops.indexing import GatherElements, GatherND, ScatterElements, ScatterND
@@ -178,6 +179,7 @@ ALL_OPS: tuple[type[Op], ...] = (
     Xor,
     Where,
     Formula,
+    External,
 )
 
 OPS_BY_NAME: Mapping[str, type[Op]] = MappingProxyType({op.name: op for op in ALL_OPS})
@@ -219,6 +221,7 @@ __all__ = [
     "Erf",
     "Exp",
     "Expand",
+    "External",
     "Floor",
     "Formula",
     "Gather",
