@@ -14,6 +14,7 @@ __all__ = [
     "ModelFileError",
     "ShapeError",
     "TargetError",
+    "TraceError",
     "UnsupportedError",
 ]
 
@@ -28,6 +29,10 @@ class ShapeError(GraphError):
 
 class LoopError(GlulamError):
     """A loop program breaks a rule: an access may leave its buffer, a tile index is not constant, ..."""
+
+
+class TraceError(GlulamError):
+    """A formula written in Python does what cannot be traced, an `if` on a symbolic value for one."""
 
 
 class TargetError(GlulamError):

@@ -15,6 +15,7 @@ from glulam.compiler.passes.identity_elimination import IdentityElimination
 from glulam.compiler.passes.layout import ChooseLayout
 from glulam.compiler.passes.manager import Pass
 from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
+from glulam.compiler.passes.split_recurrence import SplitRecurrence
 from glulam.compiler.targets import Target, target
 
 # Left out if `Options.fuse` is False, so that every layer keeps a kernel of its own.
@@ -28,6 +29,7 @@ def pipeline(machine: Target) -> tuple[Pass, ...]:
     """What `compile` runs on a graph before it is lowered."""
     return (
         DeadCode(),  # so that nothing is looked at in vain
+        SplitRecurrence(),  # a linear layer like others, whose weights the next passes fold
         FoldPadding(),  # a Pad of zeros that a convolution reads is the convolution's own
         ConstantFolding(),  # shape arithmetic; what is constant then folds into weights
         IdentityElimination(),  # dropout and no-ops would stand between the layers that fuse

@@ -10,13 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glulam.api import compile, reference
+    from glulam.api import compile, reference, to_onnx
     from glulam.compiler import errors
     from glulam.compiler.graph.graph import Graph
     from glulam.compiler.options import Options
     from glulam.frontends import layers, zoo
-    from glulam.frontends.layers import Sequential
-    from glulam.frontends.onnx import from_onnx, to_onnx
+    from glulam.frontends.layers import Sequential, Weight, external, layer
+    from glulam.frontends.layers import symbolic as math
+    from glulam.frontends.onnx import from_onnx
     from glulam.runtime.model import Model, load
 
 __version__ = "0.1.0"
@@ -25,11 +26,15 @@ __all__ = [
     "Model",
     "Options",
     "Sequential",
+    "Weight",
     "compile",
     "errors",
+    "external",
     "from_onnx",
+    "layer",
     "layers",
     "load",
+    "math",
     "reference",
     "to_onnx",
     "zoo",
@@ -40,15 +45,19 @@ _HOMES = {
     "Model": "glulam.runtime.model",
     "Options": "glulam.compiler.options",
     "Sequential": "glulam.frontends.layers",
+    "Weight": "glulam.frontends.layers",
     "compile": "glulam.api",
+    "external": "glulam.frontends.layers",
     "from_onnx": "glulam.frontends.onnx",
+    "layer": "glulam.frontends.layers",
     "load": "glulam.runtime.model",
     "reference": "glulam.api",
-    "to_onnx": "glulam.frontends.onnx",
+    "to_onnx": "glulam.api",
 }
 _MODULES = {
     "errors": "glulam.compiler.errors",
     "layers": "glulam.frontends.layers",
+    "math": "glulam.frontends.layers.symbolic",
     "zoo": "glulam.frontends.zoo",
 }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glulam.compiler.driver import compile_graph
 from glulam.compiler.graph.evaluate import evaluate
@@ -11,7 +12,11 @@ from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import Array
 from glulam.compiler.options import Options
 from glulam.frontends.layers import Sequential
+from glulam.frontends.layers.sequential import as_graph
 from glulam.runtime.model import Model
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 Network = Graph | Sequential
 
@@ -32,6 +37,8 @@ def reference(network: Network, feeds: Mapping[str, Array]) -> dict[str, Array]:
     return evaluate(as_graph(network), feeds)
 
 
-def as_graph(network: Network) -> Graph:
-    """The graph behind what the user wrote."""
-    return network if isinstance(network, Graph) else network.graph()
+def to_onnx(network: Network, path: str | os.PathLike[str] | None = None, opset: int = 17) -> ModelProto:
+    """The network as an ONNX model, also written to `path` if one is given; see `frontends.onnx.exporter`."""
+    from glulam.frontends.onnx import to_onnx as export
+
+    return export(as_graph(network), path, opset)

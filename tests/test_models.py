@@ -1,7 +1,8 @@
-"""Real, trained models agree with ONNX Runtime (its optimisations off), at one thread and at two.
+"""Whole models agree with ONNX Runtime (its optimisations off), with the same bits at one thread and at two.
 
-The models come from published packages by their hash, see `glulam.benchmarks.models`. Where a head saturates (sigmoid,
-softmax), an error in front of it could hide: what goes into the head is compared as well.
+Real, trained models come from published packages by their hash, see `glulam.benchmarks.models`; the light models, all
+weights constant, come with the onnx package. Where a head saturates (sigmoid, softmax), an error in front of it could
+hide: what goes into the head is compared as well. So are tensors in between, which become outputs for that.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from glulam.benchmarks.models import FetchError, HashError, RealModel, catalogue
 
 TOLERANCE = 1e-3  # of the output's RMS
 SATURATING = {"Sigmoid", "Softmax", "HardSigmoid", "Tanh"}
+LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("light_*.onnx"))
 TRANSPARENT = {"Identity", "Reshape", "Transpose", "Squeeze", "Cast", "Flatten"}
 
 
@@ -49,6 +51,16 @@ def with_inputs_of_heads(data: bytes) -> bytes:
         if node.op_type in SATURATING and node.input[0] not in known:
             known.add(node.input[0])
             model.graph.output.append(onnx.helper.make_empty_tensor_value_info(node.input[0]))
+    return model.SerializeToString()
+
+
+def with_tensors_between(data: bytes, count: int) -> bytes:
+    """The model with results of convolutions, evenly chosen along the way, as further outputs."""
+    model = onnx.load_from_string(data)
+    known = {output.name for output in model.graph.output}
+    results = [node.output[0] for node in model.graph.node if node.op_type == "Conv" and node.output[0] not in known]
+    for name in results[:: -(-len(results) // count)]:
+        model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
     return model.SerializeToString()
 
 
@@ -80,6 +92,22 @@ def onnxruntime_outputs(data: bytes, feeds: dict[str, np.ndarray]) -> dict[str, 
     return dict(zip(names, session.run(names, feeds), strict=True))
 
 
+def outputs_at_one_and_two_threads(graph: gl.Graph, feeds: dict[str, np.ndarray], file: Path) -> dict[str, np.ndarray]:
+    """Through an artifact; the bits are the same."""
+    gl.compile(graph).save(file)
+    with gl.load(file, threads=1) as one, gl.load(file, threads=2) as two:
+        outputs = one.run(feeds)
+        for key, value in two.run(feeds).items():
+            np.testing.assert_array_equal(value, outputs[key], err_msg=f"{key}: other bits at two threads")
+    return outputs
+
+
+def assert_near(outputs: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert list(outputs) == list(expected)
+    errors = {key: difference({key: outputs[key]}, {key: expected[key]}) for key in expected}
+    assert max(errors.values()) <= TOLERANCE, errors
+
+
 @pytest.mark.long
 @pytest.mark.network
 @pytest.mark.parametrize("name", list(catalogue()))
@@ -87,16 +115,36 @@ def test_real_model_agrees_with_onnx_runtime(name, tmp_path):
     model = catalogue()[name]
     data = with_inputs_of_heads(pinned(fetched(name), model.shapes))
     feeds = feeds_for(model)
-    expected = onnxruntime_outputs(data, feeds)
-    gl.compile(gl.from_onnx(data, shapes=model.shapes)).save(tmp_path / "m.glulam")
+    graph = gl.from_onnx(data, shapes=model.shapes)
+    assert_near(outputs_at_one_and_two_threads(graph, feeds, tmp_path / "m.glulam"), onnxruntime_outputs(data, feeds))
 
-    with gl.load(tmp_path / "m.glulam", threads=1) as one, gl.load(tmp_path / "m.glulam", threads=2) as two:
-        outputs = one.run(feeds)
-        assert list(outputs) == list(expected)
-        errors = {key: difference({key: outputs[key]}, {key: expected[key]}) for key in expected}
-        assert max(errors.values()) <= TOLERANCE, errors
-        for key, value in two.run(feeds).items():
-            np.testing.assert_array_equal(value, outputs[key], err_msg=f"{key}: other bits at two threads")
+
+@pytest.mark.long
+@pytest.mark.network
+@pytest.mark.parametrize("name", ["ppocrv4-det", "open-nsfw", "yolox-det416"])
+def test_tensors_inside_a_real_model_agree_too(name):
+    model = catalogue()[name]
+    data = with_tensors_between(pinned(fetched(name), model.shapes), 8)
+    feeds = feeds_for(model)
+    with gl.compile(gl.from_onnx(data, shapes=model.shapes)) as compiled:
+        assert_near(compiled.run(feeds), onnxruntime_outputs(data, feeds))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", LIGHT, ids=lambda path: path.stem)
+def test_light_model_agrees_with_onnx_runtime(path, tmp_path):
+    """To 1e-4 of each number. All rows of the weights are equal, so a softmax sees whether equal sums get equal bits."""
+    data = with_inputs_of_heads(path.read_bytes())
+    graph = gl.from_onnx(data)
+    rng = np.random.default_rng(0)
+    feeds = {name: rng.standard_normal(value.shape, dtype=np.float32) for name, value in graph.inputs.items()}
+    expected = onnxruntime_outputs(data, feeds)
+    for key, value in outputs_at_one_and_two_threads(graph, feeds, tmp_path / "m.glulam").items():
+        np.testing.assert_allclose(value, expected[key], rtol=1e-4, err_msg=key)
+
+
+def test_the_onnx_package_has_nine_light_models():
+    assert len(LIGHT) == 9
 
 
 def test_catalogue_names_a_pinned_package_a_hash_and_a_licence():

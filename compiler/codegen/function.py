@@ -29,7 +29,7 @@ class Function:
     # ---- instructions
 
     def name(self, hint: str = "v") -> str:
-        """A new SSA name."""
+        """A new SSA name. The hint may end in a digit, so a point keeps it apart from the number."""
         self._count += 1
         return f"%{hint}.{self._count}"
 

@@ -139,6 +139,8 @@ class Instructions:
         x, y = self.together(x, y)
         if op in _BITS:
             return self.arith(_BITS[op], x, y)
+        if op == "shr":
+            return self.arith("ashr" if x.dtype.is_signed else "lshr", x, y)
         if op in ("maximum", "minimum"):
             return self.extremum(op, x, y, x_is_number, y_constant is not None and y_constant == y_constant)
         if not x.dtype.is_float:

@@ -52,7 +52,12 @@ def _optimised(
         module = llvm.parse_assembly(text)
         module.verify()
     except RuntimeError as error:
-        raise CompileError(f"LLVM refused the code emitted for {target.name}: {error}\n{text}") from error
+        refused = CompileError(
+            f"LLVM refused the code emitted for {target.name}: {error}; this is a bug of glulam, please report it with "
+            "the model and what --debug prints"
+        )
+        refused.add_note(text)
+        raise refused from error
     module.data_layout = str(machine.target_data)
     return module
 

@@ -164,5 +164,6 @@ def _merged_pixels(spatial: Shape, sides: Sequence[Side]) -> tuple[list[int], li
             kept.insert(0, d)
     lane = len(spatial) + 2
     return extents, [
-        Side(s.buffer, s.start, (*s.strides[:2], *(s.strides[d + 2] for d in kept), *(s.strides[lane:] or (0,)))) for s in sides
+        Side(s.buffer, s.start, (*s.strides[:2], *(s.strides[d + 2] for d in kept), *(s.strides[lane:] or (0,))))
+        for s in sides
     ]

@@ -34,11 +34,14 @@ from glulam.compiler.loops.ir import (
     dense_strides,
 )
 from glulam.compiler.targets import Target
+from glulam.runtime.foreign import Foreign
 
 Point = tuple[IndexLike, ...]
 COPIED_AS = {DType.BOOL: DType.U8, DType.F16: DType.I16}
 """What elements are loaded and stored as where nothing is computed."""
 Arg = tuple[Literal["input", "output"], int] | Array
+
+_FUNCTIONS = frozenset({"exp", "log", "tanh", "erf", "sin", "cos"})
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,15 @@ class Epilogue:
     def is_identity(self) -> bool:
         return isinstance(self.formula, ex.Param)
 
+    @property
+    def is_long(self) -> bool:
+        """Whether it has functions that are expanded into dozens of instructions."""
+        return _calls_function(self.formula)
+
+
+def _calls_function(e: Expr) -> bool:
+    return (isinstance(e, ex.Unary) and e.op in _FUNCTIONS) or any(map(_calls_function, e.children()))
+
 
 @dataclass(frozen=True)
 class View:
@@ -115,13 +127,15 @@ class View:
 class Lowered:
     """A finished kernel with what its parameters are bound to, in order.
 
-    `template` is the one of several that was taken, `refused` names those preferred to it with their reasons.
+    `template` is the one of several that was taken, `refused` names those preferred to it with their reasons. With
+    `foreign` the kernel is empty, and its arguments, inputs before outputs, go to that function.
     """
 
     kernel: Kernel
     args: tuple[Arg, ...]
     template: str = ""
     refused: tuple[tuple[str, str], ...] = ()
+    foreign: Foreign | None = None
 
 
 class Context:

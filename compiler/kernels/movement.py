@@ -1,11 +1,10 @@
-"""Slices, padding, repetition and plain copies: boxes of one tensor copied into boxes of another. Gather is here too."""
+"""Slices, padding, repetition and plain copies: boxes of one tensor copied into boxes of another."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 
 import numpy as np
@@ -14,11 +13,11 @@ import numpy.typing as npt
 from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels import strided
 from glulam.compiler.kernels.concat import box, select_channels
-from glulam.compiler.kernels.context import COPIED_AS, Context, Lowered
-from glulam.compiler.kernels.nest import Point, nest, row_chunks, vectors
+from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.nest import Point, nest
 from glulam.compiler.kernels.strided import Side
-from glulam.compiler.loops.expr import Cast, Const, Expr, where
-from glulam.compiler.loops.ir import Affine, Bounded, Buffer, Var
+from glulam.compiler.loops.expr import Const, Expr, where
+from glulam.compiler.loops.ir import Bounded
 
 _MAX_BOXES = 32
 """Above this, padding looks each element's place up."""
@@ -170,54 +169,3 @@ def _look_up(ctx: Context, places: Sequence[npt.NDArray[np.int64]], source: Side
 
     nest(ctx.builder, [len(p) for p in places], 64, element)
     return ctx.finished()
-
-
-# ---- gather
-
-
-def gather(ctx: Context, axis: int) -> Lowered:
-    """Rows of input 0 along the axis, chosen by input 1; negative indices count from the end, and all are clamped."""
-    data, count = ctx.operand(0).shape, ctx.operand(1).type.size
-    before, extent, row = math.prod(data[:axis]), data[axis], math.prod(data[axis + 1 :])
-    if not before * count * row:
-        return ctx.finished()
-    x, indices = _dense(ctx, 0, (before, extent, row)), _dense(ctx, 1, (count,))
-    y = ctx.memory("output", 0, (before, count, row))
-    b, size = ctx.builder, ctx.output.type.dtype.size
-    width = ctx.target.vector_bytes // size
-
-    def index(at: Affine) -> Expr:
-        value = indices[at]
-        wide: Expr = value if value.dtype is DType.I64 else Cast(value, DType.I64)
-        return where(wide < 0, wide + extent, wide)
-
-    def elements(point: Point) -> None:
-        n, m = point
-        b.store(y[n, m, 0], x[n, Bounded(index(m), extent), 0])
-
-    def rows(point: Point, first: int, piece: int) -> None:
-        n, m, part = point
-        chosen = b.tile("row", dtype=DType.I64)
-        b.store(chosen[()], index(m))
-
-        def move(start: Affine, v: Var) -> None:
-            at = part * piece + start + v + first
-            b.store(y[n, m, at], x[n, Bounded(chosen[()], extent), at])
-
-        vectors(b, piece, width, move)
-
-    if row == 1:
-        nest(b, [before, count], 8 * size, elements)
-        return ctx.finished()
-    for first, pieces, piece in row_chunks(before * count, row, width, 2 * size):
-        nest(b, [before, count, pieces], 2 * size * piece, partial(rows, first=first, piece=piece))
-    return ctx.finished()
-
-
-def _dense(ctx: Context, i: int, shape: tuple[int, ...]) -> Buffer:
-    """Input `i` as a dense array, in the weights if it is constant."""
-    data = ctx.operand(i).data
-    if data is None:
-        return ctx.memory("input", i, shape)
-    dtype = ctx.operand(i).type.dtype
-    return ctx.constant(np.ascontiguousarray(data).reshape(shape).view(COPIED_AS.get(dtype, dtype).numpy), "c")

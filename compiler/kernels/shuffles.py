@@ -52,7 +52,9 @@ def transposed(b: Builder, rows: Sequence[Expr | None], dtype: DType) -> list[Ex
         quads = range(0, lanes, 4)
         low = tuple(q + lane for q in quads for lane in (0, lanes, 1, lanes + 1))
         high = tuple(q + lane for q in quads for lane in (2, lanes + 2, 3, lanes + 3))
-        stage = _kept(b, [_shuffle(mask, stage[i], stage[i + 1]) for i in range(0, lanes, 2) for mask in (low, high)], dtype)
+        stage = _kept(
+            b, [_shuffle(mask, stage[i], stage[i + 1]) for i in range(0, lanes, 2) for mask in (low, high)], dtype
+        )
         low = tuple(q + lane for q in quads for lane in (0, 1, lanes, lanes + 1))
         high = tuple(q + lane for q in quads for lane in (2, 3, lanes + 2, lanes + 3))
         stage = _kept(
@@ -74,7 +76,9 @@ def _exchanged(b: Builder, stage: Sequence[Expr | None], distance: int, dtype: D
     return _kept(
         b,
         [
-            _shuffle(upper, stage[i], stage[i + distance]) if not i & distance else _shuffle(lower, stage[i - distance], stage[i])
+            _shuffle(upper, stage[i], stage[i + distance])
+            if not i & distance
+            else _shuffle(lower, stage[i - distance], stage[i])
             for i in lanes
         ],
         dtype,

@@ -26,7 +26,7 @@ _CLOSE = 8  # strides up to this many elements are read as whole vectors
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a copy: where element 0 of a box lies in a one-dimensional buffer, and the stride of each dimension."""
+    """One side of a copy: where a box starts in a one-dimensional buffer, and the stride of each dimension."""
 
     buffer: Buffer
     start: int
@@ -67,13 +67,17 @@ def source(ctx: Context, i: int, block: int = 1) -> Side:
     if operand.data is not None:
         data = operand.data if block == 1 else pack_channels(operand.data, block)
         return constant(ctx, data)
-    return Side(ctx.memory("input", i), _origin(operand.physical_strides, operand.layout.halo), operand.physical_strides)
+    return Side(
+        ctx.memory("input", i), _origin(operand.physical_strides, operand.layout.halo), operand.physical_strides
+    )
 
 
 def target(ctx: Context, i: int = 0) -> Side:
     """Output `i`, like `source`."""
     operand = ctx.outputs[i]
-    return Side(ctx.memory("output", i), _origin(operand.physical_strides, operand.layout.halo), operand.physical_strides)
+    return Side(
+        ctx.memory("output", i), _origin(operand.physical_strides, operand.layout.halo), operand.physical_strides
+    )
 
 
 def constant(ctx: Context, data: Array) -> Side:
@@ -219,7 +223,9 @@ class _Copier:
 
         self.row_loops(outer, row.extent, self.shuffled, 2 * self.size, move)
 
-    def tiles(self, outer: Sequence[Dim], along: Dim, row: Dim, real: int | None = None, kept: int | None = None) -> None:
+    def tiles(
+        self, outer: Sequence[Dim], along: Dim, row: Dim, real: int | None = None, kept: int | None = None
+    ) -> None:
         """Transpose: the source is dense along `along`, the target along `row`.
 
         With `real`, only that many elements of `row` exist in the source and zeros follow; with `kept`, only that many

@@ -207,6 +207,15 @@ UNARY: dict[str, Callable[[Any], Any]] = {
     "erf": _erf,
     "sin": np.sin,
     "cos": np.cos,
+    "tan": np.tan,
+    "asin": np.arcsin,
+    "acos": np.arccos,
+    "atan": np.arctan,
+    "sinh": np.sinh,
+    "cosh": np.cosh,
+    "asinh": np.arcsinh,
+    "acosh": np.arccosh,
+    "atanh": np.arctanh,
     "floor": np.floor,
     "ceil": np.ceil,
     "round": np.rint,  # ties to even
@@ -225,6 +234,7 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "or": np.bitwise_or,
     "xor": np.bitwise_xor,
     "shl": np.left_shift,
+    "shr": np.right_shift,
 }
 
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {

@@ -51,7 +51,7 @@ def _binary(op: str, dtype: DType) -> bool:
         return True
     if op in ("and", "or", "xor"):
         return not dtype.is_float
-    if op == "shl":
+    if op in ("shl", "shr"):
         return not dtype.is_float and dtype is not DType.BOOL
     if op == "pow":
         return dtype.is_float

@@ -26,8 +26,15 @@ from glulam.compiler.ops.activation import (
     Tanh,
     ThresholdedRelu,
 )
+from glulam.compiler.ops.bits import BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor
 from glulam.compiler.ops.conv import Conv, ConvTranspose
+from glulam.compiler.ops.cumulative import Cumulative
+from glulam.compiler.ops.external import External
+from glulam.compiler.ops.formula import Formula
+from glulam.compiler.ops.group_norm import GroupNorm
+from glulam.compiler.ops.indexing import GatherElements, GatherND, ScatterElements, ScatterND
 from glulam.compiler.ops.join import Concat, Gather, Split
+from glulam.compiler.ops.local_response import LocalResponseNorm
 from glulam.compiler.ops.logic import And, Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Not, Or, Where, Xor
 from glulam.compiler.ops.matmul import Linear, MatMul
 from glulam.compiler.ops.movement import Dropout, Expand, Identity, Pad, Reshape, Shape, Slice, Tile, Transpose
@@ -59,9 +66,13 @@ from glulam.compiler.ops.pointwise import (
     Sub,
 )
 from glulam.compiler.ops.pool import AveragePool, MaxPool
+from glulam.compiler.ops.recurrent import Gru, Lstm, Rnn
 from glulam.compiler.ops.reduce import ArgReduce, Reduce
 from glulam.compiler.ops.resize import Resize
 from glulam.compiler.ops.softmax import LogSoftmax, Softmax
+from glulam.compiler.ops.topk import TopK
+from glulam.compiler.ops.trigonometry import Acos, Acosh, Asin, Asinh, Atan, Atanh, Cosh, Sinh, Tan
+from glulam.compiler.ops.vector_norm import LpNormalize, RMSNorm
 
 ALL_OPS: tuple[type[Op], ...] = (
     Conv,
@@ -74,6 +85,9 @@ ALL_OPS: tuple[type[Op], ...] = (
     LayerNorm,
     Softmax,
     LogSoftmax,
+    Lstm,
+    Gru,
+    Rnn,
     Reduce,
     ArgReduce,
     Identity,
@@ -88,6 +102,30 @@ ALL_OPS: tuple[type[Op], ...] = (
     Concat,
     Split,
     Gather,
+    GatherElements,
+    GatherND,
+    ScatterElements,
+    ScatterND,
+    TopK,
+    Cumulative,
+    Tan,
+    Asin,
+    Acos,
+    Atan,
+    Sinh,
+    Cosh,
+    Asinh,
+    Acosh,
+    Atanh,
+    BitwiseAnd,
+    BitwiseOr,
+    BitwiseXor,
+    BitwiseNot,
+    BitShift,
+    RMSNorm,
+    LpNormalize,
+    GroupNorm,
+    LocalResponseNorm,
     Resize,
     Relu,
     LeakyRelu,
@@ -140,6 +178,8 @@ ALL_OPS: tuple[type[Op], ...] = (
     Or,
     Xor,
     Where,
+    Formula,
+    External,
 )
 
 OPS_BY_NAME: Mapping[str, type[Op]] = MappingProxyType({op.name: op for op in ALL_OPS})
@@ -148,11 +188,22 @@ __all__ = [
     "ALL_OPS",
     "OPS_BY_NAME",
     "Abs",
+    "Acos",
+    "Acosh",
     "Add",
     "And",
     "ArgReduce",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
     "AveragePool",
     "BatchNorm",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseNot",
+    "BitwiseOr",
+    "BitwiseXor",
     "Cast",
     "Ceil",
     "Celu",
@@ -161,6 +212,8 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "Cos",
+    "Cosh",
+    "Cumulative",
     "Div",
     "Dropout",
     "Elu",
@@ -168,11 +221,17 @@ __all__ = [
     "Erf",
     "Exp",
     "Expand",
+    "External",
     "Floor",
+    "Formula",
     "Gather",
+    "GatherElements",
+    "GatherND",
     "Gelu",
     "Greater",
     "GreaterOrEqual",
+    "GroupNorm",
+    "Gru",
     "HardSigmoid",
     "HardSwish",
     "Identity",
@@ -181,8 +240,11 @@ __all__ = [
     "Less",
     "LessOrEqual",
     "Linear",
+    "LocalResponseNorm",
     "Log",
     "LogSoftmax",
+    "LpNormalize",
+    "Lstm",
     "MatMul",
     "MaxPool",
     "Maximum",
@@ -197,13 +259,17 @@ __all__ = [
     "Pad",
     "Pointwise",
     "Pow",
+    "RMSNorm",
     "Reciprocal",
     "Reduce",
     "Relu",
     "Reshape",
     "Resize",
+    "Rnn",
     "Round",
     "ScaleShift",
+    "ScatterElements",
+    "ScatterND",
     "Selu",
     "Shape",
     "Shrink",
@@ -211,6 +277,7 @@ __all__ = [
     "Sign",
     "Silu",
     "Sin",
+    "Sinh",
     "Slice",
     "Softmax",
     "Softplus",
@@ -218,9 +285,11 @@ __all__ = [
     "Split",
     "Sqrt",
     "Sub",
+    "Tan",
     "Tanh",
     "ThresholdedRelu",
     "Tile",
+    "TopK",
     "Transpose",
     "Where",
     "Xor",

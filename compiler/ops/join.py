@@ -9,7 +9,7 @@ import numpy as np
 
 from glulam.compiler.graph.op import Case, Op, Prefers
 from glulam.compiler.graph.types import Array, DType, TensorType, f32
-from glulam.compiler.kernels import concat, movement
+from glulam.compiler.kernels import concat, indexing
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.inputs import INDICES, check_at_least, check_axis, check_dtype, i64, required, same_dtype
 
@@ -119,7 +119,7 @@ class Gather(Op):
         return (data.with_shape((*data.shape[: self.axis], *indices.shape, *data.shape[self.axis + 1 :])),)
 
     def lower(self, ctx: Context) -> Lowered:
-        return movement.gather(ctx, self.axis)
+        return indexing.gather(ctx, self.axis)
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         data, indices = required(self, inputs, 2)

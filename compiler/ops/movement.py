@@ -249,7 +249,11 @@ class Slice(Op):
         x = inputs[0]
         if x is None or x.rank < 3:
             return Prefers.PLAIN
-        whole = [axis for axis in range(x.rank) if (self.starts[axis], self.steps[axis], self.sizes[axis]) == (0, 1, x.shape[axis])]
+        whole = [
+            axis
+            for axis in range(x.rank)
+            if (self.starts[axis], self.steps[axis], self.sizes[axis]) == (0, 1, x.shape[axis])
+        ]
         others = [axis for axis in range(x.rank) if axis != 1]
         return Prefers.EITHER if 1 in whole or whole == others else Prefers.PLAIN
 

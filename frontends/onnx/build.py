@@ -27,6 +27,9 @@ class Builder:
     def __init__(self, name: str) -> None:
         self.graph = Graph(name)
         self._known: dict[Value, Array | None] = {}
+        self._demanded: dict[Value, Array | None] = {}
+        self._offered: dict[Value, Array] = {}
+        self.baked: set[str] = set()
         self._filled = 0
 
     def constant(self, data: Array, name: str = "const") -> Value:
@@ -82,8 +85,37 @@ class Builder:
         (value,) = self.add(op, *inputs, name=name)
         return value
 
+    def offer(self, value: Value, data: Array) -> None:
+        """Say what an input is in the one use that this graph is built for."""
+        self._offered[value] = data
+
     def known(self, value: Value) -> Array | None:
         """What the value is for every input, or None if it depends on inputs (or takes too much work to find out)."""
+        return self._value(value, self._known)
+
+    def demanded(self, value: Value) -> Array | None:
+        """The same where only a known value will do: what was offered for an input counts, and is `baked` then."""
+        found = self.known(value)
+        if found is None and self._offered:
+            self._demanded.update(self._offered)
+            found = self._value(value, self._demanded)
+            if found is not None:
+                self._bake(value)
+        return found
+
+    def _bake(self, value: Value) -> None:
+        pending, seen = [value], set[Value]()
+        while pending:
+            top = pending.pop()
+            if top in seen or top.data is not None:
+                continue
+            seen.add(top)
+            if top.producer is None:
+                self.baked.add(top.name)
+            elif self.known(top) is None:
+                pending.extend(top.producer.present_inputs())
+
+    def _value(self, value: Value, table: dict[Value, Array | None]) -> Array | None:
         if value.data is not None:
             return value.data
         if value.type.size == 0:
@@ -92,28 +124,28 @@ class Builder:
         while stack:
             top = stack[-1]
             node = top.producer
-            if top in self._known or node is None:
-                self._known.setdefault(top, None)
+            if top in table or node is None:
+                table.setdefault(top, None)
                 stack.pop()
                 continue
             sources = list(node.present_inputs())
-            waiting = [v for v in sources if v.data is None and v not in self._known]
+            waiting = [v for v in sources if v.data is None and v not in table]
             if waiting:
                 stack.extend(waiting)
                 continue
-            self._resolve(node)
+            self._resolve(node, table)
             stack.pop()
-        return self._known[value]
+        return table[value]
 
-    def _resolve(self, node: Node) -> None:
-        arrays = [None if v is None else (v.data if v.data is not None else self._known[v]) for v in node.inputs]
+    def _resolve(self, node: Node, table: dict[Value, Array | None]) -> None:
+        arrays = [None if v is None else (v.data if v.data is not None else table[v]) for v in node.inputs]
         complete = all(a is not None for v, a in zip(node.inputs, arrays, strict=True) if v is not None)
         sizes = [v.type.size for v in (*node.present_inputs(), *node.outputs)]
         if not complete or max(sizes) > FOLD_WORK or not _is_cheap(node):
             results: Sequence[Array | None] = [None] * len(node.outputs)
         else:
             results = self._reference(node, arrays)
-        self._known.update(zip(node.outputs, results, strict=True))
+        table.update(zip(node.outputs, results, strict=True))
 
     @staticmethod
     def _folds(node: Node) -> bool:

@@ -128,7 +128,7 @@ class Context:
 
     def known(self, index: int, what: str) -> Array:
         """The value of a required input that must not depend on the graph's inputs."""
-        array = self.builder.known(self[index])
+        array = self.builder.demanded(self[index])
         if array is None:
             raise self.unsupported(
                 f"{what} (input {index}) is computed from the model's inputs; only constants are offered"

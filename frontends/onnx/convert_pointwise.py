@@ -167,8 +167,11 @@ def is_inf(ctx: Context) -> Value:
     return ctx.apply(ops.Equal(), x, ctx.constant(np.inf if positive else -np.inf, x.type.dtype))
 
 
-def tan(ctx: Context) -> Value:
-    return ctx.apply(ops.Div(), ctx.apply(ops.Sin(), ctx[0]), ctx.apply(ops.Cos(), ctx[0]))
+def bit_shift(ctx: Context) -> Value:
+    direction = ctx.text("direction", "").lower()
+    if direction not in ("left", "right"):
+        raise ctx.malformed(f"direction={direction!r}; it is LEFT or RIGHT")
+    return ctx.apply(ops.BitShift(direction), ctx[0], ctx[1])
 
 
 def where(ctx: Context) -> Value:
@@ -192,6 +195,16 @@ _UNARY: dict[str, Callable[[], Op]] = {
     "Not": ops.Not,
     "Sin": ops.Sin,
     "Cos": ops.Cos,
+    "Tan": ops.Tan,
+    "Asin": ops.Asin,
+    "Acos": ops.Acos,
+    "Atan": ops.Atan,
+    "Sinh": ops.Sinh,
+    "Cosh": ops.Cosh,
+    "Asinh": ops.Asinh,
+    "Acosh": ops.Acosh,
+    "Atanh": ops.Atanh,
+    "BitwiseNot": ops.BitwiseNot,
     "Softsign": ops.Softsign,
     "Mish": ops.Mish,
     "HardSwish": ops.HardSwish,
@@ -213,6 +226,9 @@ _BINARY: dict[str, Callable[[], Op]] = {
     "And": ops.And,
     "Or": ops.Or,
     "Xor": ops.Xor,
+    "BitwiseAnd": ops.BitwiseAnd,
+    "BitwiseOr": ops.BitwiseOr,
+    "BitwiseXor": ops.BitwiseXor,
 }
 
 TABLE: dict[str, Converter] = {
@@ -239,6 +255,6 @@ TABLE: dict[str, Converter] = {
     "CastLike": cast_like,
     "IsNaN": is_nan,
     "IsInf": is_inf,
-    "Tan": tan,
+    "BitShift": bit_shift,
     "Where": where,
 }

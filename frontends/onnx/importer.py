@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from glulam.compiler.errors import GlulamError, GraphError, ModelFileError, UnsupportedError
 from glulam.compiler.graph.graph import Graph, Value
+from glulam.compiler.graph.types import Array
 from glulam.frontends.onnx.build import Builder
 from glulam.frontends.onnx.context import Context, Result
 from glulam.frontends.onnx.functions import Functions
@@ -20,7 +21,7 @@ from glulam.frontends.onnx.structure import ordered, shown, subgraphs
 from glulam.frontends.onnx.table import CONVERTERS
 
 if TYPE_CHECKING:
-    from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
+    from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
 OLDEST_OPSET, NEWEST_OPSET = 6, 28
 MAX_NODES = 50_000  # functions may call functions: a small file can stand for a great many nodes
@@ -49,10 +50,24 @@ def from_onnx(
     return _Importer(model, folder).run(shapes)
 
 
+def specialise(model: ModelProto, values: Mapping[str, Array]) -> tuple[Graph, frozenset[str]]:
+    """The graph for one use of a model, whose inputs are `values`; and the inputs that it cannot be used without.
+
+    Shapes are those of the values. Where an operator needs to know what one of its inputs is (the shape of a Reshape),
+    and that depends on inputs of the model, the given values are built in: the graph holds for them alone. The names of
+    these inputs come back; the graph has them all the same. Raises what `from_onnx` raises.
+    """
+    model, folder = load_model(model)
+    importer = _Importer(model, folder, values)
+    graph = importer.run({name: array.shape for name, array in values.items()})
+    return graph, frozenset(importer.builder.baked)
+
+
 class _Importer:
-    def __init__(self, model: ModelProto, folder: Path | None) -> None:
+    def __init__(self, model: ModelProto, folder: Path | None, values: Mapping[str, Array] | None = None) -> None:
         self.model = model
         self.folder = folder
+        self.values = values or {}
         self.opset = _opset(model)
         self.builder = Builder(model.graph.name or "graph")
         self.functions = Functions(model, self.opset)
@@ -70,7 +85,9 @@ class _Importer:
         nodes = ordered(proto.node, given, names)
         self._refuse_unknown(nodes)
         for name, type in input_types(inputs, shapes).items():
-            scope[name] = self.builder.graph.input(name, type)
+            value = scope[name] = self.builder.graph.input(name, type)
+            if name in self.values:
+                self.builder.offer(value, self.values[name])
         self._initialisers(proto, scope, nodes, names)
         self._nodes(nodes, scope, names)
         if self.refused:
@@ -238,13 +255,26 @@ class Call:
         self.absent = absent
 
     def cleaned(self, node: NodeProto) -> NodeProto:
-        """The node without the inputs that the call leaves out."""
-        if not self.absent.intersection(node.input):
+        """The node without the inputs that the call leaves out, and with the call's attributes in place."""
+        named = any(entry.ref_attr_name for entry in node.attribute)
+        if not named and not self.absent.intersection(node.input):
             return node
         copy = type(node)()
         copy.CopyFrom(node)
         copy.input[:] = ["" if name in self.absent else name for name in node.input]
+        if named:
+            del copy.attribute[:]
+            copy.attribute.extend(filter(None, map(self._resolved, node.attribute)))
         return copy
+
+    def _resolved(self, entry: AttributeProto) -> AttributeProto | None:
+        """An attribute that may stand for one of the call's; None if the call does not have it."""
+        if not entry.ref_attr_name:
+            return entry
+        value = self.attributes.get(entry.ref_attr_name)
+        if value is None:
+            return None
+        return require_onnx().helper.make_attribute(entry.name, value, attr_type=entry.type)  # type: ignore[no-any-return]
 
 
 class _Both(set[str]):

@@ -8,14 +8,17 @@ from types import MappingProxyType
 from glulam.frontends.onnx import (
     convert_constant,
     convert_conv,
+    convert_indexing,
     convert_matmul,
     convert_movement,
     convert_norm,
     convert_pointwise,
     convert_pool,
+    convert_recurrent,
     convert_reduce,
     convert_resize,
     convert_softmax,
+    convert_spatial,
 )
 from glulam.frontends.onnx.context import Converter
 
@@ -27,9 +30,12 @@ CONVERTERS: Mapping[str, Converter] = MappingProxyType(
         **convert_norm.TABLE,
         **convert_softmax.TABLE,
         **convert_pointwise.TABLE,
+        **convert_recurrent.TABLE,
         **convert_reduce.TABLE,
         **convert_movement.TABLE,
         **convert_resize.TABLE,
+        **convert_indexing.TABLE,
+        **convert_spatial.TABLE,
         **convert_constant.TABLE,
     }
 )

@@ -6,6 +6,7 @@ import ctypes
 
 import numpy as np
 from harness import from_physical, to_physical
+from native import aligned, entry_text, load_object
 
 from glulam.compiler.codegen.module import build_object
 from glulam.compiler.graph.layout import PLAIN, Layout
@@ -15,7 +16,6 @@ from glulam.compiler.loops.interpreter import interpret
 from glulam.compiler.loops.ir import dense_strides
 from glulam.compiler.loops.verify import verify_kernel
 from glulam.compiler.targets import runnable_targets, target
-from native import aligned, entry_text, load_object
 
 DTYPES = ["f4", "f8", "i8", "i4", "i2", "i1", "u1", "?", "f2"]
 GAP = 96  # elements between the images of a tensor that is part of a larger one
@@ -53,7 +53,10 @@ class Lowering:
 
     def memory(self):
         """Arrays of the parameters by name, and those of the outputs."""
-        outputs = [self.widened(np.full(lay.size(t.shape), 77, t.dtype.numpy), t, lay) for t, lay in zip(self.results, self.outs)]
+        outputs = [
+            self.widened(np.full(lay.size(t.shape), 77, t.dtype.numpy), t, lay)
+            for t, lay in zip(self.results, self.outs, strict=True)
+        ]
         memory = {}
         for buffer, arg in zip(self.kernel.params, self.lowered.args, strict=True):
             if isinstance(arg, np.ndarray):
@@ -115,7 +118,7 @@ class Lowering:
 
 
 def check(op, arrays, layouts=None, constants=(), gaps=False, interpreter=True, targets=None):
-    """Reference = interpreter = native, to the bit, on each target. `layouts(lanes)` gives those of inputs and outputs."""
+    """Reference = interpreter = native, to the bit, on each target. `layouts(lanes)`: those of inputs and outputs."""
     expected = op.reference(*arrays)
     for machine in targets or runnable_targets():
         chosen = layouts(machine.lanes) if layouts else ([PLAIN] * len(arrays), [PLAIN] * len(expected))
@@ -145,7 +148,7 @@ def random(shape, dtype="f4", seed=0):
 
 
 def measure(op, arrays, layouts, constants=(), repeats=30):
-    """GB/s, counting what is read and written once each; for by-hand use."""
+    """GB/s, counting what is read and written once each; to be called by hand."""
     import time
 
     lowering = Lowering(op, arrays, layouts, constants)

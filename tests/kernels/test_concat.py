@@ -46,7 +46,9 @@ def test_channels_in_blocks(sizes, halo, gaps):
     whole = random((2, sum(sizes), *spatial))
 
     def layouts(lanes):
-        return [blocked(4, lanes, (0, 1) if i == 0 else None) for i in range(len(sizes))], [blocked(4, lanes, halo, -np.inf)]
+        return [blocked(4, lanes, (0, 1) if i == 0 else None) for i in range(len(sizes))], [
+            blocked(4, lanes, halo, -np.inf)
+        ]
 
     check(Concat(1), inputs, layouts, gaps=gaps)
     check(Split(1, sizes), [whole], lambda lanes: layouts(lanes)[::-1], gaps=gaps)

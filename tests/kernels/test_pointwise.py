@@ -13,7 +13,8 @@ from glulam.compiler.ops import (
     ALL_OPS,
     Add,
     And,
-    Cast,
+    Div,
+    Exp,
     Less,
     Mul,
     Not,
@@ -59,7 +60,11 @@ def test_cases(op):
             scale = float(finite.max()) if finite.size else 1.0
             np.testing.assert_allclose(actual, expected, rtol=2e-6, atol=case.op.tolerance * min(scale, 1e3))
         else:
-            np.testing.assert_array_equal(actual, expected)
+            # An integer power that no integer holds is undefined: saturated here, anything in numpy.
+            held = np.abs(expected.astype(float)) < (
+                2.0 if expected.dtype == bool else np.iinfo(expected.dtype).max / 2
+            )
+            np.testing.assert_array_equal(actual[held], expected[held])
 
 
 SHAPES = [
@@ -129,12 +134,18 @@ def test_other_ranks_in_blocks(shape):
 
 
 def test_lanes_beyond_the_channels_stay_zero():
-    """1 / 0 and exp(0) would not."""
-    x = np.abs(random((1, 5, 2, 3))[...]) + 1
-    x[~np.isfinite(x)] = 2
-    for op in (Cast.samples() and Add(), Sub()):
-        check(op, [x, np.float32([3.0])], lambda lanes: ([blocked(4, lanes), PLAIN], [blocked(4, lanes)]))
-    check(ScaleShift(), [x, np.float32(2), np.float32(1)], lambda lanes: ([blocked(4, lanes), PLAIN, PLAIN], [blocked(4, lanes)]))
+    """Though 0 + 3, exp(0) and 0 / 0 are not zero."""
+    x = random((1, 5, 2, 3))
+    three = np.float32([3.0])
+    for op in (Add(), Sub()):
+        check(op, [x, three], lambda lanes: ([blocked(4, lanes), PLAIN], [blocked(4, lanes)]))
+    check(Exp(), [x], lambda lanes: ([blocked(4, lanes)], [blocked(4, lanes)]), tolerance=1e-6)
+    check(Div(), [x, x], lambda lanes: ([blocked(4, lanes)] * 2, [blocked(4, lanes)]))
+    check(
+        ScaleShift(),
+        [x, np.float32(2), np.float32(1)],
+        lambda lanes: ([blocked(4, lanes), PLAIN, PLAIN], [blocked(4, lanes)]),
+    )
 
 
 def test_three_operands():
@@ -152,7 +163,7 @@ def test_types(op):
             arrays = [random((45,), "?"), random((45,), dtype.numpy, 1), random((45,), dtype.numpy, 2)]
         else:
             types = [TensorType(dtype, (45,))] * op.arity
-            arrays = list(Case(case.op, tuple(types), low=1.0, high=5.0).arrays())
+            arrays = list(Case(case.op, tuple(types), low=1.0, high=3.0).arrays())
         exact = dtype.value not in ("f32", "f64", "f16")
         check(case.op, arrays, tolerance=0.0 if exact and op.name != "pow" else 2e-6)
 
@@ -180,14 +191,19 @@ def test_an_output_may_lie_where_an_input_does():
             lowering = Lowering(Add(), [x, random(shape, seed=1)], ([layout] * 2, [layout]), machine=target("native"))
             expected = lowering.native()[0].copy()
             memory, outputs = lowering.memory()
-            names = {arg: b.name for b, arg in zip(lowering.kernel.params, lowering.lowered.args, strict=True) if isinstance(arg, tuple)}
+            names = {
+                arg: b.name
+                for b, arg in zip(lowering.kernel.params, lowering.lowered.args, strict=True)
+                if isinstance(arg, tuple)
+            }
             outputs[0] = memory[names["output", 0]] = memory[names["input", 0]]
             lowering.function(memory)(0, lowering.kernel.extent)
             np.testing.assert_array_equal(lowering.logical(outputs)[0], expected)
 
 
 @pytest.mark.parametrize(
-    ("shape", "block"), [((1, 64, 56, 56), 16), ((1, 64, 56, 56), 1), ((200_000,), 1), ((20_000, 10), 1), ((1, 16, 224, 224), 16)]
+    ("shape", "block"),
+    [((1, 64, 56, 56), 16), ((1, 64, 56, 56), 1), ((200_000,), 1), ((20_000, 10), 1), ((1, 16, 224, 224), 16)],
 )
 def test_a_sensible_number_of_iterations(shape, block):
     x = np.zeros(shape, np.float32)

@@ -1,0 +1,98 @@
+"""Pointwise ops on the bits of integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from glulam.compiler.graph.op import Case
+from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.expr import Const, Expr
+from glulam.compiler.ops.inputs import INTEGERS
+from glulam.compiler.ops.pointwise import Pointwise
+
+
+@dataclass(frozen=True)
+class BitwiseAnd(Pointwise):
+    """Bits that both have."""
+
+    name = "bitwise_and"
+    arity = 2
+    accepts = INTEGERS
+
+    def formula(self, x: Expr, y: Expr) -> Expr:
+        return x & y
+
+
+@dataclass(frozen=True)
+class BitwiseOr(Pointwise):
+    """Bits that at least one has."""
+
+    name = "bitwise_or"
+    arity = 2
+    accepts = INTEGERS
+
+    def formula(self, x: Expr, y: Expr) -> Expr:
+        return x | y
+
+
+@dataclass(frozen=True)
+class BitwiseXor(Pointwise):
+    """Bits that exactly one has."""
+
+    name = "bitwise_xor"
+    arity = 2
+    accepts = INTEGERS
+
+    def formula(self, x: Expr, y: Expr) -> Expr:
+        return x ^ y
+
+
+@dataclass(frozen=True)
+class BitwiseNot(Pointwise):
+    """The other bits."""
+
+    name = "bitwise_not"
+    accepts = INTEGERS
+
+    def formula(self, x: Expr) -> Expr:
+        return x ^ Const(-1 if x.dtype.is_signed else (1 << 8 * x.dtype.size) - 1, x.dtype)
+
+
+@dataclass(frozen=True)
+class BitShift(Pointwise):
+    """The bits of x moved by y places to the "left" or "right"; a right shift of signed integers copies the sign.
+
+    Of a y that is negative, or not below the number of bits, only the fill is left: 0, or -1 for the copied sign.
+    """
+
+    direction: str
+
+    name = "bit_shift"
+    arity = 2
+    accepts = INTEGERS
+
+    def formula(self, x: Expr, y: Expr) -> Expr:
+        if self.direction not in ("left", "right"):
+            raise self.fail(f"direction is {self.direction!r}; it is 'left' or 'right'")
+        bits = 8 * x.dtype.size
+        inside = y < bits
+        if x.dtype.is_signed:
+            inside = inside & (y >= 0)
+        places = ex.where(inside, y, bits - 1)
+        moved = ex.binary("shl" if self.direction == "left" else "shr", x, places)
+        return moved if self.direction == "right" and x.dtype.is_signed else ex.where(inside, moved, 0)
+
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        return (cls("left"), cls("right"))
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        unsigned = (np.arange(0, 256, 5, dtype=np.uint8)[:, None], np.arange(10, dtype=np.uint8))
+        signed = (np.arange(-128, 128, 5)[:, None], np.array([0, 1, 7, 31, 62, 63, 64, 100, -1, -64]))
+        narrow = tuple(array.astype(np.int8) for array in signed)
+        return tuple(Case(op, pair) for op in cls.samples() for pair in (unsigned, signed, narrow))

@@ -1,0 +1,123 @@
+"""ONNX operators that look elements up, put them somewhere, or order them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from glulam.compiler import ops
+from glulam.compiler.errors import ShapeError
+from glulam.compiler.graph.graph import Value
+from glulam.compiler.graph.types import DType
+from glulam.frontends.einsum import einsum as decomposed
+from glulam.frontends.onnx.context import Context, Converter
+
+
+def gather_elements(ctx: Context) -> Value:
+    axis = ctx.axis(ctx.integer("axis", 0), len(ctx[0].shape))
+    return ctx.apply(ops.GatherElements(axis), ctx[0], ctx[1])
+
+
+def gather_nd(ctx: Context) -> Value:
+    return ctx.apply(ops.GatherND(ctx.integer("batch_dims", 0)), ctx[0], ctx[1])
+
+
+def scatter_elements(ctx: Context) -> Value:
+    axis = ctx.axis(ctx.integer("axis", 0), len(ctx[0].shape))
+    return ctx.apply(ops.ScatterElements(axis, ctx.text("reduction", "none")), ctx[0], ctx[1], ctx[2])
+
+
+def scatter_nd(ctx: Context) -> Value:
+    return ctx.apply(ops.ScatterND(ctx.text("reduction", "none")), ctx[0], ctx[1], ctx[2])
+
+
+def top_k(ctx: Context) -> tuple[Value, ...]:
+    """k was an attribute until opset 10. Sorted results serve those who do not ask for an order."""
+    x = ctx[0]
+    axis = ctx.axis(ctx.integer("axis", -1), len(x.shape))
+    k = ctx.known_scalar(1, "K") if ctx.opset >= 10 else ctx.integer("k", -1)
+    ctx.ignore("sorted")
+    if k is None or not 0 <= k <= x.shape[axis]:
+        raise ctx.malformed(f"k = {k} of the {x.shape[axis]} elements along axis {axis} of {x.type}")
+    return ctx.add(ops.TopK(int(k), axis, ctx.flag("largest", True)), x)
+
+
+def cumulative(kind: str) -> Converter:
+    def convert(ctx: Context) -> Value:
+        axis = ctx.known_scalar(1, "axis")
+        place = ctx.axis(0 if axis is None else int(axis), len(ctx[0].shape))
+        return ctx.apply(ops.Cumulative(kind, place, ctx.flag("exclusive"), ctx.flag("reverse")), ctx[0])
+
+    return convert
+
+
+def compress(ctx: Context) -> Value:
+    """How many elements are kept must be known, so the condition is."""
+    x = ctx[0]
+    condition = ctx.known(1, "condition")
+    if condition.ndim != 1:
+        raise ctx.malformed("the condition is not a list")
+    if not ctx.has("axis"):
+        x = ctx.apply(ops.Reshape((x.type.size,)), x)
+    axis = ctx.axis(ctx.integer("axis", 0), len(x.shape))
+    kept = np.flatnonzero(condition).astype(np.int64)
+    if kept.size and kept[-1] >= x.shape[axis]:
+        raise ctx.malformed(f"the condition is longer than axis {axis} of {x.type}")
+    return ctx.apply(ops.Gather(axis), x, ctx.constant(kept))
+
+
+def hardmax(ctx: Context) -> Value:
+    """1 at the first largest element along the axis; before opset 13, along all axes from `axis` on together."""
+    x = ctx[0]
+    rank = len(x.shape)
+    axis = ctx.axis(ctx.integer("axis", -1 if ctx.opset >= 13 else 1), rank)
+    flat = x
+    if ctx.opset < 13:
+        size = int(np.prod(x.shape[axis:]))
+        flat, axis = ctx.apply(ops.Reshape((x.type.size // max(size, 1), size)), x), 1
+    best = ctx.apply(ops.ArgReduce("max", axis), flat)
+    places = np.arange(flat.shape[axis]).reshape(-1, *(1,) * (len(flat.shape) - axis - 1))
+    hot = ctx.apply(ops.Cast(x.type.dtype), ctx.apply(ops.Equal(), best, ctx.constant(places)))
+    return hot if hot.shape == x.shape else ctx.apply(ops.Reshape(x.shape), hot)
+
+
+def reverse_sequence(ctx: Context) -> Value:
+    """The first elements of each sequence backwards; the rest stays."""
+    x, lengths = ctx[0], ctx[1]
+    rank = len(x.shape)
+    batch, time = (ctx.axis(ctx.integer(f"{name}_axis", i), rank) for name, i in (("batch", 1), ("time", 0)))
+    if batch == time or lengths.shape != (x.shape[batch],):
+        raise ctx.malformed(f"batch_axis {batch}, time_axis {time} and lengths {lengths.type} for {x.type}")
+    perm = (batch, time, *(axis for axis in range(rank) if axis not in (batch, time)))
+    steps = ctx.constant(np.arange(x.shape[time], dtype=np.int64)[None, :])
+    if lengths.type.dtype is not DType.I64:
+        lengths = ctx.apply(ops.Cast(DType.I64), lengths)
+    count = ctx.apply(ops.Reshape((x.shape[batch], 1)), lengths)
+    mirrored = ctx.apply(ops.Sub(), ctx.apply(ops.Sub(), count, ctx.constant(1, DType.I64)), steps)
+    places = ctx.apply(ops.Where(), ctx.apply(ops.Less(), steps, count), mirrored, steps)
+    indices = ctx.apply(ops.Reshape((*places.shape, 1)), places)
+    ordered = ctx.apply(ops.GatherND(1), ctx.apply(ops.Transpose(perm), x), indices)
+    return ctx.apply(ops.Transpose(tuple(perm.index(axis) for axis in range(rank))), ordered)
+
+
+def einsum(ctx: Context) -> Value:
+    operands = [ctx[i] for i in range(len(ctx.inputs))]
+    try:
+        return decomposed(ctx.text("equation", ""), operands, ctx.apply)
+    except ShapeError as error:
+        raise ctx.malformed(str(error)) from error
+
+
+TABLE: dict[str, Converter] = {
+    "GatherElements": gather_elements,
+    "GatherND": gather_nd,
+    "Scatter": scatter_elements,
+    "ScatterElements": scatter_elements,
+    "ScatterND": scatter_nd,
+    "TopK": top_k,
+    "CumSum": cumulative("sum"),
+    "CumProd": cumulative("prod"),
+    "Compress": compress,
+    "Hardmax": hardmax,
+    "ReverseSequence": reverse_sequence,
+    "Einsum": einsum,
+}

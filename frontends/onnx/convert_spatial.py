@@ -1,0 +1,85 @@
+"""ONNX operators on images: crops about the centre, column layouts, sampling grids, regions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from glulam.compiler import ops
+from glulam.compiler.graph.graph import Value
+from glulam.frontends.onnx.context import Context, Converter
+
+
+def center_crop_pad(ctx: Context) -> Value:
+    """Cut or fill up to a size, equally on both sides; the odd element goes to the end."""
+    x = ctx[0]
+    wanted = ctx.known_ints(1, "shape")
+    axes = ctx.integers("axes")
+    places = tuple(range(len(x.shape))) if axes is None else ctx.axes(axes, len(x.shape))
+    if wanted is None or len(wanted) != len(places) or min(wanted, default=0) < 0:
+        raise ctx.malformed(f"shape {wanted} for the axes {places} of {x.type}")
+    starts, sizes, pads = [0] * len(x.shape), list(x.shape), [(0, 0)] * len(x.shape)
+    for axis, size in zip(places, wanted, strict=True):
+        extra = size - x.shape[axis]
+        if extra > 0:
+            pads[axis] = (extra // 2, extra - extra // 2)
+        else:
+            starts[axis], sizes[axis] = -extra // 2, size
+    if tuple(sizes) != x.shape:
+        x = ctx.apply(ops.Slice(tuple(starts), (1,) * len(sizes), tuple(sizes)), x)
+    return ctx.apply(ops.Pad(tuple(pads)), x) if any(b or a for b, a in pads) else x
+
+
+def col2im(ctx: Context) -> Value:
+    """Columns [N, C * kernel, places] added up where they overlap: a transposed convolution with one-hot weights."""
+    x = ctx[0]
+    image, kernel = ctx.known_ints(1, "image_shape"), ctx.known_ints(2, "block_shape")
+    if not image or not kernel or len(image) != len(kernel) or len(x.shape) != 3 or min(*image, *kernel) < 1:
+        raise ctx.malformed(f"image_shape {image} and block_shape {kernel} for {x.type}")
+    rank = len(image)
+    strides = ctx.integers("strides") or (1,) * rank
+    dilations = ctx.integers("dilations") or (1,) * rank
+    flat = ctx.integers("pads") or (0,) * (2 * rank)
+    if (len(strides), len(dilations), len(flat)) != (rank, rank, 2 * rank) or min(strides) < 1:
+        raise ctx.malformed(f"strides {strides}, dilations {dilations}, pads {flat} for {rank} dimensions")
+    pads = tuple(zip(flat[:rank], flat[rank:], strict=True))
+    rooms = [n + sum(pad) - d * (k - 1) - 1 for n, pad, k, d in zip(image, pads, kernel, dilations, strict=True)]
+    places = tuple(room // s + 1 for room, s in zip(rooms, strides, strict=True))
+    taps = math.prod(kernel)
+    if min(rooms) < 0 or x.shape[2] != math.prod(places) or x.shape[1] % taps:
+        raise ctx.malformed(f"{x.type} does not hold the columns of {image} by {kernel}")
+    channels = x.shape[1] // taps
+    ctx.builder.claim((channels, taps, taps))
+    one_hot = np.tile(np.eye(taps).reshape(taps, 1, *kernel), (channels, *(1,) * (rank + 1)))
+    left = tuple(room % s for room, s in zip(rooms, strides, strict=True))
+    op = ops.ConvTranspose(strides, pads, dilations, left, channels)
+    spread = ctx.apply(ops.Reshape((*x.shape[:2], *places)), x)
+    return ctx.apply(op, spread, ctx.constant(one_hot, x.type.dtype), None)
+
+
+def affine_grid(ctx: Context) -> Value:
+    """Normalised coordinates of every output place, moved by theta; the last axis runs from x to the outermost."""
+    theta = ctx[0]
+    size = ctx.known_ints(1, "size")
+    if size is None or len(size) < 3 or theta.shape != (size[0], len(size) - 2, len(size) - 1):
+        raise ctx.malformed(f"size {size} for theta {theta.type}")
+    extents = size[2:]
+    ctx.builder.claim((len(size) - 1, *extents))
+    aligned = ctx.flag("align_corners")
+    lines = [
+        np.linspace(-1, 1, n) if aligned and n > 1 else (2 * np.arange(n) + 1) / n - 1 if not aligned else np.zeros(n)
+        for n in extents
+    ]
+    grid = np.meshgrid(*lines, indexing="ij")[::-1]
+    base = np.stack([axis.reshape(-1) for axis in (*grid, np.ones(extents))], 1)
+    turned = ctx.apply(ops.Transpose((0, 2, 1)), theta)
+    moved = ctx.apply(ops.MatMul(), ctx.constant(base, theta.type.dtype), turned)
+    return ctx.apply(ops.Reshape((size[0], *extents, len(extents))), moved)
+
+
+TABLE: dict[str, Converter] = {
+    "CenterCropPad": center_crop_pad,
+    "Col2Im": col2im,
+    "AffineGrid": affine_grid,
+}
