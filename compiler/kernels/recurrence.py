@@ -280,11 +280,11 @@ class _Recurrence(ABC):
 
         full, rest = divmod(self.hidden, _UNROLL)
         if full:
-            with b.serial("k", full) as k, b.unrolled("u", _UNROLL) as u:
-                add(k * _UNROLL + u, 0 if split == 1 else Affine.of(u))
+            with b.serial("k", full) as depth, b.unrolled("u", _UNROLL) as part:
+                add(depth * _UNROLL + part, 0 if split == 1 else Affine.of(part))
         if rest:
-            with b.unrolled("u", rest) as u:
-                add(u + full * _UNROLL, 0 if split == 1 else Affine.of(u))
+            with b.unrolled("u", rest) as part:
+                add(part + full * _UNROLL, 0 if split == 1 else Affine.of(part))
         for k_, r in [(k, r) for k in range(chunk.blocks) for r in range(rows)]:
             finish(at, [self.total(acc[0, g, r, k_], [acc[u, g, r, k_] for u in range(1, split)]) for g in range(len(gates))],
                    r, unit(k_))  # fmt: skip
