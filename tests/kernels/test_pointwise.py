@@ -156,7 +156,7 @@ def test_three_operands():
 
 @pytest.mark.parametrize("op", [op for op in POINTWISE if isinstance(op.arity, int)], ids=lambda op: op.name)
 def test_types(op):
-    """Every element type that the op accepts, over more than one vector; what a free formula takes is its own affair."""
+    """Every element type that the op accepts, over more than one vector; what a free formula takes is its affair."""
     case = op.cases()[0]
     for dtype in sorted(case.op.accepts, key=lambda d: d.value):
         if op is Where:
