@@ -107,7 +107,8 @@ class FusedRegion(Op):
             formula = self.formula({v: ex.Param(i, v.type.dtype) for i, v in enumerate(inputs)})
             return pointwise.build(ctx, formula, range(len(inputs)))
         start = [None if v is None else inputs.index(v) for v in self.anchor.inputs]
-        extras = [i for i in range(len(inputs)) if i not in start]
+        read = {v for node in self.body.nodes if node is not self.anchor for v in node.present_inputs()}
+        extras = [i for i, v in enumerate(inputs) if v in read or i not in start]
         order = [*start, *extras]
         leaves: dict[Value, Expr] = {self.anchor.output: ex.Param(0, self.anchor.output.type.dtype)}
         leaves |= {inputs[i]: ex.Param(k + 1, inputs[i].type.dtype) for k, i in enumerate(extras)}
