@@ -69,6 +69,7 @@ from glulam.compiler.ops.resize import Resize
 from glulam.compiler.ops.softmax import LogSoftmax, Softmax
 from glulam.compiler.ops.topk import TopK
 from glulam.compiler.ops.trigonometry import Acos, Acosh, Asin, Asinh, Atan, Atanh, Cosh, Sinh, Tan
+from glulam.compiler.ops.unpool import MaxPoolIndices, MaxUnpool
 
 ALL_OPS: tuple[type[Op], ...] = (
     Conv,
@@ -76,6 +77,8 @@ ALL_OPS: tuple[type[Op], ...] = (
     MatMul,
     Linear,
     MaxPool,
+    MaxPoolIndices,
+    MaxUnpool,
     AveragePool,
     BatchNorm,
     LayerNorm,
@@ -234,6 +237,8 @@ __all__ = [
     "Lstm",
     "MatMul",
     "MaxPool",
+    "MaxPoolIndices",
+    "MaxUnpool",
     "Maximum",
     "Minimum",
     "Mish",

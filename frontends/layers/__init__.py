@@ -51,6 +51,9 @@ from glulam.frontends.layers.pool import (
     MaxPool1d,
     MaxPool2d,
     MaxPool3d,
+    MaxUnpool1d,
+    MaxUnpool2d,
+    MaxUnpool3d,
 )
 from glulam.frontends.layers.recurrent import GRU, LSTM, RNN
 from glulam.frontends.layers.reshape import (
@@ -129,6 +132,9 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "MaxUnpool1d",
+    "MaxUnpool2d",
+    "MaxUnpool3d",
     "Mean",
     "Min",
     "Mish",
