@@ -52,6 +52,9 @@ from glulam.frontends.layers.pool import (
     MaxPool1d,
     MaxPool2d,
     MaxPool3d,
+    MaxUnpool1d,
+    MaxUnpool2d,
+    MaxUnpool3d,
 )
 from glulam.frontends.layers.recurrent import GRU, LSTM, RNN
 from glulam.frontends.layers.reshape import (
@@ -131,6 +134,9 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "MaxUnpool1d",
+    "MaxUnpool2d",
+    "MaxUnpool3d",
     "Mean",
     "Min",
     "Mish",
