@@ -31,6 +31,7 @@ from glulam.frontends.layers.conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from glulam.frontends.layers.external import External, external
 from glulam.frontends.layers.formulas import FormulaLayer, Weight, layer
 from glulam.frontends.layers.inputs import Input, Normalization, Rescale01, RescaleSymmetric, ZeroCenter, ZScore
 from glulam.frontends.layers.linear import Linear, Matmul
@@ -52,6 +53,7 @@ from glulam.frontends.layers.pool import (
     MaxPool2d,
     MaxPool3d,
 )
+from glulam.frontends.layers.recurrent import GRU, LSTM, RNN
 from glulam.frontends.layers.reshape import (
     ChannelShuffle,
     Crop,
@@ -78,6 +80,9 @@ __all__ = [
     "CELU",
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
@@ -106,6 +111,7 @@ __all__ = [
     "Crop",
     "Div",
     "Dropout",
+    "External",
     "Flatten",
     "FormulaLayer",
     "GlobalAvgPool",
@@ -164,6 +170,7 @@ __all__ = [
     "ZeroCenter",
     "as_graph",
     "count_parameters",
+    "external",
     "layer",
     "load_state_dict",
     "state_dict",

@@ -184,8 +184,10 @@ def recurrent(w: Writer, node: Node) -> None:
     if names != [*op.default_activations] * op.directions:
         taken = [ACTIVATIONS[name][3] for name in names]
         attributes["activations"] = names
-        attributes["activation_alpha"] = [alpha for (_, alpha, _), n in zip(op.activations, taken, strict=True) if n]
-        attributes["activation_beta"] = [beta for (_, _, beta), n in zip(op.activations, taken, strict=True) if n > 1]
+        alphas = [alpha for (_, alpha, _), n in zip(op.activations, taken, strict=True) if n]
+        betas = [beta for (_, _, beta), n in zip(op.activations, taken, strict=True) if n > 1]
+        attributes |= {"activation_alpha": alphas} if alphas else {}
+        attributes |= {"activation_beta": betas} if betas else {}
     assert node.inputs[2] is not None
     w.emit(op.name.upper(), inputs, w.outputs(node), hidden_size=node.inputs[2].shape[2], direction=op.direction,
            **attributes)  # fmt: skip
