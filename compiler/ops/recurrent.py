@@ -43,7 +43,9 @@ DIRECTIONS: Mapping[str, tuple[bool, ...]] = MappingProxyType(
 )
 """Whether each direction runs backwards."""
 
-ACTIVATIONS: Mapping[str, tuple[Callable[[float, float], Formula], float, float, int]] = MappingProxyType(
+Maker = Callable[[float, float], Formula]
+
+ACTIVATIONS: Mapping[str, tuple[Maker, float, float, int]] = MappingProxyType(
     {
         "Relu": (lambda alpha, beta: Relu().formula, 0.0, 0.0, 0),
         "Tanh": (lambda alpha, beta: Tanh().formula, 0.0, 0.0, 0),
@@ -224,7 +226,9 @@ class Recurrent(Op):
         """The states after a step, the hidden one first. `gates` lack r times the hidden state, and the bias."""
 
     def sides(self) -> list[recurrence.Direction]:
-        return [recurrence.Direction(d, reverse, self.formulas(d)) for d, reverse in enumerate(DIRECTIONS[self.direction])]
+        return [
+            recurrence.Direction(d, reverse, self.formulas(d)) for d, reverse in enumerate(DIRECTIONS[self.direction])
+        ]
 
     # ---- samples
 
