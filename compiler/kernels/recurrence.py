@@ -270,8 +270,8 @@ class _Recurrence(ABC):
         places = [(g, r, j) for j in range(chunk.blocks) for g in range(len(gates)) for r in range(rows)]
         for g, r, j in places:
             b.store(acc[0, g, r, j], start(at, gates[g], r, unit(j)))
-            for u in range(1, split):
-                b.store(acc[u, g, r, j], zero(self.dtype))
+            for part in range(1, split):
+                b.store(acc[part, g, r, j], zero(self.dtype))
 
         def add(depth: Affine, u: Affine | int) -> None:
             for g, r, j in places:

@@ -60,7 +60,7 @@ ACTIVATIONS: Mapping[str, tuple[Maker, float, float, int]] = MappingProxyType(
         "Softplus": (lambda alpha, beta: Softplus().formula, 0.0, 0.0, 0),
     }
 )
-"""ONNX's names of activations, how to make the formula from alpha and beta, their defaults, and how many of them it takes."""
+"""ONNX's names of activations, how the formula is made of alpha and beta, their defaults, how many of them it takes."""
 
 
 def activation(name: str, alpha: float | None = None, beta: float | None = None) -> Activation:
