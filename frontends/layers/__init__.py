@@ -31,6 +31,7 @@ from glulam.frontends.layers.conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from glulam.frontends.layers.external import External, external
 from glulam.frontends.layers.formulas import FormulaLayer, Weight, layer
 from glulam.frontends.layers.inputs import Input, Normalization, Rescale01, RescaleSymmetric, ZeroCenter, ZScore
 from glulam.frontends.layers.linear import Linear, Matmul
@@ -113,6 +114,7 @@ __all__ = [
     "Crop",
     "Div",
     "Dropout",
+    "External",
     "Flatten",
     "FormulaLayer",
     "GlobalAvgPool",
@@ -174,6 +176,7 @@ __all__ = [
     "ZeroCenter",
     "as_graph",
     "count_parameters",
+    "external",
     "layer",
     "load_state_dict",
     "state_dict",

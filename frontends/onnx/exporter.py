@@ -12,6 +12,7 @@ from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.op import Op
 from glulam.frontends.onnx import (
+    export_formula,
     export_layers,
     export_movement,
     export_pointwise,
@@ -34,6 +35,7 @@ EXPORTS: Mapping[type[Op], Export] = MappingProxyType(
         **export_unpool.TABLE,
         **export_movement.TABLE,
         **export_pointwise.TABLE,
+        **export_formula.TABLE,
     }
 )
 
