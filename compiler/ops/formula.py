@@ -55,5 +55,8 @@ class Formula(Pointwise):
             Case(mask, (f32(5, 1), f32(33))),
             Case(bounded, (f32(3, 7), f32())),
             Case(cls("fma(x0, x1, x2)"), (f32(2, 3, 5), f32(3, 1), f32(5))),
-            Case(cls("where((x1 & invert(x2)), erf(x0), (x0 ** 2.0))"), (f32(3, 7), *[TensorType(DType.BOOL, (3, 7))] * 2)),
+            Case(
+                cls("where((x1 & invert(x2)), erf(x0), (x0 ** 2.0))"),
+                (f32(3, 7), *[TensorType(DType.BOOL, (3, 7))] * 2),
+            ),
         )

@@ -49,7 +49,9 @@ class Weight:
         if not isinstance(self.shape, str):
             return tuple(self.shape)
         if self.shape != "channels" or len(shape) < 2:
-            raise ShapeError(f'a weight of shape {self.shape!r} for an input of shape {shape}; give a tuple or "channels"')
+            raise ShapeError(
+                f'a weight of shape {self.shape!r} for an input of shape {shape}; give a tuple or "channels"'
+            )
         return (shape[1], *[1] * (len(shape) - 2))
 
     @property
@@ -116,7 +118,9 @@ class FormulaLayer(Layer):
             return values[expr.index]
         order = _first_uses(expr)
         if not order:
-            raise TraceError(f"formula {type(self).__name__!r}: a result is the same for every input; return a tensor's")
+            raise TraceError(
+                f"formula {type(self).__name__!r}: a result is the same for every input; return a tensor's"
+            )
         renumbered = ex.substitute(expr, {old: ex.Param(new, values[old].type.dtype) for new, old in enumerate(order)})
         own = own_float([values[i].type.dtype for i in order])
         op = ops.Formula(show_formula(renumbered, own), type(self).__name__)
@@ -149,11 +153,15 @@ def layer(function: Callable[..., Any]) -> type[FormulaLayer]:
         match parameter.kind:
             case inspect.Parameter.POSITIONAL_ONLY | inspect.Parameter.POSITIONAL_OR_KEYWORD:
                 if parameter.default is not inspect.Parameter.empty:
-                    raise TraceError(f"formula {function.__name__!r}: put `*` in front of {key!r}: positional arguments are tensors")
+                    raise TraceError(
+                        f"formula {function.__name__!r}: put `*` in front of {key!r}: positional arguments are tensors"
+                    )
                 inputs.append(key)
             case inspect.Parameter.KEYWORD_ONLY if key != "name":
                 if parameter.default is inspect.Parameter.empty:
-                    raise TraceError(f"formula {function.__name__!r}: {key!r} needs a default: a setting or a gl.Weight")
+                    raise TraceError(
+                        f"formula {function.__name__!r}: {key!r} needs a default: a setting or a gl.Weight"
+                    )
                 (weights if isinstance(parameter.default, Weight) else defaults)[key] = parameter.default
             case _:
                 raise TraceError(f"formula {function.__name__!r}: argument {key!r} is not possible in a layer")
@@ -179,7 +187,7 @@ def _result(trace: Trace, made: Any) -> Expr:
 
 
 def _first_uses(expr: Expr) -> list[int]:
-    """Indices of the operands in the order in which the text names them first, so that equal formulas have equal texts."""
+    """Indices of the operands in the order in which the text names them, so that equal formulas have equal texts."""
     order: dict[int, None] = {}
     seen: set[Expr] = set()
     stack = [expr]

@@ -20,13 +20,13 @@ from glulam.compiler.errors import LoopError, TraceError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.ops.activation import Sigmoid, Softplus, Tanh
+from glulam.compiler.ops.activation import Sigmoid, Softplus
 from glulam.compiler.ops.pointwise import Sign
 
 __all__ = [
     "abs", "ceil", "clip", "cos", "erf", "exp", "expm1", "floor", "log", "log1p", "logical_and", "logical_not",
-    "logical_or", "max", "maximum", "mean", "min", "minimum", "pow", "prod", "relu", "round", "rsqrt", "sigmoid", "sign",
-    "sin", "softplus", "sqrt", "square", "std", "sum", "tanh", "var", "where",
+    "logical_or", "max", "maximum", "mean", "min", "minimum", "pow", "prod", "relu", "round", "rsqrt", "sigmoid",
+    "sign", "sin", "softplus", "sqrt", "square", "std", "sum", "tanh", "var", "where",
 ]  # fmt: skip
 
 _REMEDY = "use arithmetic, comparisons and the functions of gl.math (or numpy's of the same names)"
@@ -211,7 +211,9 @@ class Symbol:
         try:
             return ours(*args, **kwargs)  # type: ignore[no-any-return]
         except TypeError as error:
-            raise self._trace.fail(f"numpy.{function.__name__} cannot be traced with these arguments ({error})") from error
+            raise self._trace.fail(
+                f"numpy.{function.__name__} cannot be traced with these arguments ({error})"
+            ) from error
 
     # ---- what needs a number
 
@@ -474,18 +476,18 @@ var, std = _reduction("var"), _reduction("std")
 
 _UFUNCS: dict[str, Callable[..., Any]] = {
     **{f.__name__: f for f in (exp, log, tanh, erf, sqrt, sin, cos, floor, ceil, maximum, minimum)},
-    **{"rint": round, "absolute": abs, "fabs": abs, "power": pow, "float_power": pow, "square": square, "sign": sign},
-    **{"log1p": log1p, "expm1": expm1, "expit": sigmoid, "clip": clip, "logical_and": logical_and},
-    **{"logical_or": logical_or, "logical_not": logical_not, "invert": logical_not, "bitwise_and": logical_and},
-    **{"bitwise_or": logical_or, "logical_xor": lambda x, y: _logic("xor", x, y), "positive": lambda x: x},
+    "rint": round, "absolute": abs, "fabs": abs, "power": pow, "float_power": pow, "square": square, "sign": sign,
+    "log1p": log1p, "expm1": expm1, "expit": sigmoid, "clip": clip, "logical_and": logical_and,
+    "logical_or": logical_or, "logical_not": logical_not, "invert": logical_not, "bitwise_and": logical_and,
+    "bitwise_or": logical_or, "logical_xor": lambda x, y: _logic("xor", x, y), "positive": lambda x: x,
     **{op: lambda x, y, op=op: _binary(op[:3], x, y) for op in ("add", "subtract")},
-    **{"multiply": lambda x, y: _binary("mul", x, y), "divide": lambda x, y: _binary("div", x, y)},
-    **{"true_divide": lambda x, y: _binary("div", x, y), "fmod": lambda x, y: _binary("fmod", x, y)},
-    **{"remainder": lambda x, y: x - floor(x / y) * y, "floor_divide": lambda x, y: floor(x / y)},
-    **{"negative": lambda x: -x, "reciprocal": lambda x: 1 / x, "isnan": lambda x: _compare("ne", x, x)},
-    **{"less": lambda x, y: _compare("lt", x, y), "less_equal": lambda x, y: _compare("le", x, y)},
-    **{"greater": lambda x, y: _compare("gt", x, y), "greater_equal": lambda x, y: _compare("ge", x, y)},
-    **{"equal": lambda x, y: _compare("eq", x, y), "not_equal": lambda x, y: _compare("ne", x, y)},
+    "multiply": lambda x, y: _binary("mul", x, y), "divide": lambda x, y: _binary("div", x, y),
+    "true_divide": lambda x, y: _binary("div", x, y), "fmod": lambda x, y: _binary("fmod", x, y),
+    "remainder": lambda x, y: x - floor(x / y) * y, "floor_divide": lambda x, y: floor(x / y),
+    "negative": lambda x: -x, "reciprocal": lambda x: 1 / x, "isnan": lambda x: _compare("ne", x, x),
+    "less": lambda x, y: _compare("lt", x, y), "less_equal": lambda x, y: _compare("le", x, y),
+    "greater": lambda x, y: _compare("gt", x, y), "greater_equal": lambda x, y: _compare("ge", x, y),
+    "equal": lambda x, y: _compare("eq", x, y), "not_equal": lambda x, y: _compare("ne", x, y),
 }
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{f.__name__: f for f in (where, clip, sum, mean, max, min, prod, var, std)},

@@ -119,7 +119,10 @@ class _Worker:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.errors: list[str] = []
-        self._readers = [threading.Thread(target=self._read, daemon=True), threading.Thread(target=self._complain, daemon=True)]
+        self._readers = [
+            threading.Thread(target=self._read, daemon=True),
+            threading.Thread(target=self._complain, daemon=True),
+        ]
         for reader in self._readers:
             reader.start()
 
@@ -202,7 +205,7 @@ def _score(case: Case) -> Score:
         return score("passed", built_in=tuple(variant.built_in), folded=not variant.model.manifest.steps)
     except BackendIsNotSupposedToImplementIt as error:
         return score("refused", str(error))
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return score("failed", f"{type(error).__name__}: {' '.join(str(error).split())}"[:400])
 
 
