@@ -7,6 +7,7 @@
                table), length and SHA-256
     parts      graph text, object code, weights; the last at a page boundary, so that they are used where they lie
 
+A part longer than 8 MiB is hashed in pieces of that size: its SHA-256 is that of its pieces' digests, one after the other.
 Numbers are little-endian. Bytes that belong to nothing are zero. Nothing in the file is executed while it is read.
 """
 
@@ -19,12 +20,14 @@ import os
 import secrets
 import struct
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from glulam.runtime import processors
 from glulam.runtime.errors import ArtifactError, ArtifactVersionError
 from glulam.runtime.foreign import Foreign
 from glulam.runtime.manifest import FORMAT_VERSION, Manifest
@@ -35,6 +38,7 @@ PAGE = 4096
 
 _HEADER = struct.Struct("<8sIIQQ32s")
 _MAX_TABLE = 64 << 20
+_PIECE = 8 << 20  # bytes of a long part that are hashed at a time
 _GRAPH, _CODE, _WEIGHTS = "graph", "code", "weights"
 _ALIGNMENT = {_GRAPH: 64, _CODE: 64, _WEIGHTS: PAGE}
 
@@ -91,7 +95,7 @@ def _write(file: BinaryIO, artifact: Artifact) -> None:
         _CODE: artifact.object_code,
         _WEIGHTS: np.ascontiguousarray(artifact.weights).data,
     }
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    hashes = {name: _digest(memoryview(content)) for name, content in contents.items()}
     lengths = {name: len(content) for name, content in contents.items()}
     parts, end = _place(lengths, hashes)
     places = {name: asdict(part) for name, part in parts.items()}
@@ -211,11 +215,22 @@ def _contents(data: Bytes, table: object, verify: bool) -> dict[str, Bytes]:
         if start > data.size:
             raise ArtifactError(f"part {name} ends beyond the file; the file is truncated")
         contents[name] = data[part.offset : start]
-        if (verify or name != _WEIGHTS) and hashlib.sha256(contents[name].data).hexdigest() != part.sha256:
+        if (verify or name != _WEIGHTS) and _digest(contents[name].data) != part.sha256:
             raise ArtifactError(f"part {name} does not match its hash; the file is damaged")
     if start != data.size:
         raise ArtifactError(f"{data.size - start} bytes follow the last part; the file is damaged")
     return contents
+
+
+def _digest(content: memoryview) -> str:
+    """SHA-256 of a part; of a long one, SHA-256 over the digests of its pieces, which are computed side by side."""
+    if content.nbytes <= _PIECE:
+        return hashlib.sha256(content).hexdigest()
+    flat = content.cast("B")
+    pieces = [flat[start : start + _PIECE] for start in range(0, flat.nbytes, _PIECE)]
+    with ThreadPoolExecutor(min(len(pieces), 4, processors.usable())) as pool:
+        digests = pool.map(lambda piece: hashlib.sha256(piece).digest(), pieces)
+        return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def _part(record: object) -> _Part:

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
+
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.graph import Graph, Value
 from glulam.compiler.graph.types import f32
-from hypothesis import strategies as st
 
 CHANNELS = (1, 3, 4, 8, 16, 17, 24, 32, 33, 48)
 EXTENTS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 13)
@@ -111,7 +112,9 @@ class _Net:
 
     # ---- layers that blocks are made of
 
-    def conv(self, x: Value, channels: int, kernel: int = 1, stride: int = 1, groups: int = 1, **geometry: Any) -> Value:
+    def conv(
+        self, x: Value, channels: int, kernel: int = 1, stride: int = 1, groups: int = 1, **geometry: Any
+    ) -> Value:
         pads = geometry.get("pads", ((kernel // 2, kernel // 2),) * 2)
         dilations = geometry.get("dilations", (1, 1))
         op = ops.Conv((stride, stride), pads, dilations, groups)

@@ -79,7 +79,8 @@ def _plain(ctx: Context, operand: Operand, body: Body) -> None:
 def _simplified(ctx: Context) -> Context:
     """The same problem with as few dimensions as can be, so that the innermost loop is long."""
     if ctx.output.layout.block > 1:
-        return (ctx.flattened(range(len(ctx.inputs))) or ctx) if ctx.output.type.rank > 3 else ctx
+        present = [i for i, operand in enumerate(ctx.inputs) if operand is not None]
+        return (ctx.flattened(present) or ctx) if ctx.output.type.rank > 3 else ctx
     if any(o is not None and not (o.layout.is_plain and o.strides is None) for o in (*ctx.inputs, *ctx.outputs)):
         return ctx
     shape = ctx.output.shape

@@ -1,8 +1,8 @@
 """Kernels over lines: an iteration owns all elements along an axis and passes over them several times.
 
-Softmax and its logarithm along any axis, and layer normalisation over the last ones. Tensors are plain. The lanes run
-along a line and are folded onto each other at the end of a pass; or each lane has a line of its own, where the axis is
-not the last one or the lines are short.
+Softmax, its logarithm and division by a norm along any axis; layer and RMS normalisation over the last ones. Tensors
+are plain. The lanes run along a line and are folded onto each other at the end of a pass; or each lane has a line of
+its own, where the axis is not the last one or the lines are short.
 """
 
 from __future__ import annotations
@@ -68,6 +68,47 @@ def layer_norm(ctx: Context, axis: int, epsilon: float) -> Lowered:
             line.store(i, value if bias is None else value + bias[i])
 
         line.each(result)
+
+    return _over_lines(ctx, normalise)
+
+
+def rms_norm(ctx: Context, axis: int, epsilon: float) -> Lowered:
+    """Inputs x, scale?: x / sqrt(mean of squares + epsilon) * scale over the axes from `axis` on."""
+    ctx = _lines(ctx, axis, ctx.output.type.rank)
+    scale = _parameter(ctx, 1)
+
+    def normalise(line: _Line) -> None:
+        def square(i: Affine) -> Expr:
+            value = line.keep(line.read(i))
+            return value * value
+
+        factor = line.keep(1.0 / ex.sqrt(line.fold("add", square) * (1.0 / line.length) + epsilon))
+
+        def result(i: Affine) -> None:
+            value = line.x(i) * factor
+            line.store(i, value if scale is None else value * scale[i])
+
+        line.each(result)
+
+    return _over_lines(ctx, normalise)
+
+
+def lp_norm(ctx: Context, axis: int, p: float, epsilon: float) -> Lowered:
+    """Input 0 divided by its p-norm along the axis, or by epsilon where that is larger."""
+    ctx = _lines(ctx, axis, axis + 1)
+
+    def normalise(line: _Line) -> None:
+        def power(i: Affine) -> Expr:
+            value = line.keep(line.read(i))
+            if p == 2:
+                return value * value
+            size = ex.absolute(value)
+            return size if p in (1, math.inf) else size**p
+
+        total = line.fold("maximum" if p == math.inf else "add", power)
+        norm = ex.sqrt(total) if p == 2 else total if p in (1, math.inf) else total ** (1 / p)
+        factor = line.keep(1.0 / ex.maximum(norm, epsilon))
+        line.each(lambda i: line.store(i, line.x(i) * factor))
 
     return _over_lines(ctx, normalise)
 

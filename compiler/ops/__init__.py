@@ -31,8 +31,10 @@ from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.cumulative import Cumulative
 from glulam.compiler.ops.external import External
 from glulam.compiler.ops.formula import Formula
+from glulam.compiler.ops.group_norm import GroupNorm
 from glulam.compiler.ops.indexing import GatherElements, GatherND, ScatterElements, ScatterND
 from glulam.compiler.ops.join import Concat, Gather, Split
+from glulam.compiler.ops.local_response import LocalResponseNorm
 from glulam.compiler.ops.logic import And, Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Not, Or, Where, Xor
 from glulam.compiler.ops.matmul import Linear, MatMul
 from glulam.compiler.ops.movement import Dropout, Expand, Identity, Pad, Reshape, Shape, Slice, Tile, Transpose
@@ -70,6 +72,8 @@ from glulam.compiler.ops.resize import Resize
 from glulam.compiler.ops.softmax import LogSoftmax, Softmax
 from glulam.compiler.ops.topk import TopK
 from glulam.compiler.ops.trigonometry import Acos, Acosh, Asin, Asinh, Atan, Atanh, Cosh, Sinh, Tan
+from glulam.compiler.ops.unpool import MaxPoolIndices, MaxUnpool
+from glulam.compiler.ops.vector_norm import LpNormalize, RMSNorm
 
 ALL_OPS: tuple[type[Op], ...] = (
     Conv,
@@ -77,6 +81,8 @@ ALL_OPS: tuple[type[Op], ...] = (
     MatMul,
     Linear,
     MaxPool,
+    MaxPoolIndices,
+    MaxUnpool,
     AveragePool,
     BatchNorm,
     LayerNorm,
@@ -119,6 +125,10 @@ ALL_OPS: tuple[type[Op], ...] = (
     BitwiseXor,
     BitwiseNot,
     BitShift,
+    RMSNorm,
+    LpNormalize,
+    GroupNorm,
+    LocalResponseNorm,
     Resize,
     Relu,
     LeakyRelu,
@@ -223,6 +233,7 @@ __all__ = [
     "Gelu",
     "Greater",
     "GreaterOrEqual",
+    "GroupNorm",
     "Gru",
     "HardSigmoid",
     "HardSwish",
@@ -232,11 +243,15 @@ __all__ = [
     "Less",
     "LessOrEqual",
     "Linear",
+    "LocalResponseNorm",
     "Log",
     "LogSoftmax",
+    "LpNormalize",
     "Lstm",
     "MatMul",
     "MaxPool",
+    "MaxPoolIndices",
+    "MaxUnpool",
     "Maximum",
     "Minimum",
     "Mish",
@@ -249,6 +264,7 @@ __all__ = [
     "Pad",
     "Pointwise",
     "Pow",
+    "RMSNorm",
     "Reciprocal",
     "Reduce",
     "Relu",

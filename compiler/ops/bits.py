@@ -64,20 +64,27 @@ class BitwiseNot(Pointwise):
 
 @dataclass(frozen=True)
 class BitShift(Pointwise):
-    """Unsigned x with its bits moved by y places to the "left" or "right"; 0 if none is left."""
+    """The bits of x moved by y places to the "left" or "right"; a right shift of signed integers copies the sign.
+
+    Of a y that is negative, or not below the number of bits, only the fill is left: 0, or -1 for the copied sign.
+    """
 
     direction: str
 
     name = "bit_shift"
     arity = 2
-    accepts = frozenset(dtype for dtype in INTEGERS if not dtype.is_signed)
+    accepts = INTEGERS
 
     def formula(self, x: Expr, y: Expr) -> Expr:
         if self.direction not in ("left", "right"):
             raise self.fail(f"direction is {self.direction!r}; it is 'left' or 'right'")
         bits = 8 * x.dtype.size
-        moved = ex.binary("shl" if self.direction == "left" else "shr", x, ex.minimum(y, bits - 1))
-        return ex.where(y < bits, moved, 0)
+        inside = y < bits
+        if x.dtype.is_signed:
+            inside = inside & (y >= 0)
+        places = ex.where(inside, y, bits - 1)
+        moved = ex.binary("shl" if self.direction == "left" else "shr", x, places)
+        return moved if self.direction == "right" and x.dtype.is_signed else ex.where(inside, moved, 0)
 
     @classmethod
     def samples(cls) -> Sequence[Self]:
@@ -85,5 +92,7 @@ class BitShift(Pointwise):
 
     @classmethod
     def cases(cls) -> Sequence[Case]:
-        values = np.arange(0, 256, 5, dtype=np.uint8)[:, None]
-        return tuple(Case(op, (values, np.arange(10, dtype=np.uint8))) for op in cls.samples())
+        unsigned = (np.arange(0, 256, 5, dtype=np.uint8)[:, None], np.arange(10, dtype=np.uint8))
+        signed = (np.arange(-128, 128, 5)[:, None], np.array([0, 1, 7, 31, 62, 63, 64, 100, -1, -64]))
+        narrow = tuple(array.astype(np.int8) for array in signed)
+        return tuple(Case(op, pair) for op in cls.samples() for pair in (unsigned, signed, narrow))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from glulam.compiler.graph.op import Case, Op
 from glulam.compiler.graph.types import Array, DType, TensorType, f32
@@ -13,7 +15,7 @@ from glulam.compiler.kernels import cumulative
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.inputs import NUMBERS, check_axis, check_dtype, f64, required
 
-_FOLDS = {"sum": ("add", np.cumsum, 0), "prod": ("mul", np.cumprod, 1)}
+_FOLDS: dict[str, tuple[str, Any, int]] = {"sum": ("add", np.cumsum, 0), "prod": ("mul", np.cumprod, 1)}
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Cumulative(Op):
         _, fold, start = _FOLDS[self.kind]
         line = np.flip(x, self.axis) if self.reverse else x
         with np.errstate(all="ignore"):
-            total = fold(line, self.axis, dtype=np.float64 if x.dtype.kind == "f" else x.dtype)
+            total: npt.NDArray[Any] = fold(line, self.axis, dtype=np.float64 if x.dtype.kind == "f" else x.dtype)
         if self.exclusive:
             shifted = np.full_like(total, start)
             head = (slice(None),) * self.axis

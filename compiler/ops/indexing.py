@@ -46,7 +46,7 @@ def _places(index: Array, extent: int) -> npt.NDArray[np.int64]:
 
 def _along(indices: Array, axis: int, extent: int) -> tuple[npt.NDArray[np.int64], ...]:
     """The places of elements that are like those of `indices` but for the axis, where the index says."""
-    grid = list(np.indices(indices.shape))
+    grid: list[npt.NDArray[np.int64]] = list(np.indices(indices.shape, np.int64))
     grid[axis] = _places(indices, extent)
     return tuple(grid)
 

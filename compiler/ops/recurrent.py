@@ -85,7 +85,8 @@ class Recurrent(Op):
     """Base of the three: x[T,N,I], w[D,G*H,I], r[D,G*H,H], b?[D,2*G*H], lengths?[N], initial_h?[D,N,H].
 
     Outputs: y[T,D,N,H], which is 0 after the end of a sequence, and the last state of each direction, [D,N,H].
-    activations: those of one direction after the other. clip: bound of what activations are applied to, 0 for none.
+    activations: those of one direction after the other. clip: bound of what the activations of gates and candidates
+    are applied to, 0 for none; like ONNX Runtime, the cell state of an LSTM is not bounded where its output is made.
     """
 
     direction: str = "forward"
@@ -162,10 +163,11 @@ class Recurrent(Op):
     # ---- meaning
 
     def formulas(self, direction: int) -> tuple[Formula, ...]:
-        """The activations of a direction; each clips what it is applied to."""
+        """The activations of a direction; those of gates and candidate clip what they are applied to."""
         count = len(self.default_activations)
         chosen = self.activations[direction * count : (direction + 1) * count]
-        return tuple(self._clipped(ACTIVATIONS[name][0](alpha, beta)) for name, alpha, beta in chosen)
+        made = [ACTIVATIONS[name][0](alpha, beta) for name, alpha, beta in chosen]
+        return (*map(self._clipped, made[:2]), *made[2:])
 
     def _clipped(self, formula: Formula) -> Formula:
         if not self.clip:
@@ -222,7 +224,9 @@ class Recurrent(Op):
         """The states after a step, the hidden one first. `gates` lack r times the hidden state, and the bias."""
 
     def sides(self) -> list[recurrence.Direction]:
-        return [recurrence.Direction(d, reverse, self.formulas(d)) for d, reverse in enumerate(DIRECTIONS[self.direction])]
+        return [
+            recurrence.Direction(d, reverse, self.formulas(d)) for d, reverse in enumerate(DIRECTIONS[self.direction])
+        ]
 
     # ---- samples
 

@@ -52,7 +52,11 @@ from glulam.frontends.layers.pool import (
     MaxPool1d,
     MaxPool2d,
     MaxPool3d,
+    MaxUnpool1d,
+    MaxUnpool2d,
+    MaxUnpool3d,
 )
+from glulam.frontends.layers.recurrent import GRU, LSTM, RNN
 from glulam.frontends.layers.reshape import (
     ChannelShuffle,
     Crop,
@@ -79,6 +83,9 @@ __all__ = [
     "CELU",
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
@@ -127,6 +134,9 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "MaxUnpool1d",
+    "MaxUnpool2d",
+    "MaxUnpool3d",
     "Mean",
     "Min",
     "Mish",

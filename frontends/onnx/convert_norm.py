@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from glulam.compiler.graph.graph import Value
-from glulam.compiler.ops.movement import Reshape
+from glulam.compiler.ops.group_norm import GroupNorm
+from glulam.compiler.ops.local_response import LocalResponseNorm
+from glulam.compiler.ops.movement import Expand, Reshape
 from glulam.compiler.ops.norm import BatchNorm, LayerNorm
-from glulam.compiler.ops.pointwise import Add, Div, Maximum, Mul, Pow, Reciprocal, ScaleShift, Sqrt, Sub
-from glulam.compiler.ops.pool import AveragePool
+from glulam.compiler.ops.pointwise import Add, Div, Mul, Reciprocal, ScaleShift, Sqrt, Sub
 from glulam.compiler.ops.reduce import Reduce
+from glulam.compiler.ops.vector_norm import LpNormalize, RMSNorm
 from glulam.frontends.onnx.context import Context, Converter
 
 
@@ -53,53 +53,49 @@ def _statistics(ctx: Context, x: Value, op: LayerNorm) -> tuple[Value, Value]:
     return mean, ctx.apply(Reciprocal(), deviation)
 
 
-def _per_channel(ctx: Context, value: Value, channels: int, rank: int) -> Value:
-    if value.shape != (channels,):
-        raise ctx.malformed(f"scale and bias of shape {value.shape}, where ({channels},) is needed")
-    return ctx.apply(Reshape((channels,) + (1,) * (rank - 2)), value)
-
-
-def _grouped(ctx: Context, x: Value, groups: int, epsilon: float) -> Value:
-    """Mean 0 and variance 1 in each of `groups` runs of channels."""
-    if len(x.shape) < 2 or groups < 1 or x.shape[1] % groups:
-        raise ctx.malformed(f"{groups} groups of the channels of {x.type}")
-    size = math.prod(x.shape[1:]) // groups
-    return ctx.apply(LayerNorm(2, epsilon), ctx.apply(Reshape((x.shape[0], groups, size)), x), None, None)
+def _channel_parameters(ctx: Context, channels: int) -> tuple[Value, Value]:
+    scale, bias = ctx[1], ctx[2]
+    if scale.shape != (channels,) or bias.shape != (channels,):
+        raise ctx.malformed(f"scale and bias of shapes {scale.shape} and {bias.shape}, where ({channels},) is needed")
+    return scale, bias
 
 
 def instance_norm(ctx: Context) -> Value:
     x = ctx[0]
-    rank = len(x.shape)
-    if rank < 3:
+    if len(x.shape) < 3:
         raise ctx.malformed(f"InstanceNormalization of {x.type}; it takes [N, C, ...]")
     ctx.ignore("consumed_inputs")
-    normal = ctx.apply(Reshape(x.shape), _grouped(ctx, x, x.shape[1], ctx.number("epsilon", 1e-5)))
-    scale, bias = (_per_channel(ctx, ctx[i], x.shape[1], rank) for i in (1, 2))
-    return ctx.apply(ScaleShift(), normal, scale, bias)
+    scale, bias = _channel_parameters(ctx, x.shape[1])
+    return ctx.apply(GroupNorm(max(x.shape[1], 1), ctx.number("epsilon", 1e-5)), x, scale, bias)
 
 
 def group_norm(ctx: Context) -> Value:
     """From opset 21 scale and bias are per channel; at 18 they are per group."""
     x = ctx[0]
-    rank = len(x.shape)
     ctx.ignore("stash_type")
     groups = ctx.integer("num_groups", 0)
-    normal = _grouped(ctx, x, groups, ctx.number("epsilon", 1e-5))
+    if len(x.shape) < 2 or groups < 1 or x.shape[1] % groups:
+        raise ctx.malformed(f"{groups} groups of the channels of {x.type}")
+    scale, bias = _channel_parameters(ctx, x.shape[1] if ctx.opset >= 21 else groups)
     if ctx.opset < 21:
-        scale, bias = (_per_channel(ctx, ctx[i], groups, 3) for i in (1, 2))
-        return ctx.apply(Reshape(x.shape), ctx.apply(ScaleShift(), normal, scale, bias))
-    scale, bias = (_per_channel(ctx, ctx[i], x.shape[1], rank) for i in (1, 2))
-    return ctx.apply(ScaleShift(), ctx.apply(Reshape(x.shape), normal), scale, bias)
+        scale, bias = (_repeated(ctx, value, x.shape[1]) for value in (scale, bias))
+    return ctx.apply(GroupNorm(groups, ctx.number("epsilon", 1e-5)), x, scale, bias)
+
+
+def _repeated(ctx: Context, value: Value, channels: int) -> Value:
+    """A number per group as one per channel."""
+    groups = value.shape[0]
+    wide = ctx.apply(Expand((groups, channels // groups)), ctx.apply(Reshape((groups, 1)), value))
+    return ctx.apply(Reshape((channels,)), wide)
 
 
 def rms_norm(ctx: Context) -> Value:
     x, scale = ctx[0], ctx[1]
     ctx.ignore("stash_type")
-    rank = len(x.shape)
-    axes = tuple(range(ctx.axis(ctx.integer("axis", -1), rank), rank))
-    mean = ctx.apply(Reduce("mean", axes, True), ctx.apply(Mul(), x, x))
-    root = ctx.apply(Sqrt(), ctx.apply(Add(), mean, ctx.constant(ctx.number("epsilon", 1e-5), x.type.dtype)))
-    return ctx.apply(Mul(), ctx.apply(Div(), x, root), scale)
+    op = RMSNorm(ctx.axis(ctx.integer("axis", -1), len(x.shape)), ctx.number("epsilon", 1e-5))
+    if scale.shape == x.shape[op.axis :]:
+        return ctx.apply(op, x, scale)
+    return ctx.apply(Mul(), ctx.apply(op, x, None), scale)
 
 
 def lp_norm(ctx: Context) -> Value:
@@ -108,25 +104,28 @@ def lp_norm(ctx: Context) -> Value:
     if p not in (1, 2):
         raise ctx.malformed(f"p={p}; LpNormalization is defined for 1 and 2")
     axis = ctx.axis(ctx.integer("axis", -1), len(x.shape))
-    norm = ctx.apply(Reduce(f"l{p}", (axis,), True), x)
-    tiny = np.finfo(np.float32).tiny
-    return ctx.apply(Div(), x, ctx.apply(Maximum(), norm, ctx.constant(tiny, x.type.dtype)))
+    return ctx.apply(LpNormalize(axis, float(p), float(np.finfo(np.float32).tiny)), x)
 
 
 def local_response_norm(ctx: Context) -> Value:
-    """x / (bias + alpha * mean of squares over `size` neighbour channels) ^ beta; the mean is a pool over channels."""
     x = ctx[0]
     size = ctx.integer("size", 0)
     if size < 1 or len(x.shape) < 2:
         raise ctx.malformed(f"LRN with size={size} of {x.type}")
-    dtype = x.type.dtype
-    planes = (x.shape[0], 1, x.shape[1], math.prod(x.shape[2:]))
-    pads = (((size - 1) // 2, size - 1 - (size - 1) // 2), (0, 0))
-    pool = AveragePool((size, 1), (1, 1), pads, (1, 1), False, True)
-    mean = ctx.apply(pool, ctx.apply(Reshape(planes), ctx.apply(Mul(), x, x)))
-    alpha, bias = ctx.constant(ctx.number("alpha", 1e-4), dtype), ctx.constant(ctx.number("bias", 1.0), dtype)
-    base = ctx.apply(ScaleShift(), ctx.apply(Reshape(x.shape), mean), alpha, bias)
-    return ctx.apply(Div(), x, ctx.apply(Pow(), base, ctx.constant(ctx.number("beta", 0.75), dtype)))
+    before = (size - 1) // 2
+    numbers = (ctx.number(name, default) for name, default in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
+    return ctx.apply(LocalResponseNorm(before, size - 1 - before, *numbers), x)
+
+
+def mean_variance_norm(ctx: Context) -> Value:
+    """The standard's own composition, with its 1e-9 that keeps the divisor from 0."""
+    x = ctx[0]
+    axes = ctx.integers("axes", (0, 2, 3))
+    assert axes is not None
+    mean_of = Reduce("mean", tuple(sorted(ctx.axes(axes, len(x.shape)))), True)
+    centred = ctx.apply(Sub(), x, ctx.apply(mean_of, x))
+    deviation = ctx.apply(Sqrt(), ctx.apply(mean_of, ctx.apply(Mul(), centred, centred)))
+    return ctx.apply(Div(), centred, ctx.apply(Add(), deviation, ctx.constant(1e-9, x.type.dtype)))
 
 
 TABLE: dict[str, Converter] = {
@@ -137,4 +136,5 @@ TABLE: dict[str, Converter] = {
     "RMSNormalization": rms_norm,
     "LpNormalization": lp_norm,
     "LRN": local_response_norm,
+    "MeanVarianceNormalization": mean_variance_norm,
 }

@@ -21,7 +21,7 @@ from glulam.frontends.onnx.structure import ordered, shown, subgraphs
 from glulam.frontends.onnx.table import CONVERTERS
 
 if TYPE_CHECKING:
-    from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
+    from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
 OLDEST_OPSET, NEWEST_OPSET = 6, 28
 MAX_NODES = 50_000  # functions may call functions: a small file can stand for a great many nodes
@@ -256,13 +256,26 @@ class Call:
         self.absent = absent
 
     def cleaned(self, node: NodeProto) -> NodeProto:
-        """The node without the inputs that the call leaves out."""
-        if not self.absent.intersection(node.input):
+        """The node without the inputs that the call leaves out, and with the call's attributes in place."""
+        named = any(entry.ref_attr_name for entry in node.attribute)
+        if not named and not self.absent.intersection(node.input):
             return node
         copy = type(node)()
         copy.CopyFrom(node)
         copy.input[:] = ["" if name in self.absent else name for name in node.input]
+        if named:
+            del copy.attribute[:]
+            copy.attribute.extend(filter(None, map(self._resolved, node.attribute)))
         return copy
+
+    def _resolved(self, entry: AttributeProto) -> AttributeProto | None:
+        """An attribute that may stand for one of the call's; None if the call does not have it."""
+        if not entry.ref_attr_name:
+            return entry
+        value = self.attributes.get(entry.ref_attr_name)
+        if value is None:
+            return None
+        return require_onnx().helper.make_attribute(entry.name, value, attr_type=entry.type)  # type: ignore[no-any-return]
 
 
 class _Both(set[str]):

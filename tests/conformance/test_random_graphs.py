@@ -10,13 +10,14 @@ import time
 
 import numpy as np
 from executors import TARGETS, agree, native, reference
+from hypothesis import HealthCheck, event, given, note, settings
+from hypothesis import strategies as st
+from strategies import feeds_for, graphs
+
 from glulam.compiler.graph.text import to_text
 from glulam.compiler.graph.verify import verify
 from glulam.compiler.options import Options
 from glulam.compiler.pipeline import switchable_passes
-from hypothesis import HealthCheck, event, given, note, settings
-from hypothesis import strategies as st
-from strategies import feeds_for, graphs
 
 FUZZING = settings.get_current_profile_name() == "fuzz"
 SECONDS = float(os.environ.get("GLULAM_FUZZ_SECONDS", "600" if FUZZING else "45"))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from glulam.compiler.driver import compile_graph, lower
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph

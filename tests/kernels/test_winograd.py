@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from harness import run_op
+
 from glulam.compiler.graph.types import f32
 from glulam.compiler.kernels import conv_winograd
 from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.targets import runnable_targets, target
-from harness import run_op
 
 TARGETS = [t.name for t in runnable_targets()]
 
