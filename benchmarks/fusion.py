@@ -89,17 +89,21 @@ def variants(graph: Graph, options: Options) -> tuple[dict[str, Options], list[s
 def build_variants(
     graph: Graph, table: Mapping[str, Options], progress: Callable[[str], None]
 ) -> dict[str, Artifact]:
-    """The artifacts by label. Builds that come out alike are one, under all their names; `unfused` is always its own."""
-    labels: dict[tuple[str, bool], list[str]] = {}
-    artifacts: dict[tuple[str, bool], Artifact] = {}
+    """The artifacts by label. Builds that come out alike are one, but `unfused` and `fused` are always two."""
+    labels: dict[str, list[str]] = {}
+    artifacts: dict[str, Artifact] = {}
     for number, (label, options) in enumerate(table.items(), 1):
         progress(f"compiling {number} of {len(table)}: {label}")
         artifact = build_artifact(graph, options)
         digest = hashlib.sha256(artifact.object_code + artifact.weights.tobytes()).hexdigest()
-        key = (digest, label == UNFUSED)
+        key = f"{digest} {label}" if label == FUSED and UNFUSED in labels.get(digest, ()) else digest
         labels.setdefault(key, []).append(label)
         artifacts[key] = artifact
-    return {FUSED if FUSED in names else " = ".join(names): artifacts[key] for key, names in labels.items()}
+    return {_plainest(names): artifacts[key] for key, names in labels.items()}
+
+
+def _plainest(labels: Sequence[str]) -> str:
+    return next((plain for plain in (UNFUSED, FUSED) if plain in labels), " = ".join(labels))
 
 
 def compare(

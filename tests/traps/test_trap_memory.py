@@ -170,3 +170,12 @@ def test_trap_50_outputs_that_are_kept_do_not_change(threads):
             model.run({"x": np.full((2, 5, 6, 7), i, np.float32)})
         for name, array in kept.items():
             np.testing.assert_array_equal(array, copies[name])
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_convolution_that_is_added_to_its_own_input(groups):
+    conv = PADDED.replace("groups=1", f"groups={groups}")
+    text = f"input %x: f32[1,16,4,3]\nconst %v: f32[16,16,1,1] = random\nconst %w: f32[16,{16 // groups},3,3] = random\n"
+    text += f"%s = conv(%x, %v) {PLAIN}\n%c = conv(%s, %w) {conv}\n%a = add(%c, %s)\n%d = conv(%a, %v) {PLAIN}\n%m = mul(%d, %a)\n"
+    through(text + "output m = %m")
+    through(text + "output m = %m\noutput s = %s")
