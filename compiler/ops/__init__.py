@@ -72,6 +72,7 @@ from glulam.compiler.ops.resize import Resize
 from glulam.compiler.ops.softmax import LogSoftmax, Softmax
 from glulam.compiler.ops.topk import TopK
 from glulam.compiler.ops.trigonometry import Acos, Acosh, Asin, Asinh, Atan, Atanh, Cosh, Sinh, Tan
+from glulam.compiler.ops.unpool import MaxPoolIndices, MaxUnpool
 from glulam.compiler.ops.vector_norm import LpNormalize, RMSNorm
 
 ALL_OPS: tuple[type[Op], ...] = (
@@ -80,6 +81,8 @@ ALL_OPS: tuple[type[Op], ...] = (
     MatMul,
     Linear,
     MaxPool,
+    MaxPoolIndices,
+    MaxUnpool,
     AveragePool,
     BatchNorm,
     LayerNorm,
@@ -247,6 +250,8 @@ __all__ = [
     "Lstm",
     "MatMul",
     "MaxPool",
+    "MaxPoolIndices",
+    "MaxUnpool",
     "Maximum",
     "Minimum",
     "Mish",

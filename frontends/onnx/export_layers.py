@@ -1,4 +1,4 @@
-"""ONNX nodes for layers: convolutions, products, pools, norms, softmax, reductions."""
+"""ONNX nodes for layers: convolutions, products, pools, softmax, reductions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.graph import Node
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import DType
-from glulam.compiler.ops.recurrent import ACTIVATIONS
-from glulam.frontends.onnx.proto import elem_type_of
 from glulam.frontends.onnx.writer import Export, Writer
 
 
@@ -88,30 +86,6 @@ def pool(w: Writer, node: Node) -> None:
     )
 
 
-def batch_norm(w: Writer, node: Node) -> None:
-    assert isinstance(node.op, ops.BatchNorm)
-    w.emit("BatchNormalization", w.inputs(node), w.outputs(node), epsilon=node.op.epsilon)
-
-
-def layer_norm(w: Writer, node: Node) -> None:
-    op = node.op
-    assert isinstance(op, ops.LayerNorm)
-    x, scale, bias = (*w.inputs(node), "", "")[:3]
-    shape, dtype = node.output.shape, node.output.type.dtype
-    if w.opset >= 17:
-        scale = scale or w.constant(np.ones(shape[op.axis :]), dtype)
-        w.emit("LayerNormalization", [x, scale, bias], w.outputs(node), axis=op.axis, epsilon=op.epsilon)
-        return
-    axes = list(range(op.axis, len(shape)))
-    centred = w.call("Sub", x, w.call("ReduceMean", x, axes=axes))
-    variance = w.call("ReduceMean", w.call("Mul", centred, centred), axes=axes)
-    deviation = w.call("Sqrt", w.call("Add", variance, w.constant(op.epsilon, dtype)))
-    normal = w.call("Div", centred, deviation)
-    if scale:
-        normal = w.call("Mul", normal, scale)
-    w.emit("Add" if bias else "Identity", [normal, bias], w.outputs(node))
-
-
 def along_axis(w: Writer, node: Node) -> None:
     assert isinstance(node.op, ops.Softmax | ops.LogSoftmax)
     w.emit(type(node.op).__name__, w.inputs(node), w.outputs(node), axis=node.op.axis)
@@ -166,33 +140,6 @@ def matmul(w: Writer, node: Node) -> None:
     w.emit("MatMul", w.inputs(node), w.outputs(node))
 
 
-def recurrent(w: Writer, node: Node) -> None:
-    op = node.op
-    assert isinstance(op, ops.Lstm | ops.Gru | ops.Rnn)
-    if op.projected:
-        raise UnsupportedError("its input weights are a layer of their own; export the graph before it is optimised")
-    inputs = w.inputs(node)
-    lengths = node.inputs[4] if len(node.inputs) > 4 else None
-    if lengths is not None and lengths.type.dtype is not DType.I32:
-        inputs[4] = w.call("Cast", inputs[4], to=elem_type_of(DType.I32))
-    attributes: dict[str, Any] = {"clip": op.clip} if op.clip else {}
-    if isinstance(op, ops.Lstm):
-        attributes["input_forget"] = int(op.input_forget)
-    if isinstance(op, ops.Gru):
-        attributes["linear_before_reset"] = int(op.linear_before_reset)
-    names = [name for name, _, _ in op.activations]
-    if names != [*op.default_activations] * op.directions:
-        taken = [ACTIVATIONS[name][3] for name in names]
-        attributes["activations"] = names
-        alphas = [alpha for (_, alpha, _), n in zip(op.activations, taken, strict=True) if n]
-        betas = [beta for (_, _, beta), n in zip(op.activations, taken, strict=True) if n > 1]
-        attributes |= {"activation_alpha": alphas} if alphas else {}
-        attributes |= {"activation_beta": betas} if betas else {}
-    assert node.inputs[2] is not None
-    w.emit(op.name.upper(), inputs, w.outputs(node), hidden_size=node.inputs[2].shape[2], direction=op.direction,
-           **attributes)  # fmt: skip
-
-
 def resize(w: Writer, node: Node) -> None:
     """By sizes where they imply the scales, else by scales."""
     op = node.op
@@ -239,14 +186,9 @@ TABLE: dict[type[Op], Export] = {
     ops.MatMul: matmul,
     ops.MaxPool: pool,
     ops.AveragePool: pool,
-    ops.BatchNorm: batch_norm,
-    ops.LayerNorm: layer_norm,
     ops.Softmax: along_axis,
     ops.LogSoftmax: along_axis,
     ops.Reduce: reduce,
     ops.ArgReduce: arg_reduce,
     ops.Resize: resize,
-    ops.Lstm: recurrent,
-    ops.Gru: recurrent,
-    ops.Rnn: recurrent,
 }
