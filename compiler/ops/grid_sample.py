@@ -52,7 +52,8 @@ class GridSample(Op):
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         taps = {"nearest": 1, "linear": 2, "cubic": 4}[self.mode]
-        return 2 * taps ** (outputs[0].rank - 2) * outputs[0].size
+        every: int = taps ** (outputs[0].rank - 2)
+        return 2 * every * outputs[0].size
 
     def lower(self, ctx: Context) -> Lowered:
         sampling = grid_sample.Sampling(self.mode, self.outside, self.align_corners, self.cubic_coeff)
@@ -66,9 +67,10 @@ class GridSample(Op):
             return (result.astype(x.dtype),)
         axes = [self._axis_taps(wide(grid[..., rank - 1 - d]), x.shape[2 + d]) for d in range(rank)]
         batch = np.arange(x.shape[0]).reshape(-1, *(1,) * rank)
+        channels_last = np.moveaxis(wide(x), 1, -1)
         with np.errstate(invalid="ignore"):
             for taps in product(*axes):
-                value = wide(x)[(batch, slice(None), *(index for index, _, _ in taps))]  # [N, *O, C]
+                value = channels_last[(batch, *(index for index, _, _ in taps))]
                 weight, inside = np.ones(grid.shape[:-1]), np.ones(grid.shape[:-1], np.bool_)
                 for _, each, within in taps:
                     weight, inside = weight * each, inside & within
