@@ -38,7 +38,9 @@ def build_artifact(graph: Graph, options: Options | None = None) -> Artifact:
     optimised, _ = optimise(graph, options)
     program = lower_graph(optimised, machine)
     code = emit_program(program, machine)
-    return Artifact(make_manifest(program, machine, options), code, program.weights, to_text(optimised))
+    return Artifact(
+        make_manifest(program, machine, options), code, program.weights, to_text(optimised), program.foreign
+    )
 
 
 def optimise(
@@ -64,12 +66,15 @@ def lower(graph: Graph, options: Options | None = None) -> Program:
 
 def emit_program(program: Program, machine: Target) -> bytes:
     """The object file of the program's kernels and entry points."""
+    functions = {function: number for number, function in enumerate(program.foreign)}
     steps = [
         EntryStep(
             step.kernel.name,
             tuple((ref.space, ref.index, ref.offset) for ref in step.refs),
             step.kernel.extent,
             step.grain,
+            None if step.foreign is None else functions[step.foreign],
+            step.reads,
         )
         for step in program.steps
     ]

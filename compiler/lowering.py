@@ -100,7 +100,8 @@ def _step(node: Node, kernel: Kernel, lowered: Lowered, plan: MemoryPlan, weight
     estimate = flops / _FLOPS_PER_MICROSECOND + traffic / _BYTES_PER_MICROSECOND
     chunks = int(min(max(estimate / _CHUNK_MICROSECONDS, 1), _MAX_CHUNKS))
     grain = -(-kernel.extent // min(chunks, kernel.extent))
-    return Step(kernel, tuple(ref(arg) for arg in lowered.args), grain, _label(node), flops, traffic)
+    refs = tuple(ref(arg) for arg in lowered.args)
+    return Step(kernel, refs, grain, _label(node), flops, traffic, lowered.foreign)
 
 
 def _label(node: Node) -> str:

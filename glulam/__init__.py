@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from glulam.compiler.graph.graph import Graph
     from glulam.compiler.options import Options
     from glulam.frontends import layers, zoo
-    from glulam.frontends.layers import Sequential, Weight, layer
+    from glulam.frontends.layers import Sequential, Weight, external, layer
     from glulam.frontends.layers import symbolic as math
     from glulam.frontends.onnx import from_onnx
     from glulam.runtime.model import Model, load
@@ -29,6 +29,7 @@ __all__ = [
     "Weight",
     "compile",
     "errors",
+    "external",
     "from_onnx",
     "layer",
     "layers",
@@ -46,6 +47,7 @@ _HOMES = {
     "Sequential": "glulam.frontends.layers",
     "Weight": "glulam.frontends.layers",
     "compile": "glulam.api",
+    "external": "glulam.frontends.layers",
     "from_onnx": "glulam.frontends.onnx",
     "layer": "glulam.frontends.layers",
     "load": "glulam.runtime.model",

@@ -64,7 +64,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--numerics", choices=("fast", "strict"), default="fast", help="strict: no Winograd")
     parser.add_argument("--no-fuse", dest="fuse", action="store_false", help="every layer its own kernel")
     parser.add_argument(
-        "--disable", action="append", default=[], metavar="PASS", help="switch one pass off (`glulam explain` lists them)"
+        "--disable",
+        action="append",
+        default=[],
+        metavar="PASS",
+        help="switch one pass off (`glulam explain` lists them)",
     )
 
 

@@ -5,7 +5,10 @@ is a new `ABI_VERSION`: an artifact carries the number it was compiled for.
 
 Binding table (an array of pointers)::
 
-    [arena, weights, scratch, input 0, ..., input n-1, output 0, ..., output m-1]
+    [arena, weights, scratch, input 0, ..., input n-1, output 0, ..., output m-1,
+     function 0, user 0, function 1, user 1, ...]
+
+The functions are external ones (`runtime.foreign`); each is called with its own user pointer.
 
 Control block (used by runs with more than one thread; every counter has a cache line to itself)::
 

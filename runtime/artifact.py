@@ -7,7 +7,7 @@
                table), length and SHA-256
     parts      graph text, object code, weights; the last at a page boundary, so that they are used where they lie
 
-A part longer than 8 MiB is hashed in pieces of that size: its SHA-256 is that of its pieces' digests, one after the other.
+A part longer than 8 MiB is hashed in pieces of that size: its SHA-256 is that of its pieces' digests in a row.
 Numbers are little-endian. Bytes that belong to nothing are zero. Nothing in the file is executed while it is read.
 """
 
@@ -29,6 +29,7 @@ import numpy as np
 
 from glulam.runtime import processors
 from glulam.runtime.errors import ArtifactError, ArtifactVersionError
+from glulam.runtime.foreign import Foreign
 from glulam.runtime.manifest import FORMAT_VERSION, Manifest
 from glulam.runtime.memory import Bytes
 
@@ -44,12 +45,16 @@ _ALIGNMENT = {_GRAPH: 64, _CODE: 64, _WEIGHTS: PAGE}
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """All that a compiled model consists of. The weights lie at an address aligned for kernels."""
+    """All that a compiled model consists of. The weights lie at an address aligned for kernels.
+
+    `foreign` are functions of this process that the code calls; a file cannot hold them.
+    """
 
     manifest: Manifest
     object_code: bytes
     weights: Bytes
     graph_text: str
+    foreign: tuple[Foreign, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,15 @@ class _Part:
 def write_artifact(path: str | os.PathLike[str], artifact: Artifact) -> None:
     """Writes the file under a temporary name beside `path`, then renames it.
 
-    Raises OSError if that fails; then there is no temporary file, and what `path` was before, it still is.
+    Raises OSError if that fails; then there is no temporary file, and what `path` was before, it still is. Raises
+    ArtifactError for what a file cannot hold.
     """
+    if artifact.foreign:
+        names = ", ".join(repr(function.name) for function in artifact.foreign)
+        raise ArtifactError(
+            f"the model calls external functions of this process ({names}), which a file cannot hold; "
+            "write them as formulas (gl.layer), or compile where the functions are"
+        )
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:

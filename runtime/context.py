@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from glulam.runtime import abi
 from glulam.runtime.errors import GlulamError
+from glulam.runtime.foreign import Foreign, raise_first
 from glulam.runtime.loader import NativeCode
 from glulam.runtime.memory import Bytes, address_of, allocate
 from glulam.runtime.workers import Workers
@@ -34,6 +35,7 @@ class Program:
     steps: int
     inputs: int
     outputs: int
+    foreign: tuple[Foreign, ...] = ()
 
 
 class ContextPool:
@@ -107,30 +109,36 @@ class Context:
         self._program = program
         arena = allocate(program.arena_bytes)
         scratch = allocate(abi.scratch_stride(program.scratch_bytes) * threads)
-        slots = abi.BIND_FIRST_INPUT + program.inputs + program.outputs
+        self._failures: list[BaseException] = []
+        bound = [function.bind(self._failures) for function in program.foreign]
+        self._first_function = abi.BIND_FIRST_INPUT + program.inputs + program.outputs
+        slots = self._first_function + 2 * len(bound)
         self._bind: Any = (ctypes.c_void_p * slots)(address_of(arena), address_of(program.weights), address_of(scratch))
+        self._bind[self._first_function :] = [pointer for each in bound for pointer in (each.address, each.user)]
         self._bind_at = ctypes.addressof(self._bind)
         self._control = allocate(abi.control_bytes(threads, program.steps))
         self._control_at = address_of(self._control)
         self._ticks: Ticks | None = None
-        self._memory: list[object] = [arena, scratch, self._control, self._bind, program]
+        self._memory: list[object] = [arena, scratch, self._control, self._bind, program, bound]
         self._single = program.code.run_single
         self._shared = program.code.run_shared
         place = (self._control_at, self._bind_at)
         self._workers = Workers(program.code, *place, threads, self._memory) if threads > 1 else None
 
     def run(self, addresses: list[int]) -> None:
-        """One inference on inputs and outputs at `addresses`."""
-        self._bind[abi.BIND_FIRST_INPUT :] = addresses
+        """One inference on inputs and outputs at `addresses`. Raises what an external Python function raised."""
+        self._bind[abi.BIND_FIRST_INPUT : self._first_function] = addresses
         if self._workers is None:
             self._single(self._bind_at)
         else:
             self._workers.make_way()
             self._shared(self._control_at, self._bind_at, self.threads, None)
+        if self._failures:
+            raise_first(self._failures)
 
     def run_profiled(self, addresses: list[int]) -> Ticks:
         """As `run`; returns the duration of every step, as the caller saw it, in ticks of the clock."""
-        self._bind[abi.BIND_FIRST_INPUT :] = addresses
+        self._bind[abi.BIND_FIRST_INPUT : self._first_function] = addresses
         if self._ticks is None:
             self._ticks = np.zeros((self.threads, abi.ticks_count(self._program.steps)), np.int64)
             self._memory.append(self._ticks)
@@ -139,6 +147,7 @@ class Context:
         else:
             self._workers.make_way()
             self._shared(self._control_at, self._bind_at, self.threads, address_of(self._ticks))
+        raise_first(self._failures)
         return self._ticks[0, 1:] - self._ticks[0, :-1]
 
     def read_ticks(self) -> int:

@@ -11,6 +11,10 @@ class InputError(GlulamError):
     """An array handed to `run` has the wrong name, shape or dtype."""
 
 
+class ForeignError(GlulamError):
+    """An external function raised, or gave something else than it was declared to give."""
+
+
 class ArtifactError(GlulamError):
     """A model file is damaged, truncated, or not a glulam artifact at all."""
 

@@ -51,6 +51,7 @@ class Model:
             steps=len(manifest.steps),
             inputs=len(self._inputs),
             outputs=len(self._outputs),
+            foreign=artifact.foreign,
         )
         self._contexts = ContextPool(program, self._threads)
 
@@ -79,6 +80,7 @@ class Model:
 
         Raises:
             InputError: a name, shape or dtype does not fit, or an array of `out` cannot be written in place.
+            ForeignError: an external Python function raised, or gave other types than declared.
         """
         sources = [prepare_input(*pair) for pair in zip(named(inputs, self._inputs), self._inputs, strict=True)]
         if out is None:
@@ -125,7 +127,10 @@ class Model:
         return Profile.of(self._artifact.manifest.steps, durations, seconds, self._threads, repeat)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the model to one file, or leaves what was there untouched (OSError: no space, no permission, ...)."""
+        """Writes the model to one file, or leaves what was there untouched (OSError: no space, no permission, ...).
+
+        Raises ArtifactError, with their names, if the model calls external functions.
+        """
         write_artifact(path, self._artifact)
 
     @property

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import glulam as gl
+from glulam.benchmarks.fusion import build_variants, group_times, variants
 from glulam.benchmarks.measure import Rounds, difference, take_turns
 from glulam.benchmarks.peers import EngineError, EngineProcess
 from glulam.benchmarks.report import markdown
@@ -64,3 +66,59 @@ def test_the_report_has_a_row_for_each_case():
     text = markdown({"cpu": "some CPU", "versions": {"glulam": "1", "peer": "2-abc"}, "cases": [case]})
     assert "| net | 1 | **0.90** (0.80-1.00) | 10.00 | 10.00 |" in text
     assert "peer 2." in text
+
+
+def small_net():
+    """Layers that fold, fuse and pool, over channels that fill no block."""
+    return gl.Sequential(
+        [
+            gl.layers.Input((3, 20, 20)),
+            gl.layers.Conv2d(24, 3, padding=1, bias=False),
+            gl.layers.BatchNorm(),
+            gl.layers.ReLU(),
+            gl.layers.Conv2d(20, 3, padding=1),
+            gl.layers.BatchNorm(),
+            gl.layers.Sigmoid(),
+            gl.layers.Conv2d(20, 3, padding=1),
+            gl.layers.ReLU(),
+            gl.layers.MaxPool2d(2),
+            gl.layers.Flatten(),
+            gl.layers.Linear(5),
+        ]
+    ).graph()
+
+
+def test_every_build_of_the_comparison_agrees_with_the_reference():
+    graph = small_net()
+    table, idle = variants(graph, gl.Options())
+    assert {"unfused", "only fuse", "only fold_normalisation", "no fold_normalisation", "fused"} <= set(table)
+    assert "matmul_to_linear" in idle
+    feeds = {"input": np.random.default_rng(0).standard_normal((1, 3, 20, 20), dtype=np.float32)}
+    expected = gl.reference(graph, feeds)
+    for label, options in table.items():
+        assert difference(gl.compile(graph, options).run(feeds), expected) < 1e-5, label
+
+
+def test_builds_that_come_out_alike_are_one():
+    graph = gl.Sequential([gl.layers.Input((3, 8, 8)), gl.layers.Conv2d(16, 3), gl.layers.ReLU()]).graph()
+    table, _ = variants(graph, gl.Options())
+    assert list(build_variants(graph, table, lambda stage: None)) == ["unfused", "fused"]
+    plain = gl.Sequential([gl.layers.Input((4, 8, 8)), gl.layers.ReLU()]).graph()
+    table, _ = variants(plain, gl.Options())
+    assert list(build_variants(plain, table, lambda stage: None)) == ["unfused", "fused"]
+
+
+def test_a_folded_layer_counts_for_the_group_of_the_layer_before_it():
+    graph = small_net()
+    first, second, *_ = [node.name for node in graph.nodes if node.op.name == "conv"]
+    steps = [{"label": node.name, "seconds": 1.0} for node in graph.nodes] + [{"label": "copy", "seconds": 0.5}]
+    names = [node.name for node in graph.nodes]
+    at = names.index(second)
+    fused = [
+        {"label": f"{first} + {names[2]}", "seconds": 2.0},
+        {"label": " + ".join([second, *names[at + 2 :]]), "seconds": 3.0},
+        {"label": "input_blocked", "seconds": 0.25},
+    ]
+    *groups, changes = group_times(graph, {"steps": steps}, {"steps": fused})
+    assert [(group.unfused, group.fused) for group in groups] == [(len(names) - 3.0, 3.0), (3.0, 2.0)]
+    assert (changes.unfused, changes.fused) == (0.5, 0.25)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from glulam.cli import build_parser, main
 from glulam.cli_common import UsageError, parse_shape
 from glulam.cli_run import read_inputs
 
-COMMANDS = ["compile", "explain", "run", "inspect", "bench"]
+COMMANDS = ["compile", "explain", "run", "inspect", "profile", "bench"]
 
 
 def test_help_starts_with_a_first_round_through_the_commands():
@@ -156,3 +157,14 @@ def test_bench_compares_the_builds(tiny, capsys):
     out = capsys.readouterr().out
     assert "unfused" in out
     assert "fused groups" in out
+
+
+def test_profile_shows_the_share_of_the_peak(tmp_path, capsys):
+    figures, trace = tmp_path / "p.json", tmp_path / "t.json"
+    arguments = ["profile", "resnet18", "--shape", "input=1,3,32,32", "--repeat", "2"]
+    assert main([*arguments, "--json", str(figures), "--trace", str(trace)]) == 0
+    assert "of peak" in capsys.readouterr().out
+    rows = json.loads(figures.read_text())["kernels"]
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert [row["layers"] for row in rows] == [event["name"] for event in events]
+    assert all(row["microseconds"] >= 0 and row["of_peak"] >= 0 for row in rows)

@@ -25,12 +25,16 @@ class EntryStep:
     """One kernel call: `extent` iterations, given out to threads in chunks of `grain`.
 
     An argument is (space, index, offset in bytes); the index counts inputs or outputs, and is 0 for arena and weights.
+    With `foreign` it is a call of that external function of the binding table, in one chunk: the first `reads`
+    arguments are its inputs, the others its outputs.
     """
 
     kernel: str
     args: tuple[tuple[Space, int, int], ...]
     extent: int
     grain: int
+    foreign: int | None = None
+    reads: int = 0
 
     @property
     def chunks(self) -> int:
@@ -82,6 +86,8 @@ def emit_entry(steps: Sequence[EntryStep], *, inputs: int, outputs: int, scratch
 
 
 def _check(step: EntryStep, inputs: int, outputs: int) -> None:
+    if step.foreign is not None and (step.chunks != 1 or not 0 <= step.reads <= len(step.args)):
+        raise CompileError(f"step {step.kernel}: an external function is called once, with its inputs first")
     if step.extent < 0 or step.grain < 1:
         raise CompileError(f"step {step.kernel}: extent {step.extent} and grain {step.grain}; need >= 0 and >= 1")
     limits = {"arena": 1, "weights": 1, "input": inputs, "output": outputs}
@@ -131,9 +137,14 @@ class _Bindings:
             f"  %base.{slot} = load ptr, ptr %slot.{slot}, align 8",
         ]
 
+    def function(self, number: int) -> int:
+        return abi.BIND_FIRST_INPUT + self.inputs + self.outputs + 2 * number
+
     def load_all(self, steps: Sequence[EntryStep]) -> list[str]:
-        slots = sorted({self.slot(space, index) for step in steps for space, index, _ in step.args})
-        return [line for slot in slots for line in self.load(slot)]
+        slots = {self.slot(space, index) for step in steps for space, index, _ in step.args}
+        first = {self.function(step.foreign) for step in steps if step.foreign is not None}
+        slots |= first | {slot + 1 for slot in first}
+        return [line for slot in sorted(slots) for line in self.load(slot)]
 
     def call(self, step: EntryStep, label: str, begin: str, end: str) -> list[str]:
         """The call of a step's kernel; expects its bases loaded and %scratch."""
@@ -142,8 +153,26 @@ class _Bindings:
             name = f"%arg.{label}.{position}"
             lines.append(f"  {name} = getelementptr i8, ptr %base.{self.slot(space, index)}, i64 {offset}")
             arguments.append(f"ptr {name}")
+        if step.foreign is not None:
+            slot = self.function(step.foreign)
+            sides = (("ins", arguments[: step.reads]), ("outs", arguments[step.reads :]))
+            for side, pointers in sides:
+                lines += _pointer_table(f"%{side}.{label}", pointers)
+            tables = f"ptr %ins.{label}, ptr %outs.{label}"
+            return [*lines, f"  call void %base.{slot}({tables}, ptr %base.{slot + 1})"]
         arguments += ["ptr %scratch", f"i64 {begin}", f"i64 {end}"]
         return [*lines, f"  call void @{step.kernel}({', '.join(arguments)}) noinline"]
+
+
+def _pointer_table(name: str, pointers: Sequence[str]) -> list[str]:
+    """An array of the pointers on the stack."""
+    lines = [f"  {name} = alloca [{max(len(pointers), 1)} x ptr], align 8"]
+    for i, pointer in enumerate(pointers):
+        lines += [
+            f"  {name}.{i} = getelementptr i8, ptr {name}, i64 {i * abi.POINTER_BYTES}",
+            f"  store {pointer}, ptr {name}.{i}, align 8",
+        ]
+    return lines
 
 
 def _single(name: str, steps: Sequence[EntryStep], bindings: _Bindings, *, profiled: bool) -> str:

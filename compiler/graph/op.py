@@ -19,8 +19,6 @@ class Trait(enum.Enum):
     POINTWISE = "pointwise"  # each output element depends on the inputs' elements at the same (broadcast) place
     VIEW = "view"  # the output's elements in order are the input's elements in order
     ANCHOR = "anchor"  # may carry a fused epilogue
-    WINDOW = "window"  # folds windows of its only input; `as_window` describes them
-    POOLS = "pools"  # its kernel can fold windows of its result: `pools` says which, `lower_pooled` builds it
     RANDOM = "random"  # two equal nodes need not give equal values
 
 
@@ -124,6 +122,8 @@ class Case:
         return rng.integers(low, max(int(self.high), low + 1), entry.shape, endpoint=True).astype(entry.dtype.numpy)
 
     def __str__(self) -> str:
-        shown = ["none" if i is None else str(i if isinstance(i, TensorType) else TensorType.of(i)) for i in self.inputs]
+        shown = [
+            "none" if i is None else str(i if isinstance(i, TensorType) else TensorType.of(i)) for i in self.inputs
+        ]
         attrs = ",".join(f"{k}={v}" for k, v in self.op.attributes().items())
         return f"{self.op.name}({','.join(shown)})[{attrs}]"

@@ -54,7 +54,8 @@ class DType(enum.Enum):
         for member, known in _NUMPY.items():
             if known == wanted:
                 return member
-        raise GraphError(f"dtype {wanted} has no counterpart in the graph; convert it to one of {[m.value for m in cls]}")
+        names = [member.value for member in cls]
+        raise GraphError(f"dtype {wanted} has no counterpart in the graph; convert it to one of {names}")
 
 
 _NUMPY: dict[DType, np.dtype[np.generic]] = {

@@ -1,7 +1,7 @@
 """What a kernel template works on: operands as they lie in memory, the fused epilogue, and the kernel being built.
 
-Templates speak in logical coordinates. For a tensor in channel blocks a point is (n, block, *spatial, lane), for a plain one
-an index per dimension; halo, strides and broadcasting are added here.
+Templates speak in logical coordinates. For a tensor in channel blocks a point is (n, block, *spatial, lane), for a
+plain one an index per dimension; halo, strides and broadcasting are added here.
 
 Lanes of the last channel block beyond the tensor's channels always hold zeros: whoever writes a blocked tensor keeps
 that, and whoever reads one may rely on it.
@@ -25,7 +25,6 @@ from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import (
     Access,
     Affine,
-    Bounded,
     Buffer,
     Builder,
     IndexLike,
@@ -35,11 +34,14 @@ from glulam.compiler.loops.ir import (
     dense_strides,
 )
 from glulam.compiler.targets import Target
+from glulam.runtime.foreign import Foreign
 
 Point = tuple[IndexLike, ...]
 COPIED_AS = {DType.BOOL: DType.U8, DType.F16: DType.I16}
 """What elements are loaded and stored as where nothing is computed."""
 Arg = tuple[Literal["input", "output"], int] | Array
+
+_FUNCTIONS = frozenset({"exp", "log", "tanh", "erf", "sin", "cos"})
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class Operand:
 class Epilogue:
     """What happens to each element of the anchor's result before it is stored.
 
-    `formula` is over Param(0), the result, and Param(k), the element of context input `inputs[k - 1]` at the same place.
+    `formula` is over Param(0), the result, and Param(k), the element of context input `inputs[k - 1]` at the same
+    place.
     """
 
     formula: Expr = field(default_factory=lambda: ex.Param(0))
@@ -89,6 +92,15 @@ class Epilogue:
     @property
     def is_identity(self) -> bool:
         return isinstance(self.formula, ex.Param)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it has functions that are expanded into dozens of instructions."""
+        return _calls_function(self.formula)
+
+
+def _calls_function(e: Expr) -> bool:
+    return (isinstance(e, ex.Unary) and e.op in _FUNCTIONS) or any(map(_calls_function, e.children()))
 
 
 @dataclass(frozen=True)
@@ -115,13 +127,15 @@ class View:
 class Lowered:
     """A finished kernel with what its parameters are bound to, in order.
 
-    `template` is the one of several that was taken, `refused` names those preferred to it with their reasons.
+    `template` is the one of several that was taken, `refused` names those preferred to it with their reasons. With
+    `foreign` the kernel is empty, and its arguments, inputs before outputs, go to that function.
     """
 
     kernel: Kernel
     args: tuple[Arg, ...]
     template: str = ""
     refused: tuple[tuple[str, str], ...] = ()
+    foreign: Foreign | None = None
 
 
 class Context:
@@ -143,7 +157,7 @@ class Context:
         self.builder = Builder(name)
         self._args: list[Arg] = []
         self._views: dict[tuple[str, int], View] = {}
-        self._constants: dict[tuple[object, ...], Buffer] = {}
+        self._buffers: dict[tuple[object, ...], Buffer] = {}
 
     # ---- operands
 
@@ -195,13 +209,13 @@ class Context:
         operand = self.operand(i) if kind == "input" else self.outputs[i]
         span = math.prod(shape) if shape is not None else _span(operand)
         key = ("memory", kind, i, shape)
-        if key not in self._constants:
+        if key not in self._buffers:
             dtype = COPIED_AS.get(operand.type.dtype, operand.type.dtype)
             access = Access.READ if kind == "input" else Access.WRITE
             name = f"{'x' if kind == 'input' else 'y'}{i}m{len(self._args)}"
-            self._constants[key] = self.builder.param(name, shape or (span,), access, dtype=dtype, align=dtype.size)
+            self._buffers[key] = self.builder.param(name, shape or (span,), access, dtype=dtype, align=dtype.size)
             self._args.append((kind, i))
-        return self._constants[key]
+        return self._buffers[key]
 
     def constant(self, data: Array, name: str = "w") -> Buffer:
         """A parameter bound to an array that is packed into the model's weights."""
@@ -210,14 +224,21 @@ class Context:
         self._args.append(data)
         return buffer
 
+    def constant_once(self, key: tuple[object, ...], make: Callable[[], Array], name: str = "c") -> Buffer:
+        """`constant` of what `make` returns, at the first call with this key; afterwards the same buffer."""
+        if key not in self._buffers:
+            self._buffers[key] = self.constant(make(), name)
+        return self._buffers[key]
+
     def read(self, i: int, point: Point, shape: Shape, block: int) -> Expr:
-        """Element of input `i` that numpy's broadcasting to `shape` puts at `point` (of a tensor in blocks of `block`)."""
+        """Element of input `i` that numpy's broadcasting to `shape` puts at `point`, of a tensor in such blocks."""
         operand = self.operand(i)
         extents = (1,) * (len(shape) - operand.type.rank) + operand.shape
         if operand.data is not None:
             if operand.type.size == 1:
                 return ex.Const(operand.data.reshape(()).item(), operand.type.dtype)
-            packed = self._packed(i, operand.data.reshape(extents), block)
+            data = operand.data.reshape(extents)
+            packed = self.constant_once((i, block), lambda: data if block == 1 else pack_channels(data, block))
             return packed[broadcast(point, packed.shape)]
         view = self.input_view(i)
         if block == 1 or operand.layout.block == block:
@@ -228,13 +249,6 @@ class Context:
             raise LoopError(f"{self.name}: input {i} is {operand.layout} where channel blocks of {block} are needed")
         index = broadcast(point[:-1], extents)
         return view[index[len(shape) - operand.type.rank :]]
-
-    def _packed(self, i: int, data: Array, block: int) -> Buffer:
-        key = (i, block)
-        if key not in self._constants:
-            packed = data if block == 1 else pack_channels(data, block)
-            self._constants[key] = self.constant(packed, "c")
-        return self._constants[key]
 
     # ---- results
 
@@ -252,14 +266,17 @@ class Context:
         self.builder.store(self.output_view(i)[point], self.masked(value, point, operand))
 
     def masked(self, value: Expr, point: Point, operand: Operand) -> Expr:
+        """The value in lanes that are channels, zero in those beyond them."""
         block = operand.layout.block
         if block == 1 or operand.shape[1] % block == 0:
             return value
-        key = ("mask", operand.shape[1], block)
-        if key not in self._constants:
-            lanes = np.arange(operand.blocks * block).reshape(-1, block) < operand.shape[1]
-            self._constants[key] = self.constant(lanes.astype(np.float32), "m")
-        inside = ex.not_equal(self._constants[key][point[1], point[-1]], 0.0)
+        channels = operand.shape[1]
+
+        def lanes() -> Array:
+            return (np.arange(operand.blocks * block).reshape(-1, block) < channels).astype(np.float32)
+
+        mask = self.constant_once(("mask", channels, block), lanes, "m")
+        inside = ex.not_equal(mask[point[1], point[-1]], 0.0)
         return ex.where(inside, value, 0 if not operand.type.dtype.is_float else 0.0)
 
     def fill_halo(self, i: int = 0) -> None:
@@ -329,11 +346,7 @@ def _of_rank(operand: Operand, rank: int) -> Operand:
 
 
 def _moved(place: IndexLike, by: int) -> IndexLike:
-    if not by:
-        return place
-    if isinstance(place, Bounded):
-        raise LoopError("a dimension with a halo takes no index that is computed at run time")
-    return place + by
+    return Affine.of(place) + by if by else place
 
 
 def _span(operand: Operand) -> int:

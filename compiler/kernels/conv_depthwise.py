@@ -1,7 +1,9 @@
 """Depthwise convolution on channel blocks: each lane is a channel, so all is vector times vector.
 
 A tile of output pixels of one or two rows stays in registers. Taps are taken in the order in which they use the vectors
-of an input row, so that each is loaded once a row; weights stay in registers too where there is room.
+of an input row, so that each is loaded once a row; weights stay in registers too where there is room. A long epilogue
+must not share a block of code with the taps, or the scheduler would mix the two until both spill; then, and for large
+kernels, the rows of taps are a loop.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from glulam.compiler.kernels.tiling import pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, IndexLike, Tile, Var
 
-_UNROLLED_TAPS = 49  # kernels up to this size are unrolled
+_UNROLLED_TAPS = 9  # larger kernels are loops over the rows of taps: as fast, and compiled in a third of the time
 _MAX_PIXELS = 14
 _CHUNK_FMAS = 20_000  # vector FMAs of an iteration that are worth a thread's while
 _ENOUGH = 16  # iterations of the parallel space that every layer should have, if it can
@@ -76,7 +78,7 @@ class _Depthwise:
         self.x = ctx.input_view(0)
         self.block = ctx.output.layout.block
         self.taps = list(itertools.product(*map(range, geometry.kernel)))
-        self.unrolls = len(self.taps) <= _UNROLLED_TAPS
+        self.unrolls = len(self.taps) <= _UNROLLED_TAPS and not ctx.epilogue.is_long
         self.packed = ctx.constant(self.pack(weights[:, 0]), "w")
         bias = ctx.data(2)
         zeros = np.zeros(ctx.output.shape[1], np.float32)
@@ -214,7 +216,7 @@ class _Depthwise:
                 self.step(place, acc, (r, t), tap, weight)
 
     def looped(self, place: _Place, acc: Tile) -> None:
-        """Large kernels: loops over the taps, those of a row unrolled in part."""
+        """Loops over the taps, those of a row unrolled in part."""
         _, pixels = acc.shape
         with ExitStack() as stack:
             tap: list[IndexLike] = [stack.enter_context(self.b.serial("k", k)) for k in self.geometry.kernel[:-1]]

@@ -128,7 +128,7 @@ class DirectConv:
                 with b.unrolled("t", pixels) as t, b.unrolled("j", per_group) as j:
                     *head, last = point[2:] if self.in_block == 1 else point[2:-1]
                     lane = () if self.in_block == 1 else (point[-1],)
-                    place = (*point[:2], *head, last + t * strides, *lane)  # type: ignore[operator]
+                    place = (*point[:2], *head, t * strides + last, *lane)
                     value = Fma(self.x[place], packed[(q, g, *weight, j, v)], acc[t, j])
                     b.store(acc[t, j], value)
 
@@ -145,11 +145,11 @@ class DirectConv:
     def reduce(self, where: tuple[Var, Var], rows: Sequence[IndexLike], start: Affine, step) -> None:  # type: ignore[no-untyped-def]
         """Loops over input channels and kernel taps around `step(input point, weight index, pixel stride)`."""
         geo, (n, q) = self.geometry, where
-        places = [Affine.of(r) for r in rows] + [start]  # type: ignore[arg-type]
+        places = [Affine.of(r) for r in rows] + [start]
 
         def spatial(taps: Sequence[IndexLike]) -> list[IndexLike]:
             return [
-                place * s + Affine.of(k) * d - pad  # type: ignore[arg-type]
+                place * s + Affine.of(k) * d - pad
                 for place, s, k, d, (pad, _) in zip(places, geo.strides, taps, geo.dilations, geo.pads, strict=True)
             ]
 

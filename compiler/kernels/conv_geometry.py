@@ -39,7 +39,7 @@ class ConvGeometry:
     def input_place(self, output: Sequence[Affine], tap: Sequence[IndexLike]) -> list[Affine]:
         """Where a tap meets the input for an output pixel."""
         return [
-            o * s + Affine.of(k) * d - before  # type: ignore[arg-type]
+            o * s + Affine.of(k) * d - before
             for o, s, k, d, (before, _) in zip(output, self.strides, tap, self.dilations, self.pads, strict=True)
         ]
 
@@ -122,4 +122,4 @@ class Grid:
 
     def place(self, pixel: Sequence[IndexLike]) -> list[Affine]:
         """Where the output has a pixel of the grid."""
-        return [Affine.of(p) * s + o for p, s, o in zip(pixel, self.strides, self.offsets, strict=True)]  # type: ignore[arg-type]
+        return [Affine.of(p) * s + o for p, s, o in zip(pixel, self.strides, self.offsets, strict=True)]

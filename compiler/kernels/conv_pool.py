@@ -1,4 +1,4 @@
-"""Direct convolution with a pool behind it, as one kernel: the convolution's rows go into scratch memory and are pooled there.
+"""Direct convolution with a pool behind it, as one kernel: its rows go into scratch memory and are pooled there.
 
 One iteration makes a chunk of pooled rows for a group of channel blocks: first the rows of the convolution that their
 windows need, with epilogue and with the pool's padding around them, then the pooled rows. Where windows of neighbouring
@@ -64,7 +64,7 @@ def chunk_rows(window: Window, pooled_rows: int) -> int:
 
 
 def build(ctx: Context, geometry: ConvGeometry, window: Window, anchor: Operand) -> Lowered:
-    """The kernel. Inputs as for the direct convolution, whose own result would be `anchor`; output 0 is the pooled one."""
+    """The kernel. Inputs as for the direct convolution, whose own result would be `anchor`; output 0 is pooled."""
     return _ConvPool(ctx, geometry, window, anchor).build()
 
 
@@ -134,9 +134,14 @@ class _ConvPool(DirectConv):
         for (row, rows), (column, length) in boxes:
             if rows <= 0 or length <= 0:
                 continue
-            with self.b.vector("v", self.block) as v, self.b.serial("r", rows) as r, self.b.serial("w", length) as w:
-                with self.b.unrolled("j", per_group) as j:
-                    self.b.store(scratch[r + row, w + column, j, v], self.window.pad_value)
+            b = self.b
+            with (
+                b.vector("v", self.block) as v,
+                b.serial("r", rows) as r,
+                b.serial("w", length) as w,
+                b.unrolled("j", per_group) as j,
+            ):
+                b.store(scratch[r + row, w + column, j, v], self.window.pad_value)
 
     def convolve(
         self, chunks: Chunks, pooled_row: Affine, where: tuple[Var, Var, Var], packed: Buffer, bias: Buffer,
@@ -158,7 +163,7 @@ class _ConvPool(DirectConv):
 
     def put(self, point: tuple[IndexLike, ...], j: Var, value: Expr) -> None:
         assert self.scratch is not None
-        column = Affine.of(point[3]) + self.window.geometry.before[1]  # type: ignore[arg-type]
+        column = Affine.of(point[3]) + self.window.geometry.before[1]
         self.b.store(self.scratch[self.row, column, j, point[-1]], value)
 
     def pool(self, chunks: Chunks, pooled_row: Affine, n: Var, block: Affine, per_group: int) -> None:
@@ -188,7 +193,4 @@ class _ConvPool(DirectConv):
         """One over the number of elements of a window: a number, or a table where windows differ."""
         if np.ptp(self.divisors) == 0:
             return ex.Const(float(self.divisors.flat[0]), DType.F32)
-        key = ("window", 0, 0)
-        if key not in self.ctx._constants:
-            self.ctx._constants[key] = self.ctx.constant(self.divisors.astype(np.float32), "r")
-        return self.ctx._constants[key]
+        return self.ctx.constant_once(("window",), lambda: self.divisors.astype(np.float32), "r")

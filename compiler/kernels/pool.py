@@ -170,7 +170,7 @@ class _Pool:
         def element(t: Var, tap: Sequence[IndexLike]) -> Expr:
             if self.row is None:
                 return self.seen(head, (*rows, start + t * step), tap, lane)
-            column = (start + t * step) * self.geometry.strides[-1] + Affine.of(tap[-1]) * self.geometry.dilations[-1]  # type: ignore[arg-type]
+            column = (start + t * step) * self.geometry.strides[-1] + Affine.of(tap[-1]) * self.geometry.dilations[-1]
             return self.row[column, lane]  # type: ignore[index]
 
         kernel = self.geometry.kernel if self.row is None else self.geometry.kernel[-1:]
@@ -186,7 +186,7 @@ class _Pool:
 
         def element(t: Var, tap: Sequence[IndexLike]) -> Expr:
             places = [
-                place * stride + Affine.of(k) * dilation - before  # type: ignore[arg-type]
+                place * stride + Affine.of(k) * dilation - before
                 for place, k, (stride, dilation, before) in zip(rows, tap[:-1], outer, strict=True)
             ]
             return self.x[(*head, *places, start + t - self.geometry.before[-1], lane)]
@@ -199,7 +199,7 @@ class _Pool:
         """What the windows at the places see through a tap."""
         geo = self.geometry
         spatial = [
-            place * stride + Affine.of(k) * dilation - before  # type: ignore[arg-type]
+            place * stride + Affine.of(k) * dilation - before
             for place, stride, k, dilation, before in zip(
                 places, geo.strides, tap, geo.dilations, geo.before, strict=True
             )

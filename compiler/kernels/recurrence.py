@@ -23,9 +23,12 @@ from glulam.compiler.loops.ir import Affine, Bounded, Buffer, IndexLike, IndexVa
 
 Activation = Callable[[Expr], Expr]
 Gates = tuple[int, ...]
+Start = Callable[["_Tile", int, int, Affine], Expr]  # where, gate, row, unit
+Finish = Callable[["_Tile", list[Expr], int, Affine], None]  # where, sums by gate, row, unit
 
 _UNROLL = 4  # steps of a reduction in one round of its loop, and partial sums where few sums are taken at once
 _FEW_SUMS = 4
+_MOST_ROWS = 32  # batch elements of an iteration
 
 # inputs of the ops
 GATES, WEIGHTS, BIAS, LENGTHS, HIDDEN, CELL, PEEPHOLES = 0, 2, 3, 4, 5, 6, 7
@@ -56,11 +59,25 @@ def rnn(ctx: Context, directions: Sequence[Direction]) -> Lowered:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """A time step of `rows` batch elements: for each its number, its place in time, and whether it has not ended."""
+class _Share:
+    """What an iteration does at a time step: `rows` batch elements from `batch` on."""
+
+    direction: Direction
+    step: Var
+    batch: Affine
+    rows: int
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Some rows of the share, from `row` on, whose sums are in registers together.
+
+    times, valid: for each row its place in time, and whether its sequence has not ended (None: it never does).
+    """
 
     direction: Direction
     rows: int
+    row: Affine
     batch: Affine
     times: tuple[IndexLike, ...]
     valid: tuple[Expr | None, ...]
@@ -90,7 +107,7 @@ class _Recurrence(ABC):
         self.h, self.next = self.state("h"), self.state("next")
 
     @abstractmethod
-    def step(self, at: _Step) -> None:
+    def step(self, at: _Share) -> None:
         """Compute the states after a step: `put` for each element."""
 
     # ---- operands
@@ -111,27 +128,31 @@ class _Recurrence(ABC):
     def state(self, name: str) -> Buffer:
         """Private memory for a value of each hidden unit of the batch elements of an iteration."""
         if name not in self._states:
-            self._states[name] = self.b.scratch(name, (self.rows_at_once(), self.hidden), self.dtype)
+            self._states[name] = self.b.scratch(name, (self.share(), self.hidden), self.dtype)
         return self._states[name]
 
-    def gate(self, at: _Step, r: int, g: int, unit: Affine) -> Load:
+    def gate(self, at: _Tile, g: int, r: int, unit: Affine) -> Load:
         """What the input contributes to a gate."""
         offset = (at.direction.index * self.gates + g) * self.hidden
         return self.input(GATES)[(at.times[r], at.batch + r, unit + offset)]
 
     # ---- the loops around a step
 
-    def rows_at_once(self) -> int:
-        """Batch elements that share the loads of the weights, two iterations being worth more than that."""
-        limit = max((self.ctx.target.vector_registers - 2) // self.gates - 1, 1)
+    def share(self) -> int:
+        """Batch elements of an iteration: they share the weights' way from far away, but two threads want work."""
         iterations = self.batch * self.ctx.output.shape[1]
-        return max(min(limit, -(-iterations // 2), self.batch), 1)
+        return max(min(-(-iterations // 2), self.batch, _MOST_ROWS), 1)
+
+    def tile_rows(self, rows: int) -> int:
+        """Batch elements whose sums are in registers together, each weight being loaded once for all of them."""
+        limit = max((self.ctx.target.vector_registers - 2) // self.gates - 1, 1)
+        return -(-rows // -(-rows // limit))
 
     def build(self, directions: Sequence[Direction]) -> Lowered:
         for i in range(len(self.ctx.outputs)):
             self.ctx.output_view(i)
         for direction in directions:
-            for first, count, rows in pieces(self.batch, self.rows_at_once()):
+            for first, count, rows in pieces(self.batch, self.share()):
                 with self.b.section(n=count) as (n,):
                     self.sequence(direction, n * rows + first, rows)
         return self.ctx.finished()
@@ -144,7 +165,7 @@ class _Recurrence(ABC):
             self.units(rows, lambda r, u, s=state, x=start: self.b.store(  # type: ignore[misc]
                 s[r, u], zero(self.dtype) if x is None else x[(d, batch + r, u)]))  # fmt: skip
         with self.b.serial("t", self.steps) as t:
-            self.step(self.at(direction, t, batch, rows))
+            self.step(_Share(direction, t, batch, rows))
             self.units(rows, lambda r, u: self.b.store(self.h[r, u], self.next[r, u]))
         for output, (state, _) in enumerate(states, start=1):
             self.units(rows, lambda r, u, s=state, i=output: self.b.store(  # type: ignore[misc]
@@ -165,48 +186,45 @@ class _Recurrence(ABC):
                 with self.b.vector("v", rest) as v:
                     body(r, v + full * self.width)
 
-    def at(self, direction: Direction, t: Var, batch: Affine, rows: int) -> _Step:
-        lengths = self.optional(LENGTHS)
-        backwards: IndexLike = (self.steps - 1) - t
+    def at(self, share: _Share, row: Affine, rows: int) -> _Tile:
+        lengths, reverse = self.optional(LENGTHS), share.direction.reverse
+        batch, t = share.batch + row, Affine.of(share.step)
         if lengths is None:
-            time: IndexLike = backwards if direction.reverse else Affine.of(t)
-            return _Step(direction, rows, batch, (time,) * rows, (None,) * rows)
-        times, valid = [], []
+            time: IndexLike = (self.steps - 1) - share.step if reverse else t
+            return _Tile(share.direction, rows, row, batch, (time,) * rows, (None,) * rows)
+        times: list[IndexLike] = []
+        valid = []
         for r in range(rows):
             length = lengths[(batch + r,)]
             wide = ex.minimum(length if length.dtype is DType.I64 else Cast(length, DType.I64), self.steps)
-            now = IndexValue(Affine.of(t))
+            now = IndexValue(t)
             inside = now < wide
-            mirrored = Bounded(ex.where(inside, wide - 1 - now, now), self.steps)
-            times.append(mirrored if direction.reverse else Affine.of(t))
+            times.append(Bounded(ex.where(inside, wide - 1 - now, now), self.steps) if reverse else t)
             valid.append(inside)
-        return _Step(direction, rows, batch, tuple(times), tuple(valid))
+        return _Tile(share.direction, rows, row, batch, tuple(times), tuple(valid))
 
-    def put(self, at: _Step, r: int, unit: Affine, value: Expr) -> None:
+    def put(self, at: _Tile, r: int, unit: Affine, value: Expr) -> None:
         """The new hidden state. After the end of a sequence the old one stays, and the output is 0."""
         b, valid = self.b, at.valid[r]
         result = b.tile("result", dtype=self.dtype)
         b.store(result[()], value)
-        kept = result[()] if valid is None else ex.where(valid, result[()], self.h[r, unit])
+        kept = result[()] if valid is None else ex.where(valid, result[()], self.h[at.row + r, unit])
         shown = result[()] if valid is None else ex.where(valid, result[()], zero(self.dtype))
-        b.store(self.next[r, unit], kept)
+        b.store(self.next[at.row + r, unit], kept)
         b.store(self.ctx.output_view()[(at.times[r], at.direction.index, at.batch + r, unit)], shown)
 
     # ---- products with the recurrent weights
 
-    def products(
-        self,
-        at: _Step,
-        gates: Gates,
-        state: Buffer,
-        start: Callable[[int, int, Affine], Expr],
-        finish: Callable[[list[Expr], int, Affine], None],
-    ) -> None:
+    def products(self, share: _Share, gates: Gates, state: Buffer, start: Start, finish: Finish) -> None:
         """For each row r and unit u: finish([start(g, r, u) + weights[g] state[r] for g in gates], r, u)."""
-        for chunk in self.chunks(len(gates), at.rows):
-            weights = self.pack(at.direction, gates, chunk)
+        tile_rows = self.tile_rows(share.rows)
+        for chunk in self.chunks(len(gates), tile_rows):
+            weights = self.pack(share.direction, gates, chunk)
             with self.b.serial("j", chunk.count) as j, self.b.vector("v", chunk.lanes) as v:
-                self.tile(at, gates, state, chunk, (weights, j, v), start, finish)
+                for first, count, rows in pieces(share.rows, tile_rows):
+                    with self.b.serial("s", count) as s:
+                        at = self.at(share, s * rows + first, rows)
+                        self.tile(at, gates, state, chunk, (weights, j, v), start, finish)
 
     def chunks(self, gates: int, rows: int) -> list[_Chunk]:
         full, rest = divmod(self.hidden, self.width)
@@ -233,32 +251,32 @@ class _Recurrence(ABC):
 
     def tile(
         self,
-        at: _Step,
+        at: _Tile,
         gates: Gates,
         state: Buffer,
         chunk: _Chunk,
         where: tuple[Buffer | None, Var, Var],
-        start: Callable[[int, int, Affine], Expr],
-        finish: Callable[[list[Expr], int, Affine], None],
+        start: Start,
+        finish: Finish,
     ) -> None:
-        b, rows, (weights, j, v) = self.b, at.rows, where
+        b, rows, (weights, group, v) = self.b, at.rows, where
         sums = len(gates) * rows * chunk.blocks
         split = _UNROLL if sums <= _FEW_SUMS else 1
         acc = b.tile("acc", split, len(gates), rows, chunk.blocks, dtype=self.dtype)
 
         def unit(block: int) -> Affine:
-            return (j * chunk.blocks + block) * chunk.lanes + v + chunk.first
+            return (group * chunk.blocks + block) * chunk.lanes + v + chunk.first
 
-        places = [(g, r, k) for k in range(chunk.blocks) for g in range(len(gates)) for r in range(rows)]
-        for g, r, k in places:
-            b.store(acc[0, g, r, k], start(gates[g], r, unit(k)))
-            for u in range(1, split):
-                b.store(acc[u, g, r, k], zero(self.dtype))
+        places = [(g, r, j) for j in range(chunk.blocks) for g in range(len(gates)) for r in range(rows)]
+        for g, r, j in places:
+            b.store(acc[0, g, r, j], start(at, gates[g], r, unit(j)))
+            for part in range(1, split):
+                b.store(acc[part, g, r, j], zero(self.dtype))
 
         def add(depth: Affine, u: Affine | int) -> None:
-            for g, r, k in places:
-                weight = self.weight(at, weights, (j, depth, g, k, v), gates[g], unit(k))
-                b.store(acc[u, g, r, k], multiply_add(state[r, depth], weight, acc[u, g, r, k]))
+            for g, r, j in places:
+                weight = self.weight(at, weights, (group, depth, g, j, v), gates[g], unit(j))
+                b.store(acc[u, g, r, j], multiply_add(state[at.row + r, depth], weight, acc[u, g, r, j]))
 
         full, rest = divmod(self.hidden, _UNROLL)
         if full:
@@ -267,20 +285,22 @@ class _Recurrence(ABC):
         if rest:
             with b.unrolled("u", rest) as u:
                 add(u + full * _UNROLL, 0 if split == 1 else Affine.of(u))
-        for k_, r in [(k, r) for k in range(chunk.blocks) for r in range(rows)]:
-            finish([self.total(acc[0, g, r, k_], [acc[u, g, r, k_] for u in range(1, split)]) for g in range(len(gates))],
-                   r, unit(k_))  # fmt: skip
+        for j in range(chunk.blocks):
+            for r in range(rows):
+                sums_of_gates = [_total([acc[u, g, r, j] for u in range(split)]) for g in range(len(gates))]
+                finish(at, sums_of_gates, r, unit(j))
 
-    @staticmethod
-    def total(first: Expr, others: Sequence[Expr]) -> Expr:
-        for other in others:
-            first = first + other
-        return first
-
-    def weight(self, at: _Step, packed: Buffer | None, place: tuple[IndexLike, ...], gate: int, unit: Affine) -> Expr:
+    def weight(self, at: _Tile, packed: Buffer | None, place: tuple[IndexLike, ...], gate: int, unit: Affine) -> Expr:
         if packed is not None:
             return packed[place]
         return self.input(WEIGHTS)[(at.direction.index, place[1], unit + gate * self.hidden)]
+
+
+def _total(parts: Sequence[Expr]) -> Expr:
+    total, *others = parts
+    for other in others:
+        total = total + other
+    return total
 
 
 class _Lstm(_Recurrence):
@@ -289,21 +309,21 @@ class _Lstm(_Recurrence):
     def more_states(self) -> list[tuple[Buffer, int]]:
         return [(self.state("c"), CELL)]
 
-    def peephole(self, at: _Step, place: int, unit: Affine, cell: Expr) -> Expr | None:
+    def peephole(self, at: _Tile, place: int, unit: Affine, cell: Expr) -> Expr | None:
         peepholes = self.optional(PEEPHOLES)
         return None if peepholes is None else peepholes[(at.direction.index, unit + place * self.hidden)] * cell
 
-    def step(self, at: _Step) -> None:
+    def step(self, share: _Share) -> None:
         b, cells = self.b, self.state("c")
-        gate, candidate, shown = at.direction.activations
+        gate, candidate, shown = share.direction.activations
 
         def kept(value: Expr) -> Expr:
             tile = b.tile("kept", dtype=self.dtype)
             b.store(tile[()], value)
             return tile[()]
 
-        def finish(sums: list[Expr], r: int, unit: Affine) -> None:
-            old = kept(cells[r, unit])
+        def finish(at: _Tile, sums: list[Expr], r: int, unit: Affine) -> None:
+            old = kept(cells[at.row + r, unit])
 
             def gated(g: int, place: int, cell: Expr) -> Expr:
                 seen = self.peephole(at, place, unit, cell)
@@ -314,63 +334,64 @@ class _Lstm(_Recurrence):
             new = kept(keep * old + into * candidate(sums[3]))
             out = gated(1, 1, new)
             valid = at.valid[r]
-            b.store(cells[r, unit], new if valid is None else ex.where(valid, new, old))
+            b.store(cells[at.row + r, unit], new if valid is None else ex.where(valid, new, old))
             self.put(at, r, unit, out * shown(new))
 
-        self.products(at, (0, 1, 2, 3), self.h, lambda g, r, u: self.gate(at, r, g, u), finish)
+        self.products(share, (0, 1, 2, 3), self.h, self.gate, finish)
 
 
 class _Gru(_Recurrence):
     """Gates in ONNX's order: update, reset, hidden."""
 
-    def step(self, at: _Step) -> None:
+    def step(self, share: _Share) -> None:
         if self.flag:
-            self.reset_after(at)
+            self.reset_after(share)
         else:
-            self.reset_before(at)
+            self.reset_before(share)
 
-    def mixed(self, at: _Step, r: int, unit: Affine, update: Expr, candidate: Expr) -> None:
-        self.put(at, r, unit, (1.0 - update) * candidate + update * self.h[r, unit])
+    def mixed(self, at: _Tile, r: int, unit: Affine, update: Expr, candidate: Expr) -> None:
+        self.put(at, r, unit, (1.0 - update) * candidate + update * self.h[at.row + r, unit])
 
-    def reset_after(self, at: _Step) -> None:
+    def reset_after(self, share: _Share) -> None:
         """linear_before_reset: the reset gate scales the product."""
-        gate, candidate = at.direction.activations
+        gate, candidate = share.direction.activations
         bias = self.optional(BIAS)
 
-        def start(g: int, r: int, unit: Affine) -> Expr:
+        def start(at: _Tile, g: int, r: int, unit: Affine) -> Expr:
             if g < 2:
-                return self.gate(at, r, g, unit)
+                return self.gate(at, g, r, unit)
             return zero(self.dtype) if bias is None else bias[(at.direction.index, unit)]
 
-        def finish(sums: list[Expr], r: int, unit: Affine) -> None:
-            new = candidate(self.gate(at, r, 2, unit) + gate(sums[1]) * sums[2])
+        def finish(at: _Tile, sums: list[Expr], r: int, unit: Affine) -> None:
+            new = candidate(self.gate(at, 2, r, unit) + gate(sums[1]) * sums[2])
             tile = self.b.tile("update", dtype=self.dtype)
             self.b.store(tile[()], gate(sums[0]))
             self.mixed(at, r, unit, tile[()], new)
 
-        self.products(at, (0, 1, 2), self.h, start, finish)
+        self.products(share, (0, 1, 2), self.h, start, finish)
 
-    def reset_before(self, at: _Step) -> None:
+    def reset_before(self, share: _Share) -> None:
         """The reset gate scales what the product is taken of, so that has to wait for it."""
         b, update, scaled = self.b, self.state("update"), self.state("scaled")
-        gate, candidate = at.direction.activations
+        gate, candidate = share.direction.activations
 
-        def finish_gates(sums: list[Expr], r: int, unit: Affine) -> None:
-            b.store(update[r, unit], gate(sums[0]))
-            b.store(scaled[r, unit], gate(sums[1]) * self.h[r, unit])
+        def finish_gates(at: _Tile, sums: list[Expr], r: int, unit: Affine) -> None:
+            place = (at.row + r, unit)
+            b.store(update[place], gate(sums[0]))
+            b.store(scaled[place], gate(sums[1]) * self.h[place])
 
-        def finish(sums: list[Expr], r: int, unit: Affine) -> None:
-            self.mixed(at, r, unit, update[r, unit], candidate(sums[0]))
+        def finish(at: _Tile, sums: list[Expr], r: int, unit: Affine) -> None:
+            self.mixed(at, r, unit, update[at.row + r, unit], candidate(sums[0]))
 
-        def start(g: int, r: int, unit: Affine) -> Expr:
-            return self.gate(at, r, g, unit)
-
-        self.products(at, (0, 1), self.h, start, finish_gates)
-        self.products(at, (2,), scaled, start, finish)
+        self.products(share, (0, 1), self.h, self.gate, finish_gates)
+        self.products(share, (2,), scaled, self.gate, finish)
 
 
 class _Rnn(_Recurrence):
-    def step(self, at: _Step) -> None:
-        (activation,) = at.direction.activations
-        self.products(at, (0,), self.h, lambda g, r, u: self.gate(at, r, g, u),
-                      lambda sums, r, u: self.put(at, r, u, activation(sums[0])))  # fmt: skip
+    def step(self, share: _Share) -> None:
+        (activation,) = share.direction.activations
+
+        def finish(at: _Tile, sums: list[Expr], r: int, unit: Affine) -> None:
+            self.put(at, r, unit, activation(sums[0]))
+
+        self.products(share, (0,), self.h, self.gate, finish)

@@ -180,7 +180,7 @@ class _Spatial(_Reduction):
             point: tuple[IndexLike, ...] = (*head, *spatial, lane)
         else:
             block = self.x.operand.layout.block
-            point = (head[0], head[1] * block + Affine.of(lane), *spatial)  # type: ignore[arg-type]
+            point = (head[0], head[1] * block + Affine.of(lane), *spatial)
         self.ctx.write(point, self.ctx.finish(value, point))
 
 
@@ -233,7 +233,7 @@ class _Plain(_Reduction):
         """Loads every so many elements from `start` of the last dimension, which is reduced."""
 
         def load(place: list[IndexLike], _: int) -> Expr:
-            return self.x[self.point(where, [*place[:-1], start + Affine.of(place[-1]) * lanes])]  # type: ignore[arg-type]
+            return self.x[self.point(where, [*place[:-1], start + Affine.of(place[-1]) * lanes])]
 
         return load
 

@@ -44,7 +44,7 @@ class Side:
         place = Affine.of(self.start)
         for coord, stride in zip(coords, self.strides, strict=True):
             assert not isinstance(coord, tuple)
-            place = place + Affine.of(coord) * stride  # type: ignore[arg-type]
+            place = place + Affine.of(coord) * stride
         return place
 
 

@@ -435,7 +435,7 @@ def apply(e: Expr, args: Sequence[Any]) -> Any:
 
 def _truncate(x: Array, dtype: DType) -> Array:
     """Towards zero; what lies beyond the integers becomes the nearest of them, and NaN 0."""
-    limits, wide = np.iinfo(dtype.numpy), x.astype(np.float64)
+    limits, wide = np.iinfo(dtype.numpy.name), x.astype(np.float64)
     low, high = wide <= limits.min, wide >= limits.max
     inside = np.where(low | high | np.isnan(wide), 0, wide).astype(dtype.numpy)
     return np.where(low, limits.min, np.where(high, limits.max, inside)).astype(dtype.numpy)

@@ -37,14 +37,17 @@ class Affine:
         self.const = const
 
     @staticmethod
-    def of(x: Affine | Var | int) -> Affine:
+    def of(x: IndexLike) -> Affine:
+        """Raises LoopError for an index that is computed at run time."""
         if isinstance(x, Affine):
             return x
         if isinstance(x, Var):
             return Affine({x: 1})
+        if isinstance(x, Bounded):
+            raise LoopError("an index that is computed at run time is not affine")
         return Affine(None, int(x))
 
-    def __add__(self, other: Affine | Var | int) -> Affine:
+    def __add__(self, other: IndexLike) -> Affine:
         o = Affine.of(other)
         terms = dict(self.terms)
         for v, k in o.terms.items():
@@ -53,7 +56,7 @@ class Affine:
 
     __radd__ = __add__
 
-    def __sub__(self, other: Affine | Var | int) -> Affine:
+    def __sub__(self, other: IndexLike) -> Affine:
         return self + Affine.of(other) * -1
 
     def __rsub__(self, other: int) -> Affine:
@@ -88,12 +91,12 @@ class Var:
         self.name = name
         self.extent = extent
 
-    def __add__(self, other: Affine | Var | int) -> Affine:
+    def __add__(self, other: IndexLike) -> Affine:
         return Affine.of(self) + other
 
     __radd__ = __add__
 
-    def __sub__(self, other: Affine | Var | int) -> Affine:
+    def __sub__(self, other: IndexLike) -> Affine:
         return Affine.of(self) - other
 
     def __rsub__(self, other: int) -> Affine:

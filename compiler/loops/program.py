@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,8 @@ import numpy as np
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import Array, TensorType
 from glulam.compiler.loops.interpreter import interpret
-from glulam.compiler.loops.ir import Kernel
+from glulam.compiler.loops.ir import Access, Kernel
+from glulam.runtime.foreign import Foreign
 
 Space = Literal["arena", "weights", "input", "output"]
 
@@ -27,7 +28,10 @@ class Ref:
 
 @dataclass(frozen=True)
 class Step:
-    """One kernel call. Its iterations are given out in chunks of `grain`."""
+    """One kernel call. Its iterations are given out in chunks of `grain`.
+
+    With `foreign` that function is called instead, once; the kernel does nothing but name the operands.
+    """
 
     kernel: Kernel
     refs: tuple[Ref, ...]
@@ -35,6 +39,12 @@ class Step:
     label: str
     flops: int
     bytes: int
+    foreign: Foreign | None = None
+
+    @property
+    def reads(self) -> int:
+        """How many of the operands, which come first, are only read."""
+        return sum(buffer.access is Access.READ for buffer in self.kernel.params)
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,12 @@ class Program:
     @property
     def kernels(self) -> tuple[Kernel, ...]:
         """Each kernel once, in the order of first use."""
-        return tuple({step.kernel.name: step.kernel for step in self.steps}.values())
+        return tuple({step.kernel.name: step.kernel for step in self.steps if step.foreign is None}.values())
+
+    @property
+    def foreign(self) -> tuple[Foreign, ...]:
+        """Each external function once, in the order of first use."""
+        return tuple(dict.fromkeys(step.foreign for step in self.steps if step.foreign is not None))
 
     @property
     def scratch_bytes(self) -> int:
@@ -73,8 +88,17 @@ def interpret_program(program: Program, feeds: Mapping[str, Array]) -> dict[str,
             if memory.size < size:
                 raise LoopError(f"kernel {step.kernel.name}: {buffer.name} needs {size} bytes of {ref}")
             arguments[buffer.name] = memory.view(buffer.dtype.numpy)
-        interpret(step.kernel, arguments)
+        if step.foreign is None:
+            interpret(step.kernel, arguments)
+        else:
+            _call(step.foreign, [arguments[buffer.name] for buffer in step.kernel.params])
     return dict(zip(program.outputs, results, strict=True))
+
+
+def _call(function: Foreign, operands: Sequence[Array]) -> None:
+    specs = [*function.inputs, *function.outputs]
+    arrays = [a.view(spec.numpy).reshape(spec.shape) for a, spec in zip(operands, specs, strict=True)]
+    function.call(arrays[: len(function.inputs)], arrays[len(function.inputs) :])
 
 
 def _bytes(array: Array) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:

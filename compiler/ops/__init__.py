@@ -30,6 +30,7 @@ from glulam.compiler.ops.bits import BitShift, BitwiseAnd, BitwiseNot, BitwiseOr
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.cumulative import Cumulative
 from glulam.compiler.ops.determinant import Det
+from glulam.compiler.ops.external import External
 from glulam.compiler.ops.formula import Formula
 from glulam.compiler.ops.grid_sample import GridSample
 from glulam.compiler.ops.group_norm import GroupNorm
@@ -73,6 +74,7 @@ from glulam.compiler.ops.resize import Resize
 from glulam.compiler.ops.softmax import LogSoftmax, Softmax
 from glulam.compiler.ops.topk import TopK
 from glulam.compiler.ops.trigonometry import Acos, Acosh, Asin, Asinh, Atan, Atanh, Cosh, Sinh, Tan
+from glulam.compiler.ops.unpool import MaxPoolIndices, MaxUnpool
 from glulam.compiler.ops.vector_norm import LpNormalize, RMSNorm
 
 ALL_OPS: tuple[type[Op], ...] = (
@@ -81,6 +83,8 @@ ALL_OPS: tuple[type[Op], ...] = (
     MatMul,
     Linear,
     MaxPool,
+    MaxPoolIndices,
+    MaxUnpool,
     AveragePool,
     BatchNorm,
     LayerNorm,
@@ -182,6 +186,7 @@ ALL_OPS: tuple[type[Op], ...] = (
     Xor,
     Where,
     Formula,
+    External,
 )
 
 OPS_BY_NAME: Mapping[str, type[Op]] = MappingProxyType({op.name: op for op in ALL_OPS})
@@ -224,6 +229,7 @@ __all__ = [
     "Erf",
     "Exp",
     "Expand",
+    "External",
     "Floor",
     "Formula",
     "Gather",
@@ -250,6 +256,8 @@ __all__ = [
     "Lstm",
     "MatMul",
     "MaxPool",
+    "MaxPoolIndices",
+    "MaxUnpool",
     "Maximum",
     "Minimum",
     "Mish",

@@ -46,7 +46,7 @@ class Conv(Op):
     groups: int = 1
 
     name = "conv"
-    traits = frozenset({Trait.ANCHOR, Trait.POOLS})
+    traits = frozenset({Trait.ANCHOR})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         x, w = required(self, inputs, 2, 1)

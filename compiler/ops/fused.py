@@ -1,19 +1,19 @@
-"""A fused region: an anchor with the pointwise ops that follow it, as one kernel. It keeps the sub-graph it replaced."""
+"""A fused region: an anchor with the pointwise ops that follow it, as one kernel. It keeps what it replaced."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Op, Padding, Prefers, Trait
 from glulam.compiler.graph.types import Array, TensorType
 from glulam.compiler.kernels import pointwise
-from glulam.compiler.kernels.context import Context, Epilogue, Lowered, Operand
+from glulam.compiler.kernels.context import Arg, Context, Epilogue, Lowered, Operand
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
+from glulam.compiler.ops.contracts import FoldsWindows, PoolsResult
 from glulam.compiler.ops.pointwise import Pointwise
 
 
@@ -49,6 +49,13 @@ class FusedRegion(Op):
         return self.result if self.window is None else next(self.window.present_inputs())
 
     @property
+    def epilogue_inputs(self) -> list[Value]:
+        """What the pointwise nodes behind the anchor read from outside."""
+        followers = [node for node in self.body.nodes if node is not self.anchor]
+        read = {value for node in followers for value in node.present_inputs()}
+        return [value for value in self.body.inputs.values() if value in read]
+
+    @property
     def result(self) -> Value:
         (value,) = self.body.outputs.values()
         return value
@@ -71,7 +78,7 @@ class FusedRegion(Op):
 
     def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
         value = list(self.body.inputs.values())[index]
-        if self.anchor is None or value not in self.anchor.inputs:
+        if self.anchor is None or value not in self.anchor.inputs or value in self.epilogue_inputs:
             return False
         types = [None if v is None else v.type for v in self.anchor.inputs]
         return self.anchor.op.reads_plain(self.anchor.inputs.index(value), types, block)
@@ -107,29 +114,31 @@ class FusedRegion(Op):
             formula = self.formula({v: ex.Param(i, v.type.dtype) for i, v in enumerate(inputs)})
             return pointwise.build(ctx, formula, range(len(inputs)))
         start = [None if v is None else inputs.index(v) for v in self.anchor.inputs]
-        extras = [i for i in range(len(inputs)) if i not in start]
-        order = [*start, *extras]
+        extras = self.epilogue_inputs
+        order = [*start, *(inputs.index(v) for v in extras)]
         leaves: dict[Value, Expr] = {self.anchor.output: ex.Param(0, self.anchor.output.type.dtype)}
-        leaves |= {inputs[i]: ex.Param(k + 1, inputs[i].type.dtype) for k, i in enumerate(extras)}
+        leaves |= {v: ex.Param(k, v.type.dtype) for k, v in enumerate(extras, 1)}
         epilogue = Epilogue(self.formula(leaves), tuple(range(len(start), len(order))))
         operands = [None if i is None else ctx.inputs[i] for i in order]
         inner = Context(ctx.name, ctx.target, operands, ctx.outputs, epilogue)
-        lowered = self.lower_anchor(inner)
+        lowered = self.lower_anchor(self.anchor, inner)
         return replace(lowered, args=tuple(_renumber(arg, order) for arg in lowered.args))
 
-
-    def lower_anchor(self, ctx: Context) -> Lowered:
-        assert self.anchor is not None
-        op: Any = self.anchor.op
+    def lower_anchor(self, anchor: Node, ctx: Context) -> Lowered:
         if self.window is None:
-            return op.lower(ctx)  # type: ignore[no-any-return]
-        pool: Any = self.window.op
-        result = Operand(self.unpooled.type, ctx.output.layout)
-        return op.lower_pooled(ctx, pool.as_window(self.unpooled.type), result)  # type: ignore[no-any-return]
+            plain: Lowered = anchor.op.lower(ctx)
+            return plain
+        pool, result = self.window.op, Operand(self.unpooled.type, ctx.output.layout)
+        window = pool.as_window(self.unpooled.type) if isinstance(pool, FoldsWindows) else None
+        if window is None or not isinstance(anchor.op, PoolsResult):
+            raise self.fail(f"{anchor.op.name} cannot take over {pool.name}")
+        return anchor.op.lower_pooled(ctx, window, result)
 
 
-def _renumber(arg: object, order: Sequence[int | None]) -> object:
+def _renumber(arg: Arg, order: Sequence[int | None]) -> Arg:
     """An argument in terms of the region's inputs instead of the anchor's."""
     if isinstance(arg, tuple) and arg[0] == "input":
-        return ("input", order[arg[1]])
+        place = order[arg[1]]
+        assert place is not None
+        return ("input", place)
     return arg

@@ -37,7 +37,7 @@ class Pool(Op):
     dilations: Ints
     ceil_mode: bool = False
 
-    traits = frozenset({Trait.ANCHOR, Trait.WINDOW})
+    traits = frozenset({Trait.ANCHOR})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         (x,) = required(self, inputs, 1)
@@ -91,6 +91,10 @@ class Pool(Op):
         # taps t with first <= start + t * dilation < last: from one rounded-up quotient to the other
         low, high = (np.clip(-((starts - edge) // self.dilations[i]), 0, self.kernel[i]) for edge in (first, last))
         return tuple((high - low).tolist())
+
+    def has_empty_windows(self, extents: Ints) -> bool:
+        """Whether some window lies wholly in the padding."""
+        return any(0 in self.tap_counts(i, extent, padding=False) for i, extent in enumerate(extents))
 
     def _windows(self, x: Array, fill: float) -> Iterator[Array]:
         """For each tap, the elements it sees from every output place; outside the input it sees `fill`."""

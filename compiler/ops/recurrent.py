@@ -43,7 +43,9 @@ DIRECTIONS: Mapping[str, tuple[bool, ...]] = MappingProxyType(
 )
 """Whether each direction runs backwards."""
 
-ACTIVATIONS: Mapping[str, tuple[Callable[[float, float], Formula], float, float, int]] = MappingProxyType(
+Maker = Callable[[float, float], Formula]
+
+ACTIVATIONS: Mapping[str, tuple[Maker, float, float, int]] = MappingProxyType(
     {
         "Relu": (lambda alpha, beta: Relu().formula, 0.0, 0.0, 0),
         "Tanh": (lambda alpha, beta: Tanh().formula, 0.0, 0.0, 0),
@@ -58,7 +60,7 @@ ACTIVATIONS: Mapping[str, tuple[Callable[[float, float], Formula], float, float,
         "Softplus": (lambda alpha, beta: Softplus().formula, 0.0, 0.0, 0),
     }
 )
-"""ONNX's names of activations, how to make the formula from alpha and beta, their defaults, and how many of them it takes."""
+"""ONNX's names of activations, how the formula is made of alpha and beta, their defaults, how many of them it takes."""
 
 
 def activation(name: str, alpha: float | None = None, beta: float | None = None) -> Activation:
@@ -85,7 +87,8 @@ class Recurrent(Op):
     """Base of the three: x[T,N,I], w[D,G*H,I], r[D,G*H,H], b?[D,2*G*H], lengths?[N], initial_h?[D,N,H].
 
     Outputs: y[T,D,N,H], which is 0 after the end of a sequence, and the last state of each direction, [D,N,H].
-    activations: those of one direction after the other. clip: bound of what activations are applied to, 0 for none.
+    activations: those of one direction after the other. clip: bound of what the activations of gates and candidates
+    are applied to, 0 for none; like ONNX Runtime, the cell state of an LSTM is not bounded where its output is made.
     """
 
     direction: str = "forward"
@@ -162,10 +165,11 @@ class Recurrent(Op):
     # ---- meaning
 
     def formulas(self, direction: int) -> tuple[Formula, ...]:
-        """The activations of a direction; each clips what it is applied to."""
+        """The activations of a direction; those of gates and candidate clip what they are applied to."""
         count = len(self.default_activations)
         chosen = self.activations[direction * count : (direction + 1) * count]
-        return tuple(self._clipped(ACTIVATIONS[name][0](alpha, beta)) for name, alpha, beta in chosen)
+        made = [ACTIVATIONS[name][0](alpha, beta) for name, alpha, beta in chosen]
+        return (*map(self._clipped, made[:2]), *made[2:])
 
     def _clipped(self, formula: Formula) -> Formula:
         if not self.clip:

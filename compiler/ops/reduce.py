@@ -74,7 +74,7 @@ class Reduce(Op):
     keepdims: bool = True
 
     name = "reduce"
-    traits = frozenset({Trait.ANCHOR, Trait.WINDOW})
+    traits = frozenset({Trait.ANCHOR})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         (x,) = required(self, inputs, 1)

@@ -31,6 +31,5 @@ class Reorder(Op):
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         return required(self, inputs, 1)
 
-
     def lower(self, ctx: Context) -> Lowered:
         return reorder.build(ctx)

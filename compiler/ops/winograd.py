@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from glulam.compiler.graph.op import Padding, Trait
+from glulam.compiler.graph.op import Padding
 from glulam.compiler.graph.types import TensorType
 from glulam.compiler.kernels import conv_winograd
 from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.pool import Window
 from glulam.compiler.ops.conv import Conv
 
 
@@ -17,7 +18,6 @@ class WinogradConv(Conv):
     """A 3x3 convolution without stride, dilation or groups: the same meaning, other roundings."""
 
     name = "winograd_conv"
-    traits = frozenset({Trait.ANCHOR})
     tolerance = 1e-4
 
     def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
@@ -33,6 +33,9 @@ class WinogradConv(Conv):
 
     def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
         return False
+
+    def pools(self, window: Window, result: TensorType, pooled: TensorType, block_bytes: int) -> str | None:
+        return "the convolution computes tiles, not rows"
 
     def lower(self, ctx: Context) -> Lowered:
         return conv_winograd.build(ctx, self.geometry(ctx))

@@ -29,7 +29,8 @@ class ChooseAlgorithm(NodePass):
         if (refused := refuses(node)) is not None:
             return Decision(node.name, False, refused)
         x, weights = node.inputs[:2]
-        assert x is not None and weights is not None
+        assert x is not None
+        assert weights is not None
         size = (x.shape[0], node.output.shape[2:], x.shape[1], node.output.shape[1])
         direct = conv_direct.cost(self.target, *size, taps=9) / 1e3
         winograd = conv_winograd.cost(self.target, *size) / 1e3
@@ -44,7 +45,9 @@ class ChooseAlgorithm(NodePass):
 def refuses(node: Node) -> str | None:
     """Why Winograd's algorithm does not serve this convolution, None if it does."""
     op, (x, weights, *bias) = node.op, node.inputs
-    assert isinstance(op, Conv) and x is not None and weights is not None
+    assert isinstance(op, Conv)
+    assert x is not None
+    assert weights is not None
     if weights.shape[2:] != (3, 3):
         return f"direct: the kernel is {'x'.join(map(str, weights.shape[2:]))}"
     if op.strides != (1, 1) or op.dilations != (1, 1) or op.groups != 1:

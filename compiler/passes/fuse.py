@@ -1,20 +1,20 @@
-"""Fusion: a kernel takes over the pointwise ops that follow it and a pool behind them; pointwise chains become one kernel.
+"""Fusion: a kernel takes over the pointwise ops that follow it and a pool behind them; pointwise chains are one kernel.
 
-By property, not by pair: whoever has Trait.ANCHOR can carry any formula as its epilogue, whoever has Trait.POOLS can fold
-the windows of whoever has Trait.WINDOW. A region grows over the readers of its result as long as all of them fit in and
-one value comes out.
+By property, not by pair: whoever has Trait.ANCHOR can carry any formula as its epilogue, and whoever PoolsResult can
+fold the windows of whoever FoldsWindows. A region grows over the readers of its result as long as all of them fit in
+and one value comes out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Prefers, Trait
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import DType
+from glulam.compiler.ops.contracts import FoldsWindows, PoolsResult
 from glulam.compiler.ops.fused import FusedRegion
 from glulam.compiler.passes.manager import Decision, Pass
 from glulam.compiler.targets import Target
@@ -24,7 +24,7 @@ _REACH = 6  # how many rounds of readers may join before the region has one resu
 
 @dataclass(frozen=True)
 class Fuse(Pass):
-    """Anchors first, so that a pointwise op joins the kernel that computes its input; then what is left among itself."""
+    """Anchors first, so that a pointwise op joins the kernel that computes its input; then what is left over."""
 
     target: Target
 
@@ -34,12 +34,12 @@ class Fuse(Pass):
     def proposals(self, graph: Graph) -> Iterator[Patch | Decision]:
         for wanted in (Trait.ANCHOR, Trait.POINTWISE):
             done: set[Node] = set()
-            while (start := next((n for n in graph.nodes if wanted in n.op.traits and n not in done), None)) is not None:
+            while (
+                start := next((n for n in graph.nodes if wanted in n.op.traits and n not in done), None)
+            ) is not None:
                 done.add(start)
                 grown = _Region(graph, start, self.target).grow()
-                if isinstance(grown, Patch):
-                    yield grown
-                elif grown is not None:
+                if grown is not None:
                     yield grown
 
 
@@ -58,7 +58,7 @@ class _Region:
         self.why = "nothing that reads it is pointwise"
 
     def grow(self) -> Patch | Decision | None:
-        if len(self.start.outputs) != 1:
+        if len(self.start.outputs) != 1 or not self.results(self.nodes):
             return None
         while self.extend():
             pass
@@ -75,12 +75,13 @@ class _Region:
             if len(trial) > len(self.nodes) and len(results) == 1:
                 self.nodes = sorted(trial, key=self.rank.__getitem__)
                 return True
-            joining = []
+            joining: list[Node] = []
             for value in results:
                 if self.graph.is_output(value):
                     self.why = f"%{value.name} is an output of the graph"
                     return False
-                joining += [node for node in self.users[value] if node not in joining and node not in trial]
+                joining += self.users[value]
+            joining = [node for node in dict.fromkeys(joining) if node not in trial]
             # The earliest reader first: a later one may need what it computes.
             for node in sorted(joining, key=self.rank.__getitem__)[:1] if len(results) > 1 else joining:
                 if (reason := self.refuses(node, [*trial, *joining])) is not None:
@@ -94,22 +95,18 @@ class _Region:
 
     def add_window(self) -> None:
         """Let the kernel pool its result if a pool is all that reads it."""
-        if Trait.POOLS not in self.start.op.traits:
+        op, (result,) = self.start.op, self.results(self.nodes)
+        if not isinstance(op, PoolsResult) or self.graph.is_output(result) or len(self.users[result]) != 1:
             return
-        (result,) = self.results(self.nodes)
-        readers = self.users[result]
-        if self.graph.is_output(result) or len(readers) != 1 or Trait.WINDOW not in readers[0].op.traits:
-            return
-        conv: Any = self.start.op
-        pool: Any = readers[0].op
-        window = pool.as_window(result.type)
+        (reader,) = self.users[result]
+        window = reader.op.as_window(result.type) if isinstance(reader.op, FoldsWindows) else None
         if window is None:
             return
-        refused = conv.pools(window, result.type, readers[0].output.type, self.target.vector_bytes)
+        refused = op.pools(window, result.type, reader.output.type, self.target.vector_bytes)
         if refused is None:
-            self.nodes.append(readers[0])
+            self.nodes.append(reader)
         else:
-            self.why = f"{pool.name} {readers[0].name!r} stays a kernel of its own: {refused}"
+            self.why = f"{reader.op.name} {reader.name!r} stays a kernel of its own: {refused}"
 
     def results(self, nodes: list[Node]) -> list[Value]:
         """Values computed in the region that someone outside reads, or that the graph gives out."""

@@ -1,7 +1,8 @@
-"""Layout choice: which tensors lie in channel blocks, which concats are free, and how much padding each tensor carries.
+"""Layout choice: which tensors lie in channel blocks, which concats are free, and how much padding a tensor carries.
 
-Kernels on channel blocks read past the edge of a tensor instead of testing for it, so a tensor is given a halo as wide as
-its widest reader wants, and its producer fills it. Conversions are inserted only where a reader needs another layout.
+Kernels on channel blocks read past the edge of a tensor instead of testing for it, so a tensor is given a halo as wide
+as its widest reader wants, and its producer fills it. Conversions are inserted only where a reader needs another
+layout.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from glulam.compiler.ops.pointwise import Pointwise
 from glulam.compiler.ops.reorder import Reorder
 from glulam.compiler.ops.views import ConcatView, SplitView
 from glulam.compiler.passes.manager import Decision, Pass, PassReport
-from glulam.compiler.passes.storage import Storage
+from glulam.compiler.passes.storage import Storage, is_alias
 from glulam.compiler.targets import Target
 
 
@@ -100,13 +101,13 @@ class _Layouts:
         """Channel block in which the node wants input `i`; None if any serves."""
         if value is None or value.is_constant:
             return None
-        if not blocked or value.type.rank < 3:
-            return 1
+        if not blocked or value.type.rank < max(3, *(v.type.rank for v in (*node.present_inputs(), *node.outputs))):
+            return 1  # of a lower rank it is broadcast, and its second dimension is not the channels
         types = [None if v is None else v.type for v in node.inputs]
         if value.layout.block == 1 and node.op.reads_plain(i, types, self.block):
             return 1
         if node.op.preference(types, [v.type for v in node.outputs]) is Prefers.EITHER:
-            if value.type.rank < max(v.type.rank for v in (*node.present_inputs(), *node.outputs)):
+            if value.type.rank < max(3, *(v.type.rank for v in (*node.present_inputs(), *node.outputs))):
                 return 1  # its axes are the last ones: none of them is the channels
             if value.shape[1] == 1:
                 return None
@@ -135,9 +136,10 @@ class _Layouts:
         """Concats and splits on whole blocks become views; inputs that cannot lie in the output are copied there."""
         users = self.graph.users()
         for node in list(self.graph.nodes):
-            if isinstance(node.op, Split) and node.op.axis == 1 and self.in_blocks(node):
-                if all(size % self.block == 0 for size in node.op.sizes[:-1]):
-                    node.op = SplitView(node.op.axis, node.op.sizes)
+            if not (isinstance(node.op, Split) and node.op.axis == 1 and self.in_blocks(node)):
+                continue
+            if all(size % self.block == 0 for size in node.op.sizes[:-1]):
+                node.op = SplitView(node.op.axis, node.op.sizes)
         storage = Storage(self.graph.nodes)
         for node in reversed(list(self.graph.nodes)):
             if not (isinstance(node.op, Concat) and node.op.axis == 1 and self.in_blocks(node)):
@@ -164,6 +166,8 @@ class _Layouts:
     def choose_halos(self) -> None:
         order = list(self.graph.nodes)
         storage = Storage(order)
+        # Views that take all elements to be neighbours: no padding may come between them.
+        dense = {storage.root(v) for node in order if is_alias(node) for v in node.outputs}
         chosen: dict[Value, Padding] = {}
         copies: dict[tuple[Value, float], Value] = {}
         self.graph.nodes = []
@@ -173,8 +177,8 @@ class _Layouts:
                 value = inputs[i]
                 assert value is not None
                 root = storage.root(value)
-                merged = self.merge(chosen.get(root), padding, value)
-                if self.can_carry(root) and merged is not None:
+                merged = self.merge(chosen.get(root), padding, root)
+                if self.can_carry(root) and root not in dense and merged is not None:
                     chosen[root] = merged
                     continue
                 key = (value, padding.value)
@@ -203,7 +207,7 @@ class _Layouts:
         return root.producer is not None and root.layout.block > 1
 
     def merge(self, old: Padding | None, new: Padding, value: Value) -> Padding | None:
-        """One padding that serves both readers, None if there is none."""
+        """One padding around the value that serves the readers of all its parts, None if there is none."""
         if old is None:
             return new
         spans = tuple((max(a, c), max(b, d)) for (a, b), (c, d) in zip(old.spans, new.spans, strict=True))
@@ -219,6 +223,8 @@ def is_nonnegative(value: Value) -> bool:
     """Whether no element can be below zero, so that zeros around it never win a maximum (NaN is let through anyway)."""
     node = value.producer
     if node is None:
+        return False
+    if isinstance(node.op, MaxPool) and node.op.has_empty_windows(next(node.present_inputs()).shape[2:]):
         return False
     if isinstance(node.op, Concat | Split | MaxPool | Reorder) or Trait.VIEW in node.op.traits:
         return all(is_nonnegative(v) for v in node.present_inputs())

@@ -1,7 +1,7 @@
 """Memory planning: every tensor gets a place in one arena, in the caller's arrays, or inside another tensor.
 
-Lifetimes are known, so tensors that are never alive together share memory; a kernel may overwrite an input that dies with
-it where it reads each element before it writes the same place.
+Lifetimes are known, so tensors that are never alive together share memory; a kernel may overwrite an input that dies
+with it where it reads each element before it writes the same place.
 """
 
 from __future__ import annotations
@@ -92,9 +92,11 @@ class _Planner:
             target = node.output
             if self.storage.root(target) is not target or self.birth[target] != i:
                 continue
+            read = [self.storage.root(value) for value in node.present_inputs()]
             for value in overwritable(node):
                 root = self.storage.root(value)
                 same = value.type == target.type and value.layout == target.layout and root is value
+                same = same and read.count(root) == 1  # it may also be read as a view of another shape
                 if same and root not in self.inputs and root not in self.outputs and self.death[root] == i:
                     self.shared[target] = self.owner(root)
                     self.in_place[node] = value.name

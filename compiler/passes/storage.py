@@ -25,19 +25,20 @@ class Storage:
 
     def __init__(self, nodes: Iterable[Node]) -> None:
         self._places: dict[Value, Place] = {}
+        order = list(nodes)
+        # Concats last, since parts of other tensors cannot be laid into them.
+        for node in order:
+            if isinstance(node.op, SplitView):
+                self._split(node, node.op.sizes)
+            elif is_alias(node):
+                self._put(node.output, next(node.present_inputs()), 0)
         # Backwards, so that the largest of nested concats is the one that owns the memory.
-        for node in reversed(list(nodes)):
-            match node.op:
-                case ConcatView():
-                    if (reason := self.concat(node, list(node.present_inputs()))) is not None:
-                        raise GraphError(f"{node!r} cannot be a view: {reason}")
-                case SplitView(_, sizes):
-                    channel = 0
-                    for size, output in zip(sizes, node.outputs, strict=True):
-                        self._put(output, next(node.present_inputs()), channel)
-                        channel += size
-                case _ if is_alias(node):
-                    self._put(node.output, next(node.present_inputs()), 0)
+        for node in reversed(order):
+            if (
+                isinstance(node.op, ConcatView)
+                and (reason := self.concat(node, list(node.present_inputs()))) is not None
+            ):
+                raise GraphError(f"{node!r} cannot be a view: {reason}")
 
     def place(self, value: Value) -> Place:
         """Where the value lies in the end."""
@@ -69,6 +70,12 @@ class Storage:
             channel += value.shape[1]
         return None
 
+    def _split(self, node: Node, sizes: Iterable[int]) -> None:
+        channel = 0
+        for size, output in zip(sizes, node.outputs, strict=True):
+            self._put(output, next(node.present_inputs()), channel)
+            channel += size
+
     def _put(self, value: Value, root: Value, channel: int) -> None:
         if value in self._places:
             raise GraphError(f"{value!r} would lie in two places")
@@ -81,22 +88,24 @@ def is_view(node: Node) -> bool:
 
 
 def is_alias(node: Node) -> bool:
-    """Whether the output's memory is the input's, element by element."""
-    if isinstance(node.op, Reshape):
-        return True
-    if not isinstance(node.op, Reorder):
+    """Whether the output's memory is the input's, element by element. Constants have none."""
+    if not isinstance(node.op, Reshape | Reorder):
         return False
     (source,) = node.present_inputs()
+    if source.is_constant or isinstance(node.op, Reshape):
+        return not source.is_constant
     return source.type == node.output.type and _same_memory(source, node.output)
 
 
 def _same_memory(source: Value, target: Value) -> bool:
-    """One pixel an image: the blocks of channels lie one after the other, like plain channels."""
+    """One pixel of one image: the blocks of channels lie one after the other, like plain channels.
+
+    With more images that would not hold for a source that is a part of another tensor.
+    """
     if source.layout.has_halo or target.layout.has_halo or source.type.rank < 3:
         return False
     batch, channels, *spatial = source.shape
-    if any(extent != 1 for extent in spatial) or source.is_constant:
+    if batch != 1 or any(extent != 1 for extent in spatial):
         return False
     block = max(source.layout.block, target.layout.block)
-    whole = channels % block == 0
-    return whole or (batch == 1 and source.layout.block > target.layout.block == 1)
+    return channels % block == 0 or source.layout.block > target.layout.block == 1

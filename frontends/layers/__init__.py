@@ -31,6 +31,7 @@ from glulam.frontends.layers.conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from glulam.frontends.layers.external import External, external
 from glulam.frontends.layers.formulas import FormulaLayer, Weight, layer
 from glulam.frontends.layers.indexing import ArgMax, ArgMin, CumSum, Einsum, Gather, Scatter, TopK
 from glulam.frontends.layers.inputs import Input, Normalization, Rescale01, RescaleSymmetric, ZeroCenter, ZScore
@@ -66,7 +67,11 @@ from glulam.frontends.layers.pool import (
     MaxPool1d,
     MaxPool2d,
     MaxPool3d,
+    MaxUnpool1d,
+    MaxUnpool2d,
+    MaxUnpool3d,
 )
+from glulam.frontends.layers.recurrent import GRU, LSTM, RNN
 from glulam.frontends.layers.reshape import (
     ChannelShuffle,
     Crop,
@@ -95,6 +100,9 @@ __all__ = [
     "CELU",
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
@@ -129,6 +137,7 @@ __all__ = [
     "Div",
     "Dropout",
     "Einsum",
+    "External",
     "Flatten",
     "FormulaLayer",
     "Gather",
@@ -156,6 +165,9 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "MaxUnpool1d",
+    "MaxUnpool2d",
+    "MaxUnpool3d",
     "Mean",
     "Min",
     "Mish",
@@ -198,6 +210,7 @@ __all__ = [
     "ZeroCenter",
     "as_graph",
     "count_parameters",
+    "external",
     "layer",
     "load_state_dict",
     "state_dict",

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from glulam.compiler import ops
-from glulam.compiler.errors import ShapeError, UnsupportedError
+from glulam.compiler.errors import ShapeError
 from glulam.frontends.layers.arguments import Extents, extents, integer, padding_argument, resolve_padding
 from glulam.frontends.layers.module import Layer
-from glulam.frontends.layers.tensor import Tensor, apply, require_rank, slice_axis
+from glulam.frontends.layers.tensor import Tensor, apply, apply_all, require_rank, slice_axis
 
 Padding = Extents | str | tuple[tuple[int, int], ...]
 
@@ -18,6 +18,8 @@ class _MaxPool(Layer):
     """The largest element of each window of [N, C, *spatial]; padding counts as -inf. stride defaults to kernel_size.
 
     padding takes every form that a convolution's does. With ceil_mode the last window may reach over the end.
+    With return_indices the result is (values, indices): int64, counting the elements of the channel's own plane, row by
+    row, as PyTorch's and as MaxUnpool takes them. (ONNX counts those of the whole tensor; import and export translate.)
     """
 
     spatial: ClassVar[int]
@@ -35,19 +37,20 @@ class _MaxPool(Layer):
     ) -> None:
         super().__init__(name)
         label = type(self).__name__
-        if return_indices:
-            raise UnsupportedError(f"{label}: return_indices is not offered")
         self.kernel_size = extents(kernel_size, self.spatial, f"{label}: kernel_size")
         self.stride = self.kernel_size if stride is None else extents(stride, self.spatial, f"{label}: stride")
         self.padding = padding_argument(padding, self.spatial, f"{label}: padding")
         self.dilation = extents(dilation, self.spatial, f"{label}: dilation")
+        self.return_indices = bool(return_indices)
         self.ceil_mode = bool(ceil_mode)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         require_rank(x, self.spatial + 2, type(self).__name__)
         pads = resolve_padding(self.padding, x.shape[2:], self.kernel_size, self.stride, self.dilation)
-        op = ops.MaxPool(self.kernel_size, self.stride, pads, self.dilation, self.ceil_mode)
-        return apply(op, x, name=self.path(x.scope))
+        window = (self.kernel_size, self.stride, pads, self.dilation, self.ceil_mode)
+        if self.return_indices:
+            return apply_all(ops.MaxPoolIndices(*window), x, name=self.path(x.scope))
+        return apply(ops.MaxPool(*window), x, name=self.path(x.scope))
 
 
 class MaxPool1d(_MaxPool):
@@ -62,6 +65,55 @@ class MaxPool2d(_MaxPool):
 
 class MaxPool3d(_MaxPool):
     __doc__ = _MaxPool.__doc__
+    spatial = 3
+
+
+class _MaxUnpool(Layer):
+    """Called on (values, indices) of a MaxPool with return_indices: zeros, with each value where it came from.
+
+    The extents are (n - 1) stride - 2 padding + kernel_size, or `output_size`, the spatial extents that the pool read:
+    give it where the pool's windows did not cover them exactly. stride defaults to kernel_size.
+    """
+
+    spatial: ClassVar[int]
+
+    def __init__(
+        self,
+        kernel_size: Extents,
+        stride: Extents | None = None,
+        padding: Extents = 0,
+        *,
+        output_size: Extents | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        label = type(self).__name__
+        self.kernel_size = extents(kernel_size, self.spatial, f"{label}: kernel_size")
+        self.stride = self.kernel_size if stride is None else extents(stride, self.spatial, f"{label}: stride")
+        self.padding = extents(padding, self.spatial, f"{label}: padding", low=0)
+        self.output_size = None if output_size is None else extents(output_size, self.spatial, f"{label}: output_size")
+
+    def forward(self, x: Tensor, indices: Tensor) -> Tensor:
+        require_rank(x, self.spatial + 2, type(self).__name__)
+        sizes = self.output_size or tuple(
+            (n - 1) * stride - 2 * pad + kernel
+            for n, stride, pad, kernel in zip(x.shape[2:], self.stride, self.padding, self.kernel_size, strict=True)
+        )
+        return apply(ops.MaxUnpool(sizes), x, indices, name=self.path(x.scope))
+
+
+class MaxUnpool1d(_MaxUnpool):
+    __doc__ = _MaxUnpool.__doc__
+    spatial = 1
+
+
+class MaxUnpool2d(_MaxUnpool):
+    __doc__ = _MaxUnpool.__doc__
+    spatial = 2
+
+
+class MaxUnpool3d(_MaxUnpool):
+    __doc__ = _MaxUnpool.__doc__
     spatial = 3
 
 

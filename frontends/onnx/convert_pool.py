@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 
 from glulam.compiler.graph.graph import Value
-from glulam.compiler.ops.pointwise import Abs, Mul, Pow
+from glulam.compiler.graph.types import DType
+from glulam.compiler.ops.movement import Pad
+from glulam.compiler.ops.pointwise import Abs, Cast, Mul, Pow
 from glulam.compiler.ops.pool import AveragePool, MaxPool
 from glulam.compiler.ops.reduce import Reduce
+from glulam.compiler.ops.unpool import MaxPoolIndices, MaxUnpool
 from glulam.frontends.onnx.context import Context, Converter
 from glulam.frontends.onnx.windows import Window, read_window
 
@@ -23,11 +26,39 @@ def _window(ctx: Context) -> tuple[Window, bool]:
     return read_window(ctx, extents, kernel), ceil
 
 
-def max_pool(ctx: Context) -> Value:
-    ctx.only_first_output("Indices")
-    ctx.ignore("storage_order")
+def max_pool(ctx: Context) -> tuple[Value, ...]:
+    """Bytes are pooled as the floats of the same values."""
     window, ceil = _window(ctx)
-    return ctx.apply(MaxPool(window.kernel, window.strides, window.pads, window.dilations, ceil), ctx[0])
+    column_major = ctx.flag("storage_order")
+    shape = (window.kernel, window.strides, window.pads, window.dilations, ceil)
+    x, dtype = ctx[0], ctx[0].type.dtype
+    if dtype in (DType.U8, DType.I8):
+        x = ctx.apply(Cast(DType.F32), x)
+    if ctx.uses_output(1):
+        values, *rest = ctx.add(MaxPoolIndices(*shape, per_plane=False, column_major=column_major), x)
+    else:
+        values, rest = ctx.apply(MaxPool(*shape), x), []
+    return values if x is ctx[0] else ctx.apply(Cast(dtype), values), *rest
+
+
+def max_unpool(ctx: Context) -> Value:
+    """Places count the elements of the pool's input as its window implies it; output_shape adds zeros at the ends."""
+    x, places = ctx[0], ctx[1]
+    kernel = ctx.integers("kernel_shape")
+    if not kernel or len(kernel) != len(x.shape) - 2:
+        raise ctx.malformed(f"kernel_shape {kernel} for an input of shape {x.shape}")
+    window = read_window(ctx, x.shape[2:], kernel)
+    sizes = tuple(
+        extent - before - after
+        for extent, (before, after) in zip(window.transposed_extents(x.shape[2:]), window.pads, strict=True)
+    )
+    y = ctx.apply(MaxUnpool(sizes, per_plane=False), x, places)
+    wanted = ctx.known_ints(2, "output_shape")
+    if wanted is None or wanted == y.shape:
+        return y
+    if len(wanted) != len(y.shape) or any(want < have for want, have in zip(wanted, y.shape, strict=True)):
+        raise ctx.malformed(f"output_shape {wanted}, where the window implies {y.shape}")
+    return ctx.apply(Pad(tuple((0, want - have) for want, have in zip(wanted, y.shape, strict=True))), y)
 
 
 def average_pool(ctx: Context) -> Value:
@@ -75,6 +106,7 @@ def global_lp_pool(ctx: Context) -> Value:
 
 TABLE: dict[str, Converter] = {
     "MaxPool": max_pool,
+    "MaxUnpool": max_unpool,
     "AveragePool": average_pool,
     "LpPool": lp_pool,
     "GlobalAveragePool": global_pool("mean"),

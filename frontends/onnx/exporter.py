@@ -12,11 +12,14 @@ from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.op import Op
 from glulam.frontends.onnx import (
+    export_formula,
     export_indexing,
     export_layers,
     export_movement,
     export_norm,
     export_pointwise,
+    export_recurrent,
+    export_unpool,
 )
 from glulam.frontends.onnx.proto import elem_type_of, require_onnx
 from glulam.frontends.onnx.writer import Export, Writer
@@ -30,10 +33,13 @@ INLINE_LIMIT = 1 << 30  # bytes of weights beyond which a file keeps them beside
 EXPORTS: Mapping[type[Op], Export] = MappingProxyType(
     {
         **export_layers.TABLE,
-        **export_norm.TABLE,
-        **export_indexing.TABLE,
+        **export_recurrent.TABLE,
+        **export_unpool.TABLE,
         **export_movement.TABLE,
         **export_pointwise.TABLE,
+        **export_formula.TABLE,
+        **export_norm.TABLE,
+        **export_indexing.TABLE,
     }
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from glulam.compiler.errors import GlulamError, GraphError, ShapeError, UnsupportedError
+from glulam.compiler.errors import GlulamError, GraphError, ShapeError
 from glulam.compiler.graph.graph import Graph
 from glulam.frontends import layers as L
 
@@ -25,7 +25,6 @@ ARGUMENTS = [
     (lambda: L.ConvTranspose2d(4, 3, padding="same"), "ConvTranspose2d: padding 'same'"),
     (lambda: L.ConvTranspose2d(4, 3, 2, output_padding=2), "output_padding 2 must be smaller"),
     (lambda: L.MaxPool2d(0), "MaxPool2d: kernel_size is 0"),
-    (lambda: L.MaxPool2d(2, return_indices=True), "return_indices"),
     (lambda: L.AdaptiveAvgPool2d(0), "output_size is 0"),
     (lambda: L.AdaptiveAvgPool2d((1, 2, 3)), "one per spatial axis"),
     (lambda: L.Linear("ten"), "Linear: out_features is 'ten'"),
@@ -137,8 +136,3 @@ def test_a_graph_without_one_of_its_inputs_is_refused():
     a, b = L.Input((3,), name="a"), L.Input((3,), name="b")
     with pytest.raises(GraphError, match="'b' is needed"):
         Graph.of(a, a + b)
-
-
-def test_unsupported_is_its_own_error():
-    with pytest.raises(UnsupportedError):
-        L.MaxPool2d(2, return_indices=True)

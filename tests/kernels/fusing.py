@@ -9,11 +9,11 @@ from glulam.compiler.ops.fused import FusedRegion
 from glulam.compiler.ops.pointwise import Mul
 
 
-def with_relu(op, arrays, factor=None):
+def with_relu(op, arrays, factor=None, activation=None):
     """The region relu(op(arrays)) * factor and its inputs; missing ones stay missing inside."""
     body = Graph("body")
     values = [None if a is None else body.input(f"x{i}", TensorType.of(a)) for i, a in enumerate(arrays)]
-    value = body.apply(Relu(), body.apply(op, *values))
+    value = body.apply(activation or Relu(), body.apply(op, *values))
     given = [a for a in arrays if a is not None]
     if factor is not None:
         value = body.apply(Mul(), value, body.input("factor", TensorType.of(factor)))

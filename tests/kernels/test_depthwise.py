@@ -8,6 +8,7 @@ from fusing import with_relu
 from harness import run_op
 from test_conv import case, check, floats, template
 
+from glulam.compiler.ops.activation import Silu
 from glulam.compiler.targets import runnable_targets
 
 TARGETS = [t.name for t in runnable_targets()]
@@ -50,6 +51,16 @@ def test_epilogue(target):
             (result,) = run_op(region, given, (1,), target)
             wanted = np.maximum(op.reference(*arrays)[0], 0) * factor
             np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=5e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_long_epilogue(target):
+    """With functions in the epilogue the rows of taps are a loop."""
+    for op, arrays in CASES:
+        region, given = with_relu(op, arrays, activation=Silu())
+        (result,) = run_op(region, given, (1, 2), target)
+        (before,) = op.reference(*arrays)
+        np.testing.assert_allclose(result, before / (1 + np.exp(-before)), rtol=1e-4, atol=5e-5)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -1,0 +1,32 @@
+"""What an op may offer beyond the contract of all ops; a pass or a region asks for it by `isinstance`."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from glulam.compiler.graph.types import TensorType
+from glulam.compiler.kernels.context import Context, Lowered, Operand
+from glulam.compiler.kernels.pool import Window
+
+
+@runtime_checkable
+class FoldsWindows(Protocol):
+    """An op that may fold windows of its only input, as pools do."""
+
+    name: str
+
+    def as_window(self, x: TensorType) -> Window | None:
+        """The windows that a kernel in front of this op folds if it takes it over; None if it folds none."""
+
+
+@runtime_checkable
+class PoolsResult(Protocol):
+    """An op whose kernel can fold windows of its own result."""
+
+    name: str
+
+    def pools(self, window: Window, result: TensorType, pooled: TensorType, block_bytes: int) -> str | None:
+        """Why the kernel should not fold these windows of `result`, None if it should."""
+
+    def lower_pooled(self, ctx: Context, window: Window, result: Operand) -> Lowered:
+        """The kernel that folds windows of `result`, what `lower` would compute."""
