@@ -1,4 +1,4 @@
-"""ONNX nodes for ops that look elements up, put them somewhere, or order them."""
+"""ONNX nodes for ops that look elements up, put them somewhere, sample or order them; and determinants."""
 
 from __future__ import annotations
 
@@ -49,6 +49,23 @@ def cumulative(w: Writer, node: Node) -> None:
     w.emit("CumSum", inputs, w.outputs(node), exclusive=int(op.exclusive), reverse=int(op.reverse))
 
 
+def grid_sample(w: Writer, node: Node) -> None:
+    """The operator came with opset 16; with opset 20 the modes got new names, and images any rank."""
+    op = node.op
+    assert isinstance(op, ops.GridSample)
+    if w.opset < 16 or (w.opset < 20 and len(node.output.shape) != 4):
+        raise UnsupportedError(f"this sampling needs opset={16 if len(node.output.shape) == 4 else 20}")
+    if op.mode == "cubic" and op.cubic_coeff != -0.75:
+        raise UnsupportedError(f"ONNX cannot say the cubic coefficient {op.cubic_coeff} of a sampling")
+    mode = op.mode if w.opset >= 20 or op.mode == "nearest" else {"linear": "bilinear", "cubic": "bicubic"}[op.mode]
+    attributes = {"padding_mode": op.outside, "align_corners": int(op.align_corners)}
+    w.emit("GridSample", w.inputs(node), w.outputs(node), mode=mode, **attributes)
+
+
+def det(w: Writer, node: Node) -> None:
+    w.emit("Det", w.inputs(node), w.outputs(node))
+
+
 TABLE: dict[type[Op], Export] = {
     ops.GatherElements: gather_elements,
     ops.GatherND: gather_nd,
@@ -56,4 +73,6 @@ TABLE: dict[type[Op], Export] = {
     ops.ScatterND: scatter,
     ops.TopK: top_k,
     ops.Cumulative: cumulative,
+    ops.GridSample: grid_sample,
+    ops.Det: det,
 }
