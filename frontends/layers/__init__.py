@@ -31,6 +31,7 @@ from glulam.frontends.layers.conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from glulam.frontends.layers.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d
 from glulam.frontends.layers.external import External, external
 from glulam.frontends.layers.formulas import FormulaLayer, Weight, layer
 from glulam.frontends.layers.inputs import Input, Normalization, Rescale01, RescaleSymmetric, ZeroCenter, ZScore
@@ -60,7 +61,6 @@ from glulam.frontends.layers.recurrent import GRU, LSTM, RNN
 from glulam.frontends.layers.reshape import (
     ChannelShuffle,
     Crop,
-    Dropout,
     Flatten,
     Identity,
     Pad,
@@ -94,6 +94,7 @@ __all__ = [
     "AdaptiveMaxPool2d",
     "AdaptiveMaxPool3d",
     "Add",
+    "AlphaDropout",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
@@ -114,6 +115,9 @@ __all__ = [
     "Crop",
     "Div",
     "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
     "External",
     "Flatten",
     "FormulaLayer",
