@@ -23,7 +23,7 @@ USES_RUNTIME = {
     "compiler/errors.py": {"runtime.errors"},  # one root for all errors
     "compiler/codegen/entry.py": {"runtime.abi"},
     "compiler/codegen/workers.py": {"runtime.abi"},
-    "compiler/driver.py": {"runtime.manifest", "runtime.model"},
+    "compiler/driver.py": {"runtime.artifact", "runtime.manifest", "runtime.model"},
     # an external function is one object from the op to the binding table
     "compiler/kernels/context.py": {"runtime.foreign"},
     "compiler/loops/program.py": {"runtime.foreign"},

@@ -32,7 +32,7 @@ def build(ctx: Context, formula: Expr, operands: Sequence[int]) -> Lowered:
 def build_indexed(
     ctx: Context, formula: Callable[[Expr, Expr, Expr], Expr], number: int | None, leading: int | None
 ) -> Lowered:
-    """formula(x, index, number): input 0, the index of its element in row-major order, and input `number`, a scalar int64.
+    """formula(x, index, number): input 0, the index of its element in row-major order, and input `number`, an int64.
 
     The index is that along the `leading` dimensions only, if they are given. Without an input `number` it is 0.
     """
@@ -43,10 +43,10 @@ def build_indexed(
         shape, block = ctx.output.shape, ctx.output.layout.block
         logical = [*point[:-1]] if block > 1 else [*point]
         if block > 1:
-            logical[1] = Affine.of(point[1]) * block + point[-1]  # type: ignore[arg-type, operator]
+            logical[1] = Affine.of(point[1]) * block + point[-1]
         place = Affine.of(0)
         for extent, coordinate in list(zip(shape, logical, strict=True))[:leading]:
-            place = place * extent + coordinate  # type: ignore[operator]
+            place = place * extent + coordinate
         run = Const(0, DType.I64) if number is None else ctx.read(number, point, shape, block)
         value = formula(ctx.read(0, point, shape, block), IndexValue(place), run)
         ctx.write(point, ctx.finish(value, point))

@@ -1,8 +1,8 @@
 """Dropout that stays live: Monte-Carlo dropout, seeded, with the same bits on every processor and any thread count.
 
-Whether an element is dropped depends on nothing but the seed, the run's number and the element's place, by a hash: there
-is no state that a thread or an earlier run could change. So a model without a number for the run gives the same result
-each time; a caller who wants another sample gives another number.
+Whether an element is dropped depends on nothing but the seed, the run's number and the element's place, by a hash:
+there is no state that a thread or an earlier run could change. So a model without a number for the run gives the same
+result each time; a caller who wants another sample gives another number.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ class RandomDropout(Op):
     Self-Normalizing Neural Networks). whole_channels: all elements of a channel of [N, C, ...] share their fate.
 
     An element with the row-major index i (of its channel with whole_channels) is dropped if the upper 24 bits of
-    mix(mix(i ^ k0) ^ k1 ^ mix(run)) are below p 2**24, where k0, k1 are the halves of the seed after splitmix64, and mix
-    is the 32-bit finaliser "lowbias32" (C. Wellons, hash-prospector).
+    mix(mix(i ^ k0) ^ k1 ^ mix(run ^ mix(k1))) are below p 2**24, where k0 and k1 are the halves of the seed after
+    splitmix64, and mix is the 32-bit finaliser "lowbias32" (C. Wellons, hash-prospector). The upper halves of run and
+    index, if they are not 0, are mixed in too.
     """
 
     p: float = 0.5

@@ -13,12 +13,13 @@ from glulam.frontends.layers.tensor import Tensor, apply, reshape
 
 
 class Dropout(Layer):
-    """x itself at inference; the compiler removes it. With monte_carlo it stays live: each element is 0 with probability p.
+    """x itself at inference; the compiler removes it. With monte_carlo it stays live and drops with probability p.
 
     What is dropped depends on the seed and on the element's place alone, so the same model on the same input gives the
-    same bits, run after run, with any number of threads, on any processor, and in `reference`. seed: by default it comes
-    from the Input's seed and the layer's path, so layers differ. For further samples call the layer on (x, run): `run` is
-    an int64 scalar tensor, and each of its values is another sample; copies of x along the batch axis are others, too.
+    same bits, run after run, with any number of threads, on any processor, and in `reference`. seed: by default it
+    comes from the Input's seed and the layer's path, so layers differ. For further samples call the layer on (x, run):
+    `run` is an int64 scalar tensor, and each of its values is another sample; copies of x along the batch axis are
+    others, too.
 
     >>> run = Input((), "run", "int64", batch=None)
     >>> y = Dropout(0.3, monte_carlo=True)(x, run)

@@ -187,7 +187,7 @@ def _result(trace: Trace, made: Any) -> Expr:
 
 
 def _first_uses(expr: Expr) -> list[int]:
-    """Indices of the operands in the order in which the text names them first, so that equal formulas have equal texts."""
+    """Indices of the operands in the order in which the text names them, so that equal formulas have equal texts."""
     order: dict[int, None] = {}
     seen: set[Expr] = set()
     stack = [expr]
