@@ -117,6 +117,6 @@ def _view(address: int | None, spec: TensorSpec, *, writeable: bool) -> Array:
     if not size or address is None:
         return np.empty(spec.shape, dtype)
     memory = (ctypes.c_char * (size * dtype.itemsize)).from_address(address)
-    array = np.frombuffer(memory, dtype).reshape(spec.shape)
+    array: Array = np.frombuffer(memoryview(memory), dtype).reshape(spec.shape)
     array.flags.writeable = writeable
     return array
