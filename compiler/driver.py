@@ -38,7 +38,9 @@ def build_artifact(graph: Graph, options: Options | None = None) -> Artifact:
     optimised, _ = optimise(graph, options)
     program = lower_graph(optimised, machine)
     code = emit_program(program, machine)
-    return Artifact(make_manifest(program, machine, options), code, program.weights, to_text(optimised), program.foreign)
+    return Artifact(
+        make_manifest(program, machine, options), code, program.weights, to_text(optimised), program.foreign
+    )
 
 
 def optimise(

@@ -101,7 +101,15 @@ def trace_events(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         details = {"kernel": row["kernel"], "gflops": row["gflops"], "of_peak": row["of_peak"], "bytes": row["bytes"]}
         events.append(
-            {"name": row["layers"], "ph": "X", "ts": start, "dur": row["microseconds"], "pid": 0, "tid": 0, "args": details}
+            {
+                "name": row["layers"],
+                "ph": "X",
+                "ts": start,
+                "dur": row["microseconds"],
+                "pid": 0,
+                "tid": 0,
+                "args": details,
+            }
         )
         start += row["microseconds"]
     return events

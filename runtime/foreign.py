@@ -75,13 +75,17 @@ class Foreign:
     def call(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         """One call on dense arrays of the declared types. Raises ForeignError for a wrong result."""
         if self.python is None:
-            tables = [(ctypes.c_void_p * max(len(side), 1))(*(a.ctypes.data for a in side)) for side in (inputs, outputs)]
+            tables = [
+                (ctypes.c_void_p * max(len(side), 1))(*(a.ctypes.data for a in side)) for side in (inputs, outputs)
+            ]
             _SIGNATURE(self.address)(tables[0], tables[1], self.user or None)
             return
         made = self.python(*inputs)
         results = list(made) if isinstance(made, tuple | list) else [made]
         if len(results) != len(outputs):
-            raise ForeignError(f"external function {self.name!r} gave {len(results)} results; {len(outputs)} are declared")
+            raise ForeignError(
+                f"external function {self.name!r} gave {len(results)} results; {len(outputs)} are declared"
+            )
         for result, target, spec in zip(results, outputs, self.outputs, strict=True):
             array = np.asarray(result)
             if array.shape != spec.shape or array.dtype != spec.numpy:
@@ -113,6 +117,6 @@ def _view(address: int | None, spec: TensorSpec, *, writeable: bool) -> Array:
     if not size or address is None:
         return np.empty(spec.shape, dtype)
     memory = (ctypes.c_char * (size * dtype.itemsize)).from_address(address)
-    array = np.frombuffer(memory, dtype).reshape(spec.shape)
+    array: Array = np.frombuffer(memoryview(memory), dtype).reshape(spec.shape)
     array.flags.writeable = writeable
     return array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from glulam.compiler import driver
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.text import to_text
@@ -47,9 +48,7 @@ def agree(actual, expected, tolerance, what, detail=""):
 
 def poisoned(feeds):
     """Feeds that leave NaN wherever floats go: what a later run reads without having written it shows."""
-    return {
-        name: np.full_like(array, np.nan) if array.dtype.kind == "f" else array for name, array in feeds.items()
-    }
+    return {name: np.full_like(array, np.nan) if array.dtype.kind == "f" else array for name, array in feeds.items()}
 
 
 def native(graph, feeds, options=None):

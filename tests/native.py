@@ -40,7 +40,7 @@ def load_object(code):
 
 
 def run_native(kernel, arrays, target, cuts: Sequence[int] = (), begin=0, end=None):
-    """Call the kernel on flat arrays, its iterations cut at the given places and run from the last piece to the first."""
+    """Call the kernel on flat arrays, its iterations cut at the given places and run from the last piece on."""
     engine = load_object(build_object([kernel], entry_text(kernel), target))
     signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (len(arrays) + 1), ctypes.c_int64, ctypes.c_int64)
     function = signature(engine.get_function_address("run"))

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from glulam.compiler.driver import compile_graph, optimise
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.text import digest, parse
 from glulam.compiler.graph.types import DType, TensorType
 from glulam.compiler.ops import OPS_BY_NAME
+from glulam.compiler.options import Options
 from glulam.compiler.passes.manager import Decision, Pass, run_passes
 
 _RANDOM = re.compile(r"const %(\w+): (\w+)\[([\d,]*)\] = (random|positive)")
@@ -80,3 +82,14 @@ def rewrite(text: str | Graph, *passes: Pass, tolerance: float = 1e-6) -> Result
             assert np.array_equal(got, wanted)
     assert error <= tolerance, error
     return Result(graph, [d for report in reports for d in report.decisions], error)
+
+
+def compiled(text: str, options: Options | None = None, tolerance: float = 1e-4) -> str:
+    """Compile the graph, check a run against the reference, and give the names of the ops that became kernels."""
+    graph, options = graph_of(text), options or Options()
+    feeds = {name: random(value.type, f"feed {name}") for name, value in graph.inputs.items()}
+    results = compile_graph(graph, options).run(feeds)
+    for name, wanted in evaluate(graph, feeds).items():
+        scale = max(float(np.abs(wanted).max(initial=0.0)), 1e-30)
+        np.testing.assert_allclose(results[name], wanted, rtol=0, atol=tolerance * scale, err_msg=name)
+    return " ".join(node.op.name for node in optimise(graph, options)[0].nodes)

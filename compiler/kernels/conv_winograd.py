@@ -1,10 +1,10 @@
-"""Winograd's minimal filtering for 3x3 convolutions: F(4x4, 3x3), four multiplications where the definition has sixteen.
+"""Winograd's minimal filtering for 3x3 convolutions: F(4x4, 3x3), four multiplications instead of sixteen.
 
-A tile of 4x4 outputs comes from 6x6 inputs d and filters g as A^T [(G g G^T) * (B^T d B)] A, with the interpolation points
-0, 1, -1, 2, -2 and infinity (A. Lavin, S. Gray: Fast Algorithms for Convolutional Neural Networks, 2015). The filters are
-transformed at compile time in float64. One iteration takes a block of tiles: it transforms their inputs into scratch memory
-that stays in the second-level cache, multiplies the 36 matrices for one group of channel blocks after the other, and
-transforms each result back with the epilogue on the way out.
+A tile of 4x4 outputs comes from 6x6 inputs d and filters g as A^T [(G g G^T) * (B^T d B)] A, with the interpolation
+points 0, 1, -1, 2, -2 and infinity (A. Lavin, S. Gray: Fast Algorithms for Convolutional Neural Networks, 2015). The
+filters are transformed at compile time in float64. One iteration takes a block of tiles: it transforms their inputs
+into scratch memory that stays in the second-level cache, multiplies the 36 matrices for one group of channel blocks
+after the other, and transforms each result back with the epilogue on the way out.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _block_cycles(target: Target, plan: Plan, in_channels: int, out_channels: in
     products = POINTS * row_cycles(target, plan.tiling, tiles, out_blocks, in_channels)
     passes = -(-out_blocks // plan.tiling.blocks)
     stream = filters / stream_rate(target, filters + inputs)
-    if inputs > _L2_SHARE * target.l2_bytes:  # the tiles' inputs come and go between the caches, part of it in plain sight
+    if inputs > _L2_SHARE * target.l2_bytes:  # they come and go between caches, and not all of it is hidden
         transforms += 0.5 * (1 + passes) * inputs / stream_rate(target, inputs)
     return transforms + max(products, stream) + 0.25 * min(products, stream)
 
@@ -317,5 +317,3 @@ def _add_term(total: Expr, term: tuple[float, Expr]) -> Expr:
     if k == -1:
         return total - x
     return Fma(x, Const(k), total)
-
-

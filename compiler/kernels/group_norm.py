@@ -79,7 +79,7 @@ class _Blocked(_GroupNorm):
         with self.b.section(n=self.ctx.output.shape[0], u=units) as (n, u), self.b.vector("v", block) as v:
 
             def at(place: Sequence[IndexLike]) -> tuple[IndexLike, ...]:
-                return (n, u * span + Affine.of(place[0]), *place[1:], v)  # type: ignore[arg-type]
+                return (n, u * span + Affine.of(place[0]), *place[1:], v)
 
             mean = self.keep(self.shared(self.total(sizes, inner, lambda p: self.x[at(p)])) * self.share)
 
@@ -153,7 +153,7 @@ class _Plain(_GroupNorm):
         with b.section(n=ctx.output.shape[0], g=self.groups) as (n, g):
 
             def at(place: Sequence[IndexLike]) -> tuple[IndexLike, ...]:
-                return (n, g * self.width + Affine.of(place[0]), *place[1:])  # type: ignore[arg-type]
+                return (n, g * self.width + Affine.of(place[0]), *place[1:])
 
             mean = self.keep(self.summed(outer, inner, lambda p: self.x[at(p)]) * self.share)
 
@@ -189,7 +189,7 @@ class _Plain(_GroupNorm):
             with self.b.vector("v", lanes) as v:
 
                 def load(place: tuple[IndexLike, ...], first: int = first, lanes: int = lanes, v: Var = v) -> Expr:
-                    return element((*place[:-1], Affine.of(place[-1]) * lanes + v + first))  # type: ignore[arg-type]
+                    return element((*place[:-1], Affine.of(place[-1]) * lanes + v + first))
 
                 part = LaneReduce("add", self.keep(self.total(outer, count, load)))
                 self.b.store(total[0], total[0] + part)

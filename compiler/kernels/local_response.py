@@ -75,7 +75,7 @@ def _plain(ctx: Context, point: Point, before: int, after: int) -> Expr:
     b.store(total[0], Const(0.0, x.buffer.dtype))
 
     def tap(t: IndexLike) -> None:
-        channel = IndexValue(Affine.of(c) + t - before)  # type: ignore[arg-type, operator]
+        channel = IndexValue(Affine.of(c) + t - before)
         value = _kept(ctx, x[(n, Bounded(channel, channels), *rest)])
         inside = (channel >= 0) & (channel < channels)
         b.store(total[0], total[0] + ex.where(inside, value * value, 0.0))

@@ -139,7 +139,7 @@ class _Recurrence(ABC):
     # ---- the loops around a step
 
     def share(self) -> int:
-        """Batch elements of an iteration: they share the way of the weights from far away, but two threads want work."""
+        """Batch elements of an iteration: they share the weights' way from far away, but two threads want work."""
         iterations = self.batch * self.ctx.output.shape[1]
         return max(min(-(-iterations // 2), self.batch, _MOST_ROWS), 1)
 
@@ -259,24 +259,24 @@ class _Recurrence(ABC):
         start: Start,
         finish: Finish,
     ) -> None:
-        b, rows, (weights, j, v) = self.b, at.rows, where
+        b, rows, (weights, group, v) = self.b, at.rows, where
         sums = len(gates) * rows * chunk.blocks
         split = _UNROLL if sums <= _FEW_SUMS else 1
         acc = b.tile("acc", split, len(gates), rows, chunk.blocks, dtype=self.dtype)
 
         def unit(block: int) -> Affine:
-            return (j * chunk.blocks + block) * chunk.lanes + v + chunk.first
+            return (group * chunk.blocks + block) * chunk.lanes + v + chunk.first
 
-        places = [(g, r, k) for k in range(chunk.blocks) for g in range(len(gates)) for r in range(rows)]
-        for g, r, k in places:
-            b.store(acc[0, g, r, k], start(at, gates[g], r, unit(k)))
-            for u in range(1, split):
-                b.store(acc[u, g, r, k], zero(self.dtype))
+        places = [(g, r, j) for j in range(chunk.blocks) for g in range(len(gates)) for r in range(rows)]
+        for g, r, j in places:
+            b.store(acc[0, g, r, j], start(at, gates[g], r, unit(j)))
+            for part in range(1, split):
+                b.store(acc[part, g, r, j], zero(self.dtype))
 
         def add(depth: Affine, u: Affine | int) -> None:
-            for g, r, k in places:
-                weight = self.weight(at, weights, (j, depth, g, k, v), gates[g], unit(k))
-                b.store(acc[u, g, r, k], multiply_add(state[at.row + r, depth], weight, acc[u, g, r, k]))
+            for g, r, j in places:
+                weight = self.weight(at, weights, (group, depth, g, j, v), gates[g], unit(j))
+                b.store(acc[u, g, r, j], multiply_add(state[at.row + r, depth], weight, acc[u, g, r, j]))
 
         full, rest = divmod(self.hidden, _UNROLL)
         if full:
@@ -285,20 +285,22 @@ class _Recurrence(ABC):
         if rest:
             with b.unrolled("u", rest) as u:
                 add(u + full * _UNROLL, 0 if split == 1 else Affine.of(u))
-        for k_, r in [(k, r) for k in range(chunk.blocks) for r in range(rows)]:
-            finish(at, [self.total(acc[0, g, r, k_], [acc[u, g, r, k_] for u in range(1, split)]) for g in range(len(gates))],
-                   r, unit(k_))  # fmt: skip
-
-    @staticmethod
-    def total(first: Expr, others: Sequence[Expr]) -> Expr:
-        for other in others:
-            first = first + other
-        return first
+        for j in range(chunk.blocks):
+            for r in range(rows):
+                sums_of_gates = [_total([acc[u, g, r, j] for u in range(split)]) for g in range(len(gates))]
+                finish(at, sums_of_gates, r, unit(j))
 
     def weight(self, at: _Tile, packed: Buffer | None, place: tuple[IndexLike, ...], gate: int, unit: Affine) -> Expr:
         if packed is not None:
             return packed[place]
         return self.input(WEIGHTS)[(at.direction.index, place[1], unit + gate * self.hidden)]
+
+
+def _total(parts: Sequence[Expr]) -> Expr:
+    total, *others = parts
+    for other in others:
+        total = total + other
+    return total
 
 
 class _Lstm(_Recurrence):

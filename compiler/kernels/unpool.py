@@ -60,7 +60,9 @@ def maximum_and_place(
             taps = [stack.enter_context(b.serial("k", extent)) for extent in geometry.kernel]
             seen = [
                 o * s + Affine.of(k) * d - before
-                for o, s, k, d, before in zip(at, geometry.strides, taps, geometry.dilations, geometry.before, strict=True)
+                for o, s, k, d, before in zip(
+                    at, geometry.strides, taps, geometry.dilations, geometry.before, strict=True
+                )
             ]
             flat = Affine.of(0)
             for coordinate, stride in zip(seen, strides, strict=True):

@@ -198,8 +198,8 @@ class _Reader:
             case ast.Constant(value) if isinstance(value, bool | int | float):
                 return value
             case ast.UnaryOp(ast.USub(), operand):
-                value = self.read(operand)
-                return -value if isinstance(value, Expr) or not isinstance(value, bool) else self.typed(value)
+                inner = self.read(operand)
+                return -inner if isinstance(inner, Expr) or not isinstance(inner, bool) else self.typed(inner)
             case ast.BinOp(left, operator, right) if type(operator) in _BINARY_NODES:
                 return ex.binary(_BINARY_NODES[type(operator)], *self.pair(left, right))
             case ast.Compare(left, [operator], [right]) if type(operator) in _COMPARE_NODES:

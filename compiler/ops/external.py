@@ -16,7 +16,7 @@ from glulam.runtime.foreign import Foreign
 
 @dataclass(frozen=True)
 class External(Op):
-    """Outputs of declared types from a C function or a Python callable; see `runtime.foreign` for what it is called with.
+    """Outputs of declared types from a C function or a Python callable; `runtime.foreign` says how it is called.
 
     The text of a graph has the name alone, so a graph that was read from text has no `function` and cannot be compiled.
     """

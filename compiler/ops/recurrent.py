@@ -43,7 +43,9 @@ DIRECTIONS: Mapping[str, tuple[bool, ...]] = MappingProxyType(
 )
 """Whether each direction runs backwards."""
 
-ACTIVATIONS: Mapping[str, tuple[Callable[[float, float], Formula], float, float, int]] = MappingProxyType(
+Maker = Callable[[float, float], Formula]
+
+ACTIVATIONS: Mapping[str, tuple[Maker, float, float, int]] = MappingProxyType(
     {
         "Relu": (lambda alpha, beta: Relu().formula, 0.0, 0.0, 0),
         "Tanh": (lambda alpha, beta: Tanh().formula, 0.0, 0.0, 0),
@@ -58,7 +60,7 @@ ACTIVATIONS: Mapping[str, tuple[Callable[[float, float], Formula], float, float,
         "Softplus": (lambda alpha, beta: Softplus().formula, 0.0, 0.0, 0),
     }
 )
-"""ONNX's names of activations, how to make the formula from alpha and beta, their defaults, and how many of them it takes."""
+"""ONNX's names of activations, how the formula is made of alpha and beta, their defaults, how many of them it takes."""
 
 
 def activation(name: str, alpha: float | None = None, beta: float | None = None) -> Activation:

@@ -22,8 +22,8 @@ from glulam.compiler.ops.pool import EDGES, Ints, Pool
 class MaxPoolIndices(Pool):
     """Outputs: the largest element of each window, and where it lies, int64; the first of equal ones, the last of NaNs.
 
-    per_plane: places count the elements of the own plane [*S], as in PyTorch; else those of the whole tensor [N,C,*S], as
-    in ONNX. column_major: the first spatial coordinate runs fastest (ONNX's storage_order=1), not the last.
+    per_plane: places count the elements of the own plane [*S], as in PyTorch; else those of the whole [N,C,*S], as in
+    ONNX. column_major: the first spatial coordinate runs fastest (ONNX's storage_order=1), not the last.
     Windows of nothing but padding or -inf are said to have their maximum at their first element.
     """
 
@@ -57,7 +57,8 @@ class MaxPoolIndices(Pool):
         """For each window along spatial axis `i`: the coordinate of its first tap inside the input."""
         starts = np.arange(self._output_extent(i, extent)) * self.strides[i] - self.pads[i][0]
         skipped = np.maximum(-(starts // self.dilations[i]), 0)
-        return np.clip(starts + skipped * self.dilations[i], 0, max(extent - 1, 0)).astype(np.int64)
+        first: npt.NDArray[np.int64] = np.clip(starts + skipped * self.dilations[i], 0, max(extent - 1, 0))
+        return first
 
     def lower(self, ctx: Context) -> Lowered:
         extents = ctx.operand(0).spatial
@@ -96,7 +97,9 @@ class MaxPoolIndices(Pool):
             Case(cls((3, 3), (2, 2), ((0, 0), (0, 0)), (1, 1), True, False, True), (f32(1, 33, 6, 8),)),
             Case(cls((3, 2), (1, 3), ((1, 2), (0, 1)), (2, 3)), (f32(1, 3, 7, 13),)),
             Case(cls((2,), (3,), ((1, 0),), (1,), True), (f32(2, 3, 13),)),
-            Case(cls((2, 1, 3), (2, 1, 2), ((0, 0), (0, 0), (1, 1)), (1, 1, 1), column_major=True), (f32(1, 3, 4, 3, 7),)),
+            Case(
+                cls((2, 1, 3), (2, 1, 2), ((0, 0), (0, 0), (1, 1)), (1, 1, 1), column_major=True), (f32(1, 3, 4, 3, 7),)
+            ),
             Case(cls((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)), (f32(0, 3, 4, 4),)),
             Case(cls((2, 2), (1, 1), ((1, 1), (1, 1)), (1, 1)), (EDGES,)),
             Case(cls((3,), (2,), ((1, 1),), (1,)), (f64(1, 3, 7),)),
@@ -108,7 +111,7 @@ class MaxPoolIndices(Pool):
 class MaxUnpool(Op):
     """x[N,C,*S] and places of the same shape -> [N,C,*sizes]: zeros, and each element of x at its place.
 
-    per_plane: places count the elements of the own plane of the output (PyTorch); else those of the whole output (ONNX).
+    per_plane: places count the elements of the output's own plane (PyTorch); else those of the whole output (ONNX).
     Where several meet, the last one stays; what would leave its own plane is dropped.
     """
 

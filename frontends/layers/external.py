@@ -10,7 +10,7 @@ fused; a model with one cannot be saved.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -68,8 +68,9 @@ class External(Layer):
 def external(
     function: Callable[..., Any] | int, *inputs: Tensor, outputs: Any, user: int = 0, name: str | None = None
 ) -> Any:
-    """`External(function, outputs)` called on the inputs."""
-    return External(function, outputs, user=user, name=name)(*inputs)
+    """`External(function, outputs)` called on the inputs; its name is the function's if none is given."""
+    own = str(getattr(function, "__name__", ""))
+    return External(function, outputs, user=user, name=name or (own if own.isidentifier() else None))(*inputs)
 
 
 def _spec(type: TensorType, name: str) -> TensorSpec:
@@ -80,11 +81,15 @@ def _output_type(entry: Any, dtype: DType, symbol: str) -> TensorType:
     match entry:
         case TensorType():
             return entry
-        case (tuple() | list() as shape, str() | type() | np.dtype() as wanted):
+        case (tuple() as shape, str() | type() | np.dtype() as wanted) if _is_shape(shape):
             return TensorType(DType.of(wanted), tuple(int(extent) for extent in shape))
-        case tuple() if all(isinstance(extent, int | np.integer) for extent in entry):
+        case tuple() if _is_shape(entry):
             return TensorType(dtype, tuple(int(extent) for extent in entry))
     raise ShapeError(f"external function {symbol!r}: outputs are {entry!r}; give {OUTPUT_FORMS}")
+
+
+def _is_shape(entry: tuple[Any, ...]) -> bool:
+    return all(isinstance(extent, int | np.integer) and extent >= 0 for extent in entry)
 
 
 def _address(function: Any, symbol: str) -> tuple[int, object]:

@@ -148,7 +148,9 @@ class FormulaLayer(Layer):
 
 def layer(function: Callable[..., Any]) -> type[FormulaLayer]:
     """The layer class of a formula; see the module's text. Raises TraceError for a signature it cannot serve."""
-    inputs, weights, defaults = [], {}, {}
+    inputs: list[str] = []
+    weights: dict[str, Weight] = {}
+    defaults: dict[str, Any] = {}
     for key, parameter in inspect.signature(function).parameters.items():
         match parameter.kind:
             case inspect.Parameter.POSITIONAL_ONLY | inspect.Parameter.POSITIONAL_OR_KEYWORD:
@@ -187,7 +189,7 @@ def _result(trace: Trace, made: Any) -> Expr:
 
 
 def _first_uses(expr: Expr) -> list[int]:
-    """Indices of the operands in the order in which the text names them first, so that equal formulas have equal texts."""
+    """Indices of the operands in the order in which the text names them, so that equal formulas have equal texts."""
     order: dict[int, None] = {}
     seen: set[Expr] = set()
     stack = [expr]

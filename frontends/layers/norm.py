@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import numpy.typing as npt
 
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.graph import Value
-from glulam.frontends.layers.arguments import extents
+from glulam.frontends.layers.arguments import extents, integer
 from glulam.frontends.layers.initial import uniform
 from glulam.frontends.layers.module import Layer
-from glulam.frontends.layers.tensor import Tensor, apply, literal, require_rank
+from glulam.frontends.layers.tensor import Tensor, apply, literal, normal_axis, require_rank
 
 
 class BatchNorm(Layer):
@@ -106,16 +107,8 @@ class LayerNorm(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        if not eps >= 0:
-            raise ShapeError(f"LayerNorm: eps is {eps}; it must not be negative")
-        if isinstance(normalized_shape, int):
-            normalized_shape = (normalized_shape,)
-        self.normalized_shape = (
-            None
-            if normalized_shape is None
-            else extents(tuple(normalized_shape), len(normalized_shape), "LayerNorm: normalized_shape")
-        )
-        self.eps = float(eps)
+        self.normalized_shape = _last_axes(normalized_shape, "LayerNorm")
+        self.eps = _epsilon(eps, "LayerNorm")
         self.has_weight = elementwise_affine
         self.has_bias = elementwise_affine and bias is not False and bias is not None
         self._given_weight = weight
@@ -132,3 +125,172 @@ class LayerNorm(Layer):
         if self.has_bias:
             bias = self.parameter("bias", shape, self._given_bias, uniform(-0.2, 0.2), x)
         return apply(ops.LayerNorm(axis, self.eps), x, weight, bias, name=self.path(x.scope))
+
+
+class RMSNorm(Layer):
+    """x / sqrt(mean(x^2) + eps) * weight over the last axes.
+
+    normalized_shape: the extents of those axes; None means the last axis alone. eps=None is the smallest step from 1
+    that the element type knows, as in PyTorch.
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int] | None = None,
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        *,
+        weight: npt.ArrayLike | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.eps = None if eps is None else _epsilon(eps, "RMSNorm")
+        self.normalized_shape = _last_axes(normalized_shape, "RMSNorm")
+        self.has_weight = elementwise_affine
+        self._given_weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = self.normalized_shape or x.shape[-1:]
+        axis = x.rank - len(shape)
+        if axis < 0 or x.shape[axis:] != shape:
+            raise ShapeError(f"RMSNorm over {shape} does not fit the last axes of {x.name!r}: {x.type}")
+        weight = self.parameter("weight", shape, self._given_weight, uniform(0.7, 1.3), x) if self.has_weight else None
+        eps = float(np.finfo(x.dtype.numpy).eps) if self.eps is None else self.eps
+        return apply(ops.RMSNorm(axis, eps), x, weight, name=self.path(x.scope))
+
+
+class GroupNorm(Layer):
+    """Normalisation to mean 0, variance 1 over each of num_groups groups of channels, then scale and shift by channel.
+
+    x is [N, C, ...] of any rank from 2, and C a multiple of num_groups.
+    """
+
+    def __init__(
+        self,
+        num_groups: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        weight: npt.ArrayLike | None = None,
+        bias: npt.ArrayLike | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.num_groups = integer(num_groups, "GroupNorm: num_groups", low=1)
+        self.eps = _epsilon(eps, "GroupNorm")
+        if not affine and (weight is not None or bias is not None):
+            raise ShapeError("GroupNorm: affine=False leaves no place for weight and bias")
+        self.affine = affine
+        self._given_weight, self._given_bias = weight, bias
+
+    def groups(self, x: Tensor) -> int:
+        return self.num_groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        label = type(self).__name__
+        if x.rank < 2 or x.shape[1] % self.groups(x):
+            raise ShapeError(f"{label}: {self.groups(x)} groups of the channels of {x.name!r}: {x.type}")
+        weight = bias = None
+        if self.affine:
+            weight = self.parameter("weight", x.shape[1:2], self._given_weight, uniform(0.7, 1.3), x)
+            bias = self.parameter("bias", x.shape[1:2], self._given_bias, uniform(-0.2, 0.2), x)
+        return apply(ops.GroupNorm(self.groups(x), self.eps), x, weight, bias, name=self.path(x.scope))
+
+
+class InstanceNorm(GroupNorm):
+    """Normalisation of each channel of each sample to mean 0, variance 1; with affine=True then scale and shift.
+
+    momentum is PyTorch's argument and has no effect, for no statistics are kept.
+    """
+
+    rank: int | None = None
+
+    def __init__(
+        self,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        *,
+        weight: npt.ArrayLike | None = None,
+        bias: npt.ArrayLike | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(1, eps, affine, weight=weight, bias=bias, name=name)
+
+    def groups(self, x: Tensor) -> int:
+        return x.shape[1] if x.rank > 1 else 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        label = type(self).__name__
+        if self.rank is not None:
+            require_rank(x, self.rank, label)
+        if x.rank < 3:
+            raise ShapeError(f"{label} takes [N, C, ...] with spatial axes, but {x.name!r} is {x.type}")
+        return super().forward(x)
+
+
+class InstanceNorm1d(InstanceNorm):
+    """Instance normalisation of [N, C, L]. See InstanceNorm."""
+
+    rank = 3
+
+
+class InstanceNorm2d(InstanceNorm):
+    """Instance normalisation of [N, C, H, W]. See InstanceNorm."""
+
+    rank = 4
+
+
+class InstanceNorm3d(InstanceNorm):
+    """Instance normalisation of [N, C, D, H, W]. See InstanceNorm."""
+
+    rank = 5
+
+
+class LocalResponseNorm(Layer):
+    """x / (k + alpha * mean of x^2 over `size` neighbouring channels)^beta: cross-channel normalisation.
+
+    The window reaches size // 2 channels back; channels that do not exist count as zeros.
+    """
+
+    def __init__(
+        self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, *, name: str | None = None
+    ) -> None:
+        super().__init__(name)
+        self.size = integer(size, "LocalResponseNorm: size", low=1)
+        self.alpha, self.beta, self.k = float(alpha), float(beta), float(k)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.rank < 2:
+            raise ShapeError(f"LocalResponseNorm takes [N, C, ...], but {x.name!r} is {x.type}")
+        op = ops.LocalResponseNorm(self.size // 2, (self.size - 1) // 2, self.alpha, self.beta, self.k)
+        return apply(op, x, name=self.path(x.scope))
+
+
+class LpNormalize(Layer):
+    """x / max(norm, eps), the p-norm being taken along one axis; torch.nn.functional.normalize."""
+
+    def __init__(self, p: float = 2.0, dim: int = 1, eps: float = 1e-12, *, name: str | None = None) -> None:
+        super().__init__(name)
+        if not p > 0:
+            raise ShapeError(f"LpNormalize: p is {p}; it must be positive")
+        self.p = float(p)
+        self.dim = integer(dim, "LpNormalize: dim")
+        self.eps = _epsilon(eps, "LpNormalize")
+
+    def forward(self, x: Tensor) -> Tensor:
+        axis = normal_axis(self.dim, x.rank, "LpNormalize")
+        return apply(ops.LpNormalize(axis, self.p, self.eps), x, name=self.path(x.scope))
+
+
+def _epsilon(eps: float, layer: str) -> float:
+    if not eps >= 0:
+        raise ShapeError(f"{layer}: eps is {eps}; it must not be negative")
+    return float(eps)
+
+
+def _last_axes(shape: int | Sequence[int] | None, layer: str) -> tuple[int, ...] | None:
+    if shape is None:
+        return None
+    given = (shape,) if isinstance(shape, int) else tuple(shape)
+    return extents(given, len(given), f"{layer}: normalized_shape")

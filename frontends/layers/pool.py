@@ -71,8 +71,8 @@ class MaxPool3d(_MaxPool):
 class _MaxUnpool(Layer):
     """Called on (values, indices) of a MaxPool with return_indices: zeros, with each value where it came from.
 
-    The extents are (n - 1) stride - 2 padding + kernel_size, or `output_size`, the spatial extents that the pool read: give
-    it where the pool's windows did not cover them exactly. stride defaults to kernel_size.
+    The extents are (n - 1) stride - 2 padding + kernel_size, or `output_size`, the spatial extents that the pool read:
+    give it where the pool's windows did not cover them exactly. stride defaults to kernel_size.
     """
 
     spatial: ClassVar[int]

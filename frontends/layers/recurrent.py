@@ -29,8 +29,8 @@ class _Recurrent(Layer):
 
     Called on a sequence, or on a sequence and its initial states, each [num_layers * D, N, hidden_size]. With `lengths`
     the second input is integers [N]: sequences that end before the others; their later outputs are 0, as those of a
-    packed sequence padded again. The result is the sequence of outputs, with `return_state` followed by the last states,
-    each [num_layers * D, N, hidden_size].
+    packed sequence padded again. The result is the sequence of outputs, with `return_state` followed by the last
+    states, each [num_layers * D, N, hidden_size].
     """
 
     gates: ClassVar[tuple[int, ...]]  # where ONNX's gates are in PyTorch's order

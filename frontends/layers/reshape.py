@@ -140,6 +140,8 @@ class Slice(Layer):
 class Crop(Layer):
     """A window of given spatial size, at an offset or in the centre; called on two tensors, of the second's size."""
 
+    rank: int | None = None
+
     def __init__(
         self, size: int | Sequence[int] | None = None, offset: Sequence[int] | None = None, *, name: str | None = None
     ) -> None:
@@ -149,6 +151,10 @@ class Crop(Layer):
 
     def forward(self, x: Tensor, reference: Tensor | None = None) -> Tensor:
         rank = x.rank - 2
+        if self.rank not in (None, x.rank):
+            raise ShapeError(f"{type(self).__name__} takes rank {self.rank}, but {x.name!r} is {x.type}")
+        if reference is not None and reference.rank != x.rank:
+            raise ShapeError(f"Crop: the reference {reference.name!r}: {reference.type} differs in rank from {x.type}")
         wanted = self.size if reference is None else reference.shape[2:]
         if wanted is None:
             raise ShapeError("Crop: give a size, or call it on two tensors")
@@ -162,6 +168,18 @@ class Crop(Layer):
                 raise ShapeError(f"Crop: {want} elements from {start} leave the {have} of {x.name!r}: {x.type}")
         op = ops.Slice((0, 0, *starts), (1,) * x.rank, (*x.shape[:2], *sizes))
         return apply(op, x, name=self.path(x.scope))
+
+
+class Crop2d(Crop):
+    """Crop of [N, C, H, W]."""
+
+    rank = 4
+
+
+class Crop3d(Crop):
+    """Crop of [N, C, D, H, W]."""
+
+    rank = 5
 
 
 class Pad(Layer):
@@ -254,16 +272,3 @@ class Identity(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         return apply(ops.Identity(), x, name=self.path(x.scope))
-
-
-class Dropout(Layer):
-    """x itself at inference; the compiler removes it."""
-
-    def __init__(self, p: float = 0.5, inplace: bool = False, *, name: str | None = None) -> None:
-        super().__init__(name)
-        if not 0.0 <= p <= 1.0:
-            raise ShapeError(f"Dropout: p is {p}; it must be in [0, 1]")
-        self.p = float(p)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return apply(ops.Dropout(self.p), x, name=self.path(x.scope))

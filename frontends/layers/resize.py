@@ -8,6 +8,7 @@ from typing import Any
 
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
+from glulam.compiler.ops.resize import COORDINATES, ROUNDINGS
 from glulam.frontends.layers.arguments import Extents, extents
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply
@@ -98,7 +99,85 @@ class Upsample(Layer):
 
 
 class Resize(Upsample):
-    """Upsample under the name that suits shrinking too."""
+    """[N, C, *spatial] resampled to a size, by a factor, or, called on two tensors, to the second's spatial size.
+
+    mode: "nearest", "linear" or "cubic" for any number of spatial axes, or one of Upsample's modes. Then the further
+    arguments are those of ONNX Resize: `coordinates` is its coordinate_transformation_mode, by default that of
+    torch.nn.functional.interpolate, and `rounding` its nearest_mode. `roi` (for tf_crop_and_resize) gives all starts
+    and then all ends of the spatial axes, as fractions.
+    """
+
+    def __init__(
+        self,
+        size: Extents | None = None,
+        scale_factor: float | Sequence[float] | None = None,
+        mode: str = "nearest",
+        align_corners: bool | None = None,
+        recompute_scale_factor: bool | None = None,
+        *,
+        coordinates: str | None = None,
+        rounding: str | None = None,
+        cubic_coeff: float = -0.75,
+        exclude_outside: bool = False,
+        extrapolation_value: float = 0.0,
+        antialias: bool = False,
+        roi: Sequence[float] | None = None,
+        name: str | None = None,
+    ) -> None:
+        Layer.__init__(self, name)
+        kinds = {**MODES, "linear": ("linear", None), "cubic": ("cubic", None)}
+        if mode not in kinds:
+            raise ShapeError(f"Resize: mode is {mode!r}; it must be one of {list(kinds)}")
+        if size is not None and scale_factor is not None:
+            raise ShapeError("Resize: give a size or a scale_factor, not both")
+        self.kind, self.needs = kinds[mode]
+        if align_corners and (self.kind == "nearest" or coordinates is not None):
+            raise ShapeError(f"Resize: align_corners has no meaning for mode {mode!r} and coordinates {coordinates!r}")
+        if scale_factor is not None:
+            axes = len(scale_factor) if isinstance(scale_factor, Sequence) else 1
+            _factors(scale_factor, axes, "Resize: scale_factor")
+        own = "align_corners" if align_corners else "asymmetric" if mode == "nearest" else "half_pixel"
+        own_rounding = {"nearest": "floor", "nearest-exact": "round_prefer_ceil"}.get(mode, "round_prefer_floor")
+        if coordinates is not None:
+            own_rounding = "round_prefer_floor"
+        for what, value, known in (("coordinates", coordinates, COORDINATES), ("rounding", rounding, ROUNDINGS)):
+            if value is not None and value not in known:
+                raise ShapeError(f"Resize: {what} is {value!r}; it must be one of {list(known)}")
+        if (roi is None) == (coordinates == "tf_crop_and_resize"):
+            raise ShapeError("Resize: coordinates 'tf_crop_and_resize' and a roi go together")
+        self.size, self.scale_factor, self.mode = size, scale_factor, mode
+        self.recompute = bool(recompute_scale_factor)
+        self.roi = roi
+        self.settings: dict[str, Any] = {
+            "mode": self.kind,
+            "coordinates": coordinates or own,
+            "rounding": rounding or own_rounding,
+            "cubic_coeff": float(cubic_coeff),
+            "exclude_outside": bool(exclude_outside),
+            "extrapolation_value": float(extrapolation_value),
+            "antialias": bool(antialias),
+        }
+
+    def forward(self, x: Tensor, reference: Tensor | None = None) -> Tensor:
+        spatial = x.rank - 2
+        if spatial < 1 or (self.needs is not None and spatial != self.needs):
+            raise ShapeError(f"Resize: mode {self.mode!r} does not fit {x.name!r}: {x.type}")
+        if reference is not None:
+            if reference.rank != x.rank:
+                raise ShapeError(f"Resize: the reference {reference.name!r} has rank {reference.rank}, not {x.rank}")
+            sizes = reference.shape[2:]
+            scales = tuple(size / max(extent, 1) for size, extent in zip(sizes, x.shape[2:], strict=True))
+        elif self.size is None and self.scale_factor is None:
+            raise ShapeError("Resize: give a size or a scale_factor, or call it on two tensors")
+        else:
+            sizes, scales = self._sizes(x, spatial, "Resize")
+        roi: tuple[float, ...] = ()
+        if self.roi is not None:
+            if len(self.roi) != 2 * spatial:
+                raise ShapeError(f"Resize: roi has {len(self.roi)} entries; give {spatial} starts and as many ends")
+            roi = (0.0, 0.0, *map(float, self.roi[:spatial]), 1.0, 1.0, *map(float, self.roi[spatial:]))
+        op = ops.Resize((*x.shape[:2], *sizes), (1.0, 1.0, *scales), roi=roi, **self.settings)
+        return apply(op, x, name=self.path(x.scope))
 
 
 def _factors(value: Any, rank: int, what: str) -> tuple[float, ...]:

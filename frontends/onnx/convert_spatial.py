@@ -78,8 +78,20 @@ def affine_grid(ctx: Context) -> Value:
     return ctx.apply(ops.Reshape((size[0], *extents, len(extents))), moved)
 
 
+_SAMPLING = {"bilinear": "linear", "linear": "linear", "nearest": "nearest", "bicubic": "cubic", "cubic": "cubic"}
+
+
+def grid_sample(ctx: Context) -> Value:
+    """The modes lost their prefix bi- with opset 20."""
+    mode, padding = ctx.text("mode", "linear"), ctx.text("padding_mode", "zeros")
+    if mode not in _SAMPLING or padding not in ("zeros", "border", "reflection"):
+        raise ctx.malformed(f"mode={mode!r}, padding_mode={padding!r}")
+    return ctx.apply(ops.GridSample(_SAMPLING[mode], padding, ctx.flag("align_corners")), ctx[0], ctx[1])
+
+
 TABLE: dict[str, Converter] = {
     "CenterCropPad": center_crop_pad,
     "Col2Im": col2im,
     "AffineGrid": affine_grid,
+    "GridSample": grid_sample,
 }

@@ -1,4 +1,4 @@
-"""ONNX nodes for layers: convolutions, products, pools, norms, softmax, reductions."""
+"""ONNX nodes for layers: convolutions, products, pools, softmax, reductions."""
 
 from __future__ import annotations
 
@@ -84,30 +84,6 @@ def pool(w: Writer, node: Node) -> None:
         ceil_mode=int(op.ceil_mode),
         **attributes,
     )
-
-
-def batch_norm(w: Writer, node: Node) -> None:
-    assert isinstance(node.op, ops.BatchNorm)
-    w.emit("BatchNormalization", w.inputs(node), w.outputs(node), epsilon=node.op.epsilon)
-
-
-def layer_norm(w: Writer, node: Node) -> None:
-    op = node.op
-    assert isinstance(op, ops.LayerNorm)
-    x, scale, bias = (*w.inputs(node), "", "")[:3]
-    shape, dtype = node.output.shape, node.output.type.dtype
-    if w.opset >= 17:
-        scale = scale or w.constant(np.ones(shape[op.axis :]), dtype)
-        w.emit("LayerNormalization", [x, scale, bias], w.outputs(node), axis=op.axis, epsilon=op.epsilon)
-        return
-    axes = list(range(op.axis, len(shape)))
-    centred = w.call("Sub", x, w.call("ReduceMean", x, axes=axes))
-    variance = w.call("ReduceMean", w.call("Mul", centred, centred), axes=axes)
-    deviation = w.call("Sqrt", w.call("Add", variance, w.constant(op.epsilon, dtype)))
-    normal = w.call("Div", centred, deviation)
-    if scale:
-        normal = w.call("Mul", normal, scale)
-    w.emit("Add" if bias else "Identity", [normal, bias], w.outputs(node))
 
 
 def along_axis(w: Writer, node: Node) -> None:
@@ -210,8 +186,6 @@ TABLE: dict[type[Op], Export] = {
     ops.MatMul: matmul,
     ops.MaxPool: pool,
     ops.AveragePool: pool,
-    ops.BatchNorm: batch_norm,
-    ops.LayerNorm: layer_norm,
     ops.Softmax: along_axis,
     ops.LogSoftmax: along_axis,
     ops.Reduce: reduce,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from glulam.compiler import ops
+from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.graph import Node
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import DType
@@ -129,9 +130,25 @@ def power(w: Writer, node: Node) -> None:
     w.emit("Cast", [wide], w.outputs(node), to=elem_type_of(node.output.type.dtype))
 
 
+def bitwise(w: Writer, node: Node) -> None:
+    if w.opset < 18:
+        raise UnsupportedError(f"{type(node.op).__name__} needs opset=18")
+    w.emit(type(node.op).__name__, w.inputs(node), w.outputs(node))
+
+
+def bit_shift(w: Writer, node: Node) -> None:
+    """Only of unsigned integers, which is what the operator took at these opsets."""
+    op = node.op
+    assert isinstance(op, ops.BitShift)
+    if node.output.type.dtype.is_signed:
+        raise UnsupportedError("a shift of signed integers needs an opset beyond those that can be written")
+    w.emit("BitShift", w.inputs(node), w.outputs(node), direction=op.direction.upper())
+
+
 _SAME: tuple[type[Op], ...] = (
     ops.Relu, ops.LeakyRelu, ops.ThresholdedRelu, ops.Elu, ops.Celu, ops.Selu, ops.Sigmoid, ops.HardSigmoid, ops.Tanh,
     ops.Softsign, ops.Shrink, ops.Neg, ops.Abs, ops.Sign, ops.Exp, ops.Log, ops.Sqrt, ops.Reciprocal, ops.Floor,
+    ops.Tan, ops.Asin, ops.Acos, ops.Atan, ops.Sinh, ops.Cosh, ops.Asinh, ops.Acosh, ops.Atanh,
     ops.Ceil, ops.Round, ops.Erf, ops.Sin, ops.Cos, ops.Add, ops.Sub, ops.Mul, ops.Div, ops.Equal, ops.Less,
     ops.LessOrEqual, ops.Greater, ops.GreaterOrEqual, ops.Not, ops.And, ops.Or, ops.Xor, ops.Where,
 )  # fmt: skip
@@ -150,5 +167,10 @@ TABLE: dict[type[Op], Export] = {
     ops.Cast: cast,
     ops.Mod: modulo,
     ops.Pow: power,
+    ops.BitwiseAnd: bitwise,
+    ops.BitwiseOr: bitwise,
+    ops.BitwiseXor: bitwise,
+    ops.BitwiseNot: bitwise,
+    ops.BitShift: bit_shift,
     ops.PRelu: prelu,
 }

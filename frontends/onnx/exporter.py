@@ -13,8 +13,10 @@ from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.op import Op
 from glulam.frontends.onnx import (
     export_formula,
+    export_indexing,
     export_layers,
     export_movement,
+    export_norm,
     export_pointwise,
     export_recurrent,
     export_unpool,
@@ -36,6 +38,8 @@ EXPORTS: Mapping[type[Op], Export] = MappingProxyType(
         **export_movement.TABLE,
         **export_pointwise.TABLE,
         **export_formula.TABLE,
+        **export_norm.TABLE,
+        **export_indexing.TABLE,
     }
 )
 

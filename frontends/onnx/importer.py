@@ -85,7 +85,8 @@ class _Importer:
         nodes = ordered(proto.node, given, names)
         self._refuse_unknown(nodes)
         for name, type in input_types(inputs, shapes).items():
-            value = scope[name] = self.builder.graph.input(name, type)
+            value = self.builder.graph.input(name, type)
+            scope[name] = value
             if name in self.values:
                 self.builder.offer(value, self.values[name])
         self._initialisers(proto, scope, nodes, names)
@@ -137,7 +138,8 @@ class _Importer:
             return ()
         try:
             attributes = _attributes(node, call)
-            function = self.functions.body(node, [None if v is None else v.type for v in inputs])
+            given = node if call is None else _resolved(node, attributes)
+            function = self.functions.body(given, [None if v is None else v.type for v in inputs])
             if function is not None:
                 attributes = {**self.functions.defaults(node), **attributes}
                 return self._function(node, function, attributes, inputs)
@@ -286,6 +288,17 @@ class _Both(set[str]):
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(name) or name in self.outer
+
+
+def _resolved(node: NodeProto, attributes: Mapping[str, Any]) -> NodeProto:
+    """The node of a function's body with the attributes of the call in place of references to them."""
+    if not any(attribute.ref_attr_name for attribute in node.attribute):
+        return node
+    copy = type(node)()
+    copy.CopyFrom(node)
+    del copy.attribute[:]
+    copy.attribute.extend(require_onnx().helper.make_attribute(name, value) for name, value in attributes.items())
+    return copy
 
 
 def _opset(model: ModelProto) -> int:

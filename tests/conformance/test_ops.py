@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from executors import TARGETS, agree, check, interpreted, native, reference
+
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.op import Trait
 from glulam.compiler.graph.types import DType, TensorType

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from glulam.compiler.errors import GlulamError, GraphError, ShapeError, UnsupportedError
+from glulam.compiler.errors import GlulamError, GraphError, ShapeError
 from glulam.compiler.graph.graph import Graph
 from glulam.frontends import layers as L
 
@@ -136,7 +136,3 @@ def test_a_graph_without_one_of_its_inputs_is_refused():
     a, b = L.Input((3,), name="a"), L.Input((3,), name="b")
     with pytest.raises(GraphError, match="'b' is needed"):
         Graph.of(a, a + b)
-
-
-def test_unsupported_is_its_own_error():
-    with pytest.raises(UnsupportedError):

@@ -71,7 +71,12 @@ CELLS = {"LSTM": (L.LSTM, lstm, {}), "GRU": (L.GRU, gru, {}), "RNN": (L.RNN, rnn
 @pytest.mark.parametrize("kind", CELLS)
 @pytest.mark.parametrize(
     ("layers", "bidirectional", "bias", "batch_first", "lengths"),
-    [(1, False, True, False, None), (2, True, True, True, None), (3, False, False, True, None), (2, True, True, False, [4, 1, 3])],
+    [
+        (1, False, True, False, None),
+        (2, True, True, True, None),
+        (3, False, False, True, None),
+        (2, True, True, False, [4, 1, 3]),
+    ],
 )
 def test_outputs_and_states_are_pytorchs(kind, layers, bidirectional, bias, batch_first, lengths):
     layer_type, cell, options = CELLS[kind]
@@ -95,7 +100,11 @@ def test_outputs_and_states_are_pytorchs(kind, layers, bidirectional, bias, batc
     sequence = feeds["x"].swapaxes(0, 1) if batch_first else feeds["x"]
     parameters = layer.state_dict()
     assert ("bias_hh_l0" in parameters) is bias
-    assert all(name.removeprefix("weight_ih_l").rstrip("_reverse").isdigit() for name in parameters if "weight_ih" in name)
+    assert all(
+        name.removeprefix("weight_ih_l").removesuffix("_reverse").isdigit()
+        for name in parameters
+        if "weight_ih" in name
+    )
     y, *last = torch_like(cell, sequence, parameters, [feeds[s.name].astype(np.float64) for s in states], layers,
                           bidirectional, lengths or [steps] * batch)  # fmt: skip
     expected = [y.swapaxes(0, 1) if batch_first else y, *last]
@@ -115,7 +124,12 @@ def exported(graph, feeds):
 
 
 def test_layer_in_a_sequential_with_given_weights():
-    weights = {"weight_ih_l0": np.ones((3, 2)), "weight_hh_l0": np.zeros((3, 3)), "bias_ih_l0": np.zeros(3), "bias_hh_l0": np.ones(3)}
+    weights = {
+        "weight_ih_l0": np.ones((3, 2)),
+        "weight_hh_l0": np.zeros((3, 3)),
+        "bias_ih_l0": np.zeros(3),
+        "bias_hh_l0": np.ones(3),
+    }
     net = L.Sequential([L.Input((4, 2)), L.RNN(3, batch_first=True, weights=weights), L.Linear(1)])
     assert net.graph().outputs["output"].shape == (1, 4, 1)
     np.testing.assert_array_equal(net.state_dict()["0.weight_ih_l0"], np.ones((3, 2)))

@@ -27,6 +27,10 @@ def f(*shape, low=-2.0, high=2.0):
     return RNG.uniform(low, high, shape).astype(np.float32)
 
 
+def i(*shape):
+    return RNG.integers(0, 8, shape)
+
+
 def b(*shape):
     return RNG.uniform(0, 1, shape) > 0.5
 
@@ -102,18 +106,52 @@ CASES: list[tuple[Op, list]] = [
     (ops.Not(), [b(5)]),
     *((op(), [b(4, 3), b(3)]) for op in (ops.And, ops.Or, ops.Xor)),
     (ops.Where(), [b(3, 1), f(1, 4), f(3, 4)]),
+    *((op(), [f(3, 7, low=-0.9, high=0.9)]) for op in (
+        ops.Tan, ops.Asin, ops.Acos, ops.Atan, ops.Sinh, ops.Cosh, ops.Asinh, ops.Atanh)),
+    (ops.Acosh(), [f(9, low=1.1)]),
+    *((op(), [i(3, 5), i(5)]) for op in (ops.BitwiseAnd, ops.BitwiseOr, ops.BitwiseXor)),
+    (ops.BitwiseNot(), [i(5)]),
+    (ops.BitShift("left"), [i(3, 5).astype(np.uint8), i(5).astype(np.uint8)]),
+    (ops.GroupNorm(2, 1e-3), [f(*X), f(4), f(4)]),
+    (ops.GroupNorm(4), [f(*X)]),
+    (ops.GroupNorm(2), [f(3, 4), None, f(4)]),
+    (ops.RMSNorm(2, 1e-3), [f(*X), f(6, 5)]),
+    (ops.RMSNorm(3), [f(*X)]),
+    *((ops.LpNormalize(1, p), [f(*X)]) for p in (1.0, 2.0, 3.0, math.inf)),
+    (ops.LocalResponseNorm(1, 2, 0.5), [f(*X)]),
+    (ops.LocalResponseNorm(2, 1, 0.5), [f(*X)]),
+    (ops.LocalResponseNorm(1, 1, 0.5), [f(3, 5)]),
+    (ops.GatherElements(1), [f(3, 5), i(3, 2) % 5]),
+    (ops.GatherND(1), [f(2, 5, 3), i(2, 4, 1) % 5]),
+    (ops.ScatterElements(0), [f(4, 3), np.array([[0, 1, 2], [3, 2, -4]]), f(2, 3)]),
+    (ops.ScatterElements(1, "add"), [f(2, 5), i(2, 7) % 5, f(2, 7)]),
+    (ops.ScatterND(), [f(4, 3), np.array([[0], [-1]]), f(2, 3)]),
+    (ops.ScatterND("mul"), [f(4, 3), np.array([[0], [0]]), f(2, 3)]),
+    (ops.TopK(3, 1), [f(2, 7)]),
+    (ops.TopK(2, 0, False), [f(5, 3)]),
+    (ops.GridSample("linear", "border"), [f(*X), f(2, 3, 7, 2)]),
+    (ops.GridSample("cubic", "zeros", True), [f(*X), f(2, 3, 7, 2)]),
+    (ops.GridSample("nearest", "reflection"), [f(*X), f(2, 3, 7, 2)]),
+    (ops.Det(), [f(2, 4, 4)]),
+    (ops.Cumulative("sum", 1, True, True), [f(2, 7)]),
 ]  # fmt: skip
+SINCE = {"bitwise_and": 18, "bitwise_or": 18, "bitwise_xor": 18, "bitwise_not": 18}
+"""Ops that ONNX got after the oldest opset that is tried here."""
 
 
 def graph_of(op, arrays, constants=()):
     graph = Graph("sample")
     inputs = [
-        graph.constant(array) if i in constants else graph.input(f"x{i}", TensorType.of(array))
+        None
+        if array is None
+        else graph.constant(array)
+        if i in constants
+        else graph.input(f"x{i}", TensorType.of(array))
         for i, array in enumerate(arrays)
     ]
     for i, value in enumerate(graph.add(op, *inputs)):
         graph.output(f"y{i}", value)
-    return graph, {f"x{i}": array for i, array in enumerate(arrays) if i not in constants}
+    return graph, {f"x{i}": array for i, array in enumerate(arrays) if i not in constants and array is not None}
 
 
 @pytest.mark.parametrize("opset", [17, 21])
@@ -121,6 +159,10 @@ def graph_of(op, arrays, constants=()):
 def test_op(op, arrays, opset):
     for constants in {(), tuple(range(1, len(arrays)))}:
         graph, feeds = graph_of(op, arrays, constants)
+        if opset < SINCE.get(op.name, 0):
+            with pytest.raises(UnsupportedError, match=f"opset={SINCE[op.name]}"):
+                to_onnx(graph, opset=opset)
+            continue
         expected = evaluate(graph, feeds)
         model = to_onnx(graph, opset=opset)
         onnx.checker.check_model(model, full_check=True)
@@ -129,7 +171,21 @@ def test_op(op, arrays, opset):
 
 
 @pytest.mark.parametrize("opset", [13, 18, 20])
-@pytest.mark.parametrize("name", ["layer_norm", "reduce", "mish", "gelu", "hard_swish", "average_pool", "reshape"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "layer_norm",
+        "reduce",
+        "mish",
+        "gelu",
+        "hard_swish",
+        "average_pool",
+        "rms_norm",
+        "lp_normalize",
+        "group_norm",
+        "reshape",
+    ],
+)
 def test_other_opsets(name, opset):
     for op, arrays in CASES:
         if op.name == name and not (opset < 14 and op == ops.Reshape((3, 0))):

@@ -1,4 +1,4 @@
-"""Imported and exported LSTM, GRU and RNN against ONNX Runtime: directions, states, lengths, peepholes, clip, activations."""
+"""LSTM, GRU and RNN through ONNX, against ONNX Runtime: directions, states, lengths, peepholes, clip, activations."""
 
 from __future__ import annotations
 

@@ -31,7 +31,9 @@ def test_unpooling_puts_every_maximum_back(rank):
     for run in (evaluate, native):
         got = run(graph, {"x": array})
         planes = array.reshape(2, 3, -1)
-        np.testing.assert_array_equal(np.take_along_axis(planes, got["i"].reshape(2, 3, -1), 2), got["v"].reshape(2, 3, -1))
+        np.testing.assert_array_equal(
+            np.take_along_axis(planes, got["i"].reshape(2, 3, -1), 2), got["v"].reshape(2, 3, -1)
+        )
         kept = got["y"] != 0
         assert kept.sum() == got["v"].size
         np.testing.assert_array_equal(got["y"][kept], array[kept])

@@ -6,6 +6,7 @@ import ctypes
 
 import llvmlite.binding as llvm
 import numpy as np
+
 from glulam.compiler.codegen.module import build_object
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.op import Prefers
@@ -32,6 +33,10 @@ def to_physical(array, layout, strides=None):
     return np.moveaxis(full, 2, -1).ravel()
 
 
+def halo_of(type, layout):
+    return layout.halo or ((0, 0),) * (len(type.shape) - 2)
+
+
 def from_physical(flat, type, layout):
     """The logical array; asserts that halo and unused lanes hold what they must."""
     if layout.is_plain:
@@ -39,10 +44,12 @@ def from_physical(flat, type, layout):
     physical = flat.reshape(layout.physical_shape(type.shape))
     if layout.block > 1:
         physical = np.moveaxis(physical, -1, 2)
-        physical = physical.reshape(type.shape[0], -(-type.shape[1] // layout.block) * layout.block, *physical.shape[3:])
-        assert not physical[:, type.shape[1] :][tuple([...] + [slice(b, b + n) for (b, _), n in zip(layout.halo or ((0, 0),) * (len(type.shape) - 2), type.shape[2:], strict=True)])].any(), "lanes beyond the channels are not zero"
+        channels = -(-type.shape[1] // layout.block) * layout.block
+        physical = physical.reshape(type.shape[0], channels, *physical.shape[3:])
+        inside = (slice(b, b + n) for (b, _), n in zip(halo_of(type, layout), type.shape[2:], strict=True))
+        assert not physical[:, type.shape[1] :][..., *inside].any(), "lanes beyond the channels are not zero"
         physical = physical[:, : type.shape[1]]
-    halo = layout.halo or ((0, 0),) * (len(type.shape) - 2)
+    halo = halo_of(type, layout)
     inner = (slice(None), slice(None), *(slice(b, b + n) for (b, _), n in zip(halo, type.shape[2:], strict=True)))
     around = np.ones(physical.shape, bool)
     around[inner] = False
@@ -78,7 +85,9 @@ def run_op(op, arrays, constants=(), target="native", native=True, out_halo=0, e
         None if a is None else Operand(t, PLAIN, None, a) if i in constants else Operand(t, layout)
         for i, (a, t, layout) in enumerate(zip(arrays, types, ins, strict=True))
     ]
-    ctx = Context("kernel", machine, operands, [Operand(t, lay) for t, lay in zip(outputs, outs, strict=True)], epilogue)
+    ctx = Context(
+        "kernel", machine, operands, [Operand(t, lay) for t, lay in zip(outputs, outs, strict=True)], epilogue
+    )
     lowered = op.lower(ctx)
     verify_kernel(lowered.kernel)
     results = [np.full(lay.size(t.shape), 77, t.dtype.numpy) for t, lay in zip(outputs, outs, strict=True)]
@@ -101,7 +110,9 @@ def call(kernel, arrays, machine, split=True):
     """Run the kernel natively, its iterations in two calls to show that they are independent."""
     entry = _wrapper(kernel)
     code = build_object([kernel], entry, machine)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), llvm.Target.from_default_triple().create_target_machine())
+    engine = llvm.create_mcjit_compiler(
+        llvm.parse_assembly(""), llvm.Target.from_default_triple().create_target_machine()
+    )
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (len(arrays) + 1), ctypes.c_int64, ctypes.c_int64)(

@@ -75,6 +75,6 @@ def test_transforms_are_winograds():
 
 
 def test_type_is_the_convolutions():
-    op, arrays = conv((1, 3, 7, 13), 17, ((1, 1), (1, 1)))
+    op, _ = conv((1, 3, 7, 13), 17, ((1, 1), (1, 1)))
     assert op.infer(f32(1, 3, 7, 13), f32(17, 3, 3, 3), f32(17)) == (f32(1, 17, 7, 13),)
     assert op.padding(0, [f32(1, 3, 7, 13), f32(17, 3, 3, 3), None]).spans == ((1, 2), (1, 4))

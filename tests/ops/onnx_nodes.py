@@ -4,9 +4,10 @@
 """
 
 import numpy as np
+from onnx import helper, numpy_helper
+
 from glulam.compiler.graph.types import TensorType
 from glulam.compiler.ops import OPS_BY_NAME
-from onnx import helper, numpy_helper
 
 OPSET = 20
 PLAIN = {

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.types import DType, TensorType, f32

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import TensorType
 from glulam.compiler.ops import ALL_OPS, OPS_BY_NAME

@@ -1,0 +1,103 @@
+"""Layers that choose elements, the best or those that an index tensor names; running sums; Einstein's summation."""
+
+from __future__ import annotations
+
+from glulam.compiler import ops
+from glulam.compiler.errors import ShapeError
+from glulam.frontends.einsum import einsum
+from glulam.frontends.layers.arguments import integer
+from glulam.frontends.layers.module import Layer
+from glulam.frontends.layers.tensor import Tensor, apply, apply_all, normal_axis
+
+
+class ArgMax(Layer):
+    """The index (int64) of the largest element along an axis, the first among equals."""
+
+    kind = "max"
+
+    def __init__(self, dim: int = 1, keepdim: bool = False, *, name: str | None = None) -> None:
+        super().__init__(name)
+        self.dim = integer(dim, f"{type(self).__name__}: dim")
+        self.keepdim = bool(keepdim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        axis = normal_axis(self.dim, x.rank, type(self).__name__)
+        return apply(ops.ArgReduce(self.kind, axis, self.keepdim), x, name=self.path(x.scope))
+
+
+class ArgMin(ArgMax):
+    """The index (int64) of the smallest element along an axis, the first among equals."""
+
+    kind = "min"
+
+
+class TopK(Layer):
+    """The k largest (or smallest) elements along an axis in order, and their indices (int64)."""
+
+    def __init__(self, k: int, dim: int = -1, largest: bool = True, *, name: str | None = None) -> None:
+        super().__init__(name)
+        self.k = integer(k, "TopK: k", low=0)
+        self.dim = integer(dim, "TopK: dim")
+        self.largest = bool(largest)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        axis = normal_axis(self.dim, x.rank, "TopK")
+        if self.k > x.shape[axis]:
+            raise ShapeError(f"TopK: k is {self.k}, but axis {axis} of {x.name!r} has {x.shape[axis]} elements")
+        return apply_all(ops.TopK(self.k, axis, self.largest), x, name=self.path(x.scope))
+
+
+class CumSum(Layer):
+    """Running sums along an axis; without the element itself if `exclusive`, from the end if `reverse`."""
+
+    def __init__(
+        self, dim: int = -1, exclusive: bool = False, reverse: bool = False, *, name: str | None = None
+    ) -> None:
+        super().__init__(name)
+        self.dim = integer(dim, "CumSum: dim")
+        self.exclusive, self.reverse = bool(exclusive), bool(reverse)
+
+    def forward(self, x: Tensor) -> Tensor:
+        axis = normal_axis(self.dim, x.rank, "CumSum")
+        return apply(ops.Cumulative("sum", axis, self.exclusive, self.reverse), x, name=self.path(x.scope))
+
+
+class Gather(Layer):
+    """torch.gather: called on (x, index), the element of x that each index names along an axis."""
+
+    def __init__(self, dim: int, *, name: str | None = None) -> None:
+        super().__init__(name)
+        self.dim = integer(dim, "Gather: dim")
+
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        return apply(ops.GatherElements(normal_axis(self.dim, x.rank, "Gather")), x, index, name=self.path(x.scope))
+
+
+class Scatter(Layer):
+    """torch.scatter: called on (x, index, source), x with the elements that the indices name along an axis replaced.
+
+    reduction: "none", or "add", "mul", "max", "min" to combine old and new.
+    """
+
+    def __init__(self, dim: int, reduction: str = "none", *, name: str | None = None) -> None:
+        super().__init__(name)
+        self.dim = integer(dim, "Scatter: dim")
+        if reduction not in ("none", "add", "mul", "max", "min"):
+            raise ShapeError(f"Scatter: reduction is {reduction!r}; it must be none, add, mul, max or min")
+        self.reduction = reduction
+
+    def forward(self, x: Tensor, index: Tensor, source: Tensor) -> Tensor:
+        op = ops.ScatterElements(normal_axis(self.dim, x.rank, "Scatter"), self.reduction)
+        return apply(op, x, index, source, name=self.path(x.scope))
+
+
+class Einsum(Layer):
+    """Einstein's summation over the tensors it is called on: Einsum("bij,bjk->bik")(x, y)."""
+
+    def __init__(self, equation: str, *, name: str | None = None) -> None:
+        super().__init__(name)
+        self.equation = equation
+
+    def forward(self, *operands: Tensor) -> Tensor:
+        self.path(operands[0].scope)
+        return einsum(self.equation, operands, apply)

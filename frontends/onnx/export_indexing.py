@@ -1,0 +1,78 @@
+"""ONNX nodes for ops that look elements up, put them somewhere, sample or order them; and determinants."""
+
+from __future__ import annotations
+
+from glulam.compiler import ops
+from glulam.compiler.errors import UnsupportedError
+from glulam.compiler.graph.graph import Node
+from glulam.compiler.graph.op import Op
+from glulam.frontends.onnx.writer import Export, Writer
+
+
+def gather_elements(w: Writer, node: Node) -> None:
+    assert isinstance(node.op, ops.GatherElements)
+    w.emit("GatherElements", w.inputs(node), w.outputs(node), axis=node.op.axis)
+
+
+def gather_nd(w: Writer, node: Node) -> None:
+    assert isinstance(node.op, ops.GatherND)
+    w.emit("GatherND", w.inputs(node), w.outputs(node), batch_dims=node.op.batch_dims)
+
+
+def scatter(w: Writer, node: Node) -> None:
+    """The attribute `reduction` came with opset 16, its values max and min with opset 18."""
+    op = node.op
+    assert isinstance(op, ops.ScatterElements | ops.ScatterND)
+    needed = {"none": 13, "add": 16, "mul": 16}.get(op.reduction, 18)
+    if w.opset < needed:
+        raise UnsupportedError(f"a scatter with reduction {op.reduction!r} needs opset={needed}")
+    attributes = {} if op.reduction == "none" else {"reduction": op.reduction}
+    if isinstance(op, ops.ScatterElements):
+        w.emit("ScatterElements", w.inputs(node), w.outputs(node), axis=op.axis, **attributes)
+    else:
+        w.emit("ScatterND", w.inputs(node), w.outputs(node), **attributes)
+
+
+def top_k(w: Writer, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.TopK)
+    inputs = [*w.inputs(node), w.constant([op.k])]
+    w.emit("TopK", inputs, w.outputs(node), axis=op.axis, largest=int(op.largest), sorted=1)
+
+
+def cumulative(w: Writer, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.Cumulative)
+    if op.kind != "sum":
+        raise UnsupportedError("a running product needs an opset beyond those that can be written")
+    inputs = [*w.inputs(node), w.constant(op.axis)]
+    w.emit("CumSum", inputs, w.outputs(node), exclusive=int(op.exclusive), reverse=int(op.reverse))
+
+
+def grid_sample(w: Writer, node: Node) -> None:
+    """The operator came with opset 16; with opset 20 the modes got new names, and images any rank."""
+    op = node.op
+    assert isinstance(op, ops.GridSample)
+    if w.opset < 16 or (w.opset < 20 and len(node.output.shape) != 4):
+        raise UnsupportedError(f"this sampling needs opset={16 if len(node.output.shape) == 4 else 20}")
+    if op.mode == "cubic" and op.cubic_coeff != -0.75:
+        raise UnsupportedError(f"ONNX cannot say the cubic coefficient {op.cubic_coeff} of a sampling")
+    mode = op.mode if w.opset >= 20 or op.mode == "nearest" else {"linear": "bilinear", "cubic": "bicubic"}[op.mode]
+    attributes = {"padding_mode": op.outside, "align_corners": int(op.align_corners)}
+    w.emit("GridSample", w.inputs(node), w.outputs(node), mode=mode, **attributes)
+
+
+def det(w: Writer, node: Node) -> None:
+    w.emit("Det", w.inputs(node), w.outputs(node))
+
+
+TABLE: dict[type[Op], Export] = {
+    ops.GatherElements: gather_elements,
+    ops.GatherND: gather_nd,
+    ops.ScatterElements: scatter,
+    ops.ScatterND: scatter,
+    ops.TopK: top_k,
+    ops.Cumulative: cumulative,
+    ops.GridSample: grid_sample,
+    ops.Det: det,
+}

@@ -1,0 +1,147 @@
+"""Fusion: what joins a kernel, what stays outside and why, and that the numbers stay the same."""
+
+from __future__ import annotations
+
+import pytest
+from pass_texts import CONV1, CONV3, IMAGE, POOL2
+from rewrites import compiled, rewrite
+
+from glulam.compiler.graph.op import Trait
+from glulam.compiler.ops import ALL_OPS
+from glulam.compiler.ops.pointwise import Pointwise
+from glulam.compiler.options import Options
+from glulam.compiler.passes.fuse import Fuse
+from glulam.compiler.targets import target
+
+V3 = target("x86-64-v3")
+CONV = IMAGE + f"%c = conv(%x, %w) {CONV3}\n"
+VECTOR = "input %x: f32[4,8]\n"
+
+
+def fuse(text):
+    return rewrite(text, Fuse(V3))
+
+
+def body(result):
+    """Ops of the only region."""
+    (region,) = (node.op for node in result.graph.nodes if node.op.name == "fused")
+    return " ".join(node.op.name for node in region.body.nodes)
+
+
+# ---- anchors
+
+
+def test_pointwise_ops_join_the_anchor():
+    result = fuse(CONV + "%r = relu(%c)\n%y = sigmoid(%r)\noutput y = %y")
+    assert (result.ops, body(result)) == ("fused", "conv relu sigmoid")
+    assert result.taken == ["c: one kernel for conv + relu + sigmoid"]
+
+
+def test_an_output_of_the_graph_ends_the_region():
+    result = fuse(CONV + "%r = relu(%c)\n%y = sigmoid(%r)\noutput y = %y\noutput z = %c")
+    assert (result.ops, body(result)) == ("conv fused", "relu sigmoid")
+    assert "c: %c is an output of the graph" in result.declined
+
+
+def test_a_second_reader_that_is_not_pointwise_ends_the_region():
+    result = fuse(CONV + f"%r = relu(%c)\n%d = conv(%c, %u) {CONV1}\noutput y = %r\noutput z = %d")
+    assert result.ops == "conv relu conv"
+    assert "conv 'd' reads its result and is not pointwise" in result.declined
+
+
+def test_readers_that_meet_again_join_together():
+    result = fuse(CONV + "%s = sigmoid(%c)\n%y = mul(%c, %s)\noutput y = %y")
+    assert (result.ops, body(result)) == ("fused", "conv sigmoid mul")
+
+
+def test_readers_that_never_meet_stay_outside():
+    result = fuse(CONV + "%s = sigmoid(%c)\n%t = tanh(%c)\noutput y = %s\noutput z = %t")
+    assert result.ops == "conv sigmoid tanh"
+
+
+def test_a_value_read_twice_by_one_node_joins_once():
+    result = fuse(CONV + "%y = mul(%c, %c)\noutput y = %y")
+    assert body(result) == "conv mul"
+
+
+def test_a_residual_joins_the_later_of_two_anchors():
+    result = fuse(CONV + f"%d = conv(%x, %u) {CONV1}\n%s = add(%c, %d)\n%y = relu(%s)\noutput y = %y")
+    assert result.ops == "conv fused"
+    assert body(result) == "conv add relu"
+
+
+def test_nothing_that_depends_on_the_region_is_read_by_it():
+    text = CONV + f"%r = relu(%c)\n%d = conv(%r, %u) {CONV1}\n%y = add(%r, %d)\noutput y = %y"
+    result = fuse(text)
+    assert result.ops == "fused fused"
+    assert compiled(text)
+
+
+def test_a_change_of_shape_ends_the_region():
+    result = fuse("input %x: f32[1,16,6,1]\nconst %w: f32[16,16,1,1] = random\nconst %k: f32[6] = random\n"
+                  f"%c = conv(%x, %w) {CONV1}\n%y = add(%c, %k)\noutput y = %y")  # fmt: skip
+    assert "'y' changes the shape to [1, 16, 6, 6]" in result.declined
+
+
+def test_an_anchor_that_nobody_reads_is_left_alone():
+    text = CONV + "%y = relu(%x)\noutput y = %y"
+    assert fuse(text).ops == "conv relu"
+    compiled(text, Options(disable=("dead_code",)))
+
+
+# ---- windows
+
+
+def test_a_pool_joins_the_convolution():
+    result = fuse(CONV + f"%r = relu(%c)\n%y = max_pool(%r) {POOL2}\noutput y = %y")
+    assert body(result) == "conv relu max_pool"
+
+
+@pytest.mark.parametrize("rest", ["output z = %r", "%t = neg(%r)\n%q = relu(%t)\noutput z = %q"])
+def test_a_pool_of_what_others_need_stays(rest):
+    result = fuse(CONV + f"%r = relu(%c)\n%y = max_pool(%r) {POOL2}\noutput y = %y\n{rest}")
+    assert "max_pool" in result.ops
+
+
+def test_a_pool_stays_where_the_kernel_cannot_fold_it():
+    grouped = CONV3.replace("groups=1", "groups=2")
+    result = fuse(f"input %x: f32[1,16,6,6]\nconst %w: f32[16,8,3,3] = random\n%c = conv(%x, %w) {grouped}\n"
+                  f"%y = max_pool(%c) {POOL2}\noutput y = %y")  # fmt: skip
+    assert result.ops == "conv max_pool"
+    assert "max_pool 'y' stays a kernel of its own: the convolution is grouped" in result.declined
+
+
+# ---- chains
+
+
+def test_a_chain_becomes_one_kernel():
+    result = fuse(VECTOR + "%a = exp(%x)\n%b = add(%a, %x)\n%y = sqrt(%b)\noutput y = %y")
+    assert body(result) == "exp add sqrt"
+
+
+def test_a_single_op_stays_itself():
+    result = fuse(VECTOR + "%y = exp(%x)\noutput y = %y")
+    assert result.ops == "exp"
+
+
+# ---- numbers
+
+
+@pytest.mark.parametrize("channels", [3, 16, 20])
+def test_the_anchors_own_input_is_read_again_behind_it(channels):
+    text = (f"input %x: f32[1,{channels},6,6]\nconst %w: f32[{channels},{channels},3,3] = random\n"
+            f"%c = conv(%x, %w) {CONV3}\n%y = add(%c, %x)\noutput y = %y")  # fmt: skip
+    assert "fused" in compiled(text)
+
+
+@pytest.mark.parametrize("kind", ["input", "const"])
+@pytest.mark.parametrize("shape", ["6", "20,6", "1,20,6", "16,1,1", "1,16,1,1", "1,1,20,6", "1"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_operands_of_every_rank_are_broadcast_into_blocks(kind, shape, fused):
+    operand = f"input %z: f32[{shape}]" if kind == "input" else f"const %z: f32[{shape}] = random"
+    compiled(f"input %x: f32[1,16,20,6]\n{operand}\nconst %u: f32[16,16,1,1] = random\n"
+             f"%c = conv(%x, %u) {CONV1}\n%y = add(%c, %z)\noutput y = %y", Options(fuse=fused))  # fmt: skip
+
+
+def test_every_pointwise_trait_comes_with_a_formula():
+    assert all(issubclass(op, Pointwise) for op in ALL_OPS if Trait.POINTWISE in op.traits)

@@ -1,0 +1,177 @@
+"""Layout choice: conversions, views of concats and splits, and the padding that tensors carry."""
+
+from __future__ import annotations
+
+import math
+
+from pass_texts import CONV1, CONV3, IMAGE, POOL3
+from rewrites import compiled, rewrite
+
+from glulam.compiler.passes.layout import ChooseLayout
+from glulam.compiler.targets import target
+
+V3 = target("x86-64-v3")  # blocks of 8 channels
+PAIR = IMAGE + f"%a = conv(%x, %u) {CONV1}\n%b = conv(%x, %w) {CONV3}\n"
+
+
+def layout(text):
+    return rewrite(text, ChooseLayout(V3))
+
+
+def layouts(result):
+    return {value.name: value.layout for value in result.graph.values()}
+
+
+# ---- blocks
+
+
+def test_conversions_only_at_the_edges():
+    result = layout(IMAGE + f"%a = conv(%x, %u) {CONV1}\n%r = relu(%a)\n%y = conv(%r, %u) {CONV1}\noutput y = %y")
+    assert result.ops == "reorder conv relu conv reorder"
+
+
+def test_one_conversion_serves_all_readers():
+    assert layout(PAIR + "output y = %a\noutput z = %b").ops == "reorder conv conv reorder reorder"
+
+
+def test_few_channels_are_read_plain():
+    result = layout("input %x: f32[1,3,6,6]\nconst %u: f32[16,3,1,1] = random\n"
+                    f"%y = conv(%x, %u) {CONV1}\noutput y = %y")  # fmt: skip
+    assert result.ops == "conv reorder"
+
+
+def test_what_computes_in_either_layout_follows_its_input():
+    assert layout("input %x: f32[1,16,6,6]\n%y = relu(%x)\noutput y = %y").ops == "relu"
+    result = layout(IMAGE + f"%a = conv(%x, %u) {CONV1}\n%y = relu(%a)\noutput y = %y")
+    assert layouts(result)["a"].block == 8
+
+
+# ---- views
+
+
+def test_concat_on_whole_blocks_is_a_view():
+    text = (
+        PAIR
+        + f"%c = concat(%a, %b) {{axis=1}}\nconst %k: f32[16,32,1,1] = random\n%y = conv(%c, %k) {CONV1}\noutput y = %y"
+    )
+    assert "concat_view" in layout(text).ops
+    compiled(text)
+
+
+def test_concat_of_a_value_with_itself_is_copied():
+    text = PAIR + "%c = concat(%a, %a) {axis=1}\n%y = relu(%c)\noutput y = %y\noutput z = %b"
+    result = layout(text)
+    assert "concat_view" not in result.ops
+    assert "c: one of its inputs is part of another tensor: they are copied" in result.declined
+    compiled(text)
+
+
+def test_concat_on_partial_blocks_is_copied():
+    text = ("input %x: f32[1,16,6,6]\nconst %u: f32[12,16,1,1] = random\nconst %w: f32[8,16,1,1] = random\n"
+            f"%a = conv(%x, %u) {CONV1}\n%b = conv(%x, %w) {CONV1}\n%c = concat(%a, %b) {{axis=1}}\n"
+            "%y = relu(%c)\noutput y = %y")  # fmt: skip
+    assert "do not fill whole blocks" in layout(text).declined
+    compiled(text)
+
+
+def test_a_value_in_two_concats_lies_in_one_of_them():
+    text = (
+        PAIR + "%c = concat(%a, %b) {axis=1}\n%d = concat(%b, %a) {axis=1}\n"
+        "%y = relu(%c)\n%z = relu(%d)\noutput y = %y\noutput z = %z"
+    )
+    assert layout(text).ops.count("concat_view") == 1
+    compiled(text)
+
+
+def test_nested_concats_lie_in_the_largest():
+    text = (
+        PAIR + "%c = concat(%a, %b) {axis=1}\n%d = concat(%c, %r) {axis=1}\n%y = relu(%d)\noutput y = %y\noutput z = %c"
+    )
+    text = text.replace("%c =", "%r = relu(%b)\n%c =", 1)
+    assert layout(text).ops.count("concat_view") == 2
+    compiled(text)
+
+
+SPLIT = (
+    IMAGE
+    + f"const %k: f32[48,16,1,1] = random\n%a = conv(%x, %k) {CONV1}\n"
+    + "%p, %q, %r = split(%a) {axis=1, sizes=(16, 16, 16)}\n"
+)
+
+
+def test_parts_of_a_split_next_to_each_other_are_put_together_for_nothing():
+    text = SPLIT + "%c = concat(%p, %q) {axis=1}\n%y = relu(%c)\n%z = sigmoid(%r)\noutput y = %y\noutput z = %z"
+    result = layout(text)
+    assert "split_view" in result.ops
+    assert "concat_view" in result.ops
+    compiled(text)
+
+
+def test_parts_in_another_order_are_copied():
+    text = SPLIT + "%c = concat(%q, %p) {axis=1}\n%y = relu(%c)\n%z = sigmoid(%r)\noutput y = %y\noutput z = %z"
+    assert "its inputs are parts of other tensors" in layout(text).declined
+    compiled(text)
+
+
+def test_a_part_and_another_tensor_are_copied():
+    text = (
+        SPLIT
+        + f"%b = conv(%x, %u) {CONV1}\n%c = concat(%p, %b) {{axis=1}}\n%y = relu(%c)\noutput y = %y\noutput z = %q"
+    )
+    assert "one of its inputs is part of another tensor" in layout(text).declined
+    compiled(text)
+
+
+# ---- halo
+
+
+def test_the_producer_writes_the_padding_of_its_readers():
+    result = layout(IMAGE + f"%a = conv(%x, %u) {CONV1}\n%y = conv(%a, %w) {CONV3}\noutput y = %y")
+    assert layouts(result)["a"].halo == ((1, 1), (1, 1))
+
+
+def test_padding_of_one_part_goes_around_the_whole():
+    text = (
+        PAIR + f"%c = concat(%a, %b) {{axis=1}}\n%y = relu(%c)\n%z = conv(%a, %w) {CONV3}\noutput y = %y\noutput z = %z"
+    )
+    found = layouts(layout(text))
+    assert found["a"].halo == found["b"].halo == found["c"].halo == ((1, 1), (1, 1))
+    compiled(text)
+
+
+def test_zeros_serve_a_max_pool_of_what_is_not_negative():
+    text = (
+        IMAGE + f"%a = conv(%x, %u) {CONV1}\n%r = relu(%a)\n%m = max_pool(%r) {POOL3}\n"
+        f"%y = conv(%r, %w) {CONV3}\noutput y = %y\noutput m = %m"
+    )
+    result = layout(text)
+    assert layouts(result)["r"].halo_value == 0.0
+    assert "copied" not in result.declined
+    compiled(text)
+
+
+def test_a_max_pool_of_negative_values_gets_a_copy():
+    text = (
+        IMAGE + f"%a = conv(%x, %u) {CONV1}\n%m = max_pool(%a) {POOL3}\n"
+        f"%y = conv(%a, %w) {CONV3}\noutput y = %y\noutput m = %m"
+    )
+    result = layout(text)
+    assert layouts(result)["a"].halo_value == -math.inf
+    assert "is copied to get its padding" in result.declined
+    compiled(text)
+
+
+def test_one_part_that_is_not_negative_does_not_speak_for_the_others():
+    text = PAIR + (f"%r = relu(%a)\n%c = concat(%r, %b) {{axis=1}}\n%m = max_pool(%c) {POOL3}\n"
+                   f"%y = conv(%r, %w) {CONV3}\noutput y = %y\noutput m = %m")  # fmt: skip
+    assert "is copied to get its padding" in layout(text).declined
+    compiled(text)
+
+
+def test_no_padding_where_a_view_takes_elements_for_neighbours():
+    text = (IMAGE.replace("16,6,6]", "16,1,1]") + "const %v: f32[8,16] = random\n"
+            f"%p = conv(%x, %u) {CONV1}\n%c = conv(%p, %w) {CONV3}\n"
+            "%f = reshape(%p) {shape=(1, 16)}\n%l = linear(%f, %v)\noutput y = %c\noutput z = %l")  # fmt: skip
+    found = layouts(layout(text))
+    assert not found["p"].has_halo
+    compiled(text)
