@@ -68,6 +68,7 @@ from glulam.compiler.ops.pointwise import (
     Sub,
 )
 from glulam.compiler.ops.pool import AveragePool, MaxPool
+from glulam.compiler.ops.random import RandomDropout
 from glulam.compiler.ops.recurrent import Gru, Lstm, Rnn
 from glulam.compiler.ops.reduce import ArgReduce, Reduce
 from glulam.compiler.ops.resize import Resize
@@ -98,6 +99,7 @@ ALL_OPS: tuple[type[Op], ...] = (
     ArgReduce,
     Identity,
     Dropout,
+    RandomDropout,
     Reshape,
     Shape,
     Transpose,
@@ -273,6 +275,7 @@ __all__ = [
     "Pointwise",
     "Pow",
     "RMSNorm",
+    "RandomDropout",
     "Reciprocal",
     "Reduce",
     "Relu",
