@@ -72,6 +72,7 @@ from glulam.compiler.ops.random import RandomDropout
 from glulam.compiler.ops.recurrent import Gru, Lstm, Rnn
 from glulam.compiler.ops.reduce import ArgReduce, Reduce
 from glulam.compiler.ops.resize import Resize
+from glulam.compiler.ops.roi_align import RoiAlign
 from glulam.compiler.ops.softmax import LogSoftmax, Softmax
 from glulam.compiler.ops.topk import TopK
 from glulam.compiler.ops.trigonometry import Acos, Acosh, Asin, Asinh, Atan, Atanh, Cosh, Sinh, Tan
@@ -135,6 +136,7 @@ ALL_OPS: tuple[type[Op], ...] = (
     LocalResponseNorm,
     GridSample,
     Det,
+    RoiAlign,
     Resize,
     Relu,
     LeakyRelu,
@@ -280,6 +282,7 @@ __all__ = [
     "Reshape",
     "Resize",
     "Rnn",
+    "RoiAlign",
     "Round",
     "ScaleShift",
     "ScatterElements",
