@@ -12,7 +12,7 @@ from glulam.compiler.graph.graph import Value
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import DType
 from glulam.frontends.onnx.context import Context, Converter
-from glulam.frontends.onnx.proto import dtype_of
+from glulam.frontends.onnx.proto import dtype_of, is_bfloat16
 
 
 def unary(op: Callable[[], Op]) -> Converter:
@@ -140,8 +140,9 @@ def prelu(ctx: Context) -> Value:
 
 def cast(ctx: Context) -> Value:
     ctx.ignore("saturate", "round_mode")
-    dtype = dtype_of(ctx.integer("to", 0), "attribute to")
-    return _cast(ctx, ctx[0], dtype)
+    kind = ctx.integer("to", 0)
+    result = _cast(ctx, ctx[0], dtype_of(kind, "attribute to"))
+    return ctx.apply(ops.RoundBfloat16(), result) if is_bfloat16(kind) else result
 
 
 def cast_like(ctx: Context) -> Value:
