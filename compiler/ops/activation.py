@@ -14,7 +14,7 @@ from glulam.compiler.graph.op import Case
 from glulam.compiler.graph.types import DType, f32
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.ops.inputs import NUMBERS, f64
+from glulam.compiler.ops.inputs import NUMBERS, f64, UNSIGNED
 from glulam.compiler.ops.pointwise import Pointwise
 
 
@@ -38,7 +38,7 @@ class Relu(Pointwise):
     """max(x, 0)."""
 
     name = "relu"
-    accepts = NUMBERS - {DType.U8}
+    accepts = NUMBERS - UNSIGNED
 
     def formula(self, x: Expr) -> Expr:
         return ex.maximum(x, 0)

@@ -56,7 +56,7 @@ class _Variant:
         )
 
 
-class Prepared(BackendRep):  # type: ignore[misc]  # onnx has no types
+class Prepared(BackendRep):
     """A model, compiled as often as its inputs' shapes ask for."""
 
     def __init__(self, model: ModelProto, options: Options) -> None:
@@ -106,7 +106,7 @@ class Prepared(BackendRep):  # type: ignore[misc]  # onnx has no types
         return {k: array.astype(np.float32) if array.dtype == _BFLOAT16 else array for k, array in arrays.items()}
 
 
-class GlulamBackend(Backend):  # type: ignore[misc]
+class GlulamBackend(Backend):
     """The backend; its methods stand in this module as functions too, as ONNX's tools expect it."""
 
     @classmethod
@@ -134,7 +134,7 @@ class GlulamBackend(Backend):  # type: ignore[misc]
         return cls.prepare(model, device, **settings).run(inputs)
 
     @classmethod
-    def run_node(
+    def run_node(  # type: ignore[override]  # settings are no dicts
         cls,
         node: NodeProto,
         inputs: Any,

@@ -85,7 +85,8 @@ class _Importer:
         nodes = ordered(proto.node, given, names)
         self._refuse_unknown(nodes)
         for name, type in input_types(inputs, shapes).items():
-            value = scope[name] = self.builder.graph.input(name, type)
+            value = self.builder.graph.input(name, type)
+            scope[name] = value
             if name in self.values:
                 self.builder.offer(value, self.values[name])
         self._initialisers(proto, scope, nodes, names)
