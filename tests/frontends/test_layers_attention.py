@@ -1,4 +1,4 @@
-"""Attention layers against PyTorch's documented formulas, written out in numpy here; native code and ONNX Runtime too."""
+"""Attention layers against PyTorch's documented formulas in numpy; by native code and ONNX Runtime, too."""
 
 from __future__ import annotations
 
