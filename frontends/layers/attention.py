@@ -43,7 +43,7 @@ def attend(
 
 
 class ScaledDotProductAttention(Layer):
-    """softmax(q k^T / sqrt(D) + mask) v, called on q[..., L, D], k[..., S, D], v[..., S, E] and a mask, if there is any.
+    """softmax(q k^T / sqrt(D) + mask) v, called on q[..., L, D], k[..., S, D], v[..., S, E] and maybe a mask.
 
     PyTorch's functional of that name: a mask of booleans is true where a pair counts, any other is added; is_causal
     lets row i see columns up to i; scale replaces 1 / sqrt(D). A row that sees nothing is NaN.
@@ -66,7 +66,8 @@ class MultiheadAttention(Layer):
     """Attention of num_heads heads over [L, N, embed_dim], or [N, L, embed_dim] with batch_first.
 
     Called on (query, key, value) or on one tensor for all three, then on a mask, if there is any: [L, S],
-    [N * heads, L, S] or what broadcasts to [N, heads, L, S]; booleans are true where a pair does not count, other masks are added.
+    [N * heads, L, S] or what broadcasts to [N, heads, L, S]; booleans are true where a pair does not count, other masks
+    are added.
     is_causal masks what comes later by itself. kdim, vdim: features of keys and values, embed_dim by default.
     The result is like the query; with need_weights it is (result, weights averaged over the heads, [N, L, S]).
     Parameters have PyTorch's names: in_proj_weight (or q_proj_weight, k_proj_weight, v_proj_weight), in_proj_bias,

@@ -1,4 +1,4 @@
-"""Element types of ONNX models: halves and bfloat16 are storage, computed in float32; integers where graphs use them."""
+"""Element types in ONNX: halves and bfloat16 are storage, computed in float32; integers where graphs use any."""
 
 from __future__ import annotations
 
