@@ -19,7 +19,6 @@ from glulam.cli_common import (
     seconds,
 )
 
-
 WIDE = 0.1  # distance of the quartiles that is worth a word
 
 

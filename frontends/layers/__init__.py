@@ -31,6 +31,7 @@ from glulam.frontends.layers.conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from glulam.frontends.layers.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d
 from glulam.frontends.layers.external import External, external
 from glulam.frontends.layers.formulas import FormulaLayer, Weight, layer
 from glulam.frontends.layers.indexing import ArgMax, ArgMin, CumSum, Einsum, Gather, Scatter, TopK
@@ -77,7 +78,6 @@ from glulam.frontends.layers.reshape import (
     Crop,
     Crop2d,
     Crop3d,
-    Dropout,
     Flatten,
     Identity,
     Pad,
@@ -111,6 +111,7 @@ __all__ = [
     "AdaptiveMaxPool2d",
     "AdaptiveMaxPool3d",
     "Add",
+    "AlphaDropout",
     "ArgMax",
     "ArgMin",
     "AvgPool1d",
@@ -136,6 +137,9 @@ __all__ = [
     "CumSum",
     "Div",
     "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
     "Einsum",
     "External",
     "Flatten",

@@ -180,6 +180,8 @@ class Context:
         return self.builder.add(op, *inputs, name=self.base)
 
     def constant(self, data: Any, dtype: DType | None = None) -> Value:
+        if dtype is DType.F16:
+            return self.builder.rounded(np.asarray(data), f"{self.base}.const")
         array = np.asarray(data) if dtype is None else np.asarray(data).astype(dtype.numpy)
         return self.builder.constant(array, f"{self.base}.const")
 

@@ -95,7 +95,7 @@ def _reduced(w: Writer, op_type: str, x: str, axes: list[int]) -> str:
 
 
 def local_response_norm(w: Writer, node: Node) -> None:
-    """LRN for windows about the middle, as runtimes take no others; else squares are averaged by a pool over channels."""
+    """LRN for windows about the middle, as runtimes take no others; else a pool over channels averages squares."""
     op = node.op
     assert isinstance(op, ops.LocalResponseNorm)
     (x,) = w.inputs(node)
