@@ -1,7 +1,7 @@
 # Everything here sets itself up: a fresh machine needs Python >= 3.11 with pip and venv, and make.
 #
 #   make demo    finds the text lines on a scanned page, and shows what fusion is worth
-#   make test    passes the tests
+#   make test    passes the tests; make test-long those that are marked as long, whole models among them
 #   make lint | types | fuzz | bench | clean
 
 PYTHON ?= python3
@@ -12,14 +12,17 @@ TESTS ?= tests
 THREADS ?= 1,2
 MODELS ?= resnet50,mobilenet_v2,efficientnet_b0
 
-.PHONY: demo test lint types fuzz bench clean
+.PHONY: demo test test-long lint types fuzz bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/ocr.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long" $(TESTS) $(PYTEST_ARGS)
+
+test-long: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m long $(TESTS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """Fused against unfused: the same model built several ways, run in turns, and compared.
 
-`unfused` makes every layer its own kernel; `only X` switches on one optional pass and no other, `all but X` switches
-one off; `fused` is what a user gets. Passes that find nothing to do in the model are left out, and of builds that come
+`unfused` makes every layer its own kernel; `only X` switches on one optional pass and no other, `no X` switches one
+off; `fused` is what a user gets. Passes that find nothing to do in the model are left out, and of builds that come
 out with the same code one is run. All builds use the same kernel templates, and each runs from its artifact in a
 process of its own.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -58,7 +59,7 @@ class GroupTime:
 
 @dataclass(frozen=True)
 class FusionReport:
-    """Builds in the order unfused, single passes, fused, peers; ratios are against unfused: below one is faster.
+    """Builds in the order unfused, only one pass, one pass left out, fused, peers; ratios are against unfused: below one is faster.
 
     `idle` are the passes that find nothing to do in this model.
     """
@@ -71,7 +72,7 @@ class FusionReport:
 
 
 def variants(graph: Graph, options: Options) -> tuple[dict[str, Options], list[str]]:
-    """Options of every build by label, and the names of the passes that change nothing in this graph."""
+    """Options of every build by label, and the names of the passes that find nothing to do in this graph."""
     names = [name for name in switchable_passes() if name not in options.disable]
     alone = {name: replace(options, disable=(*options.disable, *(n for n in names if n != name))) for name in names}
     without = {name: replace(options, disable=(*options.disable, name)) for name in names}
@@ -80,7 +81,7 @@ def variants(graph: Graph, options: Options) -> tuple[dict[str, Options], list[s
     table = {
         UNFUSED: replace(options, fuse=False),
         **{f"only {name}": alone[name] for name in names if name in lonely},
-        **{f"all but {name}": without[name] for name in names if name in useful},
+        **{f"no {name}": without[name] for name in names if name in useful},
         FUSED: options,
     }
     return table, [name for name in names if name not in useful | lonely]
@@ -97,11 +98,12 @@ def build_variants(graph: Graph, table: Mapping[str, Options], progress: Callabl
         key = f"{digest} {label}" if label == FUSED and UNFUSED in labels.get(digest, ()) else digest
         labels.setdefault(key, []).append(label)
         artifacts[key] = artifact
-    return {_plainest(names): artifacts[key] for key, names in labels.items()}
+    found = {_plainest(names): artifacts[key] for key, names in labels.items()}
+    return found | {FUSED: found.pop(FUSED)}  # in the last place
 
 
 def _plainest(labels: Sequence[str]) -> str:
-    return next((plain for plain in (UNFUSED, FUSED) if plain in labels), " = ".join(labels))
+    return next((plain for plain in (UNFUSED, FUSED) if plain in labels), "\n= ".join(labels))
 
 
 def compare(
@@ -109,6 +111,7 @@ def compare(
     feeds: Mapping[str, np.ndarray],
     options: Options | None = None,
     *,
+    passes: bool = True,
     peers: Mapping[str, Path] | None = None,
     rounds: int = 9,
     turn_seconds: float = 0.25,
@@ -116,10 +119,10 @@ def compare(
 ) -> FusionReport:
     """Build the graph every way, let the builds take turns, and put the results side by side.
 
-    `peers` adds engines of `peers.PEERS`, each with the ONNX file it shall load; `progress` hears what is being done.
+    Without `passes` there are just two builds, unfused and fused. `peers` adds engines of `peers.PEERS`, each with the ONNX file it shall load; `progress` hears what is being done.
     """
     options = options or Options()
-    table, idle = variants(graph, options)
+    table, idle = variants(graph, options) if passes else ({UNFUSED: replace(options, fuse=False), FUSED: options}, [])
     with tempfile.TemporaryDirectory(prefix="glulam-") as name, ExitStack() as stack:
         folder = Path(name)
         engines: dict[str, EngineProcess] = {}
@@ -186,25 +189,27 @@ def group_times(graph: Graph, unfused: Mapping[str, Any], fused: Mapping[str, An
     return [*groups, GroupTime(CHANGES, 0, alone.get(CHANGES, 0.0), moved)]
 
 
-def comparison_table(report: FusionReport) -> Table:
-    """The builds: ratio first, then time, difference and memory."""
-    title = f"{report.model}, {report.threads} thread{'s' if report.threads > 1 else ''}"
-    caption = "time as a fraction of unfused, round by round: median and quartiles; difference: from unfused, per RMS"
+def comparison_table(report: FusionReport, name: str = "") -> Table:
+    """The builds: ratio first, then time, kernel calls, memory, difference."""
+    title = f"{name or report.model}, {report.threads} thread{'s' if report.threads > 1 else ''}"
+    caption = (
+        "ratio: time as a fraction of unfused, taken round by round: median and quartiles\n"
+        "error: largest difference from unfused, as a fraction of the output's RMS"
+    )
     if report.idle:
         caption += f"\npasses with nothing to do here: {', '.join(report.idle)}"
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-    for column in ("build", "of unfused", "quartiles", "ms", "calls", "arena MB", "peak MB", "difference"):
-        table.add_column(column, justify="left" if column == "build" else "right")
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    for column in ("build", "ratio", "quartiles", "ms", "calls", "arena MB", "error"):
+        table.add_column(column, justify="left" if column == "build" else "right", no_wrap=column != "build")
     for build in report.builds:
         table.add_row(
             f"[bold]{build.label}[/bold]" if build.label == FUSED else build.label,
             f"{build.ratio.median:.3f}",
-            f"{build.ratio.low:.3f} - {build.ratio.high:.3f}",
+            f"{build.ratio.low:.2f} - {build.ratio.high:.2f}",
             f"{build.seconds.median * 1e3:.2f}",
             "-" if build.kernels is None else str(build.kernels),
             "-" if build.arena is None else f"{build.arena / 1e6:.1f}",
-            f"{build.peak_rss / 1e6:.0f}",
-            f"{build.difference:.1e}",
+            f"{build.difference:.0e}" if build.difference else "0",
         )
     return table
 
@@ -214,7 +219,7 @@ def group_table(report: FusionReport, most: int = 20) -> Table:
     *groups, changes = report.groups
     shown, rest = groups[:most], groups[most:]
     title = "fused groups, costliest first, from profiled runs"
-    table = Table(title=title, title_justify="left", show_footer=True)
+    table = Table(title=title, title_justify="left", show_footer=True, box=SIMPLE_HEAD)
     unfused, fused = (sum(getattr(group, side) for group in report.groups) for side in (UNFUSED, FUSED))
     footers = ("all", f"{unfused * 1e6:.0f}", f"{fused * 1e6:.0f}", _ratio(fused, unfused))
     for column, footer in zip(("layers", "alone us", "fused us", "ratio"), footers, strict=True):

@@ -19,6 +19,8 @@ from glulam.cli_common import (
     seconds,
 )
 
+WIDE = 0.1  # distance of the quartiles that is worth a word
+
 
 def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
     bench = add_command(
@@ -42,7 +44,7 @@ def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
 
 def bench_model(arguments: argparse.Namespace) -> None:
     """Compare the builds and print the two tables."""
-    from glulam.benchmarks.fusion import compare, comparison_table, group_table
+    from glulam.benchmarks.fusion import FUSED, compare, comparison_table, group_table
     from glulam.benchmarks.measure import cpu_name
     from glulam.benchmarks.peers import PEERS, installed_peers
 
@@ -63,5 +65,8 @@ def bench_model(arguments: argparse.Namespace) -> None:
             progress=status.update,
         )
     console().print(cpu_name())
-    console().print(comparison_table(report))
+    console().print(comparison_table(report, case.name))
+    fused = next(build for build in report.builds if build.label == FUSED)
+    if fused.ratio.high - fused.ratio.low > WIDE * fused.ratio.median:
+        progress.print("the quartiles are far apart: other work disturbs this machine")
     console().print(group_table(report, arguments.groups))

@@ -7,7 +7,7 @@
                table), length and SHA-256
     parts      graph text, object code, weights; the last at a page boundary, so that they are used where they lie
 
-A part longer than 8 MiB is hashed in pieces of that size: its SHA-256 is that of its pieces' digests in their order.
+A part longer than 8 MiB is hashed in pieces of that size: its SHA-256 is that of its pieces' digests in a row.
 Numbers are little-endian. Bytes that belong to nothing are zero. Nothing in the file is executed while it is read.
 """
 

@@ -14,7 +14,10 @@ from glulam.runtime import abi
 from glulam.runtime.errors import ArtifactError, ArtifactVersionError
 
 FORMAT_VERSION = 1
-DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+DTYPES = (
+    *("float32", "float64", "float16", "int64", "int32", "int16", "int8"),
+    *("uint64", "uint32", "uint16", "uint8", "bool"),
+)
 Option = str | int | float | bool | None
 
 _MAX_BYTES = 1 << 48

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def files_of_the_tree() -> set[str]:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """Built from a copy, so that nothing lying about in `build` gets in."""
     copy = tmp_path_factory.mktemp("copy")
-    for name in (*ROOMS, "pyproject.toml", "README.md"):
+    for name in (*ROOMS, "pyproject.toml", "README.md", "LICENSE"):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -70,3 +71,21 @@ def test_importing_glulam_imports_neither_the_compiler_nor_llvm():
     code = "import sys, glulam; print([m for m in ('llvmlite', 'networkx', 'glulam.compiler') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_examples_of_the_readme_run(tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "readme.py").write_text("\n".join(blocks), encoding="utf-8")
+    done = subprocess.run([sys.executable, "readme.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "+" in done.stdout  # the label of a fused kernel
+
+
+def test_files_that_the_readme_names_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rooms = "|".join((*ROOMS, "tests", "examples"))
+    names = set(re.findall(rf"`((?:{rooms})/[\w./]*|\.ci/run|LICENSE)`", text))
+    assert len(names) > 15
+    assert [name for name in sorted(names) if not (ROOT / name).exists()] == []

@@ -16,6 +16,9 @@ LLVM_TYPE = {
     DType.I32: "i32",
     DType.I16: "i16",
     DType.I8: "i8",
+    DType.U64: "i64",
+    DType.U32: "i32",
+    DType.U16: "i16",
     DType.U8: "i8",
     DType.BOOL: "i1",
 }

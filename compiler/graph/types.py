@@ -26,6 +26,9 @@ class DType(enum.Enum):
     I32 = "i32"
     I16 = "i16"
     I8 = "i8"
+    U64 = "u64"
+    U32 = "u32"
+    U16 = "u16"
     U8 = "u8"
     BOOL = "bool"
 
@@ -45,7 +48,7 @@ class DType(enum.Enum):
 
     @property
     def is_signed(self) -> bool:
-        return self not in (DType.U8, DType.BOOL)
+        return self not in (DType.U64, DType.U32, DType.U16, DType.U8, DType.BOOL)
 
     @classmethod
     def of(cls, dtype: npt.DTypeLike) -> DType:
@@ -66,6 +69,9 @@ _NUMPY: dict[DType, np.dtype[np.generic]] = {
     DType.I32: np.dtype(np.int32),
     DType.I16: np.dtype(np.int16),
     DType.I8: np.dtype(np.int8),
+    DType.U64: np.dtype(np.uint64),
+    DType.U32: np.dtype(np.uint32),
+    DType.U16: np.dtype(np.uint16),
     DType.U8: np.dtype(np.uint8),
     DType.BOOL: np.dtype(np.bool_),
 }

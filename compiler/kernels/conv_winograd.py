@@ -1,10 +1,10 @@
-"""Winograd's minimal filtering for 3x3 convolutions: F(4x4, 3x3), four multiplications where the definition has sixteen.
+"""Winograd's minimal filtering for 3x3 convolutions: F(4x4, 3x3), four multiplications instead of sixteen.
 
-A tile of 4x4 outputs comes from 6x6 inputs d and filters g as A^T [(G g G^T) * (B^T d B)] A, with the interpolation points
-0, 1, -1, 2, -2 and infinity (A. Lavin, S. Gray: Fast Algorithms for Convolutional Neural Networks, 2015). The filters are
-transformed at compile time in float64. One iteration takes a block of tiles: it transforms their inputs into scratch memory
-that stays in the second-level cache, multiplies the 36 matrices for one group of channel blocks after the other, and
-transforms each result back with the epilogue on the way out.
+A tile of 4x4 outputs comes from 6x6 inputs d and filters g as A^T [(G g G^T) * (B^T d B)] A, with the interpolation
+points 0, 1, -1, 2, -2 and infinity (A. Lavin, S. Gray: Fast Algorithms for Convolutional Neural Networks, 2015). The
+filters are transformed at compile time in float64. One iteration takes a block of tiles: it transforms their inputs
+into scratch memory that stays in the second-level cache, multiplies the 36 matrices for one group of channel blocks
+after the other, and transforms each result back with the epilogue on the way out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import constant_weights
-from glulam.compiler.kernels.tiling import Tiling, choose_tiling, row_cycles, stream_rate, unroll_factor
+from glulam.compiler.kernels.tiling import Tiling, row_cycles, stream_rate, tilings, unroll_factor
 from glulam.compiler.loops.expr import Const, Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
 from glulam.compiler.targets import Target
@@ -28,7 +28,7 @@ from glulam.compiler.targets import Target
 _PARTS = 4  # iterations that a convolution should have at least
 _INPUT_CYCLES, _OUTPUT_CYCLES = 150.0, 130.0  # to transform one tile of a block of channels, measured on AVX-512
 _TRANSFORM_REGISTERS = 32
-_L2_SHARE = 0.6  # of the second-level cache that the inputs of a block of tiles may fill
+_L2_SHARE = 0.35  # of the second-level cache that the inputs of a block of tiles may fill
 
 OUTPUTS, INPUTS = 4, 6  # extent of a tile on either side
 POINTS = INPUTS * INPUTS
@@ -83,18 +83,15 @@ def choose_plan(target: Target, batch: int, spatial: Shape, in_channels: int, ou
     """The cheapest way to cut the image that still gives several threads something to do."""
     height, width = map(tiles_along, spatial)
     blocks = -(-out_channels // target.lanes)
-    best: tuple[float, Plan] | None = None
+    candidates = []
     for rows, columns in _cuts(height, width):
         iterations = batch * (height // rows) * (width // columns)
-        tiling = choose_tiling(target, rows * columns, blocks, in_channels)
-        groups = -(-blocks // tiling.blocks)
-        splits = next(s for s in range(1, groups + 1) if groups % s == 0 and (iterations * s >= _PARTS or s == groups))
-        plan = Plan(rows, columns, splits, tiling)
-        cycles = iterations * _block_cycles(target, plan, in_channels, out_channels)
-        if best is None or cycles < best[0]:
-            best = (cycles, plan)
-    assert best is not None
-    return best[1]
+        for _, _, tiling in tilings(target, rows * columns, blocks, in_channels):
+            groups = -(-blocks // tiling.blocks)
+            enough = (s for s in range(1, groups + 1) if groups % s == 0 and (iterations * s >= _PARTS or s == groups))
+            plan = Plan(rows, columns, next(enough), tiling)
+            candidates.append((iterations * _block_cycles(target, plan, in_channels, out_channels), plan))
+    return min(candidates, key=lambda candidate: candidate[0])[1]
 
 
 def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int) -> float:
@@ -122,8 +119,8 @@ def _block_cycles(target: Target, plan: Plan, in_channels: int, out_channels: in
     products = POINTS * row_cycles(target, plan.tiling, tiles, out_blocks, in_channels)
     passes = -(-out_blocks // plan.tiling.blocks)
     stream = filters / stream_rate(target, filters + inputs)
-    if inputs > _L2_SHARE * target.l2_bytes:  # the tiles' inputs come and go between the caches, part of it in plain sight
-        transforms += 0.5 * (1 + passes) * inputs / stream_rate(target, inputs)
+    if inputs > _L2_SHARE * target.l2_bytes:  # they come and go between caches, and not all of it is hidden
+        transforms += (1 + passes) * inputs / stream_rate(target, inputs)
     return transforms + max(products, stream) + 0.25 * min(products, stream)
 
 
@@ -317,5 +314,3 @@ def _add_term(total: Expr, term: tuple[float, Expr]) -> Expr:
     if k == -1:
         return total - x
     return Fma(x, Const(k), total)
-
-

@@ -41,7 +41,7 @@ def constant(ctx: Context, data: Array) -> Lowered:
 
 
 def slice(ctx: Context, starts: Sequence[int], steps: Sequence[int]) -> Lowered:
-    """Every step-th element from the start on, along each axis; of channel blocks either channels or spatial extents."""
+    """Every step-th element from the start on, along each axis; of blocks either channels or spatial extents."""
     block, shape = ctx.output.layout.block, ctx.output.shape
     if block > 1 and (starts[1], steps[1], shape[1]) != (0, 1, ctx.operand(0).shape[1]):
         return select_channels(ctx, [[(0, starts[1] + steps[1] * c) for c in range(shape[1])]])

@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from glulam.compiler.graph.types import Shape
+from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, Operand, Point, vectors
 from glulam.compiler.kernels.nest import nest, row_chunks
 from glulam.compiler.kernels.tiling import unroll_factor
-from glulam.compiler.loops.expr import Expr, substitute
-from glulam.compiler.loops.ir import Affine
+from glulam.compiler.loops.expr import Const, Expr, substitute
+from glulam.compiler.loops.ir import Affine, IndexValue
 
 Body = Callable[[Point], None]
 
@@ -24,6 +24,32 @@ def build(ctx: Context, formula: Expr, operands: Sequence[int]) -> Lowered:
         shape, block = ctx.output.shape, ctx.output.layout.block
         values = [ctx.read(i, point, shape, block) for i in operands]
         ctx.write(point, ctx.finish(substitute(formula, values), point))
+
+    each_element(ctx, element)
+    return ctx.finished()
+
+
+def build_indexed(
+    ctx: Context, formula: Callable[[Expr, Expr, Expr], Expr], number: int | None, leading: int | None
+) -> Lowered:
+    """formula(x, index, number): input 0, the index of its element in row-major order, and input `number`, an int64.
+
+    The index is that along the `leading` dimensions only, if they are given. Without an input `number` it is 0.
+    """
+    if leading is None:
+        ctx = _simplified(ctx)
+
+    def element(point: Point) -> None:
+        shape, block = ctx.output.shape, ctx.output.layout.block
+        logical = [*point[:-1]] if block > 1 else [*point]
+        if block > 1:
+            logical[1] = Affine.of(point[1]) * block + point[-1]
+        place = Affine.of(0)
+        for extent, coordinate in list(zip(shape, logical, strict=True))[:leading]:
+            place = place * extent + coordinate
+        run = Const(0, DType.I64) if number is None else ctx.read(number, point, shape, block)
+        value = formula(ctx.read(0, point, shape, block), IndexValue(place), run)
+        ctx.write(point, ctx.finish(value, point))
 
     each_element(ctx, element)
     return ctx.finished()

@@ -1,7 +1,8 @@
 """The largest or smallest elements along an axis of a plain tensor, in order.
 
-Elements become integers of the same order (keys); then each pass over a line finds the best key that comes after the
-one found before. The lanes run along a line, or each lane has a line of its own where the axis is not the last one.
+Elements become integers of the same order (keys). If the axis is the last one, the lanes run along a line; its keys are
+kept in blocks with the largest of each beside them, and what is found is struck out. Else each lane has a line of its
+own, and each pass over it finds the best key that comes after the one found before.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from glulam.compiler.graph.types import DType
-from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.context import Context, Lowered, vectors
 from glulam.compiler.kernels.indexing import dense
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Bitcast, Cast, Const, Expr
-from glulam.compiler.loops.ir import Affine, Bounded, Buffer, IndexValue, LaneReduce, Tile
+from glulam.compiler.loops.ir import Affine, Bounded, Buffer, IndexLike, IndexValue, LaneReduce, Tile, Var
 
-_KEYS = {DType.F32: DType.I32, DType.F64: DType.I64, DType.I64: DType.I64}
-"""Types whose keys are not I32."""
+_KEYS = {DType.F32: DType.I32, DType.F64: DType.I64, DType.I64: DType.I64, DType.I32: DType.I64}
+"""Types whose keys are not I32: of all but I64, no key is the lowest integer."""
+_VECTORS = 8
+"""Vectors of keys in a block."""
 
 
 def build(ctx: Context, axis: int, k: int, *, largest: bool) -> Lowered:
@@ -31,7 +34,7 @@ def build(ctx: Context, axis: int, k: int, *, largest: bool) -> Lowered:
         return ctx.finished()
     outer, extent, inner = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
     search = _Search(ctx, (outer, extent, inner), k, largest)
-    if inner == 1:
+    if inner == 1 and ctx.operand(0).type.dtype is not DType.I64:
         search.along(outer)
     else:
         search.across(outer, inner)
@@ -55,42 +58,17 @@ class _Search:
         self.indices = ctx.memory("output", 1, (outer, k, inner))
         self.key_type = _KEYS.get(ctx.operand(0).type.dtype, DType.I32)
         self.lanes = ctx.target.vector_bytes // self.key_type.size
+        self.lowest = Const(-(1 << (8 * self.key_type.size - 1)), self.key_type)
+        self.highest = Const((1 << (8 * self.key_type.size - 1)) - 1, self.key_type)
 
     def key(self, x: Expr) -> Expr:
         """An integer that is larger the earlier the element comes."""
         if x.dtype.is_float:
             bits = Bitcast(ex.where(ex.equal(x, x), x + 0.0, math.nan), self.key_type)  # -0 becomes 0
-            magnitude = Const((1 << (8 * self.key_type.size - 1)) - 1, self.key_type)
-            key: Expr = ex.where(bits < 0, bits ^ magnitude, bits)
+            key: Expr = ex.where(bits < 0, bits ^ self.highest, bits)
         else:
             key = x if x.dtype is self.key_type else Cast(x, self.key_type)
         return key if self.largest else key ^ Const(-1, self.key_type)
-
-    @property
-    def lowest(self) -> Const:
-        return Const(-(1 << (8 * self.key_type.size - 1)), self.key_type)
-
-    def found(self) -> _Best:
-        """Registers for what was found last, before all elements at first."""
-        best = _Best(self.b.tile("last", 1, dtype=self.key_type), self.b.tile("place", 1, dtype=DType.I64))
-        self.b.store(best.key[0], Const((1 << (8 * self.key_type.size - 1)) - 1, self.key_type))
-        self.b.store(best.index[0], Const(-1, DType.I64))
-        return best
-
-    def nothing(self) -> _Best:
-        best = _Best(self.b.tile("key", 1, dtype=self.key_type), self.b.tile("index", 1, dtype=DType.I64))
-        self.b.store(best.key[0], self.lowest)
-        self.b.store(best.index[0], Const(self.extent, DType.I64))
-        return best
-
-    def challenge(self, best: _Best, last: _Best, key: Expr, index: Expr) -> None:
-        """The element takes over if it comes after the last one found and before the best."""
-        open_ = (key < last.key[0]) | (ex.equal(key, last.key[0]) & (index > last.index[0]))
-        better = (key > best.key[0]) | (ex.equal(key, best.key[0]) & (index < best.index[0]))
-        taken = self.b.tile("taken", 1, dtype=DType.BOOL)
-        self.b.store(taken[0], open_ & better)
-        self.b.store(best.key[0], ex.where(taken[0], key, best.key[0]))
-        self.b.store(best.index[0], ex.where(taken[0], index, best.index[0]))
 
     def put(self, o: Affine, j: Affine, column: Affine, index: Expr) -> None:
         self.b.store(self.values[o, j, column], self.x[o, Bounded(index, self.extent), column])
@@ -99,68 +77,96 @@ class _Search:
     # ---- the axis is the last one
 
     def along(self, outer: int) -> None:
-        b, zero = self.b, Affine.of(0)
-        keys = b.scratch("keys", (self.extent,), self.key_type)
+        b, lanes, zero = self.b, self.lanes, Affine.of(0)
+        size = _VECTORS * lanes
+        blocks = -(-self.extent // size)
+        padded = -(-blocks // lanes) * lanes
+        keys = b.scratch("keys", (blocks, size), self.key_type)
+        best = b.scratch("best", (padded,), self.key_type)
+        full = self.extent // size
         with b.section(o=outer) as (o,):
-            self.vectors(lambda at: b.store(keys[at], self.key(self.x[o, at, zero])))
-            last = self.found()
+            with b.serial("f", full) as f:
+                vectors(b, size, lanes, lambda at: b.store(keys[f, at], self.key(self.x[o, f * size + at, zero])))
+            rest = self.extent - full * size
+            vectors(b, rest, lanes, lambda at: b.store(keys[full, at], self.key(self.x[o, at + full * size, zero])))
+            if rest:
+                vectors(b, size - rest, lanes, lambda at: b.store(keys[full, at + rest], self.lowest))
+            vectors(b, padded - blocks, lanes, lambda at: b.store(best[at + blocks], self.lowest))
+            with b.serial("s", blocks) as s:
+                self.measure(keys, best, s)
             with b.serial("j", self.k) as j:
-                best = self.nothing()
-                self.merge(best, last, keys)
-                b.store(last.key[0], best.key[0])
-                b.store(last.index[0], best.index[0])
-                self.put(Affine.of(o), Affine.of(j), zero, last.index[0])
+                self.next_key(keys, best, Affine.of(o), Affine.of(j))
 
-    def vectors(self, body: Callable[[Affine], None]) -> None:
-        full, rest = divmod(self.extent, self.lanes)
-        if full:
-            with self.b.serial("i", full) as i, self.b.vector("v", self.lanes) as v:
-                body(i * self.lanes + v)
-        if rest:
-            with self.b.vector("v", rest) as v:
-                body(v + full * self.lanes)
+    def next_key(self, keys: Buffer, best: Buffer, o: Affine, j: Affine) -> None:
+        """Finds the best key that is left, writes its element, and strikes it out."""
+        b, (blocks, size), padded = self.b, keys.shape, best.shape[0]
+        top = b.tile("top", 1, dtype=self.key_type)
+        block, place = b.tile("block", 1, dtype=DType.I64), b.tile("place", 1, dtype=DType.I64)
+        with b.vector("v", self.lanes) as v:
+            b.store(top[0], LaneReduce("maximum", self.folded(padded, v, lambda at: best[at])))
+        with b.vector("v", self.lanes) as v:
+            b.store(block[0], self.first(top[0], padded, v, lambda at: best[at]))
+        chosen = Bounded(block[0], blocks)
+        with b.vector("v", self.lanes) as v:
+            b.store(place[0], self.first(top[0], size, v, lambda at: keys[chosen, at]))
+        self.put(o, j, Affine.of(0), block[0] * size + place[0])
+        b.store(keys[chosen, Bounded(place[0], size)], self.lowest)
+        self.measure(keys, best, chosen)
 
-    def merge(self, total: _Best, last: _Best, keys: Buffer) -> None:
-        """The best of the line: each lane's best, then the lanes' best."""
-        b = self.b
-        full, rest = divmod(self.extent, self.lanes)
-        for first, count, lanes in ((0, full, self.lanes), (full * self.lanes, min(rest, 1), rest)):
-            if not count:
-                continue
-            with b.vector("v", lanes) as v:
-                best = self.nothing()
-                with b.serial("i", count) as i:
-                    at = i * lanes + v + first
-                    self.challenge(best, last, keys[at], IndexValue(at))
-                key = b.tile("top", 1, dtype=self.key_type)
-                b.store(key[0], best.key[0])
-                one = b.tile("one", 1, dtype=DType.I64)
-                b.store(one[0], best.index[0])
-                self.fold(total, key, one)
+    def measure(self, keys: Buffer, best: Buffer, block: IndexLike) -> None:
+        """Note the largest key of a block."""
+        with self.b.vector("v", self.lanes) as v:
+            largest = self.folded(keys.shape[1], v, lambda at: keys[block, at])
+            self.b.store(best[block], LaneReduce("maximum", largest))
 
-    def fold(self, total: _Best, key: Tile, index: Tile) -> None:
-        """Into the scalar registers, inside the vector loop."""
-        top = LaneReduce("maximum", key[0])
-        place = LaneReduce("minimum", ex.where(ex.equal(key[0], top), index[0], self.extent))
-        better = (top > total.key[0]) | (ex.equal(top, total.key[0]) & (place < total.index[0]))
-        self.b.store(total.index[0], ex.where(better, place, total.index[0]))
-        self.b.store(total.key[0], ex.maximum(total.key[0], top))
+    def folded(self, count: int, v: Var, load: Callable[[Affine], Expr]) -> Expr:
+        """The largest of every so many keys, inside a vector loop."""
+        largest = self.b.tile("largest", 1, dtype=self.key_type)
+        self.b.store(largest[0], load(Affine.of(v)))
+        with self.b.serial("i", count // self.lanes - 1) as i:
+            self.b.store(largest[0], ex.maximum(largest[0], load((i + 1) * self.lanes + v)))
+        return largest[0]
+
+    def first(self, top: Expr, count: int, v: Var, load: Callable[[Affine], Expr]) -> Expr:
+        """The first index at which `top` stands, inside a vector loop."""
+        found = self.b.tile("found", 1, dtype=DType.I64)
+        self.b.store(found[0], Const(count, DType.I64))
+        with self.b.serial("i", count // self.lanes) as i:
+            at = i * self.lanes + v
+            index = ex.where(ex.equal(load(at), top), IndexValue(at), count)
+            self.b.store(found[0], ex.minimum(found[0], index))
+        return LaneReduce("minimum", found[0])
 
     # ---- a line for each lane
 
     def across(self, outer: int, inner: int) -> None:
         b = self.b
         full, rest = divmod(inner, self.lanes)
-        for first, count, lanes in ((0, full, self.lanes), (full * self.lanes, min(rest, 1), rest)):
+        for start, count, lanes in ((0, full, self.lanes), (full * self.lanes, min(rest, 1), rest)):
             if not count:
                 continue
             with b.section(o=outer, w=count) as (o, w), b.vector("v", lanes) as v:
-                column = w * self.lanes + v + first
-                last = self.found()
+                column = w * self.lanes + v + start
+                last = self.register(self.highest, -1)
                 with b.serial("j", self.k) as j:
-                    best = self.nothing()
+                    best = self.register(self.lowest, self.extent)
                     with b.serial("i", self.extent) as i:
                         self.challenge(best, last, self.key(self.x[o, i, column]), IndexValue(Affine.of(i)))
                     b.store(last.key[0], best.key[0])
                     b.store(last.index[0], best.index[0])
                     self.put(Affine.of(o), Affine.of(j), column, last.index[0])
+
+    def register(self, key: Const, index: int) -> _Best:
+        best = _Best(self.b.tile("key", 1, dtype=self.key_type), self.b.tile("index", 1, dtype=DType.I64))
+        self.b.store(best.key[0], key)
+        self.b.store(best.index[0], Const(index, DType.I64))
+        return best
+
+    def challenge(self, best: _Best, last: _Best, key: Expr, index: Expr) -> None:
+        """The element takes over if it comes after the last one found and before the best."""
+        after = (key < last.key[0]) | (ex.equal(key, last.key[0]) & (index > last.index[0]))
+        better = (key > best.key[0]) | (ex.equal(key, best.key[0]) & (index < best.index[0]))
+        taken = self.b.tile("taken", 1, dtype=DType.BOOL)
+        self.b.store(taken[0], after & better)
+        self.b.store(best.key[0], ex.where(taken[0], key, best.key[0]))
+        self.b.store(best.index[0], ex.where(taken[0], index, best.index[0]))

@@ -26,11 +26,13 @@ from glulam.compiler.ops.activation import (
     Tanh,
     ThresholdedRelu,
 )
-from glulam.compiler.ops.bits import BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor
+from glulam.compiler.ops.bits import BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor, RoundBfloat16
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.cumulative import Cumulative
+from glulam.compiler.ops.determinant import Det
 from glulam.compiler.ops.external import External
 from glulam.compiler.ops.formula import Formula
+from glulam.compiler.ops.grid_sample import GridSample
 from glulam.compiler.ops.group_norm import GroupNorm
 from glulam.compiler.ops.indexing import GatherElements, GatherND, ScatterElements, ScatterND
 from glulam.compiler.ops.join import Concat, Gather, Split
@@ -66,9 +68,11 @@ from glulam.compiler.ops.pointwise import (
     Sub,
 )
 from glulam.compiler.ops.pool import AveragePool, MaxPool
+from glulam.compiler.ops.random import RandomDropout
 from glulam.compiler.ops.recurrent import Gru, Lstm, Rnn
 from glulam.compiler.ops.reduce import ArgReduce, Reduce
 from glulam.compiler.ops.resize import Resize
+from glulam.compiler.ops.roi_align import RoiAlign
 from glulam.compiler.ops.softmax import LogSoftmax, Softmax
 from glulam.compiler.ops.topk import TopK
 from glulam.compiler.ops.trigonometry import Acos, Acosh, Asin, Asinh, Atan, Atanh, Cosh, Sinh, Tan
@@ -95,6 +99,7 @@ ALL_OPS: tuple[type[Op], ...] = (
     ArgReduce,
     Identity,
     Dropout,
+    RandomDropout,
     Reshape,
     Shape,
     Transpose,
@@ -120,6 +125,7 @@ ALL_OPS: tuple[type[Op], ...] = (
     Asinh,
     Acosh,
     Atanh,
+    RoundBfloat16,
     BitwiseAnd,
     BitwiseOr,
     BitwiseXor,
@@ -129,6 +135,9 @@ ALL_OPS: tuple[type[Op], ...] = (
     LpNormalize,
     GroupNorm,
     LocalResponseNorm,
+    GridSample,
+    Det,
+    RoiAlign,
     Resize,
     Relu,
     LeakyRelu,
@@ -217,6 +226,7 @@ __all__ = [
     "Cos",
     "Cosh",
     "Cumulative",
+    "Det",
     "Div",
     "Dropout",
     "Elu",
@@ -233,6 +243,7 @@ __all__ = [
     "Gelu",
     "Greater",
     "GreaterOrEqual",
+    "GridSample",
     "GroupNorm",
     "Gru",
     "HardSigmoid",
@@ -265,13 +276,16 @@ __all__ = [
     "Pointwise",
     "Pow",
     "RMSNorm",
+    "RandomDropout",
     "Reciprocal",
     "Reduce",
     "Relu",
     "Reshape",
     "Resize",
     "Rnn",
+    "RoiAlign",
     "Round",
+    "RoundBfloat16",
     "ScaleShift",
     "ScatterElements",
     "ScatterND",

@@ -59,7 +59,6 @@ class Cumulative(Op):
     @classmethod
     def cases(cls) -> Sequence[Case]:
         flags = [(False, False), (True, False), (False, True), (True, True)]
-        integers = (DType.I64, DType.I32, DType.U8)
         edges = np.array([[1, np.inf, 2, -np.inf, 3], [1, np.nan, 2, 3, 4]], np.float32)
         return (
             *(Case(cls(kind, 1, *f), (f32(3, 7),), low=0.5) for kind in _FOLDS for f in flags),

@@ -15,7 +15,8 @@ F64Array = npt.NDArray[np.float64]
 T = TypeVar("T", TensorType, Array)
 
 FLOATS = frozenset({DType.F32, DType.F64})
-INTEGERS = frozenset({DType.I64, DType.I32, DType.I16, DType.I8, DType.U8})
+UNSIGNED = frozenset({DType.U64, DType.U32, DType.U16, DType.U8})
+INTEGERS = frozenset({DType.I64, DType.I32, DType.I16, DType.I8}) | UNSIGNED
 NUMBERS = FLOATS | INTEGERS
 BOOLS = frozenset({DType.BOOL})
 ANY = frozenset(DType)

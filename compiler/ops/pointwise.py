@@ -19,7 +19,7 @@ from glulam.compiler.kernels import pointwise
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.ops.inputs import ANY, FLOATS, NUMBERS, boolean, broadcast, check_dtype, i64, required
+from glulam.compiler.ops.inputs import ANY, FLOATS, NUMBERS, UNSIGNED, boolean, broadcast, check_dtype, i64, required
 
 # What every pointwise op is tried with: shapes by the number of inputs, and values at which formulas break.
 SHAPES: Mapping[int, tuple[tuple[Shape, ...], ...]] = MappingProxyType(
@@ -42,7 +42,7 @@ EDGES = np.array(
     ],
     np.float32,
 )
-SIGNED = NUMBERS - {DType.U8}
+SIGNED = NUMBERS - UNSIGNED
 
 
 @dataclass(frozen=True)
@@ -281,10 +281,10 @@ class Cast(Pointwise):
     def cases(cls) -> Sequence[Case]:
         floats = np.array([0, -0.0, 0.4, 1.5, -1.5, 2.5, 127, 1e-40], np.float32)
         counts = np.array([0, 0.9, 1.5, 2.5, 127], np.float32)
-        signed = tuple(op for op in cls.samples() if op.dtype is not DType.U8)
+        signed = tuple(op for op in cls.samples() if op.dtype not in UNSIGNED)
         return (
             *(Case(op, (floats,)) for op in signed),
-            Case(cls(DType.U8), (counts,)),
+            *(Case(op, (counts,)) for op in cls.samples() if op.dtype in UNSIGNED),
             *(Case(cls(DType.F32), (TensorType(dtype, (3, 7)),)) for dtype in DType),
             Case(cls(DType.BOOL), (i64(2, 3),)),
             Case(cls(DType.I64), (boolean(7),)),

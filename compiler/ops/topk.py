@@ -74,6 +74,8 @@ class TopK(Op):
             Case(cls(5, 1, False), (TIES,)),
             Case(cls(4, 0), (EDGES.T.copy(),)),
             Case(cls(17, 0), (f32(17),)),
+            Case(cls(9, 1), (f32(2, 1000),)),
+            Case(cls(40, 1, False), (TensorType(DType.I32, (2, 300)),)),
             Case(cls(3, 2), (f64(2, 1, 19),)),
             Case(cls(3, 1, False), (np.array([[2**40, -(2**40), 5, np.iinfo(np.int64).min]]),)),
             Case(cls(2, 1), (i64(3, 5),)),

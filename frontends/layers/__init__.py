@@ -22,6 +22,7 @@ from glulam.frontends.layers.activation import (
     Softsign,
     Tanh,
 )
+from glulam.frontends.layers.attention import MultiheadAttention, ScaledDotProductAttention
 from glulam.frontends.layers.combine import Add, Concat, Div, Max, Mean, Min, Mul, Sub, Sum
 from glulam.frontends.layers.conv import (
     Conv1d,
@@ -31,6 +32,7 @@ from glulam.frontends.layers.conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from glulam.frontends.layers.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d
 from glulam.frontends.layers.external import External, external
 from glulam.frontends.layers.formulas import FormulaLayer, Weight, layer
 from glulam.frontends.layers.indexing import ArgMax, ArgMin, CumSum, Einsum, Gather, Scatter, TopK
@@ -77,7 +79,6 @@ from glulam.frontends.layers.reshape import (
     Crop,
     Crop2d,
     Crop3d,
-    Dropout,
     Flatten,
     Identity,
     Pad,
@@ -111,6 +112,7 @@ __all__ = [
     "AdaptiveMaxPool2d",
     "AdaptiveMaxPool3d",
     "Add",
+    "AlphaDropout",
     "ArgMax",
     "ArgMin",
     "AvgPool1d",
@@ -136,6 +138,9 @@ __all__ = [
     "CumSum",
     "Div",
     "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
     "Einsum",
     "External",
     "Flatten",
@@ -173,6 +178,7 @@ __all__ = [
     "Mish",
     "Module",
     "Mul",
+    "MultiheadAttention",
     "Normalization",
     "PReLU",
     "Pad",
@@ -187,6 +193,7 @@ __all__ = [
     "RescaleSymmetric",
     "Reshape",
     "Resize",
+    "ScaledDotProductAttention",
     "Scatter",
     "Sequential",
     "SiLU",

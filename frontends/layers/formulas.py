@@ -148,7 +148,9 @@ class FormulaLayer(Layer):
 
 def layer(function: Callable[..., Any]) -> type[FormulaLayer]:
     """The layer class of a formula; see the module's text. Raises TraceError for a signature it cannot serve."""
-    inputs, weights, defaults = [], {}, {}
+    inputs: list[str] = []
+    weights: dict[str, Weight] = {}
+    defaults: dict[str, Any] = {}
     for key, parameter in inspect.signature(function).parameters.items():
         match parameter.kind:
             case inspect.Parameter.POSITIONAL_ONLY | inspect.Parameter.POSITIONAL_OR_KEYWORD:

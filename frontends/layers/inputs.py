@@ -79,9 +79,9 @@ class Input(Tensor):
     """An input of the network: the start of a functional graph, or the first entry of a Sequential.
 
     shape: without the batch axis, channels first: (C, H, W) for images, (C, D, H, W) for volumes, (C, L) for sequences.
-    dtype: a numpy dtype or its name. batch: the extent of the batch axis; every shape is fixed. normalize: ZScore,
-    ZeroCenter, Rescale01 or RescaleSymmetric, computed in the graph. seed: from which all weights are drawn that
-    layers on this input are not given.
+    dtype: a numpy dtype or its name. batch: the extent of the batch axis, None for no such axis; every
+    shape is fixed. normalize: ZScore, ZeroCenter, Rescale01 or RescaleSymmetric, computed in the graph. seed: from
+    which all weights are drawn that layers on this input are not given.
     """
 
     __slots__ = ("_read", "normalize")
@@ -91,13 +91,14 @@ class Input(Tensor):
         shape: Sequence[int],
         name: str = "input",
         dtype: npt.DTypeLike | DType = "float32",
-        batch: int = 1,
+        batch: int | None = 1,
         normalize: Normalization | None = None,
         seed: int = 0,
     ) -> None:
         if isinstance(shape, int | np.integer):
             shape = (shape,)
-        full = (integer(batch, "batch", low=1), *(integer(e, f"Input {name!r}: an extent", low=1) for e in shape))
+        leading = () if batch is None else (integer(batch, "batch", low=1),)
+        full = (*leading, *(integer(e, f"Input {name!r}: an extent", low=1) for e in shape))
         element = dtype if isinstance(dtype, DType) else DType.of(dtype)
         scope = Scope(integer(seed, "seed", low=0))
         super().__init__(scope.unique(name), TensorType(element, full), scope)

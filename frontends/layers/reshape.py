@@ -272,16 +272,3 @@ class Identity(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         return apply(ops.Identity(), x, name=self.path(x.scope))
-
-
-class Dropout(Layer):
-    """x itself at inference; the compiler removes it."""
-
-    def __init__(self, p: float = 0.5, inplace: bool = False, *, name: str | None = None) -> None:
-        super().__init__(name)
-        if not 0.0 <= p <= 1.0:
-            raise ShapeError(f"Dropout: p is {p}; it must be in [0, 1]")
-        self.p = float(p)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return apply(ops.Dropout(self.p), x, name=self.path(x.scope))

@@ -26,7 +26,8 @@ from glulam.compiler.ops.pointwise import Sign
 __all__ = [
     "abs", "ceil", "clip", "cos", "erf", "exp", "expm1", "floor", "log", "log1p", "logical_and", "logical_not",
     "logical_or", "max", "maximum", "mean", "min", "minimum", "pow", "prod", "relu", "round", "rsqrt", "sigmoid",
-    "sign", "sin", "softplus", "sqrt", "square", "std", "sum", "tanh", "var", "where",
+    "sign",
+    "sin", "softplus", "sqrt", "square", "std", "sum", "tanh", "var", "where",
 ]  # fmt: skip
 
 _REMEDY = "use arithmetic, comparisons and the functions of gl.math (or numpy's of the same names)"

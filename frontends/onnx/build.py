@@ -11,6 +11,7 @@ from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Op, Trait
 from glulam.compiler.graph.types import Array, DType, TensorType
 from glulam.compiler.ops.conv import Conv, ConvTranspose
+from glulam.compiler.ops.pointwise import Cast
 from glulam.compiler.ops.pool import Pool
 from glulam.frontends.onnx.proto import MAX_TENSOR_BYTES
 
@@ -22,7 +23,11 @@ _NOT_FOLDED = (Conv, ConvTranspose, Pool)  # their work is not bounded by the si
 
 
 class Builder:
-    """A graph under construction."""
+    """A graph under construction.
+
+    Half precision is how values are stored, not how they are computed: an op over float16 values works on their float32
+    ones, and its results are rounded only for who reads them as float16 (a graph output, a cast to an integer).
+    """
 
     def __init__(self, name: str) -> None:
         self.graph = Graph(name)
@@ -31,9 +36,17 @@ class Builder:
         self._offered: dict[Value, Array] = {}
         self.baked: set[str] = set()
         self._filled = 0
+        self._wide: dict[Value, Value] = {}
+        """Of float16 values the float32 ones that they are the rounding of."""
 
     def constant(self, data: Array, name: str = "const") -> Value:
         return self.graph.constant(data, name)
+
+    def rounded(self, data: Array, name: str = "const") -> Value:
+        """A float16 constant that computations see in float32 as it is given."""
+        half = self.constant(data.astype(np.float16), name)
+        self._wide[half] = self.constant(data.astype(np.float32), name)
+        return half
 
     def filled(self, value: Array, shape: Sequence[int], name: str) -> Value:
         """A constant of one repeated number; it takes no memory yet, but a model may ask for a bounded amount only."""
@@ -55,6 +68,8 @@ class Builder:
 
     def add(self, op: Op, *inputs: Value | None, name: str) -> tuple[Value, ...]:
         """The outputs of an op: constants if they are small and everything is known, else those of a new node."""
+        if self._works_wide(op, inputs):
+            return self._add_wide(op, inputs, name)
         node = self._made(op, inputs, name)
         for value in node.outputs:
             if value.type.nbytes > MAX_TENSOR_BYTES:
@@ -66,6 +81,45 @@ class Builder:
         else:
             self.graph.nodes.append(node)
         return node.outputs
+
+    # ---- half precision
+
+    def _works_wide(self, op: Op, inputs: Sequence[Value | None]) -> bool:
+        """Whether the op works on the float32 values of float16 inputs: if they are there, or it takes no others."""
+        halves = [v for v in inputs if v is not None and v.type.dtype is DType.F16]
+        if not halves or (isinstance(op, Cast) and op.dtype is not DType.F32):
+            return False
+        if any(v in self._wide and not v.is_constant for v in halves):
+            return True
+        types = [None if v is None else v.type for v in inputs]
+        try:
+            op.infer(*types)
+        except ShapeError:
+            return True
+        return False
+
+    def _add_wide(self, op: Op, inputs: Sequence[Value | None], name: str) -> tuple[Value, ...]:
+        outputs = self.add(op, *(None if v is None else self._widened(v) for v in inputs), name=name)
+        first = next(v for v in inputs if v is not None and v.type.dtype.is_float)
+        if isinstance(op, Cast) or first.type.dtype is not DType.F16:
+            return outputs
+        return tuple(self._narrowed(v, name) for v in outputs)
+
+    def _widened(self, value: Value) -> Value:
+        if value.type.dtype is not DType.F16:
+            return value
+        if value not in self._wide:
+            self._wide[value] = self.apply(Cast(DType.F32), value, name=f"{value.name}.wide")
+        return self._wide[value]
+
+    def _narrowed(self, value: Value, name: str) -> Value:
+        if value.type.dtype is not DType.F32:
+            return value
+        half = self.apply(Cast(DType.F16), value, name=name)
+        self._wide[half] = value
+        return half
+
+    # ---- nodes
 
     def _made(self, op: Op, inputs: Sequence[Value | None], name: str) -> Node:
         try:

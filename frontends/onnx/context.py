@@ -33,7 +33,7 @@ class Context:
         builder: Builder,
         used_outputs: Sequence[bool],
         tensor: Callable[[TensorProto], Array],
-        inline: Callable[[GraphProto], tuple[Value, ...]],
+        inline: Callable[[GraphProto, Sequence[Value]], tuple[Value, ...]],
     ) -> None:
         self.op_type = node.op_type
         self.base = next((name for name in node.output if name), node.name or node.op_type)
@@ -180,6 +180,8 @@ class Context:
         return self.builder.add(op, *inputs, name=self.base)
 
     def constant(self, data: Any, dtype: DType | None = None) -> Value:
+        if dtype is DType.F16:
+            return self.builder.rounded(np.asarray(data), f"{self.base}.const")
         array = np.asarray(data) if dtype is None else np.asarray(data).astype(dtype.numpy)
         return self.builder.constant(array, f"{self.base}.const")
 

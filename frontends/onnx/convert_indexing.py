@@ -107,6 +107,10 @@ def einsum(ctx: Context) -> Value:
         raise ctx.malformed(str(error)) from error
 
 
+def det(ctx: Context) -> Value:
+    return ctx.apply(ops.Det(), ctx[0])
+
+
 TABLE: dict[str, Converter] = {
     "GatherElements": gather_elements,
     "GatherND": gather_nd,
@@ -120,4 +124,5 @@ TABLE: dict[str, Converter] = {
     "Hardmax": hardmax,
     "ReverseSequence": reverse_sequence,
     "Einsum": einsum,
+    "Det": det,
 }

@@ -1,4 +1,4 @@
-"""ONNX nodes for ops that look elements up, put them somewhere, or order them."""
+"""ONNX nodes for ops that look elements up, put them somewhere, sample or order them; and determinants."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from glulam.compiler import ops
 from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.graph import Node
 from glulam.compiler.graph.op import Op
+from glulam.compiler.graph.types import DType
+from glulam.frontends.onnx.proto import elem_type_of
 from glulam.frontends.onnx.writer import Export, Writer
 
 
@@ -49,6 +51,43 @@ def cumulative(w: Writer, node: Node) -> None:
     w.emit("CumSum", inputs, w.outputs(node), exclusive=int(op.exclusive), reverse=int(op.reverse))
 
 
+def grid_sample(w: Writer, node: Node) -> None:
+    """The operator came with opset 16; with opset 20 the modes got new names, and images any rank."""
+    op = node.op
+    assert isinstance(op, ops.GridSample)
+    if w.opset < 16 or (w.opset < 20 and len(node.output.shape) != 4):
+        raise UnsupportedError(f"this sampling needs opset={16 if len(node.output.shape) == 4 else 20}")
+    if op.mode == "cubic" and op.cubic_coeff != -0.75:
+        raise UnsupportedError(f"ONNX cannot say the cubic coefficient {op.cubic_coeff} of a sampling")
+    mode = op.mode if w.opset >= 20 or op.mode == "nearest" else {"linear": "bilinear", "cubic": "bicubic"}[op.mode]
+    attributes = {"padding_mode": op.outside, "align_corners": int(op.align_corners)}
+    w.emit("GridSample", w.inputs(node), w.outputs(node), mode=mode, **attributes)
+
+
+def roi_align(w: Writer, node: Node) -> None:
+    """Image indices are int64."""
+    op = node.op
+    assert isinstance(op, ops.RoiAlign)
+    if w.opset < 16:
+        raise UnsupportedError("the pooling of regions needs opset=16")
+    x, boxes, image = w.inputs(node)
+    w.emit(
+        "RoiAlign",
+        [x, boxes, w.call("Cast", image, to=elem_type_of(DType.I64))],
+        w.outputs(node),
+        output_height=op.size[0],
+        output_width=op.size[1],
+        sampling_ratio=op.samples,
+        spatial_scale=op.scale,
+        mode=op.mode,
+        coordinate_transformation_mode="half_pixel" if op.half_pixel else "output_half_pixel",
+    )
+
+
+def det(w: Writer, node: Node) -> None:
+    w.emit("Det", w.inputs(node), w.outputs(node))
+
+
 TABLE: dict[type[Op], Export] = {
     ops.GatherElements: gather_elements,
     ops.GatherND: gather_nd,
@@ -56,4 +95,7 @@ TABLE: dict[type[Op], Export] = {
     ops.ScatterND: scatter,
     ops.TopK: top_k,
     ops.Cumulative: cumulative,
+    ops.GridSample: grid_sample,
+    ops.Det: det,
+    ops.RoiAlign: roi_align,
 }

@@ -23,6 +23,17 @@ def dropout(w: Writer, node: Node) -> None:
     w.emit("Dropout", [x, w.constant(node.op.p, DType.F32)], w.outputs(node))
 
 
+def random_dropout(w: Writer, node: Node) -> None:
+    """Training-mode dropout: other elements are dropped there, for the generator is not ONNX's to say."""
+    op = node.op
+    assert isinstance(op, ops.RandomDropout)
+    if op.alpha or op.whole_channels:
+        raise UnsupportedError("ONNX has no dropout of whole channels, and none that keeps mean and variance")
+    x = w.inputs(node)[0]
+    inputs = [x, w.constant(op.p, DType.F32), w.constant(True, DType.BOOL)]
+    w.emit("Dropout", inputs, w.outputs(node), seed=op.seed % 2**31)
+
+
 def reshape(w: Writer, node: Node) -> None:
     assert isinstance(node.op, ops.Reshape)
     (x,) = w.inputs(node)
@@ -103,6 +114,7 @@ TABLE: dict[type[Op], Export] = {
     ops.Identity: plain("Identity"),
     ops.Shape: plain("Shape"),
     ops.Dropout: dropout,
+    ops.RandomDropout: random_dropout,
     ops.Reshape: reshape,
     ops.Transpose: transpose,
     ops.Concat: concat,

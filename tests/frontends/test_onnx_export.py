@@ -129,6 +129,12 @@ CASES: list[tuple[Op, list]] = [
     (ops.ScatterND("mul"), [f(4, 3), np.array([[0], [0]]), f(2, 3)]),
     (ops.TopK(3, 1), [f(2, 7)]),
     (ops.TopK(2, 0, False), [f(5, 3)]),
+    (ops.GridSample("linear", "border"), [f(*X), f(2, 3, 7, 2)]),
+    (ops.GridSample("cubic", "zeros", True), [f(*X), f(2, 3, 7, 2)]),
+    (ops.GridSample("nearest", "reflection"), [f(*X), f(2, 3, 7, 2)]),
+    (ops.Det(), [f(2, 4, 4)]),
+    (ops.RoiAlign((3, 2), 2, 0.5), [f(*X), f(3, 4, low=0, high=5), i(3) % 2]),
+    (ops.RoiAlign((2, 2), 1, 1.0, False), [f(*X), f(3, 4, low=0, high=5), i(3) % 2]),
     (ops.Cumulative("sum", 1, True, True), [f(2, 7)]),
 ]  # fmt: skip
 SINCE = {"bitwise_and": 18, "bitwise_or": 18, "bitwise_xor": 18, "bitwise_not": 18}

@@ -1,0 +1,185 @@
+"""Indexing, ordering, sampling and normalisation operators in every form they had, against ONNX Runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx_support import assert_agrees, model, single, value_info
+
+from glulam.compiler.errors import ModelFileError, UnsupportedError
+from glulam.compiler.graph.evaluate import evaluate
+from glulam.frontends.onnx import from_onnx
+
+RNG = np.random.default_rng(3)
+
+
+def f(*shape, low=-2.0, high=2.0):
+    return RNG.uniform(low, high, shape).astype(np.float32)
+
+
+def i64(*values):
+    return np.array(values, np.int64)
+
+
+def places(low, high, *shape):
+    return RNG.integers(low, high, shape)
+
+
+def check(op_type, inputs, opset=17, constant=(), outputs=1, tolerance=1e-5, **attributes):
+    proto, feeds = single(op_type, inputs, opset, constant, outputs, **attributes)
+    assert_agrees(proto, feeds, tolerance)
+
+
+@pytest.mark.parametrize(
+    ("op_type", "inputs", "opset", "attributes"),
+    [
+        ("GatherElements", [f(3, 5), places(-5, 5, 3, 7)], 13, {"axis": 1}),
+        ("GatherElements", [f(3, 5), places(-5, 5, 2, 4).astype(np.int32)], 11, {"axis": -1}),
+        ("GatherND", [f(3, 5, 2), places(-3, 3, 4, 1)], 11, {}),
+        ("GatherND", [f(3, 5, 2), places(-5, 5, 3, 4, 1)], 13, {"batch_dims": 1}),
+        ("Scatter", [f(3, 5), i64([0, 2, 1, 2, 0]), f(1, 5)], 9, {}),
+        ("ScatterElements", [f(3, 5), i64([1, -2]), f(1, 2)], 11, {"axis": 1}),
+        ("ScatterElements", [f(3, 5), places(-3, 3, 4, 5), f(4, 5)], 16, {"reduction": "add"}),
+        ("ScatterElements", [f(3, 5), places(-3, 3, 4, 5), f(4, 5)], 18, {"reduction": "max"}),
+        ("ScatterND", [f(4, 5), i64([1], [-1]), f(2, 5)], 13, {}),
+        ("ScatterND", [f(4, 5), i64([1, 1], [1, 1]), f(2)], 16, {"reduction": "mul"}),
+        ("ScatterND", [f(4, 5), i64([1], [1]), f(2, 5)], 18, {"reduction": "min"}),
+        ("Hardmax", [f(2, 3, 4)], 11, {"axis": 1}),
+        ("Hardmax", [f(2, 3, 4)], 13, {"axis": 1}),
+        ("ReverseSequence", [f(4, 3, 2), i64(4, 1, 2)], 10, {}),
+        ("ReverseSequence", [f(3, 4, 2), i64(4, 1, 2)], 10, {"batch_axis": 0, "time_axis": 1}),
+        ("Einsum", [f(2, 3, 4), f(2, 4, 5)], 12, {"equation": "bij, bjk -> bik"}),
+        ("Einsum", [f(3, 3)], 12, {"equation": "ii"}),
+        ("Einsum", [f(2, 3, 4), f(4)], 12, {"equation": "...j,j"}),
+        ("GridSample", [f(1, 2, 5, 4), f(1, 3, 6, 2)], 16, {"mode": "bicubic"}),
+        ("GridSample", [f(1, 2, 5, 4), f(1, 3, 6, 2)], 16, {"padding_mode": "reflection"}),
+        ("GridSample", [f(1, 2, 3, 5, 4), f(1, 3, 6, 2, 3)], 20, {"mode": "linear", "align_corners": 1}),
+        ("Det", [f(2, 3, 4, 4)], 11, {}),
+        ("LRN", [f(2, 7, 3, 4)], 13, {"size": 3, "alpha": 0.5, "beta": 0.6, "bias": 2.0}),
+        ("InstanceNormalization", [f(2, 3, 4, 5), f(3), f(3)], 6, {"epsilon": 1e-3}),
+        ("LpNormalization", [f(2, 3, 4)], 1 + 8, {"axis": 1, "p": 1}),
+        ("MeanVarianceNormalization", [f(2, 3, 4, 5)], 13, {}),
+        ("MeanVarianceNormalization", [f(2, 3, 4, 5)], 9, {"axes": [1, 2]}),
+    ],
+)
+def test_operator(op_type, inputs, opset, attributes):
+    check(op_type, inputs, opset, **attributes)
+
+
+@pytest.mark.parametrize("op_type", ["Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Atanh"])
+def test_trigonometry(op_type):
+    check(op_type, [f(3, 7, low=-0.95, high=0.95)])
+
+
+def test_group_normalisation_per_group_and_per_channel():
+    check("GroupNormalization", [f(2, 6, 5), f(3), f(3)], 18, num_groups=3)
+    check("GroupNormalization", [f(2, 6, 5), f(6), f(6)], 21, num_groups=3)
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_top_k(axis):
+    x = f(3, 7, 5)
+    check("TopK", [x, i64(3)], 11, [1], 2, axis=axis)
+    check("TopK", [x, i64(3)], 11, [1], 2, axis=axis, largest=0)
+    check("TopK", [x, i64(3)], 10, [1], 2, axis=axis)
+
+
+def test_top_k_by_attribute():
+    proto, feeds = single("TopK", [f(3, 7)], 9, (), 2, axis=1, k=2)
+    values = evaluate(from_onnx(proto), feeds)
+    np.testing.assert_array_equal(values["y0"], -np.sort(-feeds["x0"], 1)[:, :2])
+
+
+@pytest.mark.parametrize("attributes", [{}, {"exclusive": 1}, {"reverse": 1}, {"exclusive": 1, "reverse": 1}])
+def test_cum_sum(attributes):
+    check("CumSum", [f(3, 7), np.array(1)], 14, [1], **attributes)
+    check("CumSum", [f(3, 7), np.array(-2, np.int32)], 11, [1], **attributes)
+
+
+@pytest.mark.parametrize("attributes", [{}, {"axis": 1}, {"axis": -2}])
+def test_compress_of_a_constant_condition(attributes):
+    condition = np.array([True, False, True])
+    check("Compress", [f(3, 4), condition], 11, [1], **attributes)
+
+
+def test_compress_of_a_computed_condition_is_refused():
+    proto, _ = single("Compress", [f(3, 4), np.array([True, False, True])], 11)
+    with pytest.raises(UnsupportedError, match="condition"):
+        from_onnx(proto)
+
+
+def test_center_crop_pad():
+    check("CenterCropPad", [f(5, 6), i64(3, 9)], 18, [1])
+    check("CenterCropPad", [f(5, 6, 3), i64(8, 2)], 18, [1], axes=[0, 2])
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{}, {"strides": [2, 1]}, {"dilations": [1, 2]}, {"pads": [1, 0, 2, 1]}, {"strides": [2, 2], "pads": [1, 1, 1, 1]}],
+)
+def test_col2im(attributes):
+    image, kernel = (7, 6), (3, 2)
+    strides, dilations = attributes.get("strides", [1, 1]), attributes.get("dilations", [1, 1])
+    pads = attributes.get("pads", [0, 0, 0, 0])
+    counts = [(image[d] + pads[d] + pads[d + 2] - dilations[d] * (kernel[d] - 1) - 1) // strides[d] + 1 for d in (0, 1)]
+    x = f(2, 3 * 6, counts[0] * counts[1])
+    check("Col2Im", [x, i64(*image), i64(*kernel)], 18, [1, 2], **attributes)
+
+
+@pytest.mark.parametrize("align_corners", [0, 1])
+@pytest.mark.parametrize("size", [(2, 3, 4, 5), (2, 1, 3, 4, 5)])
+def test_affine_grid(size, align_corners):
+    rank = len(size) - 2
+    check("AffineGrid", [f(2, rank, rank + 1), i64(*size)], 20, [1], align_corners=align_corners)
+
+
+def test_bit_shift():
+    x, y = np.arange(8, dtype=np.uint8), np.arange(8, dtype=np.uint8)
+    check("BitShift", [x, y], 11, direction="LEFT")
+    check("BitShift", [np.full(8, 200, np.uint8), y], 11, direction="RIGHT")
+
+
+def test_attributes_of_a_call_reach_the_functions_inside():
+    """SoftmaxCrossEntropyLoss is defined by NegativeLogLikelihoodLoss, which is defined by others in turn."""
+    proto, feeds = single("SoftmaxCrossEntropyLoss", [f(3, 5), i64(0, 4, 2)], 13, reduction="none")
+    assert_agrees(proto, feeds)
+    proto, feeds = single("SoftmaxCrossEntropyLoss", [f(3, 5), i64(0, 4, 2)], 13, reduction="sum", ignore_index=4)
+    assert_agrees(proto, feeds)
+
+
+@pytest.mark.parametrize(
+    ("op_type", "inputs", "attributes"),
+    [
+        ("TopK", [f(3), i64(4)], {}),
+        ("TopK", [f(3), i64(-1)], {}),
+        ("GatherND", [f(3), i64([1, 2])], {}),
+        ("GatherElements", [f(3, 2), i64([0, 1, 0])], {"axis": 0}),
+        ("ScatterND", [f(3, 2), i64([0]), f(3)], {}),
+        ("ScatterElements", [f(3), i64(0), f(1)], {"reduction": "median"}),
+        ("Einsum", [f(2, 3)], {"equation": "ij,jk"}),
+        ("Einsum", [f(2, 3)], {"equation": "i->j"}),
+        ("GridSample", [f(1, 1, 2, 2), f(1, 2, 2, 3)], {}),
+        ("GridSample", [f(1, 1, 2, 2), f(1, 2, 2, 2)], {"mode": "quintic"}),
+        ("Det", [f(2, 3)], {}),
+        ("Col2Im", [f(1, 4, 5), i64(3, 3), i64(2, 2)], {}),
+        ("CenterCropPad", [f(2, 3), i64(1)], {}),
+        ("AffineGrid", [f(2, 2, 3), i64(1, 1, 2, 2)], {}),
+        ("ReverseSequence", [f(2, 3), i64(1)], {}),
+        ("GroupNormalization", [f(1, 3, 2), f(3), f(3)], {"num_groups": 2}),
+        ("LRN", [f(1, 3, 2)], {"size": 0}),
+    ],
+)
+def test_malformed(op_type, inputs, attributes):
+    """Typed errors at import, constants or not."""
+    proto, _ = single(op_type, inputs, 21, range(1, len(inputs)), **attributes)
+    with pytest.raises((ModelFileError, UnsupportedError)):
+        from_onnx(proto)
+
+
+def test_a_huge_index_constant_costs_nothing():
+    node = onnx.helper.make_node("OneHot", ["x", "depth", "values"], ["y"])
+    stored = {"depth": np.array(1 << 40), "values": np.array([0.0, 1.0], np.float32)}
+    proto = model([node], [value_info("x", i64(1, 2))], constants=stored)
+    with pytest.raises((ModelFileError, UnsupportedError)):
+        from_onnx(proto)
