@@ -87,9 +87,7 @@ def variants(graph: Graph, options: Options) -> tuple[dict[str, Options], list[s
     return table, [name for name in names if name not in useful | lonely]
 
 
-def build_variants(
-    graph: Graph, table: Mapping[str, Options], progress: Callable[[str], None]
-) -> dict[str, Artifact]:
+def build_variants(graph: Graph, table: Mapping[str, Options], progress: Callable[[str], None]) -> dict[str, Artifact]:
     """The artifacts by label. Builds that come out alike are one, but `unfused` and `fused` are always two."""
     labels: dict[str, list[str]] = {}
     artifacts: dict[str, Artifact] = {}
@@ -142,7 +140,9 @@ def compare(
         turns = take_turns(engines, rounds, turn_seconds, lambda done: progress(f"round {done} of {rounds}"))
         builds = [_build(label, engine, turns, engines, facts) for label, engine in engines.items()]
         progress("profiling")
-        groups = group_times(graph, engines[UNFUSED].ask("profile", repeat=20), engines[FUSED].ask("profile", repeat=20))
+        groups = group_times(
+            graph, engines[UNFUSED].ask("profile", repeat=20), engines[FUSED].ask("profile", repeat=20)
+        )
     return FusionReport(graph.name, options.threads, builds, groups, idle)
 
 
@@ -211,6 +211,20 @@ def comparison_table(report: FusionReport, name: str = "") -> Table:
             f"{build.difference:.0e}" if build.difference else "0",
         )
     return table
+
+
+def markdown(report: FusionReport, name: str = "") -> str:
+    """The comparison as a Markdown table, for a README."""
+    head = f"| {name or report.model}, threads: {report.threads} | ratio | quartiles | ms | kernel calls | arena, MB |"
+    lines = [head, "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    for build in report.builds:
+        calls = "-" if build.kernels is None else str(build.kernels)
+        arena = "-" if build.arena is None else f"{build.arena / 1e6:.1f}"
+        spread = f"{build.ratio.low:.2f}-{build.ratio.high:.2f}"
+        label = build.label.replace("\n", " ")
+        cells = (label, f"{build.ratio.median:.2f}", spread, f"{build.seconds.median * 1e3:.2f}", calls, arena)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def group_table(report: FusionReport, most: int = 20) -> Table:
