@@ -177,7 +177,8 @@ def group_times(graph: Graph, unfused: Mapping[str, Any], fused: Mapping[str, An
     for node in graph.nodes:
         if node.name not in group_of:
             makers = [v.producer.name for v in node.present_inputs() if v.producer is not None]
-            group_of.update({node.name: group_of[maker] for maker in makers[:1] if maker in group_of})
+            if makers and makers[0] in group_of:
+                group_of[node.name] = group_of[makers[0]]
     alone: dict[str, float] = {}
     for row in unfused["steps"]:
         group = group_of.get(row["label"].split(LABEL_SEPARATOR)[0], CHANGES)

@@ -31,12 +31,18 @@ OURS = "glulam"
 
 
 def start_engines(
-    stack: ExitStack, case: Case, feeds: Mapping[str, np.ndarray], threads: int, peers: Sequence[str], folder: Path
+    stack: ExitStack,
+    case: Case,
+    feeds: Mapping[str, np.ndarray],
+    options: Options,
+    peers: Sequence[str],
+    folder: Path,
 ) -> tuple[dict[str, EngineProcess], float]:
     """An engine process each for glulam and the peers, closed with `stack`; and the seconds glulam took to compile."""
+    threads = options.threads
     artifact = folder / f"{case.name}-{threads}.glulam"
     begin = time.perf_counter()
-    compile_graph(case.graph, Options(threads=threads)).save(artifact)
+    compile_graph(case.graph, options).save(artifact)
     compiled = time.perf_counter() - begin
     engines = {OURS: stack.enter_context(EngineProcess(OURS, artifact, feeds, threads=threads))}
     if peers:
@@ -46,12 +52,12 @@ def start_engines(
     return engines, compiled
 
 
-def measure_case(name: str, threads: int, peers: Sequence[str], rounds: int, turn_seconds: float) -> dict[str, Any]:
+def measure_case(name: str, options: Options, peers: Sequence[str], rounds: int, turn_seconds: float) -> dict[str, Any]:
     """One model at one thread count: a JSON object with seconds, bytes, ratios and differences per engine."""
     case = open_case(name)
     feeds = case.feeds()
     with tempfile.TemporaryDirectory(prefix="glulam-") as folder, ExitStack() as stack:
-        engines, compiled = start_engines(stack, case, feeds, threads, peers, Path(folder))
+        engines, compiled = start_engines(stack, case, feeds, options, peers, Path(folder))
         turns = take_turns(engines, rounds, turn_seconds)
         expected = engines[peers[0]].outputs if peers else engines[OURS].outputs
         report = {
@@ -67,7 +73,8 @@ def measure_case(name: str, threads: int, peers: Sequence[str], rounds: int, tur
         }
     return {
         "model": name,
-        "threads": threads,
+        "threads": options.threads,
+        "numerics": options.numerics,
         "compile_seconds": compiled,
         "engines": report,
         "ratios": ratios(turns, peers),
@@ -107,6 +114,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m glulam.benchmarks.run", description=__doc__.partition("\n")[0])
     parser.add_argument("--models", default="resnet50", help="zoo networks, real models or .onnx files, by commas")
     parser.add_argument("--threads", default="1", help="thread counts, by commas")
+    parser.add_argument(
+        "--numerics", default="fast", choices=("fast", "strict"), help="strict: without Winograd (fast)"
+    )
     parser.add_argument("--peers", action="store_true", help="measure ONNX Runtime and OpenVINO as well")
     parser.add_argument("--rounds", type=int, default=9, help="rounds in which each engine has one turn")
     parser.add_argument("--turn", type=float, default=0.3, metavar="SECONDS", help="about how long a turn lasts")
@@ -124,7 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.models.split(","):
         for threads in map(int, options.threads.split(",")):
             with console.status(f"{name}, {threads} thread(s)"):
-                cases.append(measure_case(name, threads, peers, options.rounds, options.turn))
+                settings = Options(threads=threads, numerics=options.numerics)
+                cases.append(measure_case(name, settings, peers, options.rounds, options.turn))
             versions = ", ".join(f"{label} {engine['version']}" for label, engine in cases[-1]["engines"].items())
             console.print(table_of(cases[-1:], peers, f"{cpu_name()}: {versions}"))
     result = {

@@ -20,7 +20,7 @@ from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import constant_weights
-from glulam.compiler.kernels.tiling import Tiling, choose_tiling, row_cycles, stream_rate, unroll_factor
+from glulam.compiler.kernels.tiling import Tiling, row_cycles, stream_rate, tilings, unroll_factor
 from glulam.compiler.loops.expr import Const, Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
 from glulam.compiler.targets import Target
@@ -28,7 +28,7 @@ from glulam.compiler.targets import Target
 _PARTS = 4  # iterations that a convolution should have at least
 _INPUT_CYCLES, _OUTPUT_CYCLES = 150.0, 130.0  # to transform one tile of a block of channels, measured on AVX-512
 _TRANSFORM_REGISTERS = 32
-_L2_SHARE = 0.6  # of the second-level cache that the inputs of a block of tiles may fill
+_L2_SHARE = 0.35  # of the second-level cache that the inputs of a block of tiles may fill
 
 OUTPUTS, INPUTS = 4, 6  # extent of a tile on either side
 POINTS = INPUTS * INPUTS
@@ -83,18 +83,15 @@ def choose_plan(target: Target, batch: int, spatial: Shape, in_channels: int, ou
     """The cheapest way to cut the image that still gives several threads something to do."""
     height, width = map(tiles_along, spatial)
     blocks = -(-out_channels // target.lanes)
-    best: tuple[float, Plan] | None = None
+    candidates = []
     for rows, columns in _cuts(height, width):
         iterations = batch * (height // rows) * (width // columns)
-        tiling = choose_tiling(target, rows * columns, blocks, in_channels)
-        groups = -(-blocks // tiling.blocks)
-        splits = next(s for s in range(1, groups + 1) if groups % s == 0 and (iterations * s >= _PARTS or s == groups))
-        plan = Plan(rows, columns, splits, tiling)
-        cycles = iterations * _block_cycles(target, plan, in_channels, out_channels)
-        if best is None or cycles < best[0]:
-            best = (cycles, plan)
-    assert best is not None
-    return best[1]
+        for _, _, tiling in tilings(target, rows * columns, blocks, in_channels):
+            groups = -(-blocks // tiling.blocks)
+            enough = (s for s in range(1, groups + 1) if groups % s == 0 and (iterations * s >= _PARTS or s == groups))
+            plan = Plan(rows, columns, next(enough), tiling)
+            candidates.append((iterations * _block_cycles(target, plan, in_channels, out_channels), plan))
+    return min(candidates, key=lambda candidate: candidate[0])[1]
 
 
 def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int) -> float:
@@ -123,7 +120,7 @@ def _block_cycles(target: Target, plan: Plan, in_channels: int, out_channels: in
     passes = -(-out_blocks // plan.tiling.blocks)
     stream = filters / stream_rate(target, filters + inputs)
     if inputs > _L2_SHARE * target.l2_bytes:  # they come and go between caches, and not all of it is hidden
-        transforms += 0.5 * (1 + passes) * inputs / stream_rate(target, inputs)
+        transforms += (1 + passes) * inputs / stream_rate(target, inputs)
     return transforms + max(products, stream) + 0.25 * min(products, stream)
 
 

@@ -39,17 +39,21 @@ def step_cycles(target: Target, pixels: int, blocks: int) -> float:
 
 def choose_tiling(target: Target, width: int, blocks: int, depth: int) -> Tiling:
     """The tile with the fewest estimated cycles for rows of `width` pixels and `blocks` channel blocks."""
-    best: tuple[float, int, Tiling] | None = None
+    return min(tilings(target, width, blocks, depth), key=lambda entry: entry[:2])[-1]
+
+
+def tilings(target: Target, width: int, blocks: int, depth: int) -> list[tuple[float, int, Tiling]]:
+    """For each number of channel blocks the best tile: (estimated cycles, minus its pixels, tile)."""
+    best = []
     for per_group in range(1, min(blocks, 8) + 1):
-        for pixels in range(1, width + 1):
-            if pixels * per_group + per_group + 1 > target.vector_registers:
-                break
+        most = (target.vector_registers - per_group - 1) // per_group
+        found = []
+        for pixels in range(1, min(width, most) + 1):
             tiling = Tiling(pixels, per_group)
-            cost = row_cycles(target, tiling, width, blocks, depth)
-            if best is None or (cost, -pixels) < best[:2]:
-                best = (cost, -pixels, tiling)
-    assert best is not None
-    return best[2]
+            found.append((row_cycles(target, tiling, width, blocks, depth), -pixels, tiling))
+        if found:
+            best.append(min(found, key=lambda entry: entry[:2]))
+    return best
 
 
 def row_cycles(target: Target, tiling: Tiling, width: int, blocks: int, depth: int) -> float:

@@ -26,7 +26,7 @@ from glulam.compiler.ops.activation import (
     Tanh,
     ThresholdedRelu,
 )
-from glulam.compiler.ops.bits import BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor
+from glulam.compiler.ops.bits import BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor, RoundBfloat16
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.cumulative import Cumulative
 from glulam.compiler.ops.determinant import Det
@@ -72,6 +72,7 @@ from glulam.compiler.ops.random import RandomDropout
 from glulam.compiler.ops.recurrent import Gru, Lstm, Rnn
 from glulam.compiler.ops.reduce import ArgReduce, Reduce
 from glulam.compiler.ops.resize import Resize
+from glulam.compiler.ops.roi_align import RoiAlign
 from glulam.compiler.ops.softmax import LogSoftmax, Softmax
 from glulam.compiler.ops.topk import TopK
 from glulam.compiler.ops.trigonometry import Acos, Acosh, Asin, Asinh, Atan, Atanh, Cosh, Sinh, Tan
@@ -124,6 +125,7 @@ ALL_OPS: tuple[type[Op], ...] = (
     Asinh,
     Acosh,
     Atanh,
+    RoundBfloat16,
     BitwiseAnd,
     BitwiseOr,
     BitwiseXor,
@@ -135,6 +137,7 @@ ALL_OPS: tuple[type[Op], ...] = (
     LocalResponseNorm,
     GridSample,
     Det,
+    RoiAlign,
     Resize,
     Relu,
     LeakyRelu,
@@ -280,7 +283,9 @@ __all__ = [
     "Reshape",
     "Resize",
     "Rnn",
+    "RoiAlign",
     "Round",
+    "RoundBfloat16",
     "ScaleShift",
     "ScatterElements",
     "ScatterND",

@@ -33,7 +33,7 @@ class Context:
         builder: Builder,
         used_outputs: Sequence[bool],
         tensor: Callable[[TensorProto], Array],
-        inline: Callable[[GraphProto], tuple[Value, ...]],
+        inline: Callable[[GraphProto, Sequence[Value]], tuple[Value, ...]],
     ) -> None:
         self.op_type = node.op_type
         self.base = next((name for name in node.output if name), node.name or node.op_type)

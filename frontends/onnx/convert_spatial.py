@@ -89,9 +89,26 @@ def grid_sample(ctx: Context) -> Value:
     return ctx.apply(ops.GridSample(_SAMPLING[mode], padding, ctx.flag("align_corners")), ctx[0], ctx[1])
 
 
+def roi_align(ctx: Context) -> Value:
+    """How many samples a bin has must be given; before opset 16, element centres lay at whole numbers."""
+    transform = ctx.text("coordinate_transformation_mode", "half_pixel" if ctx.opset >= 16 else "output_half_pixel")
+    mode = ctx.text("mode", "avg")
+    if transform not in ("half_pixel", "output_half_pixel") or mode not in ("avg", "max"):
+        raise ctx.malformed(f"coordinate_transformation_mode={transform!r}, mode={mode!r}")
+    samples = ctx.integer("sampling_ratio", 0)
+    if samples < 1:
+        raise ctx.unsupported("sampling_ratio=0, by which the work depends on the boxes' values")
+    size = (ctx.integer("output_height", 1), ctx.integer("output_width", 1))
+    if min(size) < 1 or samples > 64:
+        raise ctx.malformed(f"output size {size}, sampling_ratio {samples}")
+    op = ops.RoiAlign(size, samples, ctx.number("spatial_scale", 1.0), transform == "half_pixel", mode)
+    return ctx.apply(op, ctx[0], ctx[1], ctx[2])
+
+
 TABLE: dict[str, Converter] = {
     "CenterCropPad": center_crop_pad,
     "Col2Im": col2im,
     "AffineGrid": affine_grid,
     "GridSample": grid_sample,
+    "RoiAlign": roi_align,
 }

@@ -6,6 +6,8 @@ from glulam.compiler import ops
 from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.graph import Node
 from glulam.compiler.graph.op import Op
+from glulam.compiler.graph.types import DType
+from glulam.frontends.onnx.proto import elem_type_of
 from glulam.frontends.onnx.writer import Export, Writer
 
 
@@ -62,6 +64,26 @@ def grid_sample(w: Writer, node: Node) -> None:
     w.emit("GridSample", w.inputs(node), w.outputs(node), mode=mode, **attributes)
 
 
+def roi_align(w: Writer, node: Node) -> None:
+    """Image indices are int64."""
+    op = node.op
+    assert isinstance(op, ops.RoiAlign)
+    if w.opset < 16:
+        raise UnsupportedError("the pooling of regions needs opset=16")
+    x, boxes, image = w.inputs(node)
+    w.emit(
+        "RoiAlign",
+        [x, boxes, w.call("Cast", image, to=elem_type_of(DType.I64))],
+        w.outputs(node),
+        output_height=op.size[0],
+        output_width=op.size[1],
+        sampling_ratio=op.samples,
+        spatial_scale=op.scale,
+        mode=op.mode,
+        coordinate_transformation_mode="half_pixel" if op.half_pixel else "output_half_pixel",
+    )
+
+
 def det(w: Writer, node: Node) -> None:
     w.emit("Det", w.inputs(node), w.outputs(node))
 
@@ -75,4 +97,5 @@ TABLE: dict[type[Op], Export] = {
     ops.Cumulative: cumulative,
     ops.GridSample: grid_sample,
     ops.Det: det,
+    ops.RoiAlign: roi_align,
 }

@@ -114,7 +114,7 @@ def test_lanes_a_few_elements_apart_read_nothing_outside(lanes, step):
         assert_same(kernel, arguments(kernel), target)
     text = module_text([kernel], "", BEST)
     starts = {"%a0": 0}
-    for name, base, offset in re.findall(r"(%v\.\d+) = getelementptr float, ptr (%[\w.]+), i64 (-?\d+)", text):
+    for name, base, offset in re.findall(r"(%v[.\d]+) = getelementptr float, ptr (%[\w.]+), i64 (-?\d+)", text):
         starts[name] = starts[base] + int(offset)
     loads = re.findall(r"load <(\d+) x float>, ptr (%[\w.]+)", text)
     assert bool(loads) == (abs(step) <= 4)

@@ -1,0 +1,109 @@
+"""Regions of images pooled to a fixed size; a lane is a bin, and taps are worked out once for all channels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from glulam.compiler.graph.types import DType
+from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.indexing import counted, dense
+from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.expr import Cast, Const, Expr
+from glulam.compiler.loops.ir import Affine, Bounded, Buffer, IndexValue, Tile, Var
+
+
+@dataclass(frozen=True)
+class Regions:
+    """How a box becomes bins and samples: `samples` per bin and axis, `offset` of element centres."""
+
+    maximum: bool
+    samples: int
+    scale: float
+    offset: float
+    least: float
+    """Boxes are made at least that long."""
+
+
+def build(ctx: Context, regions: Regions) -> Lowered:
+    """Inputs x[N, C, H, W], boxes[R, 4] (x1, y1, x2, y2) and the image index of each box; y[R, C, *bins]."""
+    if not ctx.output.type.size:
+        return ctx.finished()
+    return _RoiAlign(ctx, regions).build()
+
+
+class _RoiAlign:
+    def __init__(self, ctx: Context, regions: Regions) -> None:
+        self.ctx, self.b, self.regions = ctx, ctx.builder, regions
+        self.images, self.channels, self.height, self.width = ctx.operand(0).shape
+        self.count, _, self.rows, self.columns = ctx.output.shape
+        bins = self.rows * self.columns
+        self.x = dense(ctx, 0, (self.images, self.channels, self.height * self.width))
+        self.boxes, self.batch = dense(ctx, 1, (self.count, 4)), dense(ctx, 2, (self.count,))
+        self.y = ctx.memory("output", 0, (self.count, self.channels, bins))
+        self.dtype = self.y.dtype
+        self.lanes = ctx.target.vector_bytes // self.dtype.size
+        self.taps = 4 * regions.samples**2
+
+    def build(self) -> Lowered:
+        b, bins = self.b, self.rows * self.columns
+        places = b.scratch("places", (self.taps, self.lanes), DType.I64)
+        weights = b.scratch("weights", (self.taps, self.lanes), self.dtype)
+        full, rest = divmod(bins, self.lanes)
+        for first, count, lanes in ((0, full, self.lanes), (full * self.lanes, min(rest, 1), rest)):
+            if not count:
+                continue
+            with b.section(r=self.count, w=count) as (r, w), b.vector("v", lanes) as v:
+                bin_ = w * self.lanes + v + first
+                self.plan(Affine.of(r), bin_, v, places, weights)
+                image = b.tile("image", 1, dtype=DType.I64)
+                b.store(image[0], counted(self.batch[r], self.images))
+                with b.serial("c", self.channels) as c:
+                    total = self.pooled(Bounded(image[0], self.images), c, v, places, weights)
+                    b.store(self.y[r, c, bin_], total)
+        return self.ctx.finished()
+
+    def kept(self, value: Expr) -> Expr:
+        tile: Tile = self.b.tile("kept", 1, dtype=value.dtype)
+        self.b.store(tile[0], value)
+        return tile[0]
+
+    def plan(self, r: Affine, bin_: Affine, v: Var, places: Buffer, weights: Buffer) -> None:
+        """Index and weight of every tap of a bin's samples."""
+        index = self.kept(IndexValue(bin_))
+        row = self.kept(ex.binary("div", index, self.columns))
+        column = self.kept(index - row * self.columns)
+        samples = self.regions.samples
+        for sample in range(samples**2):
+            down = self.axis(r, 1, row, self.rows, sample // samples, self.height)
+            across = self.axis(r, 0, column, self.columns, sample % samples, self.width)
+            for t in range(4):
+                (line, share), (place, part) = down[t // 2], across[t % 2]
+                self.b.store(places[4 * sample + t, v], line * self.width + place)
+                self.b.store(weights[4 * sample + t, v], share * part)
+
+    def axis(self, r: Affine, which: int, bin_: Expr, bins: int, sample: int, extent: int) -> list[tuple[Expr, Expr]]:
+        """The two elements around a sample along one axis, with their weights; none outside the image."""
+        rule = self.regions
+        start = self.kept(self.boxes[r, which] * rule.scale - rule.offset)
+        length = self.kept(self.boxes[r, which + 2] * rule.scale - rule.offset - start)
+        if rule.least:
+            length = self.kept(ex.maximum(length, rule.least))
+        size = length * (1 / bins)
+        place = self.kept(start + size * (Cast(bin_, self.dtype) + (sample + 0.5) / rule.samples))
+        inside = (place >= -1.0) & (place <= float(extent))
+        clamped = self.kept(ex.minimum(ex.maximum(place, 0.0), float(extent - 1)))
+        low = self.kept(ex.unary("floor", clamped))
+        fraction = self.kept(ex.where(inside, clamped - low, 0.0))
+        near = self.kept(ex.where(inside, 1.0 - fraction, 0.0))
+        high = ex.minimum(low + 1.0, float(extent - 1))
+        return [(self.kept(Cast(low, DType.I64)), near), (self.kept(Cast(high, DType.I64)), fraction)]
+
+    def pooled(self, image: Bounded, c: Var, v: Var, places: Buffer, weights: Buffer) -> Expr:
+        b, maximum = self.b, self.regions.maximum
+        total = b.tile("total", 1, dtype=self.dtype)
+        b.store(total[0], Const(-math.inf if maximum else 0.0, self.dtype))
+        with b.serial("t", self.taps) as t:
+            value = self.x[image, c, Bounded(places[t, v], self.height * self.width)] * weights[t, v]
+            b.store(total[0], ex.maximum(total[0], value) if maximum else total[0] + value)
+        return total[0] if maximum else total[0] * (1 / self.regions.samples**2)
