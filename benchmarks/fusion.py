@@ -214,6 +214,20 @@ def comparison_table(report: FusionReport, name: str = "") -> Table:
     return table
 
 
+def markdown(report: FusionReport, name: str = "") -> str:
+    """The comparison as a Markdown table, for a README."""
+    head = f"| {name or report.model}, threads: {report.threads} | ratio | quartiles | ms | kernel calls | arena, MB |"
+    lines = [head, "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    for build in report.builds:
+        calls = "-" if build.kernels is None else str(build.kernels)
+        arena = "-" if build.arena is None else f"{build.arena / 1e6:.1f}"
+        spread = f"{build.ratio.low:.2f}-{build.ratio.high:.2f}"
+        label = build.label.replace("\n", " ")
+        cells = (label, f"{build.ratio.median:.2f}", spread, f"{build.seconds.median * 1e3:.2f}", calls, arena)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def group_table(report: FusionReport, most: int = 20) -> Table:
     """The fused kernels that matter most: what their layers cost alone and together."""
     *groups, changes = report.groups
