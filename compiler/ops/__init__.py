@@ -26,7 +26,11 @@ from glulam.compiler.ops.activation import (
     Tanh,
     ThresholdedRelu,
 )
+<<<<<<< HEAD
 from glulam.compiler.ops.bits import BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor, RoundBfloat16
+=======
+from glulam.compiler.ops.bits import BitCast, BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor
+>>>>>>> custom
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.cumulative import Cumulative
 from glulam.compiler.ops.determinant import Det
@@ -191,6 +195,7 @@ ALL_OPS: tuple[type[Op], ...] = (
     Xor,
     Where,
     Formula,
+    BitCast,
     External,
 )
 
@@ -211,6 +216,7 @@ __all__ = [
     "Atanh",
     "AveragePool",
     "BatchNorm",
+    "BitCast",
     "BitShift",
     "BitwiseAnd",
     "BitwiseNot",

@@ -11,8 +11,14 @@ import numpy as np
 from glulam.compiler.graph.op import Case
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
+<<<<<<< HEAD
 from glulam.compiler.loops.expr import Bitcast, Const, Expr
 from glulam.compiler.ops.inputs import INTEGERS
+=======
+from glulam.compiler.loops.expr import Const, Expr
+from glulam.compiler.graph.types import DType
+from glulam.compiler.ops.inputs import INTEGERS, NUMBERS
+>>>>>>> custom
 from glulam.compiler.ops.pointwise import Pointwise
 
 
@@ -75,6 +81,37 @@ class BitwiseNot(Pointwise):
 
     def formula(self, x: Expr) -> Expr:
         return x ^ Const(-1 if x.dtype.is_signed else (1 << 8 * x.dtype.size) - 1, x.dtype)
+
+
+@dataclass(frozen=True)
+class BitCast(Pointwise):
+    """The same bits read as another type of the same size."""
+
+    dtype: DType
+
+    name = "bit_cast"
+    accepts = NUMBERS
+
+    def formula(self, x: Expr) -> Expr:
+        if x.dtype.size != self.dtype.size or self.dtype not in NUMBERS:
+            raise self.fail(f"{x.dtype.value} has not the size of {self.dtype.value}")
+        return ex.Bitcast(x, self.dtype)
+
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        return (cls(DType.I32),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        floats = np.array([[0, -0.0, 1.5], [np.inf, -1e38, 1e-40]], np.float32)
+        return (
+            Case(cls(DType.I32), (floats,)),
+            Case(cls(DType.U32), (floats,)),
+            Case(cls(DType.F32), (np.array([0, 1 << 30, -(1 << 29)], np.int32),)),
+            Case(cls(DType.I64), (np.array([1.5, -np.inf]),)),
+            Case(cls(DType.U8), (np.array([-1, -128, 127], np.int8),)),
+            Case(cls(DType.U16), (np.array([-1, 0], np.int16),)),
+        )
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from glulam.compiler.ops.vector_norm import LpNormalize, RMSNorm
 from glulam.frontends.onnx.context import Context, Converter
 
 
-def batch_norm(ctx: Context) -> Value:
+def batch_norm(ctx: Context) -> Value | tuple[Value, ...]:
     """Inference form. Before opset 9, spatial=0 keeps one statistic per element."""
     epsilon = ctx.number("epsilon", 1e-5)
     ctx.ignore("momentum", "consumed_inputs", "is_test")
     if ctx.flag("training_mode"):
-        raise ctx.unsupported("training_mode=1")
+        return _batch_statistics(ctx, epsilon)
     ctx.only_first_output("running_mean", "running_var", "saved_mean", "saved_var")
     x = ctx[0]
     scale, bias, mean, var = (_like(ctx, ctx[i], x) for i in range(1, 5))
@@ -32,9 +32,26 @@ def batch_norm(ctx: Context) -> Value:
     return ctx.apply(ScaleShift(), normal, scale, bias)
 
 
+<<<<<<< HEAD
 def _like(ctx: Context, value: Value, x: Value) -> Value:
     """Statistics and scales may have another float type than the data; with float16 all are computed in float32."""
     return value if x.type.dtype in (DType.F16, value.type.dtype) else ctx.apply(Cast(x.type.dtype), value)
+=======
+def _batch_statistics(ctx: Context, epsilon: float) -> tuple[Value, ...]:
+    """Training form: normalised by the batch's own mean and variance, with which the running ones are updated."""
+    x, scale, bias, mean, var = (ctx[i] for i in range(5))
+    momentum = ctx.number("momentum", 0.9)
+    axes = (0, *range(2, len(x.shape)))
+    own_mean = ctx.apply(Reduce("mean", axes, False), x)
+    wide = ctx.apply(Reshape((x.shape[1], *[1] * (len(x.shape) - 2))), own_mean)
+    centred = ctx.apply(Sub(), x, wide)
+    own_var = ctx.apply(Reduce("mean", axes, False), ctx.apply(Mul(), centred, centred))
+    running = []
+    for old, new in ((mean, own_mean), (var, own_var)):
+        kept = ctx.apply(Mul(), old, ctx.constant(momentum, old.type.dtype))
+        running.append(ctx.apply(Add(), kept, ctx.apply(Mul(), new, ctx.constant(1 - momentum, new.type.dtype))))
+    return (ctx.apply(BatchNorm(epsilon), x, scale, bias, own_mean, own_var), *running)
+>>>>>>> custom
 
 
 def layer_norm(ctx: Context) -> tuple[Value, ...]:

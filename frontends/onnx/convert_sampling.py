@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -146,66 +146,6 @@ class _Sampler:
         return value if inside is None else ctx.apply(ops.Where(), inside, value, ctx.constant(0, self.dtype))
 
 
-def roi_align(ctx: Context) -> Value:
-    """Means (or maxima) of points in the cells of each region; regions must be known, since they fix the points."""
-    x, rois = ctx[0], ctx.known(1, "rois")
-    batches = ctx.known(2, "batch_indices")
-    height, width = ctx.integer("output_height", 1), ctx.integer("output_width", 1)
-    ratio, scale = ctx.integer("sampling_ratio", 0), ctx.number("spatial_scale", 1.0)
-    half = ctx.opset >= 16 and ctx.text("coordinate_transformation_mode", "half_pixel") == "half_pixel"
-    mode = ctx.text("mode", "avg")
-    if len(x.shape) != 4 or rois.ndim != 2 or rois.shape[1] != 4 or mode not in ("avg", "max"):
-        raise ctx.malformed(f"regions of shape {rois.shape} of {x.type}, mode {mode!r}")
-    regions = [
-        _region(ctx, x, roi.astype(np.float64) * scale - 0.5 * half, int(batch), (height, width), ratio, half, mode)
-        for roi, batch in zip(rois, batches, strict=True)
-    ]
-    return regions[0] if len(regions) == 1 else ctx.apply(ops.Concat(0), *regions)
-
-
-def _region(
-    ctx: Context,
-    x: Value,
-    roi: np.ndarray,  # type: ignore[type-arg]
-    batch: int,
-    cells: tuple[int, int],
-    ratio: int,
-    half: bool,
-    mode: str,
-) -> Value:
-    spans = [roi[3] - roi[1], roi[2] - roi[0]]
-    spans = spans if half else [max(span, 1.0) for span in spans]
-    points = [ratio or max(int(np.ceil(span / cell)), 1) for span, cell in zip(spans, cells, strict=True)]
-    lines = []
-    for axis in (0, 1):
-        size = spans[axis] / cells[axis]
-        steps = (np.arange(points[axis]) + 0.5) / points[axis]
-        lines.append((roi[1 - axis] + (np.arange(cells[axis])[:, None] + steps) * size).reshape(-1))
-    corners = [_corners(line, extent) for line, extent in zip(lines, x.shape[2:], strict=True)]
-    (image,) = (ctx.apply(ops.Slice((batch, 0, 0, 0), (1,) * 4, (1, *x.shape[1:])), x),)
-    shape = (1, x.shape[1], cells[0], points[0], cells[1], points[1])
-    parts = []
-    for (rows, down), (columns, across) in itertools.product(*corners):
-        picked = ctx.apply(ops.Gather(3), ctx.apply(ops.Gather(2), image, ctx.constant(rows)), ctx.constant(columns))
-        parts.append(ctx.apply(ops.Mul(), picked, ctx.constant(np.outer(down, across), x.type.dtype)))
-    join: Callable[[], Op] = ops.Add if mode == "avg" else ops.Maximum
-    total = parts[0]
-    for part in parts[1:]:
-        total = ctx.apply(join(), total, part)
-    kind = "mean" if mode == "avg" else "max"
-    return ctx.apply(ops.Reduce(kind, (3, 5), False), ctx.apply(ops.Reshape(shape), total))
-
-
-def _corners(line: np.ndarray, extent: int) -> list[tuple[np.ndarray, np.ndarray]]:  # type: ignore[type-arg]
-    """The two neighbours of each place with their weights; beyond one pixel outside nothing counts."""
-    outside = (line < -1) | (line > extent)
-    inside = np.clip(line, 0, extent - 1)
-    low = np.floor(inside).astype(np.int64)
-    high = np.minimum(low + 1, extent - 1)
-    after = np.where(low >= extent - 1, 0.0, inside - low)
-    return [(low, np.where(outside, 0, 1 - after)), (high, np.where(outside, 0, after))]
-
-
 def deform_conv(ctx: Context) -> Value:
     """A convolution whose taps are moved by offsets: each tap is sampled, then all are multiplied with the weights."""
     x, w, offset, bias, mask = ctx[0], ctx[1], ctx[2], ctx.optional(3), ctx.optional(4)
@@ -254,4 +194,4 @@ def _channels(ctx: Context, x: Value, start: int, count: int) -> Value:
     return ctx.apply(ops.Slice((0, start, *[0] * (rank - 2)), (1,) * rank, (x.shape[0], count, *x.shape[2:])), x)
 
 
-TABLE: dict[str, Converter] = {"GridSample": grid_sample, "RoiAlign": roi_align, "DeformConv": deform_conv}
+TABLE: dict[str, Converter] = {"GridSample": grid_sample, "DeformConv": deform_conv}

@@ -312,10 +312,25 @@ def _opset(model: ModelProto) -> int:
         return NEWEST_OPSET  # nothing but other domains, whose operators are refused by name
     if not versions:
         raise ModelFileError("the model does not say which opset it uses")
+    if 1 <= versions[0] < OLDEST_OPSET and _unchanged(model.graph, int(versions[0])):
+        return OLDEST_OPSET
     if not OLDEST_OPSET <= versions[0] <= NEWEST_OPSET:
         offered = f"opsets {OLDEST_OPSET} to {NEWEST_OPSET} are offered; convert it by onnx.version_converter"
         raise UnsupportedError(f"the model uses opset {versions[0]}: {offered}", [f"opset {versions[0]}"])
     return int(versions[0])
+
+
+def _unchanged(graph: GraphProto, opset: int) -> bool:
+    """Whether all operators of the graph meant at this opset what they mean at the oldest one offered."""
+    defs = require_onnx().defs
+    try:
+        return all(
+            defs.get_schema(node.op_type, opset, "").since_version
+            == defs.get_schema(node.op_type, OLDEST_OPSET, "").since_version
+            for node in graph.node
+        )
+    except defs.SchemaError:
+        return False
 
 
 def _check_names(proto: GraphProto) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from glulam.compiler.errors import UnsupportedError
+from glulam.frontends.onnx.refused import on_purpose
 from glulam.frontends.onnx.suite import SUITES, Case, collect
 
 RTOL, ATOL = 1e-3, 1e-5
@@ -207,6 +208,9 @@ def _score(case: Case) -> Score:
         return score("passed", built_in=tuple(variant.built_in), folded=not variant.model.manifest.steps)
     except BackendIsNotSupposedToImplementIt as error:
         return score("refused", str(error))
+    except UnsupportedError as error:
+        detail = " ".join(str(error).split())
+        return score("refused" if on_purpose(error) else "failed", f"UnsupportedError: {detail}"[:400])
     except Exception as error:
         return score("failed", f"{type(error).__name__}: {' '.join(str(error).split())}"[:400])
 

@@ -23,6 +23,7 @@ from glulam.frontends.onnx import (
     convert_sampling,
     convert_softmax,
     convert_spatial,
+    convert_various,
 )
 from glulam.frontends.onnx.context import Converter
 
@@ -44,6 +45,7 @@ CONVERTERS: Mapping[str, Converter] = MappingProxyType(
         **convert_sampling.TABLE,
         **convert_fourier.TABLE,
         **convert_control.TABLE,
+        **convert_various.TABLE,
         **convert_constant.TABLE,
     }
 )
