@@ -26,11 +26,7 @@ from glulam.compiler.ops.activation import (
     Tanh,
     ThresholdedRelu,
 )
-<<<<<<< HEAD
-from glulam.compiler.ops.bits import BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor, RoundBfloat16
-=======
-from glulam.compiler.ops.bits import BitCast, BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor
->>>>>>> custom
+from glulam.compiler.ops.bits import BitCast, BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor, RoundBfloat16
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.cumulative import Cumulative
 from glulam.compiler.ops.determinant import Det

@@ -11,14 +11,8 @@ import numpy as np
 from glulam.compiler.graph.op import Case
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
-<<<<<<< HEAD
 from glulam.compiler.loops.expr import Bitcast, Const, Expr
-from glulam.compiler.ops.inputs import INTEGERS
-=======
-from glulam.compiler.loops.expr import Const, Expr
-from glulam.compiler.graph.types import DType
 from glulam.compiler.ops.inputs import INTEGERS, NUMBERS
->>>>>>> custom
 from glulam.compiler.ops.pointwise import Pointwise
 
 
