@@ -59,8 +59,9 @@ class GroupTime:
 
 @dataclass(frozen=True)
 class FusionReport:
-    """Builds in the order unfused, only one pass, one pass left out, fused, peers; ratios are against unfused: below one is faster.
+    """Builds in the order unfused, only one pass, one pass left out, fused, peers.
 
+    Ratios are against unfused: below one is faster.
     `idle` are the passes that find nothing to do in this model.
     """
 
@@ -119,7 +120,8 @@ def compare(
 ) -> FusionReport:
     """Build the graph every way, let the builds take turns, and put the results side by side.
 
-    Without `passes` there are just two builds, unfused and fused. `peers` adds engines of `peers.PEERS`, each with the ONNX file it shall load; `progress` hears what is being done.
+    Without `passes` there are just two builds, unfused and fused. `peers` adds engines of `peers.PEERS`, each with the
+    ONNX file it shall load; `progress` hears what is being done.
     """
     options = options or Options()
     table, idle = variants(graph, options) if passes else ({UNFUSED: replace(options, fuse=False), FUSED: options}, [])
