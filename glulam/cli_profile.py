@@ -74,10 +74,10 @@ def table(name: str, profile: Profile, peak: float, rows: list[dict[str, Any]], 
     """The most expensive kernels first."""
     title = f"{name}: {profile.seconds * 1e3:.3f} ms, {profile.threads} thread(s), peak {peak / 1e9:.0f} GFLOP/s"
     result = Table(title=title, caption="winograd kernels count the multiplications of the definition")
-    result.add_column("layers", max_width=70, overflow="ellipsis", no_wrap=True)
-    result.add_column("kernel", no_wrap=True)
+    result.add_column("layers", min_width=10, max_width=70, overflow="ellipsis", no_wrap=True)
+    result.add_column("kernel", min_width=6, overflow="ellipsis", no_wrap=True)
     for column in ("us", "share", "GFLOP/s", "of peak", "GB/s"):
-        result.add_column(column, justify="right")
+        result.add_column(column, justify="right", min_width=len(column), no_wrap=True)
     ordered = sorted(rows, key=lambda row: -row["microseconds"])
     for row in ordered[: top or None]:
         result.add_row(

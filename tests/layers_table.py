@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import glulam as gl
 import numpy as np
+
+import glulam as gl
 
 L = gl.layers
 M = gl.math
@@ -278,14 +279,15 @@ def _pools() -> list[Row]:
         rows += [
             Row("Pooling", f"{rank}-D average", (shape,), _windows("AvgPool", rank, stride=2, padding=1)),
             Row("Pooling", f"{rank}-D max", (shape,), _windows("MaxPool", rank, stride=2, padding=1)),
-            Row("Pooling", f"{rank}-D Lp", (shape,), lambda x, r=rank: getattr(L, f"LPPool{r}d")(2.0, 3)(x)),
+            Row("Pooling", f"{rank}-D Lp", (shape,), lambda x, r=rank: getattr(L, f"LPPool{r}d")(2, 3)(x)),
             Row(
                 "Pooling", f"{rank}-D adaptive average", (shape,),
                 lambda x, r=rank: getattr(L, f"AdaptiveAvgPool{r}d")(1)(x), lambda x, s=spatial: _mean_of(x, s),
             ),
             Row(
                 "Pooling", f"{rank}-D adaptive max", (shape,),
-                lambda x, r=rank: getattr(L, f"AdaptiveMaxPool{r}d")(1)(x), lambda x, s=spatial: x.max(s, keepdims=True),
+                lambda x, r=rank: getattr(L, f"AdaptiveMaxPool{r}d")(1)(x),
+                lambda x, s=spatial: x.max(s, keepdims=True),
             ),
             Row("Pooling", f"{rank}-D max with indices", (shape,), _windows("MaxPool", rank, return_indices=True)),
             Row("Unpooling", f"{rank}-D max", ((5, 8, 10, 6)[: rank + 1],), _unpool(rank)),

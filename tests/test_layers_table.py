@@ -6,7 +6,8 @@ import pytest
 from layers_table import ROWS, Row, table, verdict
 
 GROUPS = {
-    "Input", "Convolution", "Activation", "Normalisation", "Dropout", "Crop", "Resize", "Pooling", "Unpooling", "Output",
+    "Input", "Convolution", "Activation", "Normalisation", "Dropout", "Crop", "Resize", "Pooling", "Unpooling",
+    "Output",
     "Structure", "Custom",
 }  # fmt: skip
 

@@ -35,7 +35,7 @@ from glulam.frontends.layers.conv import (
 from glulam.frontends.layers.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d
 from glulam.frontends.layers.external import External, external
 from glulam.frontends.layers.formulas import FormulaLayer, Weight, layer
-from glulam.frontends.layers.indexing import ArgMax, ArgMin, CumSum, Einsum, Gather, Scatter, TopK
+from glulam.frontends.layers.indexing import ArgMax, ArgMin, CumSum, Einsum, Embedding, Gather, Scatter, TopK
 from glulam.frontends.layers.inputs import Input, Normalization, Rescale01, RescaleSymmetric, ZeroCenter, ZScore
 from glulam.frontends.layers.linear import Linear, Matmul
 from glulam.frontends.layers.module import Block, Layer, Module
@@ -66,6 +66,9 @@ from glulam.frontends.layers.pool import (
     AvgPool3d,
     GlobalAvgPool,
     GlobalMaxPool,
+    LPPool1d,
+    LPPool2d,
+    LPPool3d,
     MaxPool1d,
     MaxPool2d,
     MaxPool3d,
@@ -142,6 +145,7 @@ __all__ = [
     "Dropout2d",
     "Dropout3d",
     "Einsum",
+    "Embedding",
     "External",
     "Flatten",
     "FormulaLayer",
@@ -158,6 +162,9 @@ __all__ = [
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
+    "LPPool1d",
+    "LPPool2d",
+    "LPPool3d",
     "Layer",
     "LayerNorm",
     "LeakyReLU",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy.typing as npt
+
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.frontends.einsum import einsum
 from glulam.frontends.layers.arguments import integer
+from glulam.frontends.layers.initial import uniform
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply, apply_all, normal_axis
 
@@ -71,6 +74,27 @@ class Gather(Layer):
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         return apply(ops.GatherElements(normal_axis(self.dim, x.rank, "Gather")), x, index, name=self.path(x.scope))
+
+
+class Embedding(Layer):
+    """Rows of a table by their numbers: [...] of int64 becomes [..., embedding_dim].
+
+    weight: the table, [num_embeddings, embedding_dim]. A negative number counts from the end.
+    """
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, *, weight: npt.ArrayLike | None = None, name: str | None = None
+    ) -> None:
+        super().__init__(name)
+        self.shape = (
+            integer(num_embeddings, "Embedding: num_embeddings", low=1),
+            integer(embedding_dim, "Embedding: embedding_dim", low=1),
+        )
+        self._given_weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        table = self.parameter("weight", self.shape, self._given_weight, uniform(-1.0, 1.0), x)
+        return apply(ops.Gather(0), table, x, name=self.path(x.scope))
 
 
 class Scatter(Layer):

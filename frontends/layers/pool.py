@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -163,6 +164,55 @@ class AvgPool2d(_AvgPool):
 
 class AvgPool3d(_AvgPool):
     __doc__ = _AvgPool.__doc__
+    spatial = 3
+
+
+class _LPPool(Layer):
+    """(sum |x|^p)^(1/p) over each window of [N, C, *spatial]; stride defaults to kernel_size.
+
+    norm_type: p, above 0.
+    """
+
+    spatial: ClassVar[int]
+
+    def __init__(
+        self,
+        norm_type: float,
+        kernel_size: Extents,
+        stride: Extents | None = None,
+        ceil_mode: bool = False,
+        *,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        label = type(self).__name__
+        if not norm_type > 0:
+            raise ShapeError(f"{label}: norm_type is {norm_type!r}; it must be above 0")
+        self.norm_type = float(norm_type)
+        self.kernel_size = extents(kernel_size, self.spatial, f"{label}: kernel_size")
+        self.stride = self.kernel_size if stride is None else extents(stride, self.spatial, f"{label}: stride")
+        self.ceil_mode = bool(ceil_mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        require_rank(x, self.spatial + 2, type(self).__name__)
+        ones, pads = (1,) * self.spatial, ((0, 0),) * self.spatial
+        op = ops.AveragePool(self.kernel_size, self.stride, pads, ones, self.ceil_mode, True)
+        mean = apply(op, apply(ops.Abs(), x) ** self.norm_type, name=self.path(x.scope))
+        return (mean * float(math.prod(self.kernel_size))) ** (1 / self.norm_type)
+
+
+class LPPool1d(_LPPool):
+    __doc__ = _LPPool.__doc__
+    spatial = 1
+
+
+class LPPool2d(_LPPool):
+    __doc__ = _LPPool.__doc__
+    spatial = 2
+
+
+class LPPool3d(_LPPool):
+    __doc__ = _LPPool.__doc__
     spatial = 3
 
 

@@ -37,10 +37,8 @@ def determinant(ctx: Context) -> Value:
             for place, column in enumerate(columns):
                 rest = tuple(c for c in columns if c != column)
                 part = ctx.apply(ops.Mul(), element(row, column), minors[rest])
-                if total is None:
-                    total = part
-                else:
-                    total = ctx.apply(ops.Sub() if place % 2 else ops.Add(), total, part)
+                sign = ops.Sub() if place % 2 else ops.Add()
+                total = part if total is None else ctx.apply(sign, total, part)
             assert total is not None
             larger[columns] = total
         minors = larger

@@ -35,12 +35,11 @@ def values(dtype, seed, count=33):
         with np.errstate(over="ignore"):
             return rng.permutation(mixed)[:count].astype(dtype.numpy)
     info = np.iinfo(dtype.numpy)
-    mixed = np.concatenate(
-        [[0, 0, 1, 2, info.min, info.max, info.min + 1, info.max - 1], [-1, -1, -3, 3] * info.min**0]
-    )
-    mixed = mixed[(mixed >= info.min) & (mixed <= info.max)] if info.min == 0 else mixed
+    low, high = int(info.min), int(info.max)
+    mixed = [0, 0, 1, 2, low, high, low + 1, high - 1, *([-1, -1, -3, 3] if low else [])]
     rest = rng.integers(-100 if info.min else 0, 100, count)
-    return rng.permutation(np.concatenate([[int(m) for m in mixed], rest])[:count]).astype(dtype.numpy)
+    numbers = [*mixed, *(int(number) for number in rest)][:count]
+    return rng.permutation(np.array(numbers, dtype.numpy))
 
 
 def check(cases, target):
