@@ -59,8 +59,9 @@ class GroupTime:
 
 @dataclass(frozen=True)
 class FusionReport:
-    """Builds in the order unfused, only one pass, one pass left out, fused, peers; ratios are against unfused: below one is faster.
+    """Builds in the order unfused, only one pass, one pass left out, fused, peers.
 
+    Ratios are against unfused: below one is faster.
     `idle` are the passes that find nothing to do in this model.
     """
 
@@ -87,9 +88,7 @@ def variants(graph: Graph, options: Options) -> tuple[dict[str, Options], list[s
     return table, [name for name in names if name not in useful | lonely]
 
 
-def build_variants(
-    graph: Graph, table: Mapping[str, Options], progress: Callable[[str], None]
-) -> dict[str, Artifact]:
+def build_variants(graph: Graph, table: Mapping[str, Options], progress: Callable[[str], None]) -> dict[str, Artifact]:
     """The artifacts by label. Builds that come out alike are one, but `unfused` and `fused` are always two."""
     labels: dict[str, list[str]] = {}
     artifacts: dict[str, Artifact] = {}
@@ -121,7 +120,8 @@ def compare(
 ) -> FusionReport:
     """Build the graph every way, let the builds take turns, and put the results side by side.
 
-    Without `passes` there are just two builds, unfused and fused. `peers` adds engines of `peers.PEERS`, each with the ONNX file it shall load; `progress` hears what is being done.
+    Without `passes` there are just two builds, unfused and fused. `peers` adds engines of `peers.PEERS`, each with the
+    ONNX file it shall load; `progress` hears what is being done.
     """
     options = options or Options()
     table, idle = variants(graph, options) if passes else ({UNFUSED: replace(options, fuse=False), FUSED: options}, [])
@@ -142,7 +142,9 @@ def compare(
         turns = take_turns(engines, rounds, turn_seconds, lambda done: progress(f"round {done} of {rounds}"))
         builds = [_build(label, engine, turns, engines, facts) for label, engine in engines.items()]
         progress("profiling")
-        groups = group_times(graph, engines[UNFUSED].ask("profile", repeat=20), engines[FUSED].ask("profile", repeat=20))
+        groups = group_times(
+            graph, engines[UNFUSED].ask("profile", repeat=20), engines[FUSED].ask("profile", repeat=20)
+        )
     return FusionReport(graph.name, options.threads, builds, groups, idle)
 
 
@@ -177,7 +179,8 @@ def group_times(graph: Graph, unfused: Mapping[str, Any], fused: Mapping[str, An
     for node in graph.nodes:
         if node.name not in group_of:
             makers = [v.producer.name for v in node.present_inputs() if v.producer is not None]
-            group_of.update({node.name: group_of[maker] for maker in makers[:1] if maker in group_of})
+            if makers and makers[0] in group_of:
+                group_of[node.name] = group_of[makers[0]]
     alone: dict[str, float] = {}
     for row in unfused["steps"]:
         group = group_of.get(row["label"].split(LABEL_SEPARATOR)[0], CHANGES)
@@ -211,6 +214,20 @@ def comparison_table(report: FusionReport, name: str = "") -> Table:
             f"{build.difference:.0e}" if build.difference else "0",
         )
     return table
+
+
+def markdown(report: FusionReport, name: str = "") -> str:
+    """The comparison as a Markdown table, for a README."""
+    head = f"| {name or report.model}, threads: {report.threads} | ratio | quartiles | ms | kernel calls | arena, MB |"
+    lines = [head, "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    for build in report.builds:
+        calls = "-" if build.kernels is None else str(build.kernels)
+        arena = "-" if build.arena is None else f"{build.arena / 1e6:.1f}"
+        spread = f"{build.ratio.low:.2f}-{build.ratio.high:.2f}"
+        label = build.label.replace("\n", " ")
+        cells = (label, f"{build.ratio.median:.2f}", spread, f"{build.seconds.median * 1e3:.2f}", calls, arena)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def group_table(report: FusionReport, most: int = 20) -> Table:

@@ -52,7 +52,7 @@ class _Met:
 class _Generic:
     def __init__(self, ctx: Context, geometry: ConvGeometry | TransposedGeometry) -> None:
         self.ctx, self.b, self.geometry = ctx, ctx.builder, geometry
-        self.dtype = ctx.output.type.dtype
+        self.dtype = ctx.operand(0).type.dtype  # the epilogue may give another one
         self.block = ctx.output.layout.block
         self.constants: dict[tuple[object, ...], Buffer] = {}
         self.ins = ctx.operand(0).shape[1] // geometry.groups

@@ -91,7 +91,7 @@ class _Columns:
         self.packed = packed
         self.right = None if packed is not None else source(ctx, 1)
         self.bias = bias
-        self.dtype = ctx.output.type.dtype
+        self.dtype = ctx.operand(0).type.dtype  # the epilogue may give another one
         *self.batch, self.rows, self.columns = ctx.output.shape
         self.depth = ctx.operand(0).shape[-1]
 

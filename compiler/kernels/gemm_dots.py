@@ -23,7 +23,7 @@ class _Dots:
     def __init__(self, ctx: Context, transposed: bool, bias: int | None) -> None:
         self.ctx, self.b = ctx, ctx.builder
         self.transposed = transposed
-        self.dtype = ctx.output.type.dtype
+        self.dtype = ctx.operand(0).type.dtype  # the epilogue may give another one
         self.left, self.right = source(ctx, 0), source(ctx, 1)
         self.bias = None if bias is None else source(ctx, bias)
         self.depth = ctx.operand(0).shape[-1]

@@ -33,7 +33,7 @@ class _GroupNorm:
     def __init__(self, ctx: Context, groups: int, epsilon: float) -> None:
         self.ctx, self.b, self.groups, self.epsilon = ctx, ctx.builder, groups, epsilon
         self.x, self.y = ctx.input_view(0), ctx.output_view()
-        self.dtype = ctx.output.type.dtype
+        self.dtype = ctx.operand(0).type.dtype  # the epilogue may give another one
         self.channels = ctx.output.shape[1]
         self.width = self.channels // groups
         self.share = groups / math.prod(ctx.output.shape[1:])

@@ -1,4 +1,4 @@
-"""Pointwise ops on the bits of integers."""
+"""Pointwise ops on bits: those of integers, and rounding to a shorter float."""
 
 from __future__ import annotations
 
@@ -9,10 +9,25 @@ from typing import Self
 import numpy as np
 
 from glulam.compiler.graph.op import Case
+from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
-from glulam.compiler.loops.expr import Const, Expr
-from glulam.compiler.ops.inputs import INTEGERS
+from glulam.compiler.loops.expr import Bitcast, Const, Expr
+from glulam.compiler.ops.inputs import INTEGERS, NUMBERS
 from glulam.compiler.ops.pointwise import Pointwise
+
+
+@dataclass(frozen=True)
+class RoundBfloat16(Pointwise):
+    """The nearest float32 that bfloat16 has, too: the upper half of its bits, ties to even; NaN stays NaN."""
+
+    name = "round_bfloat16"
+    accepts = frozenset({DType.F32})
+
+    def formula(self, x: Expr) -> Expr:
+        bits = Bitcast(x, DType.I32)
+        odd = ex.binary("shr", bits, 16) & Const(1, DType.I32)
+        rounded = Bitcast((bits + 0x7FFF + odd) & Const(-0x10000, DType.I32), DType.F32)
+        return ex.where(ex.not_equal(x, x), x, rounded)
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,37 @@ class BitwiseNot(Pointwise):
 
     def formula(self, x: Expr) -> Expr:
         return x ^ Const(-1 if x.dtype.is_signed else (1 << 8 * x.dtype.size) - 1, x.dtype)
+
+
+@dataclass(frozen=True)
+class BitCast(Pointwise):
+    """The same bits read as another type of the same size."""
+
+    dtype: DType
+
+    name = "bit_cast"
+    accepts = NUMBERS
+
+    def formula(self, x: Expr) -> Expr:
+        if x.dtype.size != self.dtype.size or self.dtype not in NUMBERS:
+            raise self.fail(f"{x.dtype.value} has not the size of {self.dtype.value}")
+        return ex.Bitcast(x, self.dtype)
+
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        return (cls(DType.I32),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        floats = np.array([[0, -0.0, 1.5], [np.inf, -1e38, 1e-40]], np.float32)
+        return (
+            Case(cls(DType.I32), (floats,)),
+            Case(cls(DType.U32), (floats,)),
+            Case(cls(DType.F32), (np.array([0, 1 << 30, -(1 << 29)], np.int32),)),
+            Case(cls(DType.I64), (np.array([1.5, -np.inf]),)),
+            Case(cls(DType.U8), (np.array([-1, -128, 127], np.int8),)),
+            Case(cls(DType.U16), (np.array([-1, 0], np.int16),)),
+        )
 
 
 @dataclass(frozen=True)

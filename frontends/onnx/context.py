@@ -14,6 +14,7 @@ from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import Array, DType
 from glulam.frontends.onnx.build import Builder
 from glulam.frontends.onnx.proto import require_onnx
+from glulam.frontends.onnx.refused import USES
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, TensorProto
@@ -33,7 +34,7 @@ class Context:
         builder: Builder,
         used_outputs: Sequence[bool],
         tensor: Callable[[TensorProto], Array],
-        inline: Callable[[GraphProto], tuple[Value, ...]],
+        inline: Callable[[GraphProto, Sequence[Value]], tuple[Value, ...]],
     ) -> None:
         self.op_type = node.op_type
         self.base = next((name for name in node.output if name), node.name or node.op_type)
@@ -50,6 +51,10 @@ class Context:
 
     def unsupported(self, why: str) -> UnsupportedError:
         return UnsupportedError(why)
+
+    def refused(self, use: str) -> UnsupportedError:
+        """For what `refused.USES` lists."""
+        return UnsupportedError(f"{use}: {USES[use]}")
 
     def malformed(self, why: str) -> ModelFileError:
         return ModelFileError(why)

@@ -1,4 +1,4 @@
-"""ONNX operators that are settled at import: constants, shapes, fillers, and the branch of a constant condition."""
+"""ONNX operators that are settled at import: constants, shapes, fillers."""
 
 from __future__ import annotations
 
@@ -115,13 +115,6 @@ def one_hot(ctx: Context) -> Value:
     return ctx.apply(ops.Where(), hot, ctx.constant(pair[1]), ctx.constant(pair[0]))
 
 
-def if_(ctx: Context) -> tuple[Value, ...]:
-    """The branch that a constant condition takes, in place."""
-    condition = ctx.known_scalar(0, "condition")
-    then, otherwise = ctx.branch("then_branch"), ctx.branch("else_branch")
-    return ctx.inline(then if condition else otherwise)
-
-
 TABLE: dict[str, Converter] = {
     "Constant": constant,
     "ConstantOfShape": constant_of_shape,
@@ -131,5 +124,4 @@ TABLE: dict[str, Converter] = {
     "EyeLike": eye_like,
     "Trilu": trilu,
     "OneHot": one_hot,
-    "If": if_,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from glulam.compiler.graph.graph import Value
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.frontends.onnx.context import Context, Converter
-from glulam.frontends.onnx.windows import read_window
+from glulam.frontends.onnx.windows import Window, read_window
 
 
 def _kernel(ctx: Context, x: Value, w: Value) -> tuple[int, ...]:
@@ -18,9 +18,14 @@ def _kernel(ctx: Context, x: Value, w: Value) -> tuple[int, ...]:
     return kernel
 
 
+def window_of(ctx: Context, x: Value, w: Value) -> Window:
+    """Strides, padding and dilations of a convolution of x with weights w."""
+    return read_window(ctx, x.shape[2:], _kernel(ctx, x, w))
+
+
 def conv(ctx: Context) -> Value:
     x, w = ctx[0], ctx[1]
-    window = read_window(ctx, x.shape[2:], _kernel(ctx, x, w))
+    window = window_of(ctx, x, w)
     op = Conv(window.strides, window.pads, window.dilations, ctx.integer("group", 1))
     return ctx.apply(op, x, w, ctx.optional(2))
 

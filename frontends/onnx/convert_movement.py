@@ -206,8 +206,8 @@ def identity(ctx: Context) -> Value:
 def dropout(ctx: Context) -> tuple[Value, ...]:
     """Inference form: nothing is dropped, and the mask is all true (before opset 10: all ones)."""
     ctx.ignore("ratio", "seed", "consumed_inputs", "is_test")
-    if ctx.opset >= 12 and ctx.known_scalar(2, "training_mode"):
-        raise ctx.unsupported("training_mode=1")
+    if ctx.opset >= 12 and ctx.known_scalar(2, "training_mode") and ctx.known_scalar(1, "ratio") != 0:
+        raise ctx.refused("Dropout in training mode")
     x = ctx[0]
     if not ctx.uses_output(1):
         return (x,)
@@ -235,10 +235,12 @@ def space_to_depth(ctx: Context) -> Value:
     n, c, h, w = x.shape
     if h % block or w % block:
         raise ctx.malformed(f"blocks of {block} in {x.type}")
-    if ctx.text("mode", "DCR") != "DCR":
-        raise ctx.unsupported("mode other than DCR")
+    mode = ctx.text("mode", "DCR")
+    if mode not in ("DCR", "CRD"):
+        raise ctx.malformed(f"mode {mode!r}")
     shape = (n, c, h // block, block, w // block, block)
-    moved = ctx.apply(ops.Transpose((0, 3, 5, 1, 2, 4)), ctx.apply(ops.Reshape(shape), x))
+    perm = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
+    moved = ctx.apply(ops.Transpose(perm), ctx.apply(ops.Reshape(shape), x))
     return ctx.apply(ops.Reshape((n, c * block * block, h // block, w // block)), moved)
 
 

@@ -5,29 +5,52 @@ from __future__ import annotations
 import numpy as np
 
 from glulam.compiler.graph.graph import Value
+from glulam.compiler.graph.types import DType
 from glulam.compiler.ops.group_norm import GroupNorm
 from glulam.compiler.ops.local_response import LocalResponseNorm
 from glulam.compiler.ops.movement import Expand, Reshape
 from glulam.compiler.ops.norm import BatchNorm, LayerNorm
-from glulam.compiler.ops.pointwise import Add, Div, Mul, Reciprocal, ScaleShift, Sqrt, Sub
+from glulam.compiler.ops.pointwise import Add, Cast, Div, Mul, Reciprocal, ScaleShift, Sqrt, Sub
 from glulam.compiler.ops.reduce import Reduce
 from glulam.compiler.ops.vector_norm import LpNormalize, RMSNorm
 from glulam.frontends.onnx.context import Context, Converter
 
 
-def batch_norm(ctx: Context) -> Value:
+def batch_norm(ctx: Context) -> Value | tuple[Value, ...]:
     """Inference form. Before opset 9, spatial=0 keeps one statistic per element."""
     epsilon = ctx.number("epsilon", 1e-5)
     ctx.ignore("momentum", "consumed_inputs", "is_test")
     if ctx.flag("training_mode"):
-        raise ctx.unsupported("training_mode=1")
+        return _batch_statistics(ctx, epsilon)
     ctx.only_first_output("running_mean", "running_var", "saved_mean", "saved_var")
-    x, scale, bias, mean, var = (ctx[i] for i in range(5))
+    x = ctx[0]
+    scale, bias, mean, var = (_like(ctx, ctx[i], x) for i in range(1, 5))
     if ctx.flag("spatial", True):
         return ctx.apply(BatchNorm(epsilon), x, scale, bias, mean, var)
     deviation = ctx.apply(Sqrt(), ctx.apply(Add(), var, ctx.constant(epsilon, var.type.dtype)))
     normal = ctx.apply(Div(), ctx.apply(Sub(), x, mean), deviation)
     return ctx.apply(ScaleShift(), normal, scale, bias)
+
+
+def _like(ctx: Context, value: Value, x: Value) -> Value:
+    """Statistics and scales may have another float type than the data; with float16 all are computed in float32."""
+    return value if x.type.dtype in (DType.F16, value.type.dtype) else ctx.apply(Cast(x.type.dtype), value)
+
+
+def _batch_statistics(ctx: Context, epsilon: float) -> tuple[Value, ...]:
+    """Training form: normalised by the batch's own mean and variance, with which the running ones are updated."""
+    x, scale, bias, mean, var = (ctx[i] for i in range(5))
+    momentum = ctx.number("momentum", 0.9)
+    axes = (0, *range(2, len(x.shape)))
+    own_mean = ctx.apply(Reduce("mean", axes, False), x)
+    wide = ctx.apply(Reshape((x.shape[1], *[1] * (len(x.shape) - 2))), own_mean)
+    centred = ctx.apply(Sub(), x, wide)
+    own_var = ctx.apply(Reduce("mean", axes, False), ctx.apply(Mul(), centred, centred))
+    running = []
+    for old, new in ((mean, own_mean), (var, own_var)):
+        kept = ctx.apply(Mul(), old, ctx.constant(momentum, old.type.dtype))
+        running.append(ctx.apply(Add(), kept, ctx.apply(Mul(), new, ctx.constant(1 - momentum, new.type.dtype))))
+    return (ctx.apply(BatchNorm(epsilon), x, scale, bias, own_mean, own_var), *running)
 
 
 def layer_norm(ctx: Context) -> tuple[Value, ...]:
@@ -90,7 +113,8 @@ def _repeated(ctx: Context, value: Value, channels: int) -> Value:
 
 
 def rms_norm(ctx: Context) -> Value:
-    x, scale = ctx[0], ctx[1]
+    x = ctx[0]
+    scale = _like(ctx, ctx[1], x)
     ctx.ignore("stash_type")
     op = RMSNorm(ctx.axis(ctx.integer("axis", -1), len(x.shape)), ctx.number("epsilon", 1e-5))
     if scale.shape == x.shape[op.axis :]:

@@ -21,6 +21,7 @@ class Functions:
     def __init__(self, model: ModelProto, opset: int) -> None:
         self._own: dict[tuple[str, str], FunctionProto] = {}
         self._opset = opset
+        self._versions = {entry.domain: int(entry.version) for entry in model.opset_import}
         self._open: list[str] = []
         for function in model.functions:
             key = (_domain(function.domain), function.name)
@@ -77,11 +78,13 @@ class Functions:
             self._open.pop()
 
     def _schema(self, node: NodeProto):  # type: ignore[no-untyped-def]  # onnx.defs.OpSchema
-        if _domain(node.domain) != "":
+        domain = _domain(node.domain)
+        version = self._opset if not domain else self._versions.get(domain)
+        if version is None:
             return None
         defs = require_onnx().defs
         try:
-            return defs.get_schema(node.op_type, self._opset, "")
+            return defs.get_schema(node.op_type, version, domain)
         except defs.SchemaError:
             return None
 
@@ -93,7 +96,8 @@ class Functions:
             if type is not None:
                 kind = onnx.helper.make_tensor_type_proto(elem_type_of(type.dtype), type.shape)
             kinds.append(kind.SerializeToString())
-        versions = [v for v in schema.context_dependent_function_opset_versions if v <= self._opset]
+        own = self._versions.get(_domain(node.domain), self._opset) if _domain(node.domain) else self._opset
+        versions = [v for v in schema.context_dependent_function_opset_versions if v <= own]
         if not versions:
             return None
         body: bytes = schema.get_context_dependent_function_with_opset_version(

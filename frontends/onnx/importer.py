@@ -191,13 +191,18 @@ class _Importer:
             if name and value.producer is last[0] and value.name != name:
                 value.name = self.builder.graph.unique(name)
 
-    def _branch(self, proto: GraphProto, scope: Scope, call: Call | None) -> tuple[Value, ...]:
-        """The outputs of a subgraph that is put in place of its node."""
+    def _branch(
+        self, proto: GraphProto, inputs: Sequence[Value], scope: Scope, call: Call | None
+    ) -> tuple[Value, ...]:
+        """The outputs of a subgraph that is put in place of its node, with these values as its inputs."""
         _check_names(proto)
+        if len(inputs) != len(proto.input):
+            raise ModelFileError(f"the graph {proto.name!r} takes {len(proto.input)} inputs, and is given {len(inputs)}")
         inner: Scope = ChainMap({}, scope)
+        inner.update((value.name, given) for value, given in zip(proto.input, inputs, strict=True))
         names = [value.name for value in proto.output]
         stored = {tensor.name for tensor in proto.initializer}
-        nodes = ordered(proto.node, _Both(stored, scope), names)
+        nodes = ordered(proto.node, _Both(stored | {value.name for value in proto.input}, scope), names)
         self._initialisers(proto, inner, nodes, names)
         self._nodes(nodes, inner, names, call)
         return self._all_there([inner[name] for name in names])
@@ -307,10 +312,25 @@ def _opset(model: ModelProto) -> int:
         return NEWEST_OPSET  # nothing but other domains, whose operators are refused by name
     if not versions:
         raise ModelFileError("the model does not say which opset it uses")
+    if 1 <= versions[0] < OLDEST_OPSET and _unchanged(model.graph, int(versions[0])):
+        return OLDEST_OPSET
     if not OLDEST_OPSET <= versions[0] <= NEWEST_OPSET:
         offered = f"opsets {OLDEST_OPSET} to {NEWEST_OPSET} are offered; convert it by onnx.version_converter"
         raise UnsupportedError(f"the model uses opset {versions[0]}: {offered}", [f"opset {versions[0]}"])
     return int(versions[0])
+
+
+def _unchanged(graph: GraphProto, opset: int) -> bool:
+    """Whether all operators of the graph meant at this opset what they mean at the oldest one offered."""
+    defs = require_onnx().defs
+    try:
+        return all(
+            defs.get_schema(node.op_type, opset, "").since_version
+            == defs.get_schema(node.op_type, OLDEST_OPSET, "").since_version
+            for node in graph.node
+        )
+    except defs.SchemaError:
+        return False
 
 
 def _check_names(proto: GraphProto) -> None:

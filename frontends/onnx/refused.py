@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from glulam.compiler.errors import UnsupportedError
 from glulam.frontends.onnx.proto import require_onnx
 from glulam.frontends.onnx.structure import subgraphs
 
@@ -36,7 +37,13 @@ OPERATORS: Mapping[str, str] = MappingProxyType(
             ("StringConcat", "StringNormalizer", "StringSplit", "RegexFullMatch", "TfIdfVectorizer"), _STRINGS
         ),
         **dict.fromkeys(("Adagrad", "Adam", "Gradient", "Momentum"), _TRAINING),
-        **dict.fromkeys(("Bernoulli", "Multinomial"), _RANDOM),
+        **dict.fromkeys(
+            (
+                *("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"),
+                "RandomUniformLike",
+            ),
+            _RANDOM,
+        ),
         **dict.fromkeys(("NonZero", "Unique", "NonMaxSuppression"), _COUNTS),
         "ImageDecoder": "decoding image files is not a computation on tensors",
     }
@@ -48,6 +55,7 @@ DOMAINS: Mapping[str, str] = MappingProxyType(
         "ai.onnx.training": _TRAINING,
     }
 )
+USES: Mapping[str, str] = MappingProxyType({"Dropout in training mode": f"{_RANDOM}; layers.Dropout has one"})
 _NARROW = "no kernel stores elements of less than a byte"
 _FLOAT8 = "8-bit floats are not offered"
 TYPES: Mapping[str, str] = MappingProxyType(
@@ -58,6 +66,12 @@ TYPES: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "FLOAT8E8M0"), _FLOAT8),
     }
 )
+
+
+def on_purpose(error: UnsupportedError) -> bool:
+    """Whether everything that the error complains of is one of `USES`."""
+    reasons = [f"{use}: {reason}" for use, reason in USES.items()]
+    return bool(error.items) and all(item.endswith(tuple(reasons)) for item in error.items)
 
 
 def refusals(model: ModelProto) -> list[str]:

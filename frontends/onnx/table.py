@@ -7,18 +7,23 @@ from types import MappingProxyType
 
 from glulam.frontends.onnx import (
     convert_constant,
+    convert_control,
     convert_conv,
+    convert_fourier,
     convert_indexing,
     convert_matmul,
     convert_movement,
     convert_norm,
     convert_pointwise,
     convert_pool,
+    convert_quantised,
     convert_recurrent,
     convert_reduce,
     convert_resize,
+    convert_sampling,
     convert_softmax,
     convert_spatial,
+    convert_various,
 )
 from glulam.frontends.onnx.context import Converter
 
@@ -36,6 +41,11 @@ CONVERTERS: Mapping[str, Converter] = MappingProxyType(
         **convert_resize.TABLE,
         **convert_indexing.TABLE,
         **convert_spatial.TABLE,
+        **convert_quantised.TABLE,
+        **convert_sampling.TABLE,
+        **convert_fourier.TABLE,
+        **convert_control.TABLE,
+        **convert_various.TABLE,
         **convert_constant.TABLE,
     }
 )

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from trapped import PADDED, through
+from trapped import PADDED, PLAIN, through
 
 SIDES = ["((0, 1), (1, 0))", "((1, 0), (0, 1))", "((0, 2), (2, 0))", "((2, 1), (1, 2))"]
 
 
 def pooled(x, op, behind_conv=False, **attributes):
-    """A pool over an input, or over what a convolution gives."""
+    """A pool over something pointwise, or over what a convolution gives."""
     attributes = {"dilations": "(1, 1)", **attributes}
     listed = ", ".join(f"{key}={value}" for key, value in attributes.items())
     channels = x.split(",")[1]
-    conv = f"const %w: f32[{channels},{channels},1,1] = random\n%c = conv(%x, %w) {PADDED}\n".replace("(1, 1), (1, 1)), d", "(0, 0), (0, 0)), d")
+    conv = f"const %w: f32[{channels},{channels},1,1] = random\n%c = conv(%x, %w) {PLAIN}\n"
     head = f"input %x: f32[{x}]\n" + (conv if behind_conv else "%c = neg(%x)\n")
     return through(f"{head}%p = {op}(%c) {{{listed}}}\noutput y = %p")["y"]
 
@@ -50,7 +50,8 @@ def test_trap_18_pads_differ_between_sides(op, pads):
 @pytest.mark.parametrize("pads", SIDES)
 def test_trap_19_end_pads_of_a_convolution(pads):
     conv = PADDED.replace("((1, 1), (1, 1))", pads)
-    text = f"input %x: f32[1,5,6,7]\nconst %w: f32[17,5,3,3] = random\n%r = neg(%x)\n%c = conv(%r, %w) {conv}\noutput y = %c"
+    text = "input %x: f32[1,5,6,7]\nconst %w: f32[17,5,3,3] = random\n"
+    text += f"%r = neg(%x)\n%c = conv(%r, %w) {conv}\noutput y = %c"
     through(text)
     through(text.replace("strides=(1, 1)", "strides=(2, 3)"))
 
@@ -111,7 +112,9 @@ def test_trap_27_channels_that_do_not_fill_blocks(channels):
     """Lanes beyond the last channel stay finite and silent, even where an activation takes zero elsewhere."""
     text = f"input %x: f32[1,{channels},4,5]\nconst %w: f32[{channels},{channels},3,3] = random\n"
     text += f"%a = conv(%x, %w) {PADDED}\n%l = exp(%a)\n%i = reciprocal(%l)\n%n = log(%i)\n%b = conv(%n, %w) {PADDED}\n"
-    through(text + "%s = reduce(%n) {kind='sum', axes=(1,), keepdims=True}\noutput y = %b\noutput z = %s", tolerance=1e-3)
+    through(
+        text + "%s = reduce(%n) {kind='sum', axes=(1,), keepdims=True}\noutput y = %b\noutput z = %s", tolerance=1e-3
+    )
 
 
 # ---- resize
@@ -126,7 +129,9 @@ def resized(x, sizes, scales, **attributes):
 @pytest.mark.parametrize("rounding", ["round_prefer_ceil", "round_prefer_floor", "floor", "ceil"])
 def test_trap_28_ties_of_nearest(rounding):
     for coordinates in ("half_pixel", "asymmetric", "align_corners"):
-        resized("1,3,4,6", (1, 3, 8, 3), (1.0, 1.0, 2.0, 0.5), mode="nearest", coordinates=coordinates, rounding=rounding)
+        resized(
+            "1,3,4,6", (1, 3, 8, 3), (1.0, 1.0, 2.0, 0.5), mode="nearest", coordinates=coordinates, rounding=rounding
+        )
 
 
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])

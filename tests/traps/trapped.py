@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from executors import TARGETS, check, native
-from glulam.compiler.options import Options
 from rewrites import graph_of, random
+
+from glulam.compiler.options import Options
 
 PLAIN = "{strides=(1, 1), pads=((0, 0), (0, 0)), dilations=(1, 1), groups=1}"
 PADDED = "{strides=(1, 1), pads=((1, 1), (1, 1)), dilations=(1, 1), groups=1}"
@@ -21,7 +22,7 @@ def moderate(text):
 
 
 def through(text, tolerance=1e-4, **feeds):
-    """The native outputs of the graph; fused and not on the best target, fused on the plainest, they are the reference's."""
+    """The native outputs; those of the best target, fused and not, and of the plainest one are the reference's."""
     graph = moderate(text) if isinstance(text, str) else text
     given = {
         name: np.asarray(feeds[name], value.type.dtype.numpy) if name in feeds else random(value.type, name)

@@ -1,0 +1,150 @@
+"""ONNX's quantised operators, composed of float arithmetic that is exact for the integers that occur."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from glulam.compiler import ops
+from glulam.compiler.graph.graph import Value
+from glulam.compiler.graph.types import DType
+from glulam.frontends.onnx.context import Context, Converter
+from glulam.frontends.onnx.convert_conv import window_of
+from glulam.frontends.onnx.proto import dtype_of
+
+_EXACT = 1 << 24  # integers up to here are floats
+_LARGEST_CODE = 255
+
+
+def quantize_linear(ctx: Context) -> Value:
+    """saturate(round(x / scale) + zero point)."""
+    x, scale, zero = ctx[0], ctx[1], ctx.optional(2)
+    ctx.ignore("saturate", "precision")
+    wanted = ctx.integer("output_dtype", 0)
+    dtype = zero.type.dtype if zero is not None else dtype_of(wanted, "attribute output_dtype") if wanted else DType.U8
+    axis, block = ctx.integer("axis", 1), ctx.integer("block_size", 0)
+    steps = _along(ctx, _cast(ctx, scale, DType.F32), x, axis, block)
+    codes = ctx.apply(ops.Round(), ctx.apply(ops.Div(), _cast(ctx, x, DType.F32), steps))
+    shift = None if zero is None else _along(ctx, zero, x, axis, block)
+    return _saturated(ctx, codes, shift, dtype)
+
+
+def dequantize_linear(ctx: Context) -> Value:
+    """(x - zero point) * scale."""
+    x, scale, zero = ctx[0], ctx[1], ctx.optional(2)
+    axis, block = ctx.integer("axis", 1), ctx.integer("block_size", 0)
+    wanted = ctx.integer("output_dtype", 0)
+    dtype = dtype_of(wanted, "attribute output_dtype") if wanted else scale.type.dtype
+    codes = _cast(ctx, x, DType.I32)
+    if zero is not None:
+        codes = ctx.apply(ops.Sub(), codes, _along(ctx, _cast(ctx, zero, DType.I32), x, axis, block))
+    steps = _along(ctx, _cast(ctx, scale, DType.F32), x, axis, block)
+    return _cast(ctx, ctx.apply(ops.Mul(), _cast(ctx, codes, DType.F32), steps), dtype)
+
+
+def matmul_integer(ctx: Context) -> Value:
+    a = _centred(ctx, ctx[0], ctx.optional(2), DType.F64, rows=True)
+    b = _centred(ctx, ctx[1], ctx.optional(3), DType.F64)
+    return _cast(ctx, ctx.apply(ops.MatMul(), a, b), DType.I32)
+
+
+def qlinear_matmul(ctx: Context) -> Value:
+    a_scale, b_scale, y_scale = (_cast(ctx, ctx[i], DType.F32) for i in (1, 4, 6))
+    a = _centred(ctx, ctx[0], ctx[2], DType.F64, rows=True)
+    b = _centred(ctx, ctx[3], ctx[5], DType.F64)
+    product = _cast(ctx, ctx.apply(ops.MatMul(), a, b), DType.F32)
+    scale = ctx.apply(ops.Div(), ctx.apply(ops.Mul(), _rows(ctx, a_scale), b_scale), y_scale)
+    codes = ctx.apply(ops.Round(), ctx.apply(ops.Mul(), product, scale))
+    return _saturated(ctx, codes, ctx[7], ctx[7].type.dtype)
+
+
+def conv_integer(ctx: Context) -> Value:
+    sums = _convolved(ctx, ctx[0], ctx.optional(2), ctx[1], ctx.optional(3))
+    return _cast(ctx, sums, DType.I32)
+
+
+def qlinear_conv(ctx: Context) -> Value:
+    x_scale, w_scale, y_scale = (_cast(ctx, ctx[i], DType.F32) for i in (1, 4, 6))
+    rank = len(ctx[0].shape)
+    sums = _convolved(ctx, ctx[0], ctx[2], ctx[3], ctx[5])
+    if ctx.optional(8) is not None:
+        sums = ctx.apply(ops.Add(), sums, _per_channel(ctx, _cast(ctx, ctx[8], DType.F32), rank))
+    scale = ctx.apply(ops.Div(), ctx.apply(ops.Mul(), x_scale, _per_channel(ctx, w_scale, rank)), y_scale)
+    codes = ctx.apply(ops.Round(), ctx.apply(ops.Mul(), sums, scale))
+    return _saturated(ctx, codes, ctx[7], ctx[7].type.dtype)
+
+
+def _convolved(ctx: Context, x: Value, x_zero: Value | None, w: Value, w_zero: Value | None) -> Value:
+    """The sums of a convolution of codes, in float32. Padding stands for the zero point, which is 0 here."""
+    terms = math.prod(w.shape[1:])
+    if terms * _LARGEST_CODE * _LARGEST_CODE >= _EXACT:
+        raise ctx.unsupported(f"sums of {terms} products of 8-bit codes would not be exact")
+    codes = _centred(ctx, x, x_zero, DType.F32)
+    weights = _cast(ctx, w, DType.F32)
+    if w_zero is not None:
+        zero = _cast(ctx, w_zero, DType.F32)
+        if zero.type.size > 1:
+            zero = ctx.apply(ops.Reshape((zero.type.size, *[1] * (len(w.shape) - 1))), zero)
+        weights = ctx.apply(ops.Sub(), weights, zero)
+    window = window_of(ctx, x, w)
+    return ctx.apply(ops.Conv(window.strides, window.pads, window.dilations, ctx.integer("group", 1)), codes, weights)
+
+
+def _centred(ctx: Context, x: Value, zero: Value | None, dtype: DType, *, rows: bool = False) -> Value:
+    """Codes less their zero point; one for each row of a matrix with `rows`, else one for each column."""
+    wide = _cast(ctx, x, dtype)
+    if zero is None:
+        return wide
+    shift = _cast(ctx, zero, dtype)
+    return ctx.apply(ops.Sub(), wide, _rows(ctx, shift) if rows else shift)
+
+
+def _rows(ctx: Context, x: Value) -> Value:
+    """A list as a column."""
+    return ctx.apply(ops.Reshape((x.type.size, 1)), x) if len(x.shape) == 1 and x.type.size > 1 else x
+
+
+def _per_channel(ctx: Context, x: Value, rank: int) -> Value:
+    return ctx.apply(ops.Reshape((x.type.size, *[1] * (rank - 2))), x) if x.type.size > 1 else x
+
+
+def _along(ctx: Context, x: Value, like: Value, axis: int, block: int) -> Value:
+    """A scale or zero point so that it broadcasts: for all, along an axis, or for blocks along it."""
+    if x.type.size == 1 and not block:
+        return ctx.apply(ops.Reshape(()), x) if x.shape else x
+    rank = len(like.shape)
+    place = ctx.axis(axis, rank)
+    if not block:
+        if x.shape != (like.shape[place],):
+            raise ctx.malformed(f"a scale of type {x.type} for axis {place} of {like.type}")
+        return ctx.apply(ops.Reshape((x.type.size, *[1] * (rank - place - 1))), x)
+    count = -(-like.shape[place] // block)
+    if len(x.shape) != rank or x.shape[place] != count:
+        raise ctx.malformed(f"a scale of type {x.type} for blocks of {block} along axis {place} of {like.type}")
+    places = np.arange(like.shape[place], dtype=np.int64) // block
+    return ctx.apply(ops.Gather(place), x, ctx.constant(places))
+
+
+def _saturated(ctx: Context, codes: Value, zero: Value | None, dtype: DType) -> Value:
+    """Whole floats plus the zero point, within the range of the type."""
+    if dtype.is_float:
+        raise ctx.unsupported(f"codes of type {dtype.value}")
+    if zero is not None:
+        codes = ctx.apply(ops.Add(), codes, _cast(ctx, zero, DType.F32))
+    limits = np.iinfo(dtype.numpy.name)
+    return _cast(ctx, ctx.apply(ops.Clip(float(limits.min), float(limits.max)), codes), dtype)
+
+
+def _cast(ctx: Context, x: Value, dtype: DType) -> Value:
+    return x if x.type.dtype is dtype else ctx.apply(ops.Cast(dtype), x)
+
+
+TABLE: dict[str, Converter] = {
+    "QuantizeLinear": quantize_linear,
+    "DequantizeLinear": dequantize_linear,
+    "MatMulInteger": matmul_integer,
+    "QLinearMatMul": qlinear_matmul,
+    "ConvInteger": conv_integer,
+    "QLinearConv": qlinear_conv,
+}

@@ -1,0 +1,79 @@
+"""ONNX operators of no family: determinants, writing into caches, the bits of numbers."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from glulam.compiler import ops
+from glulam.compiler.graph.graph import Value
+from glulam.compiler.graph.types import DType
+from glulam.frontends.onnx.context import Context, Converter
+from glulam.frontends.onnx.proto import dtype_of
+
+_LARGEST = 6  # rows of a matrix whose determinant is written out
+
+
+def determinant(ctx: Context) -> Value:
+    """By minors of the last rows, each computed once."""
+    x = ctx[0]
+    if len(x.shape) < 2 or x.shape[-1] != x.shape[-2]:
+        raise ctx.malformed(f"the determinant of {x.type}")
+    count, lead = x.shape[-1], x.shape[:-2]
+    if not 1 <= count <= _LARGEST:
+        raise ctx.unsupported(f"determinants of {count} rows; up to {_LARGEST} are offered")
+
+    def element(row: int, column: int) -> Value:
+        starts = (*[0] * len(lead), row, column)
+        part = ctx.apply(ops.Slice(starts, (1,) * len(x.shape), (*lead, 1, 1)), x)
+        return ctx.apply(ops.Reshape(lead), part)
+
+    minors = {(column,): element(count - 1, column) for column in range(count)}
+    for row in range(count - 2, -1, -1):
+        larger = {}
+        for columns in itertools.combinations(range(count), count - row):
+            total: Value | None = None
+            for place, column in enumerate(columns):
+                rest = tuple(c for c in columns if c != column)
+                part = ctx.apply(ops.Mul(), element(row, column), minors[rest])
+                if total is None:
+                    total = part
+                else:
+                    total = ctx.apply(ops.Sub() if place % 2 else ops.Add(), total, part)
+            assert total is not None
+            larger[columns] = total
+        minors = larger
+    return minors[tuple(range(count))]
+
+
+def tensor_scatter(ctx: Context) -> Value:
+    """New rows written into a cache from one place on, for each element of the batch its own; they may wrap around."""
+    cache, update, start = ctx[0], ctx[1], ctx.optional(2)
+    rank = len(cache.shape)
+    axis = ctx.axis(ctx.integer("axis", -2), rank)
+    mode = ctx.text("mode", "linear")
+    if axis == 0 or len(update.shape) != rank or mode not in ("linear", "circular"):
+        raise ctx.malformed(f"{update.type} into {cache.type} along axis {axis}, mode {mode!r}")
+    steps = np.arange(update.shape[axis], dtype=np.int64).reshape(-1, *[1] * (rank - axis - 1))
+    places = ctx.constant(steps)
+    if start is not None:
+        first = start if start.type.dtype is DType.I64 else ctx.apply(ops.Cast(DType.I64), start)
+        column = ctx.apply(ops.Reshape((start.type.size, *[1] * (rank - 1))), first)
+        places = ctx.apply(ops.Add(), column, places)
+    if mode == "circular":
+        places = ctx.apply(ops.Mod(False), places, ctx.constant(cache.shape[axis], DType.I64))
+    return ctx.apply(ops.ScatterElements(axis), cache, ctx.apply(ops.Expand(update.shape), places), update)
+
+
+def bit_cast(ctx: Context) -> Value:
+    dtype = dtype_of(ctx.integer("to", 0), "attribute to")
+    x = ctx[0]
+    if x.type.dtype is DType.BOOL:
+        x = ctx.apply(ops.Cast(DType.U8), x)
+    if dtype is DType.BOOL or x.type.dtype.size != dtype.size:
+        raise ctx.unsupported(f"the bits of {x.type.dtype.value} as {dtype.value}")
+    return x if x.type.dtype is dtype else ctx.apply(ops.BitCast(dtype), x)
+
+
+TABLE: dict[str, Converter] = {"Det": determinant, "TensorScatter": tensor_scatter, "BitCast": bit_cast}
