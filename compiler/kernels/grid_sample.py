@@ -33,7 +33,7 @@ class Sampling:
         place = (normal + 1.0) * ((extent - 1) / 2) if aligned else ((normal + 1.0) * extent - 1.0) * 0.5
         if self.mode == "nearest":
             place = ex.unary("round", place)
-        return self.inside(place, extent)
+        return place if self.mode == "cubic" else self.inside(place, extent)
 
     def inside(self, place: Expr, extent: int) -> Expr:
         match self.padding:

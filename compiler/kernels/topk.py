@@ -18,8 +18,8 @@ from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Bitcast, Cast, Const, Expr
 from glulam.compiler.loops.ir import Affine, Bounded, Buffer, IndexLike, IndexValue, LaneReduce, Tile, Var
 
-_KEYS = {DType.F32: DType.I32, DType.F64: DType.I64, DType.I64: DType.I64, DType.I32: DType.I64}
-"""Types whose keys are not I32: of all but I64, no key is the lowest integer."""
+_WIDE = (DType.F64, DType.I64, DType.I32, DType.U64, DType.U32)
+"""Types whose keys are I64; those of the others are I32. Of smaller integers and floats no key is the lowest one."""
 _VECTORS = 8
 """Vectors of keys in a block."""
 
@@ -34,7 +34,7 @@ def build(ctx: Context, axis: int, k: int, *, largest: bool) -> Lowered:
         return ctx.finished()
     outer, extent, inner = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
     search = _Search(ctx, (outer, extent, inner), k, largest)
-    if inner == 1 and ctx.operand(0).type.dtype is not DType.I64:
+    if inner == 1 and ctx.operand(0).type.dtype not in (DType.I64, DType.U64):
         search.along(outer)
     else:
         search.across(outer, inner)
@@ -56,7 +56,7 @@ class _Search:
         self.x = dense(ctx, 0, shape)
         self.values = ctx.memory("output", 0, (outer, k, inner))
         self.indices = ctx.memory("output", 1, (outer, k, inner))
-        self.key_type = _KEYS.get(ctx.operand(0).type.dtype, DType.I32)
+        self.key_type = DType.I64 if ctx.operand(0).type.dtype in _WIDE else DType.I32
         self.lanes = ctx.target.vector_bytes // self.key_type.size
         self.lowest = Const(-(1 << (8 * self.key_type.size - 1)), self.key_type)
         self.highest = Const((1 << (8 * self.key_type.size - 1)) - 1, self.key_type)
@@ -68,6 +68,8 @@ class _Search:
             key: Expr = ex.where(bits < 0, bits ^ self.highest, bits)
         else:
             key = x if x.dtype is self.key_type else Cast(x, self.key_type)
+            if x.dtype is DType.U64:
+                key = key ^ self.lowest
         return key if self.largest else key ^ Const(-1, self.key_type)
 
     def put(self, o: Affine, j: Affine, column: Affine, index: Expr) -> None:

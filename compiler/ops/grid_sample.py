@@ -27,7 +27,8 @@ class GridSample(Op):
 
     The last axis of the grid is a place, innermost coordinate first; -1 and 1 are the centres of the outermost elements
     (`align_corners`), or their outer edges. mode: linear, nearest or cubic (Keys' kernel). outside: zeros, the nearest
-    element ("border"), or the image mirrored ("reflection").
+    element ("border"), or the image mirrored ("reflection"). That is said of places, but for cubic of the elements
+    around them, as in PyTorch and ONNX Runtime.
     """
 
     mode: str = "linear"
@@ -81,7 +82,10 @@ class GridSample(Op):
     def _axis_taps(self, normal: F64Array, extent: int) -> list[_Tap]:
         """Index, weight, and whether it lies in the image, of each element that is read along an axis."""
         place = (normal + 1) / 2 * (extent - 1) if self.align_corners else ((normal + 1) * extent - 1) / 2
-        place = self._padded(np.rint(place) if self.mode == "nearest" else place, extent)
+        if self.mode == "nearest":
+            place = np.rint(place)
+        if self.mode != "cubic":
+            place = self._padded(place, extent)
         base = np.floor(place)
         found = []
         for offset, weight in enumerate(self._weights(place - base), start=_FIRST[self.mode]):

@@ -16,6 +16,8 @@ from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.inputs import NUMBERS, check_axis, check_dtype, f64, i64, required
 from glulam.compiler.ops.reduce import EDGES, TIES
 
+_NARROW = (DType.U8, DType.I8, DType.U16, DType.U32, DType.I32)
+
 
 @dataclass(frozen=True)
 class TopK(Op):
@@ -79,11 +81,10 @@ class TopK(Op):
             Case(cls(3, 2), (f64(2, 1, 19),)),
             Case(cls(3, 1, False), (np.array([[2**40, -(2**40), 5, np.iinfo(np.int64).min]]),)),
             Case(cls(2, 1), (i64(3, 5),)),
-            *(
-                Case(cls(3, 1, largest), (TensorType(d, (2, 9)),))
-                for d in (DType.U8, DType.I8)
-                for largest in (True, False)
-            ),
+            *(Case(cls(3, 1, largest), (TensorType(d, (2, 9)),)) for d in _NARROW for largest in (True, False)),
+            Case(cls(3, 1), (np.array([[1, 2**63 + 5, 0, 2**64 - 1, 7]], np.uint64),)),
+            Case(cls(3, 1, False), (np.array([[2**63 + 5, 9, 2**64 - 1, 0], [5, 4, 3, 2]], np.uint64),)),
+            Case(cls(2, 0), (np.array([[1, 2**31 + 5], [2**32 - 1, 7], [3, 8]], np.uint32),)),
             Case(cls(0, 1), (f32(2, 3),)),
             Case(cls(2, 1), (f32(0, 3),)),
         )

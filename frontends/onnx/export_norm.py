@@ -101,7 +101,7 @@ def local_response_norm(w: Writer, node: Node) -> None:
     (x,) = w.inputs(node)
     shape, dtype = node.output.shape, node.output.type.dtype
     size = op.before + op.after + 1
-    if op.before == op.after and len(shape) > 2 and dtype is DType.F32:
+    if op.before == op.after and len(shape) == 4 and dtype is DType.F32:
         w.emit("LRN", [x], w.outputs(node), size=size, alpha=op.alpha, beta=op.beta, bias=op.bias)
         return
     planes = w.call("Reshape", w.call("Mul", x, x), w.constant([shape[0], 1, shape[1], math.prod(shape[2:])]))

@@ -13,7 +13,13 @@ CASES = [pytest.param(case, id=f"{op.name}-{i}") for op in ALL_OPS for i, case i
 # NaN in max and min, -FLT_MAX instead of -inf, the mean of nothing.
 OWN_NONFINITE = {"max_pool", "reduce", "arg_reduce", "clip"}
 # Legal here, refused by ONNX Runtime: pads as wide as the kernel, reflection back and forth.
-REFUSED = ("pad < kernel", "pads[dim] < kernel_shape[dim]", "exceeds maximum allowed", "smaller than kernel")
+REFUSED = (
+    "pad < kernel",
+    "pads[dim] < kernel_shape[dim]",
+    "exceeds maximum allowed",
+    "smaller than kernel",
+    "Only 4-D or 5-D",
+)
 
 
 def types_of(arrays):
