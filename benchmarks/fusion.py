@@ -87,9 +87,7 @@ def variants(graph: Graph, options: Options) -> tuple[dict[str, Options], list[s
     return table, [name for name in names if name not in useful | lonely]
 
 
-def build_variants(
-    graph: Graph, table: Mapping[str, Options], progress: Callable[[str], None]
-) -> dict[str, Artifact]:
+def build_variants(graph: Graph, table: Mapping[str, Options], progress: Callable[[str], None]) -> dict[str, Artifact]:
     """The artifacts by label. Builds that come out alike are one, but `unfused` and `fused` are always two."""
     labels: dict[str, list[str]] = {}
     artifacts: dict[str, Artifact] = {}
@@ -142,7 +140,9 @@ def compare(
         turns = take_turns(engines, rounds, turn_seconds, lambda done: progress(f"round {done} of {rounds}"))
         builds = [_build(label, engine, turns, engines, facts) for label, engine in engines.items()]
         progress("profiling")
-        groups = group_times(graph, engines[UNFUSED].ask("profile", repeat=20), engines[FUSED].ask("profile", repeat=20))
+        groups = group_times(
+            graph, engines[UNFUSED].ask("profile", repeat=20), engines[FUSED].ask("profile", repeat=20)
+        )
     return FusionReport(graph.name, options.threads, builds, groups, idle)
 
 
@@ -177,7 +177,8 @@ def group_times(graph: Graph, unfused: Mapping[str, Any], fused: Mapping[str, An
     for node in graph.nodes:
         if node.name not in group_of:
             makers = [v.producer.name for v in node.present_inputs() if v.producer is not None]
-            group_of.update({node.name: group_of[maker] for maker in makers[:1] if maker in group_of})
+            if makers and makers[0] in group_of:
+                group_of[node.name] = group_of[makers[0]]
     alone: dict[str, float] = {}
     for row in unfused["steps"]:
         group = group_of.get(row["label"].split(LABEL_SEPARATOR)[0], CHANGES)

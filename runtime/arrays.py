@@ -70,6 +70,8 @@ def prepare_input(value: Any, argument: ArgumentSpec) -> Array:
 
 
 def _converted(array: Array, argument: ArgumentSpec) -> Array:
+    if array.dtype.name == "bfloat16":  # of the package ml_dtypes; every one is a float32
+        array = array.astype(np.float32)
     integers = array.dtype.kind in "iub" and argument.dtype.kind in "iu"
     if not integers and not (array.dtype.kind in "fiub" and np.can_cast(array.dtype, argument.dtype, "same_kind")):
         raise InputError(f"input {argument.name!r}: expected dtype {argument.dtype}, got {array.dtype}")

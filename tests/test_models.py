@@ -133,7 +133,7 @@ def test_tensors_inside_a_real_model_agree_too(name):
 @pytest.mark.long
 @pytest.mark.parametrize("path", LIGHT, ids=lambda path: path.stem)
 def test_light_model_agrees_with_onnx_runtime(path, tmp_path):
-    """To 1e-4 of each number. All rows of the weights are equal, so a softmax sees whether equal sums get equal bits."""
+    """To 1e-4 of each number. All rows of the weights are equal: a softmax sees whether equal sums get equal bits."""
     data = with_inputs_of_heads(path.read_bytes())
     graph = gl.from_onnx(data)
     rng = np.random.default_rng(0)

@@ -17,6 +17,7 @@ from glulam.compiler.loops.ir import (
     For,
     Kernel,
     Kind,
+    Prefetch,
     Section,
     Stmt,
     Store,
@@ -100,6 +101,8 @@ class _Emitter:
                     self.loop(var, kind, inner)
                 case Store(buffer, index, value):
                     self.expressions.memory.store(buffer, index, self.expressions.evaluate(value))
+                case Prefetch(buffer, index):
+                    self.expressions.memory.prefetch(buffer, index)
                 case Declare(tile):
                     self.declare(tile)
                 case TileWrite(tile, index, value):

@@ -90,6 +90,11 @@ class Memory:
         for known in [k for k in loads if isinstance(k, tuple) and k[0].access is not Access.READ]:
             del loads[known]
 
+    def prefetch(self, buffer: Buffer, index: tuple[Index, ...]) -> None:
+        """Ask for the line to be read into the second-level cache."""
+        pointer = self.place(buffer, index).pointer
+        self.function.call_void("llvm.prefetch.p0", [("ptr", pointer), ("i32", "0"), ("i32", "2"), ("i32", "1")])
+
     # ---- addresses
 
     def place(self, buffer: Buffer, index: tuple[Index, ...]) -> _Place:

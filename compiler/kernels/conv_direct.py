@@ -8,7 +8,7 @@ reads them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -21,6 +21,11 @@ from glulam.compiler.kernels.tiling import Tiling, choose_tiling, row_cycles, st
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
 from glulam.compiler.targets import Target
+
+Step = Callable[[tuple[IndexLike, ...], tuple[IndexLike, ...], int], None]
+LookAhead = Callable[[tuple[IndexLike, ...], Affine, int], None]
+
+_FEW_PIXELS = 128  # of an image that is done with a group of weights before the next group has arrived
 
 
 def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
@@ -76,6 +81,7 @@ class DirectConv:
         self.in_block = self.x.operand.layout.block
         self.in_channels = weights.shape[1]
         self.group_blocks = -(-ctx.output.shape[1] // self.groups // self.block)
+        self.share = Affine.of(0)  # which share of the next weights the tile in hand asks for
         bias = ctx.data(2)
         self.bias = np.zeros(ctx.output.shape[1], np.float32) if bias is None else bias
 
@@ -100,13 +106,16 @@ class DirectConv:
         full, rest = divmod(width, tiling.pixels)
         if flat_rows:
             with self.b.section(n=batch, q=self.groups, g=count, s=full) as (n, q, g, s):
+                self.share = Affine.of(s)
                 self.tile(packed, bias, (n, q, g), (), s * tiling.pixels, tiling.pixels, first, per_group)
             if rest:
                 with self.b.section(n=batch, q=self.groups, g=count) as (n, q, g):
+                    self.share = Affine.of(full)
                     self.tile(packed, bias, (n, q, g), (), Affine.of(full * tiling.pixels), rest, first, per_group)
             return
         extents = {f"o{d}": extent for d, extent in enumerate(outer)}
         with self.b.section(n=batch, q=self.groups, g=count, **extents) as (n, q, g, *rows):
+            self.share = Affine.of(rows[-1] if rows else 0)
             if full:
                 with self.b.serial("s", full) as s:
                     self.tile(packed, bias, (n, q, g), rows, s * tiling.pixels, tiling.pixels, first, per_group)
@@ -132,18 +141,37 @@ class DirectConv:
                     value = Fma(self.x[place], packed[(q, g, *weight, j, v)], acc[t, j])
                     b.store(acc[t, j], value)
 
-            self.reduce((n, q), rows, start, step)
+            def look_ahead(taps: tuple[IndexLike, ...], channel: Affine, unroll: int) -> None:
+                """Ask for the next group's weights: at once if there are few, else for another share in each tile."""
+                at_once = packed.strides[1] * 4 <= self.ctx.target.l2_bytes // 8
+                shares = [Affine.of(k) for k in range(unroll)] if at_once else [self.share]
+                with b.unrolled("j", per_group) as j:
+                    for share in shares:
+                        b.prefetch(packed[(q, g + 1, *taps, channel + share, j, 0)])
+
+            self.reduce((n, q), rows, start, step, look_ahead if self.streams_weights() else None)
             with b.unrolled("j", per_group) as j, b.unrolled("t", pixels) as t:
                 block = q * self.group_blocks + g * per_group + j + first
                 point: Point = (n, block, *self.grid.place([*rows, start + t]), v)
                 self.put(point, j, self.ctx.finish(acc[t, j], point))
 
+    def streams_weights(self) -> bool:
+        """Whether the weights come from afar, and few pixels share the time until the next ones are needed."""
+        pixels = self.ctx.output.shape[0] * math.prod(self.grid.extents)
+        return self.weights.nbytes > self.ctx.target.l2_bytes // 2 and pixels <= _FEW_PIXELS
+
     def put(self, point: tuple[IndexLike, ...], j: Var, value: Expr) -> None:
         """Store a finished element, of block `j` of the tile's."""
         self.ctx.write(point, value)
 
-    def reduce(self, where: tuple[Var, Var], rows: Sequence[IndexLike], start: Affine, step) -> None:  # type: ignore[no-untyped-def]
-        """Loops over input channels and kernel taps around `step(input point, weight index, pixel stride)`."""
+    def reduce(
+        self, where: tuple[Var, Var], rows: Sequence[IndexLike], start: Affine, step: Step,
+        look_ahead: LookAhead | None = None,
+    ) -> None:  # fmt: skip
+        """Loops over input channels and kernel taps around `step(input point, weight index, pixel stride)`.
+
+        `look_ahead(weight index, channel, count)` is called once for the `count` channels that are unrolled together.
+        """
         geo, (n, q) = self.geometry, where
         places = [Affine.of(r) for r in rows] + [start]
 
@@ -172,6 +200,8 @@ class DirectConv:
                 taps = [stack.enter_context(self.b.serial("k", k)) for k in geo.kernel]
                 unroll = unroll_factor(lanes, 4)
                 i = stack.enter_context(self.b.serial("i", lanes // unroll))
+                if look_ahead is not None:
+                    look_ahead((c + first_block, *taps), i * unroll, unroll)
                 u = stack.enter_context(self.b.unrolled("u", unroll))
                 block = q * group_blocks + c + first_block
                 channel = (c + first_block, *taps, i * unroll + u)

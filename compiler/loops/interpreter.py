@@ -24,6 +24,7 @@ from glulam.compiler.loops.ir import (
     LaneReduce,
     LaneShuffle,
     Load,
+    Prefetch,
     Stmt,
     Store,
     Tile,
@@ -71,6 +72,8 @@ class _Run:
                 case Store(buffer, index, value):
                     result = self.value(value, {})
                     self.memory[buffer][self.offset(buffer, index)] = result
+                case Prefetch():
+                    pass
                 case Declare(tile):
                     self.tiles[tile] = {}
                 case TileWrite(tile, index, value):

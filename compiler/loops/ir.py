@@ -270,7 +270,15 @@ class TileWrite:
     value: Expr
 
 
-Stmt = For | Store | Declare | TileWrite
+@dataclass(frozen=True, eq=False)
+class Prefetch:
+    """A hint that this place will be read soon. Nothing is accessed, so it may lie outside the buffer."""
+
+    buffer: Buffer
+    index: tuple[Affine, ...]
+
+
+Stmt = For | Store | Declare | TileWrite | Prefetch
 
 
 @dataclass(frozen=True, eq=False)
@@ -376,6 +384,13 @@ class Builder:
             self._emit(Store(place.buffer, place.index, value))
         else:
             self._emit(TileWrite(place.tile, place.index, value))
+
+    def prefetch(self, place: Load) -> None:
+        """Have the cache line of the place brought nearer."""
+        index = tuple(entry for entry in place.index if isinstance(entry, Affine))
+        if len(index) < len(place.index):
+            raise LoopError(f"{self.name}: only places known before the loop runs can be prefetched")
+        self._emit(Prefetch(place.buffer, index))
 
     def kernel(self) -> Kernel:
         return Kernel(self.name, tuple(self.params), tuple(self.scratch_buffers), tuple(self.sections))

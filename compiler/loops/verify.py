@@ -21,6 +21,7 @@ from glulam.compiler.loops.ir import (
     LaneReduce,
     LaneShuffle,
     Load,
+    Prefetch,
     Stmt,
     Store,
     Tile,
@@ -63,6 +64,10 @@ class _Verifier:
                     self.tiles[tile] = self.vector is not None
                 case Store(buffer, index, value):
                     self.store(buffer, index, value)
+                case Prefetch(_, index):
+                    for entry in index:
+                        if self.affine(entry):
+                            self.fail("a prefetch is of one place, not of lanes")
                 case TileWrite(tile, index, value):
                     self.tile(tile, index)
                     if self.value(value, {}) and not self.tiles[tile]:

@@ -26,7 +26,7 @@ from glulam.compiler.ops.activation import (
     Tanh,
     ThresholdedRelu,
 )
-from glulam.compiler.ops.bits import BitCast, BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor
+from glulam.compiler.ops.bits import BitCast, BitShift, BitwiseAnd, BitwiseNot, BitwiseOr, BitwiseXor, RoundBfloat16
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.cumulative import Cumulative
 from glulam.compiler.ops.determinant import Det
@@ -125,6 +125,7 @@ ALL_OPS: tuple[type[Op], ...] = (
     Asinh,
     Acosh,
     Atanh,
+    RoundBfloat16,
     BitwiseAnd,
     BitwiseOr,
     BitwiseXor,
@@ -286,6 +287,7 @@ __all__ = [
     "Rnn",
     "RoiAlign",
     "Round",
+    "RoundBfloat16",
     "ScaleShift",
     "ScatterElements",
     "ScatterND",

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from glulam.compiler.graph.op import Case
-from glulam.compiler.graph.types import DType, f32
+from glulam.compiler.graph.types import f32
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.ops.inputs import NUMBERS, f64, UNSIGNED
+from glulam.compiler.ops.inputs import NUMBERS, UNSIGNED, f64, i64
 from glulam.compiler.ops.pointwise import Pointwise
 
 
@@ -66,6 +66,7 @@ class PRelu(Pointwise):
 
     name = "prelu"
     arity = 2
+    accepts = NUMBERS
 
     def formula(self, x: Expr, slope: Expr) -> Expr:
         return ex.where(x < 0, slope * x, x)
@@ -81,6 +82,7 @@ class PRelu(Pointwise):
             Case(cls(), (f32(), f32())),
             Case(cls(), (f32(0, 3), f32(3)), constants=weights),
             Case(cls(), (f64(2, 3), f64(3)), constants=weights),
+            Case(cls(), (i64(2, 3), i64(3)), constants=weights),
             Case(cls(), cls.edges()),
         )
 

@@ -1,4 +1,4 @@
-"""Pointwise ops on the bits of integers."""
+"""Pointwise ops on bits: those of integers, and rounding to a shorter float."""
 
 from __future__ import annotations
 
@@ -9,11 +9,25 @@ from typing import Self
 import numpy as np
 
 from glulam.compiler.graph.op import Case
-from glulam.compiler.loops import expr as ex
-from glulam.compiler.loops.expr import Const, Expr
 from glulam.compiler.graph.types import DType
+from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.expr import Bitcast, Const, Expr
 from glulam.compiler.ops.inputs import INTEGERS, NUMBERS
 from glulam.compiler.ops.pointwise import Pointwise
+
+
+@dataclass(frozen=True)
+class RoundBfloat16(Pointwise):
+    """The nearest float32 that bfloat16 has, too: the upper half of its bits, ties to even; NaN stays NaN."""
+
+    name = "round_bfloat16"
+    accepts = frozenset({DType.F32})
+
+    def formula(self, x: Expr) -> Expr:
+        bits = Bitcast(x, DType.I32)
+        odd = ex.binary("shr", bits, 16) & Const(1, DType.I32)
+        rounded = Bitcast((bits + 0x7FFF + odd) & Const(-0x10000, DType.I32), DType.F32)
+        return ex.where(ex.not_equal(x, x), x, rounded)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class RoiAlign(Op):
 
     def _axis(self, ends: Array, bins: int, bin_: int, sample: int, extent: int) -> list[tuple[int, float]]:
         """The elements around a sample, with their weights."""
-        start, end = (float(end) * self.scale - (0.5 if self.half_pixel else 0.0) for end in ends)  # type: ignore[arg-type]
+        start, end = (float(end) * self.scale - (0.5 if self.half_pixel else 0.0) for end in ends)
         length = end - start if self.half_pixel else max(end - start, 1.0)
         place = start + (bin_ + (sample + 0.5) / self.samples) * length / bins
         if place < -1 or place > extent:

@@ -72,7 +72,7 @@ class _Region:
         trial = list(self.nodes)
         for _ in range(_REACH):
             results = self.results(trial)
-            if len(trial) > len(self.nodes) and len(results) == 1:
+            if len(trial) > len(self.nodes) and len(results) == 1 and self.can_store(results[0]):
                 self.nodes = sorted(trial, key=self.rank.__getitem__)
                 return True
             joining: list[Node] = []
@@ -92,6 +92,10 @@ class _Region:
                 return False
         self.why = "its result is read in too many places"
         return False
+
+    def can_store(self, result: Value) -> bool:
+        """Whether the region may end with this value: an anchor's kernel stores the type that it computes."""
+        return not self.anchored or result.type.dtype is self.start.output.type.dtype
 
     def add_window(self) -> None:
         """Let the kernel pool its result if a pool is all that reads it."""

@@ -22,6 +22,7 @@ from glulam.frontends.layers.activation import (
     Softsign,
     Tanh,
 )
+from glulam.frontends.layers.attention import MultiheadAttention, ScaledDotProductAttention
 from glulam.frontends.layers.combine import Add, Concat, Div, Max, Mean, Min, Mul, Sub, Sum
 from glulam.frontends.layers.conv import (
     Conv1d,
@@ -177,6 +178,7 @@ __all__ = [
     "Mish",
     "Module",
     "Mul",
+    "MultiheadAttention",
     "Normalization",
     "PReLU",
     "Pad",
@@ -191,6 +193,7 @@ __all__ = [
     "RescaleSymmetric",
     "Reshape",
     "Resize",
+    "ScaledDotProductAttention",
     "Scatter",
     "Sequential",
     "SiLU",

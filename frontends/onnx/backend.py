@@ -27,6 +27,7 @@ from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import Array
 from glulam.compiler.options import Options
 from glulam.frontends.onnx.importer import specialise
+from glulam.frontends.onnx.proto import is_bfloat16
 from glulam.frontends.onnx.refused import refusals
 from glulam.runtime.errors import InputError
 from glulam.runtime.model import Model
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["GlulamBackend", "Prepared", "is_compatible", "prepare", "run_model", "run_node", "supports_device"]
+
+
+_BFLOAT16 = helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Prepared(BackendRep):
         self._options = options
         self._names = [value.name for value in model.graph.input if value.name not in stored]
         self._outputs = [value.name for value in model.graph.output]
+        self._short = {v.name: _BFLOAT16 for v in model.graph.output if is_bfloat16(v.type.tensor_type.elem_type)}
         self.variants: list[_Variant] = []
 
     def run(self, inputs: Any, **_: Any) -> tuple[Array, ...]:
@@ -71,7 +76,7 @@ class Prepared(BackendRep):
         """
         feeds = self._feeds(inputs)
         results = self.variant(feeds).model.run(feeds)
-        return tuple(results[name] for name in self._outputs)
+        return tuple(results[name].astype(self._short.get(name, results[name].dtype)) for name in self._outputs)
 
     def variant(self, feeds: Mapping[str, Array]) -> _Variant:
         """The compiled code that serves these inputs."""
@@ -97,7 +102,8 @@ class Prepared(BackendRep):
         for name, value in inputs.items():
             if not isinstance(value, np.ndarray | np.generic):
                 raise UnsupportedError(f"input {name!r} is a {type(value).__name__}, not an array")
-        return {name: np.asarray(inputs[name]) for name in self._names}
+        arrays = {name: np.asarray(inputs[name]) for name in self._names}
+        return {k: array.astype(np.float32) if array.dtype == _BFLOAT16 else array for k, array in arrays.items()}
 
 
 class GlulamBackend(Backend):

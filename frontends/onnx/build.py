@@ -100,7 +100,8 @@ class Builder:
 
     def _add_wide(self, op: Op, inputs: Sequence[Value | None], name: str) -> tuple[Value, ...]:
         outputs = self.add(op, *(None if v is None else self._widened(v) for v in inputs), name=name)
-        if isinstance(op, Cast):
+        first = next(v for v in inputs if v is not None and v.type.dtype.is_float)
+        if isinstance(op, Cast) or first.type.dtype is not DType.F16:
             return outputs
         return tuple(self._narrowed(v, name) for v in outputs)
 

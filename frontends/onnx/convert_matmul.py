@@ -27,9 +27,10 @@ def gemm(ctx: Context) -> Value:
     if c is not None and beta != 1.0:
         c = ctx.apply(Mul(), c, ctx.constant(beta, c.type.dtype))
     columns = b.shape[0]
-    if c is not None and alpha == 1.0 and c.shape in ((columns,), (1, columns)):
+    is_float = a.type.dtype.is_float
+    if is_float and c is not None and alpha == 1.0 and c.shape in ((columns,), (1, columns)):
         return ctx.apply(Linear(), a, b, c if len(c.shape) == 1 else ctx.apply(Reshape((columns,)), c))
-    y = ctx.apply(Linear(), a, b, None)
+    y = ctx.apply(Linear(), a, b, None) if is_float else ctx.apply(MatMul(), a, ctx.apply(Transpose((1, 0)), b))
     if alpha != 1.0:
         y = ctx.apply(Mul(), y, ctx.constant(alpha, y.type.dtype))
     if c is None:

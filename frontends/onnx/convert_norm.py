@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from glulam.compiler.graph.graph import Value
+from glulam.compiler.graph.types import DType
 from glulam.compiler.ops.group_norm import GroupNorm
 from glulam.compiler.ops.local_response import LocalResponseNorm
 from glulam.compiler.ops.movement import Expand, Reshape
 from glulam.compiler.ops.norm import BatchNorm, LayerNorm
-from glulam.compiler.ops.pointwise import Add, Div, Mul, Reciprocal, ScaleShift, Sqrt, Sub
+from glulam.compiler.ops.pointwise import Add, Cast, Div, Mul, Reciprocal, ScaleShift, Sqrt, Sub
 from glulam.compiler.ops.reduce import Reduce
 from glulam.compiler.ops.vector_norm import LpNormalize, RMSNorm
 from glulam.frontends.onnx.context import Context, Converter
@@ -22,7 +23,8 @@ def batch_norm(ctx: Context) -> Value | tuple[Value, ...]:
     if ctx.flag("training_mode"):
         return _batch_statistics(ctx, epsilon)
     ctx.only_first_output("running_mean", "running_var", "saved_mean", "saved_var")
-    x, scale, bias, mean, var = (ctx[i] for i in range(5))
+    x = ctx[0]
+    scale, bias, mean, var = (_like(ctx, ctx[i], x) for i in range(1, 5))
     if ctx.flag("spatial", True):
         return ctx.apply(BatchNorm(epsilon), x, scale, bias, mean, var)
     deviation = ctx.apply(Sqrt(), ctx.apply(Add(), var, ctx.constant(epsilon, var.type.dtype)))
@@ -44,6 +46,11 @@ def _batch_statistics(ctx: Context, epsilon: float) -> tuple[Value, ...]:
         kept = ctx.apply(Mul(), old, ctx.constant(momentum, old.type.dtype))
         running.append(ctx.apply(Add(), kept, ctx.apply(Mul(), new, ctx.constant(1 - momentum, new.type.dtype))))
     return (ctx.apply(BatchNorm(epsilon), x, scale, bias, own_mean, own_var), *running)
+
+
+def _like(ctx: Context, value: Value, x: Value) -> Value:
+    """Statistics and scales may have another float type than the data; with float16 all are computed in float32."""
+    return value if x.type.dtype in (DType.F16, value.type.dtype) else ctx.apply(Cast(x.type.dtype), value)
 
 
 def layer_norm(ctx: Context) -> tuple[Value, ...]:
@@ -106,7 +113,8 @@ def _repeated(ctx: Context, value: Value, channels: int) -> Value:
 
 
 def rms_norm(ctx: Context) -> Value:
-    x, scale = ctx[0], ctx[1]
+    x = ctx[0]
+    scale = _like(ctx, ctx[1], x)
     ctx.ignore("stash_type")
     op = RMSNorm(ctx.axis(ctx.integer("axis", -1), len(x.shape)), ctx.number("epsilon", 1e-5))
     if scale.shape == x.shape[op.axis :]:

@@ -12,7 +12,7 @@ from glulam.compiler.graph.graph import Value
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import DType
 from glulam.frontends.onnx.context import Context, Converter
-from glulam.frontends.onnx.proto import dtype_of
+from glulam.frontends.onnx.proto import dtype_of, is_bfloat16
 
 
 def unary(op: Callable[[], Op]) -> Converter:
@@ -31,6 +31,21 @@ def with_numbers(op: Callable[..., Op], **defaults: float) -> Converter:
         return ctx.apply(op(**{name: ctx.number(name, default) for name, default in defaults.items()}), ctx[0])
 
     return convert
+
+
+def shrink(ctx: Context) -> Value:
+    """Integers by way of float64: bias and threshold need not be whole."""
+    op, x = ops.Shrink(ctx.number("bias", 0.0), ctx.number("lambd", 0.5)), ctx[0]
+    if x.type.dtype.is_float:
+        return ctx.apply(op, x)
+    return ctx.apply(ops.Cast(x.type.dtype), ctx.apply(op, ctx.apply(ops.Cast(DType.F64), x)))
+
+
+def sign(ctx: Context) -> Value:
+    x = ctx[0]
+    if x.type.dtype.is_signed:
+        return ctx.apply(ops.Sign(), x)
+    return ctx.apply(ops.Minimum(), x, ctx.constant(1, x.type.dtype))
 
 
 def binary(op: Callable[[], Op]) -> Converter:
@@ -140,8 +155,9 @@ def prelu(ctx: Context) -> Value:
 
 def cast(ctx: Context) -> Value:
     ctx.ignore("saturate", "round_mode")
-    dtype = dtype_of(ctx.integer("to", 0), "attribute to")
-    return _cast(ctx, ctx[0], dtype)
+    kind = ctx.integer("to", 0)
+    result = _cast(ctx, ctx[0], dtype_of(kind, "attribute to"))
+    return ctx.apply(ops.RoundBfloat16(), result) if is_bfloat16(kind) else result
 
 
 def cast_like(ctx: Context) -> Value:
@@ -208,7 +224,6 @@ _UNARY: dict[str, Callable[[], Op]] = {
     "Softsign": ops.Softsign,
     "Mish": ops.Mish,
     "HardSwish": ops.HardSwish,
-    "Sign": ops.Sign,
     # past 20, log(1 + exp(x)) is x in float32
     "Softplus": lambda: ops.Softplus(1.0, 20.0),
 }
@@ -240,7 +255,8 @@ TABLE: dict[str, Converter] = {
     "Selu": with_numbers(ops.Selu, alpha=1.67326319217681884765625, gamma=1.05070102214813232421875),
     "HardSigmoid": with_numbers(ops.HardSigmoid, alpha=0.2, beta=0.5),
     "ThresholdedRelu": with_numbers(ops.ThresholdedRelu, alpha=1.0),
-    "Shrink": with_numbers(ops.Shrink, bias=0.0, lambd=0.5),
+    "Shrink": shrink,
+    "Sign": sign,
     "Max": variadic(ops.Maximum),
     "Min": variadic(ops.Minimum),
     "Sum": variadic(ops.Add),

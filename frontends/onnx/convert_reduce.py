@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from glulam.compiler.graph.graph import Value
-from glulam.compiler.ops.pointwise import Abs, Log, Mul
+from glulam.compiler.graph.types import DType
+from glulam.compiler.ops.pointwise import Abs, Cast, Log, Mul
 from glulam.compiler.ops.reduce import ArgReduce, Reduce
 from glulam.frontends.onnx.context import Context, Converter
 
@@ -18,9 +19,21 @@ def reduce(kind: str, since: int = 18) -> Converter:
         if not axes and noop:
             return _per_element(ctx, kind, x)
         found = sorted(ctx.axes(axes, rank)) if axes else range(rank)
-        return ctx.apply(Reduce(kind, tuple(found), keepdims), x)
+        return _reduced(ctx, Reduce(kind, tuple(found), keepdims), x)
 
     return convert
+
+
+def _reduced(ctx: Context, op: Reduce, x: Value) -> Value:
+    """Kinds that divide or take roots work on integers in float64; the largest and smallest of bools as of bytes."""
+    dtype = x.type.dtype
+    if dtype is DType.BOOL:
+        through = DType.U8
+    elif not dtype.is_float and op.kind in ("mean", "l2", "log_sum", "log_sum_exp"):
+        through = DType.F64
+    else:
+        return ctx.apply(op, x)
+    return ctx.apply(Cast(dtype), ctx.apply(op, ctx.apply(Cast(through), x)))
 
 
 def _per_element(ctx: Context, kind: str, x: Value) -> Value:

@@ -9,7 +9,7 @@ from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.graph import Node
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import DType
-from glulam.frontends.onnx.proto import elem_type_of
+from glulam.frontends.onnx.proto import elem_type_of, require_onnx
 from glulam.frontends.onnx.writer import Export, Writer
 
 
@@ -130,6 +130,12 @@ def power(w: Writer, node: Node) -> None:
     w.emit("Cast", [wide], w.outputs(node), to=elem_type_of(node.output.type.dtype))
 
 
+def round_bfloat16(w: Writer, node: Node) -> None:
+    onnx = require_onnx()
+    short = w.call("Cast", *w.inputs(node), to=onnx.TensorProto.BFLOAT16)
+    w.emit("Cast", [short], w.outputs(node), to=onnx.TensorProto.FLOAT)
+
+
 def bitwise(w: Writer, node: Node) -> None:
     if w.opset < 18:
         raise UnsupportedError(f"{type(node.op).__name__} needs opset=18")
@@ -167,6 +173,7 @@ TABLE: dict[type[Op], Export] = {
     ops.Cast: cast,
     ops.Mod: modulo,
     ops.Pow: power,
+    ops.RoundBfloat16: round_bfloat16,
     ops.BitwiseAnd: bitwise,
     ops.BitwiseOr: bitwise,
     ops.BitwiseXor: bitwise,

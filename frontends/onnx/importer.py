@@ -191,13 +191,13 @@ class _Importer:
             if name and value.producer is last[0] and value.name != name:
                 value.name = self.builder.graph.unique(name)
 
-    def _branch(
-        self, proto: GraphProto, inputs: Sequence[Value], scope: Scope, call: Call | None
-    ) -> tuple[Value, ...]:
+    def _branch(self, proto: GraphProto, inputs: Sequence[Value], scope: Scope, call: Call | None) -> tuple[Value, ...]:
         """The outputs of a subgraph that is put in place of its node, with these values as its inputs."""
         _check_names(proto)
         if len(inputs) != len(proto.input):
-            raise ModelFileError(f"the graph {proto.name!r} takes {len(proto.input)} inputs, and is given {len(inputs)}")
+            raise ModelFileError(
+                f"the graph {proto.name!r} takes {len(proto.input)} inputs, and is given {len(inputs)}"
+            )
         inner: Scope = ChainMap({}, scope)
         inner.update((value.name, given) for value, given in zip(proto.input, inputs, strict=True))
         names = [value.name for value in proto.output]

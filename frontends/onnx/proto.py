@@ -81,8 +81,13 @@ def _check_text(message: Any) -> None:
 
 
 def dtype_of(elem_type: int, where: str) -> DType:
-    """The DType of an ONNX element type. Raises UnsupportedError for one without counterpart."""
+    """The DType of an ONNX element type. Raises UnsupportedError for one without counterpart.
+
+    bfloat16 is float32 here: every one of its numbers is one, and nothing is computed in it.
+    """
     onnx = require_onnx()
+    if elem_type == onnx.TensorProto.BFLOAT16:
+        return DType.F32
     names = onnx.TensorProto.DataType
     shown = names.Name(elem_type) if elem_type in names.values() else str(elem_type)
     if elem_type not in names.values() or elem_type == onnx.TensorProto.UNDEFINED:
@@ -95,6 +100,10 @@ def dtype_of(elem_type: int, where: str) -> DType:
         raise UnsupportedError(
             "the model uses an element type that glulam does not offer", [f"{where}: {shown}"]
         ) from error
+
+
+def is_bfloat16(elem_type: int) -> bool:
+    return bool(elem_type == require_onnx().TensorProto.BFLOAT16)
 
 
 def elem_type_of(dtype: DType) -> int:
@@ -113,32 +122,40 @@ def tensor_array(tensor: TensorProto, folder: Path | None, where: str) -> Array:
     shape = tuple(tensor.dims)
     if any(extent < 0 for extent in shape):
         raise ModelFileError(f"{where}: negative extent in shape {shape}")
-    nbytes = math.prod(shape) * dtype.size
+    stored = np.dtype(np.uint16) if is_bfloat16(tensor.data_type) else dtype.numpy
+    nbytes = math.prod(shape) * stored.itemsize
     if nbytes > MAX_TENSOR_BYTES:
         raise ModelFileError(f"{where}: shape {shape} asks for {nbytes} bytes; the limit is {MAX_TENSOR_BYTES}")
     if tensor.HasField("segment"):
         raise UnsupportedError("the model stores a tensor in segments, which glulam does not read", [where])
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        return _external(tensor, dtype, shape, nbytes, folder, where)
+        return _decoded(_external(tensor, nbytes, folder, where), stored, dtype, shape)
     if tensor.HasField("raw_data"):
         if len(tensor.raw_data) != nbytes:
             raise ModelFileError(
                 f"{where}: {len(tensor.raw_data)} bytes of data for shape {shape}, which takes {nbytes}"
             )
-        little = np.frombuffer(tensor.raw_data, dtype=dtype.numpy.newbyteorder("<"))
-        return little.astype(dtype.numpy, copy=False).reshape(shape)
-    stored = max(len(tensor.float_data), len(tensor.int32_data), len(tensor.int64_data), len(tensor.double_data))
-    if stored != math.prod(shape):
-        raise ModelFileError(f"{where}: {stored} elements of data for shape {shape}")
+        return _decoded(tensor.raw_data, stored, dtype, shape)
+    count = max(len(tensor.float_data), len(tensor.int32_data), len(tensor.int64_data), len(tensor.double_data))
+    if count != math.prod(shape):
+        raise ModelFileError(f"{where}: {count} elements of data for shape {shape}")
     try:
-        return np.ascontiguousarray(onnx.numpy_helper.to_array(tensor)).reshape(shape)
+        return np.ascontiguousarray(onnx.numpy_helper.to_array(tensor).astype(dtype.numpy, copy=False)).reshape(shape)
     except (ValueError, TypeError, OverflowError) as error:
         raise ModelFileError(f"{where}: the tensor's data does not fit its type ({error})") from error
 
 
-def _external(
-    tensor: TensorProto, dtype: DType, shape: tuple[int, ...], nbytes: int, folder: Path | None, where: str
-) -> Array:
+def _decoded(data: bytes, stored: np.dtype[Any], dtype: DType, shape: tuple[int, ...]) -> Array:
+    """Little-endian bytes as numbers; 16-bit words for a float type are the upper halves of its numbers."""
+    little = np.frombuffer(data, dtype=stored.newbyteorder("<"))
+    if dtype is DType.F32 and stored.itemsize == 2:
+        return (little.astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    return little.astype(dtype.numpy, copy=False).reshape(shape)
+
+
+def _external(tensor: TensorProto, nbytes: int, folder: Path | None, where: str) -> bytes:
+    """The bytes of a tensor that are in a file beside the model."""
+    shape = tuple(tensor.dims)
     fields = {entry.key: entry.value for entry in tensor.external_data}
     location = fields.get("location", "")
     if folder is None:
@@ -165,8 +182,7 @@ def _external(
         raise ModelFileError(f"{where}: cannot read external data {location!r}: {error.strerror}") from error
     if len(data) != length:
         raise ModelFileError(f"{where}: external data {location!r} became shorter while it was read")
-    little = np.frombuffer(data, dtype=dtype.numpy.newbyteorder("<"))
-    return little.astype(dtype.numpy, copy=False).reshape(shape)
+    return data
 
 
 def _confined(folder: Path, location: str, where: str) -> Path:

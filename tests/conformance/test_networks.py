@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 from executors import TARGETS, agree, poisoned, reference
+
 from glulam.compiler import driver
 from glulam.compiler.options import Options
 from glulam.compiler.pipeline import switchable_passes
@@ -52,7 +53,9 @@ def test_native_code_agrees_and_keeps_its_bits(name):
 def build_cases():
     """Each network with each build; with GLULAM_EVERY_BUILD large networks get all of them too."""
     return [
-        pytest.param(name, build, id=f"{name}-{build.replace(' ', '_')}", marks=() if name in SMALL else pytest.mark.long)
+        pytest.param(
+            name, build, id=f"{name}-{build.replace(' ', '_')}", marks=() if name in SMALL else pytest.mark.long
+        )
         for name in zoo.NETWORKS
         for build in BUILDS
         if build != "fused" and (EVERY_BUILD or name in SMALL or build in SOME)

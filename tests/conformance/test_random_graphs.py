@@ -54,4 +54,3 @@ def test_fuzz_random_graphs(graph, target, other, seed):
         passed = True
     finally:
         _budget["failed"] |= not passed
-

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import threading
 
-import glulam as gl
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
+
+import glulam as gl
 from glulam.compiler import driver
 from glulam.compiler.errors import GraphError, ShapeError, UnsupportedError
 from glulam.compiler.graph.parser import parse

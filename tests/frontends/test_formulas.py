@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-import glulam as gl
 import numpy as np
 import pytest
+
+import glulam as gl
 from glulam.compiler import driver
 from glulam.compiler.errors import ShapeError, TraceError
 from glulam.compiler.graph.parser import parse

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import DType, TensorType
 from glulam.compiler.loops import expr as ex

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from executors import TARGETS, agree, reference
-from glulam.compiler import driver
-from glulam.compiler.options import Options
 from rewrites import graph_of, random
 from trapped import PADDED, PLAIN, through
+
+from glulam.compiler import driver
+from glulam.compiler.options import Options
 
 
 @pytest.mark.parametrize("shape", ["0,3,4,4", "2,3,0,4"])
@@ -17,7 +18,9 @@ def test_trap_39_extents_of_zero(shape):
     n, _, h, w = map(int, shape.split(","))
     reduced = "%s = reduce(%x) {kind='sum', axes=(0, 1, 2, 3), keepdims=False}\n"
     assert through(f"input %x: f32[{shape}]\n{reduced}output y = %s")["y"] == 0
-    linear = f"const %w: f32[5,{3 * h * w}] = random\n%f = reshape(%x) {{shape=({n}, {3 * h * w})}}\n%y = linear(%f, %w)\n"
+    linear = (
+        f"const %w: f32[5,{3 * h * w}] = random\n%f = reshape(%x) {{shape=({n}, {3 * h * w})}}\n%y = linear(%f, %w)\n"
+    )
     through(f"input %x: f32[{shape}]\n{linear}output y = %y")
 
 
@@ -29,7 +32,9 @@ def test_trap_39_a_convolution_of_no_images():
 def test_trap_40_scalars():
     text = "input %x: f32[]\n%r = reduce(%x) {kind='sum', axes=(), keepdims=False}\n%e = exp(%r)\n"
     assert through(text + "output y = %r\noutput z = %e")["y"].shape == ()
-    through("input %x: f32[3,5]\n%r = reduce(%x) {kind='mean', axes=(0, 1), keepdims=False}\n%a = add(%r, %r)\noutput y = %a")
+    through(
+        "input %x: f32[3,5]\n%r = reduce(%x) {kind='mean', axes=(0, 1), keepdims=False}\n%a = add(%r, %r)\noutput y = %a"
+    )
 
 
 def test_trap_41_negative_indices():
@@ -39,14 +44,18 @@ def test_trap_41_negative_indices():
 
 
 def test_trap_42_slice_with_a_giant_step():
-    y = through("input %x: f32[7,3]\n%s = slice(%x) {starts=(2, 0), steps=(1073741824, 1), sizes=(1, 3)}\noutput y = %s")["y"]
+    y = through(
+        "input %x: f32[7,3]\n%s = slice(%x) {starts=(2, 0), steps=(1073741824, 1), sizes=(1, 3)}\noutput y = %s"
+    )["y"]
     assert y.shape == (1, 3)
 
 
 def test_trap_43_offsets_beyond_two_to_the_31():
     """A matrix of 2.4 GB in virtual memory: only its first and last rows are ever touched."""
     rows = 600_000
-    graph = graph_of(f"input %x: f32[{rows},1024]\n%s = slice(%x) {{starts=({rows - 2}, 0), steps=(1, 1), sizes=(2, 8)}}\noutput y = %s")
+    graph = graph_of(
+        f"input %x: f32[{rows},1024]\n%s = slice(%x) {{starts=({rows - 2}, 0), steps=(1, 1), sizes=(2, 8)}}\noutput y = %s"
+    )
     x = np.zeros((rows, 1024), np.float32)
     x[-2:, :8] = [[1] * 8, [2] * 8]
     for target in TARGETS:
@@ -65,14 +74,20 @@ const %w: f32[16,32,3,3] = random
 
 @pytest.mark.parametrize("order", ["%a, %b", "%b, %a"])
 def test_trap_44_sum_in_place_over_a_view_of_a_concat(order):
-    text = BRANCHES + f"%s = add({order})\n%r = relu(%s)\n%n = neg(%a)\n%c = conv(%j, %w) {PADDED}\n%d = conv(%r, %v) {PADDED}\n"
+    text = (
+        BRANCHES
+        + f"%s = add({order})\n%r = relu(%s)\n%n = neg(%a)\n%c = conv(%j, %w) {PADDED}\n%d = conv(%r, %v) {PADDED}\n"
+    )
     through(text + "%e = add(%c, %d)\n%f = add(%e, %n)\noutput y = %f")
     through(text + "%e = add(%c, %d)\noutput y = %e\noutput j = %j\noutput n = %n")
 
 
 def test_trap_44_both_halves_of_a_split_are_changed():
     text = BRANCHES + "%p, %q = split(%j) {axis=1, sizes=(16, 16)}\n%g = sigmoid(%q)\n%m = mul(%p, %g)\n%r = relu(%p)\n"
-    through(text + f"%c = conv(%m, %v) {PADDED}\n%d = conv(%j, %w) {PADDED}\noutput c = %c\noutput d = %d\noutput r = %r\noutput q = %q")
+    through(
+        text
+        + f"%c = conv(%m, %v) {PADDED}\n%d = conv(%j, %w) {PADDED}\noutput c = %c\noutput d = %d\noutput r = %r\noutput q = %q"
+    )
 
 
 @pytest.mark.parametrize("sizes", ["(16, 16)", "(32,)", "(4, 28)", "(17, 15)", "(16, 8, 8)"])
@@ -162,7 +177,9 @@ def test_trap_49_halos_are_written_anew():
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_trap_50_outputs_that_are_kept_do_not_change(threads):
-    graph = graph_of(CONV + f"\nconst %u: f32[5,17,1,1] = random\n%d = conv(%r, %u) {PLAIN}\noutput z = %d\noutput x = %x")
+    graph = graph_of(
+        CONV + f"\nconst %u: f32[5,17,1,1] = random\n%d = conv(%r, %u) {PLAIN}\noutput z = %d\noutput x = %x"
+    )
     with driver.compile_graph(graph, Options(threads=threads)) as model:
         kept = model.run({"x": np.ones((2, 5, 6, 7), np.float32)})
         copies = {name: array.copy() for name, array in kept.items()}
@@ -175,7 +192,9 @@ def test_trap_50_outputs_that_are_kept_do_not_change(threads):
 @pytest.mark.parametrize("groups", [1, 4])
 def test_a_convolution_that_is_added_to_its_own_input(groups):
     conv = PADDED.replace("groups=1", f"groups={groups}")
-    text = f"input %x: f32[1,16,4,3]\nconst %v: f32[16,16,1,1] = random\nconst %w: f32[16,{16 // groups},3,3] = random\n"
+    text = (
+        f"input %x: f32[1,16,4,3]\nconst %v: f32[16,16,1,1] = random\nconst %w: f32[16,{16 // groups},3,3] = random\n"
+    )
     text += f"%s = conv(%x, %v) {PLAIN}\n%c = conv(%s, %w) {conv}\n%a = add(%c, %s)\n%d = conv(%a, %v) {PLAIN}\n%m = mul(%d, %a)\n"
     through(text + "output m = %m")
     through(text + "output m = %m\noutput s = %s")

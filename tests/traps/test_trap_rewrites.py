@@ -9,7 +9,9 @@ from trapped import PADDED, PLAIN, through
 
 X = "input %x: f32[1,17,7,9]\nconst %w: f32[33,17,3,3] = random\n"
 CONV = f"%c = conv(%x, %w) {PADDED}\n"
-STATS = "const %s: f32[33] = random\nconst %b: f32[33] = random\nconst %m: f32[33] = random\nconst %v: f32[33] = positive\n"
+STATS = (
+    "const %s: f32[33] = random\nconst %b: f32[33] = random\nconst %m: f32[33] = random\nconst %v: f32[33] = positive\n"
+)
 NORM = "%n = batch_norm(%c, %s, %b, %m, %v) {epsilon=0.001}\n"
 
 
@@ -42,7 +44,9 @@ def test_trap_05_epsilon_of_the_norm_is_kept():
     graph = graph_of(X + STATS + CONV + NORM.replace("0.001", "0.5") + "output y = %n")
     graph.nodes[1].inputs[4].data[:] = 1e-4
     through(graph)
-    through("input %x: f32[2,3,16]\n%n = layer_norm(%x) {axis=2, epsilon=0.5}\noutput y = %n", x=np.full((2, 3, 16), 1e-3))
+    through(
+        "input %x: f32[2,3,16]\n%n = layer_norm(%x) {axis=2, epsilon=0.5}\noutput y = %n", x=np.full((2, 3, 16), 1e-3)
+    )
 
 
 def test_trap_06_norms_fold_in_double_precision():

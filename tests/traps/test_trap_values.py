@@ -5,12 +5,31 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from executors import TARGETS, native
-from glulam.compiler.options import Options
 from rewrites import graph_of, random
 from trapped import PADDED, PLAIN, through
 
+from glulam.compiler.options import Options
+
 EXTREMES = np.array(
-    [0.0, -0.0, 1e38, -1e38, np.inf, -np.inf, np.nan, 88.8, -88.8, 104.0, -104.0, 1e-38, -1e-38, 1e-42, 17.0, -17.0, 0.5],
+    [
+        0.0,
+        -0.0,
+        1e38,
+        -1e38,
+        np.inf,
+        -np.inf,
+        np.nan,
+        88.8,
+        -88.8,
+        104.0,
+        -104.0,
+        1e-38,
+        -1e-38,
+        1e-42,
+        17.0,
+        -17.0,
+        0.5,
+    ],
     np.float32,
 )
 
@@ -44,7 +63,11 @@ def test_trap_33_fused_activations_keep_nan(op):
 def test_trap_34_max_pool_over_nothing_but_nan(behind_conv):
     x = np.full((1, 5, 6, 6), np.nan, np.float32)
     x[..., 3:] = -np.inf
-    conv = f"const %w: f32[5,5,1,1] = positive\n%c = conv(%x, %w) {PLAIN}\n" if behind_conv else "%c = abs(%x)\n%c2 = neg(%c)\n"
+    conv = (
+        f"const %w: f32[5,5,1,1] = positive\n%c = conv(%x, %w) {PLAIN}\n"
+        if behind_conv
+        else "%c = abs(%x)\n%c2 = neg(%c)\n"
+    )
     pool = "{kernel=(2, 2), strides=(2, 2), pads=((0, 0), (1, 1)), dilations=(1, 1)}"
     source = "%c" if behind_conv else "%c2"
     y = through(f"input %x: f32[1,5,6,6]\n{conv}%p = max_pool({source}) {pool}\noutput y = %p", x=x)["y"]
@@ -77,20 +100,32 @@ def test_trap_36_a_row_does_not_depend_on_the_batch(target):
         np.testing.assert_array_equal(together[i : i + 1], alone)
 
 
-@pytest.mark.parametrize("op", ["sigmoid", "exp", "tanh", "silu", "softplus", "mish", "gelu", "erf", "elu", "log", "sqrt"])
+@pytest.mark.parametrize(
+    "op", ["sigmoid", "exp", "tanh", "silu", "softplus", "mish", "gelu", "erf", "elu", "log", "sqrt"]
+)
 def test_trap_37_functions_at_the_ends_of_the_numbers(op):
     through(f"input %x: f32[17]\n%r = {op}(%x)\noutput y = %r", x=EXTREMES)
 
 
 @pytest.mark.parametrize("op", ["softmax", "log_softmax"])
 def test_trap_37_softmax_at_the_ends_of_the_numbers(op):
-    rows = [[1e38, -1e38, 0, 1e38], [np.inf, 0, 1, 2], [-np.inf] * 4, [-np.inf, 0, 0, 1], [np.nan, 0, 0, 0], [88, 89, 90, 1000]]
+    rows = [
+        [1e38, -1e38, 0, 1e38],
+        [np.inf, 0, 1, 2],
+        [-np.inf] * 4,
+        [-np.inf, 0, 0, 1],
+        [np.nan, 0, 0, 0],
+        [88, 89, 90, 1000],
+    ]
     through(f"input %x: f32[6,4]\n%r = {op}(%x) {{axis=1}}\noutput y = %r", x=np.array(rows))
     through(f"input %x: f32[4,6]\n%r = {op}(%x) {{axis=0}}\noutput y = %r", x=np.array(rows).T)
 
 
 def test_trap_38_denormals_are_not_flushed():
     tiny = np.array([1e-40, -1e-40, 1e-45, 1.5e-38, 0], np.float32)
-    y = through("input %x: f32[5]\nconst %h: f32[] = 0.5\n%m = mul(%x, %h)\n%a = add(%x, %x)\noutput y = %m\noutput z = %a", x=tiny)
+    y = through(
+        "input %x: f32[5]\nconst %h: f32[] = 0.5\n%m = mul(%x, %h)\n%a = add(%x, %x)\noutput y = %m\noutput z = %a",
+        x=tiny,
+    )
     np.testing.assert_array_equal(y["y"], tiny * np.float32(0.5))
     np.testing.assert_array_equal(y["z"], tiny + tiny)

@@ -14,7 +14,9 @@ def pooled(x, op, behind_conv=False, **attributes):
     attributes = {"dilations": "(1, 1)", **attributes}
     listed = ", ".join(f"{key}={value}" for key, value in attributes.items())
     channels = x.split(",")[1]
-    conv = f"const %w: f32[{channels},{channels},1,1] = random\n%c = conv(%x, %w) {PADDED}\n".replace("(1, 1), (1, 1)), d", "(0, 0), (0, 0)), d")
+    conv = f"const %w: f32[{channels},{channels},1,1] = random\n%c = conv(%x, %w) {PADDED}\n".replace(
+        "(1, 1), (1, 1)), d", "(0, 0), (0, 0)), d"
+    )
     head = f"input %x: f32[{x}]\n" + (conv if behind_conv else "%c = neg(%x)\n")
     return through(f"{head}%p = {op}(%c) {{{listed}}}\noutput y = %p")["y"]
 
@@ -111,7 +113,9 @@ def test_trap_27_channels_that_do_not_fill_blocks(channels):
     """Lanes beyond the last channel stay finite and silent, even where an activation takes zero elsewhere."""
     text = f"input %x: f32[1,{channels},4,5]\nconst %w: f32[{channels},{channels},3,3] = random\n"
     text += f"%a = conv(%x, %w) {PADDED}\n%l = exp(%a)\n%i = reciprocal(%l)\n%n = log(%i)\n%b = conv(%n, %w) {PADDED}\n"
-    through(text + "%s = reduce(%n) {kind='sum', axes=(1,), keepdims=True}\noutput y = %b\noutput z = %s", tolerance=1e-3)
+    through(
+        text + "%s = reduce(%n) {kind='sum', axes=(1,), keepdims=True}\noutput y = %b\noutput z = %s", tolerance=1e-3
+    )
 
 
 # ---- resize
@@ -126,7 +130,9 @@ def resized(x, sizes, scales, **attributes):
 @pytest.mark.parametrize("rounding", ["round_prefer_ceil", "round_prefer_floor", "floor", "ceil"])
 def test_trap_28_ties_of_nearest(rounding):
     for coordinates in ("half_pixel", "asymmetric", "align_corners"):
-        resized("1,3,4,6", (1, 3, 8, 3), (1.0, 1.0, 2.0, 0.5), mode="nearest", coordinates=coordinates, rounding=rounding)
+        resized(
+            "1,3,4,6", (1, 3, 8, 3), (1.0, 1.0, 2.0, 0.5), mode="nearest", coordinates=coordinates, rounding=rounding
+        )
 
 
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from executors import TARGETS, check, native
-from glulam.compiler.options import Options
 from rewrites import graph_of, random
+
+from glulam.compiler.options import Options
 
 PLAIN = "{strides=(1, 1), pads=((0, 0), (0, 0)), dilations=(1, 1), groups=1}"
 PADDED = "{strides=(1, 1), pads=((1, 1), (1, 1)), dilations=(1, 1), groups=1}"
