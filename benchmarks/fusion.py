@@ -59,8 +59,9 @@ class GroupTime:
 
 @dataclass(frozen=True)
 class FusionReport:
-    """Builds in the order unfused, only one pass, one pass left out, fused, peers; ratios are against unfused: below one is faster.
+    """Builds in the order unfused, only one pass, one pass left out, fused, peers.
 
+    Ratios are against unfused: below one is faster.
     `idle` are the passes that find nothing to do in this model.
     """
 
@@ -119,7 +120,8 @@ def compare(
 ) -> FusionReport:
     """Build the graph every way, let the builds take turns, and put the results side by side.
 
-    Without `passes` there are just two builds, unfused and fused. `peers` adds engines of `peers.PEERS`, each with the ONNX file it shall load; `progress` hears what is being done.
+    Without `passes` there are just two builds, unfused and fused. `peers` adds engines of `peers.PEERS`, each with the
+    ONNX file it shall load; `progress` hears what is being done.
     """
     options = options or Options()
     table, idle = variants(graph, options) if passes else ({UNFUSED: replace(options, fuse=False), FUSED: options}, [])
@@ -212,6 +214,20 @@ def comparison_table(report: FusionReport, name: str = "") -> Table:
             f"{build.difference:.0e}" if build.difference else "0",
         )
     return table
+
+
+def markdown(report: FusionReport, name: str = "") -> str:
+    """The comparison as a Markdown table, for a README."""
+    head = f"| {name or report.model}, threads: {report.threads} | ratio | quartiles | ms | kernel calls | arena, MB |"
+    lines = [head, "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    for build in report.builds:
+        calls = "-" if build.kernels is None else str(build.kernels)
+        arena = "-" if build.arena is None else f"{build.arena / 1e6:.1f}"
+        spread = f"{build.ratio.low:.2f}-{build.ratio.high:.2f}"
+        label = build.label.replace("\n", " ")
+        cells = (label, f"{build.ratio.median:.2f}", spread, f"{build.seconds.median * 1e3:.2f}", calls, arena)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def group_table(report: FusionReport, most: int = 20) -> Table:

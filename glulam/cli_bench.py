@@ -39,12 +39,13 @@ def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
     bench.add_argument("--rounds", type=positive, default=9, metavar="N", help="rounds of one turn each (9)")
     bench.add_argument("--turn", type=seconds, default=0.25, metavar="SECONDS", help="length of a turn (0.25)")
     bench.add_argument("--groups", type=positive, default=15, metavar="N", help="fused groups to list (15)")
+    bench.add_argument("--markdown", action="store_true", help="print the comparison as a Markdown table instead")
     bench.set_defaults(action=bench_model)
 
 
 def bench_model(arguments: argparse.Namespace) -> None:
     """Compare the builds and print the two tables."""
-    from glulam.benchmarks.fusion import FUSED, compare, comparison_table, group_table
+    from glulam.benchmarks.fusion import FUSED, compare, comparison_table, group_table, markdown
     from glulam.benchmarks.measure import cpu_name
     from glulam.benchmarks.peers import PEERS, installed_peers
 
@@ -64,9 +65,12 @@ def bench_model(arguments: argparse.Namespace) -> None:
             turn_seconds=arguments.turn,
             progress=status.update,
         )
-    console().print(cpu_name())
-    console().print(comparison_table(report, case.name))
+    if arguments.markdown:
+        print(markdown(report, case.name))
+    else:
+        console().print(cpu_name())
+        console().print(comparison_table(report, case.name))
+        console().print(group_table(report, arguments.groups))
     fused = next(build for build in report.builds if build.label == FUSED)
     if fused.ratio.high - fused.ratio.low > WIDE * fused.ratio.median:
         progress.print("the quartiles are far apart: other work disturbs this machine")
-    console().print(group_table(report, arguments.groups))

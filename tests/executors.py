@@ -12,6 +12,7 @@ from glulam.compiler.options import Options
 from glulam.compiler.targets import runnable_targets
 
 TARGETS = tuple(target.name for target in runnable_targets())
+_TINY = 1e-30
 _HUGE = 1e30  # the end of the numbers: nothing else is measured by elements of such size
 
 
@@ -25,11 +26,9 @@ def assert_close(actual, expected, tolerance, what=""):
     np.testing.assert_array_equal(actual[~finite], expected[~finite], err_msg=f"{what}: NaN or infinity")
     wanted = expected[finite].astype(np.float64)
     scale = np.abs(wanted[np.abs(wanted) < _HUGE]).max(initial=0.0)
-    with np.errstate(all="ignore"):
-        error = np.abs(actual[finite].astype(np.float64) - wanted) / np.maximum(np.abs(wanted), scale)
-    worst = np.where(np.isnan(error), 0.0 if scale == 0 else np.inf, error).max(initial=0.0)
-    if scale == 0:
-        worst = np.abs(actual[finite]).max(initial=0.0)
+    difference = np.abs(actual[finite].astype(np.float64) - wanted)
+    error = np.where(np.isnan(difference), np.inf, difference) / np.maximum(np.maximum(np.abs(wanted), scale), _TINY)
+    worst = error.max(initial=0.0)
     assert worst <= tolerance, f"{what}: error {worst:.3g} of the magnitude, allowed {tolerance:.3g}"
 
 

@@ -1,8 +1,8 @@
 """A hypothesis strategy of legal graphs: what networks are made of, put together in ways that no network is.
 
-A graph grows from one or two inputs. Each step picks a value that is there (the newest by preference, so that chains are
-long) and a block of layers for it; a block that does not suit the value becomes a plain activation. All decisions are
-drawn, all constants follow from a counter, so a failing graph shrinks to few and small layers.
+A graph grows from one or two inputs. Each step picks a value that is there (the newest by preference, so that chains
+are long) and a block of layers for it; a block that does not suit the value becomes a plain activation. All decisions
+are drawn, all constants follow from a counter, so a failing graph shrinks to few and small layers.
 """
 
 from __future__ import annotations
@@ -420,7 +420,7 @@ BLOCKS = tuple(
         activation, conv, conv_activation, odd_conv, strided_pointwise, depthwise, grouped_conv, transposed_conv,
         batch_norm, conv_norm, norm_conv, binary, with_constant, residual, gate, squeeze_excite, spatial_gate, concat,
         concat_elsewhere, inception, dense, split, split_sum, shuffle, pool, conv_pool, global_pool, head, upsample,
-        upsample_add, upsample_concat, pad, pad_conv, crop, channel_slice, transposed, reshaped, softmax, reduced, twins,
-        nothing, another_input,
+        upsample_add, upsample_concat, pad, pad_conv, crop, channel_slice, transposed, reshaped, softmax, reduced,
+        twins, nothing, another_input,
     )
 )  # fmt: skip

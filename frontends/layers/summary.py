@@ -71,15 +71,23 @@ class Summary:
 
 
 def summary(graph: Graph) -> Summary:
-    """The summary of any graph. A parameter that several nodes share counts at the first of them."""
+    """The summary of any graph. A parameter that several nodes share counts at the first of them.
+
+    Nodes that only put parameters in order have no row: what they read counts at the node that reads them.
+    """
     known = any(isinstance(value, Parameter) for value in graph.constants())
     counted: set[Value] = set()
     rows = []
     buffers = 0
+    behind: dict[Value, list[Value]] = {value: [value] for value in graph.constants()}
     for node in graph.nodes:
+        sources = [behind.get(value, []) if value is not None else [] for value in node.inputs]
+        if sources and all(value in behind for value in node.present_inputs()):
+            behind.update((value, [constant for each in sources for constant in each]) for value in node.outputs)
+            continue
         learned = 0
-        for position, value in enumerate(node.inputs):
-            if value is None or value in counted or not value.is_constant or known != isinstance(value, Parameter):
+        for position, value in ((i, value) for i, each in enumerate(sources) for value in each):
+            if value in counted or known != isinstance(value, Parameter):
                 continue
             counted.add(value)
             if isinstance(node.op, ops.BatchNorm) and position >= 3:
@@ -93,7 +101,7 @@ def summary(graph: Graph) -> Summary:
 
 
 def multiply_accumulates(node: Node) -> int:
-    """Products of a convolution, linear layer or matrix product, computed by the definition; 0 for any other node."""
+    """Products of a convolution, linear or recurrent layer or matrix product, by the definition; else 0."""
     shapes = [() if value is None else value.shape for value in node.inputs]
     output = node.outputs[0].type.size
     match node.op:
@@ -103,6 +111,9 @@ def multiply_accumulates(node: Node) -> int:
             return math.prod(shapes[0]) * math.prod(shapes[1][1:])
         case ops.Linear() | ops.MatMul():
             return output * shapes[0][-1]
+        case ops.Lstm() | ops.Gru() | ops.Rnn():
+            types = [None if value is None else value.type for value in node.inputs]
+            return node.op.flops(types, [value.type for value in node.outputs]) // 2
     return 0
 
 

@@ -32,6 +32,11 @@ def batch_norm(ctx: Context) -> Value | tuple[Value, ...]:
     return ctx.apply(ScaleShift(), normal, scale, bias)
 
 
+def _like(ctx: Context, value: Value, x: Value) -> Value:
+    """Statistics and scales may have another float type than the data; with float16 all are computed in float32."""
+    return value if x.type.dtype in (DType.F16, value.type.dtype) else ctx.apply(Cast(x.type.dtype), value)
+
+
 def _batch_statistics(ctx: Context, epsilon: float) -> tuple[Value, ...]:
     """Training form: normalised by the batch's own mean and variance, with which the running ones are updated."""
     x, scale, bias, mean, var = (ctx[i] for i in range(5))
@@ -46,11 +51,6 @@ def _batch_statistics(ctx: Context, epsilon: float) -> tuple[Value, ...]:
         kept = ctx.apply(Mul(), old, ctx.constant(momentum, old.type.dtype))
         running.append(ctx.apply(Add(), kept, ctx.apply(Mul(), new, ctx.constant(1 - momentum, new.type.dtype))))
     return (ctx.apply(BatchNorm(epsilon), x, scale, bias, own_mean, own_var), *running)
-
-
-def _like(ctx: Context, value: Value, x: Value) -> Value:
-    """Statistics and scales may have another float type than the data; with float16 all are computed in float32."""
-    return value if x.type.dtype in (DType.F16, value.type.dtype) else ctx.apply(Cast(x.type.dtype), value)
 
 
 def layer_norm(ctx: Context) -> tuple[Value, ...]:

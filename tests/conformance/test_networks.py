@@ -1,4 +1,4 @@
-"""The networks of the zoo: native code agrees with the reference, whatever passes are on, and always with the same bits."""
+"""The networks of the zoo: native code agrees with the reference whatever passes are on, and keeps its bits."""
 
 from __future__ import annotations
 

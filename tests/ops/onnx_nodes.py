@@ -1,6 +1,7 @@
 """How ONNX writes each op: a case becomes a small model that ONNX Runtime can run beside the reference.
 
-`model_of(case)` gives the model and its feeds, or None where ONNX has no such op or no such type.
+`model_of(case)` gives the model and its feeds, or None where ONNX has no such op or no such type. Ops that are not
+written here meet ONNX Runtime through the export (tests/frontends/test_onnx_export.py).
 """
 
 import numpy as np
@@ -259,4 +260,3 @@ BUILDERS = {
     "scale_shift": _scale_shift,
 }
 assert not set(BUILDERS) - set(OPS_BY_NAME)
-assert set(OPS_BY_NAME) == set(BUILDERS) | set(PLAIN)

@@ -32,9 +32,8 @@ def test_trap_39_a_convolution_of_no_images():
 def test_trap_40_scalars():
     text = "input %x: f32[]\n%r = reduce(%x) {kind='sum', axes=(), keepdims=False}\n%e = exp(%r)\n"
     assert through(text + "output y = %r\noutput z = %e")["y"].shape == ()
-    through(
-        "input %x: f32[3,5]\n%r = reduce(%x) {kind='mean', axes=(0, 1), keepdims=False}\n%a = add(%r, %r)\noutput y = %a"
-    )
+    mean = "%r = reduce(%x) {kind='mean', axes=(0, 1), keepdims=False}\n"
+    through(f"input %x: f32[3,5]\n{mean}%a = add(%r, %r)\noutput y = %a")
 
 
 def test_trap_41_negative_indices():
@@ -53,9 +52,8 @@ def test_trap_42_slice_with_a_giant_step():
 def test_trap_43_offsets_beyond_two_to_the_31():
     """A matrix of 2.4 GB in virtual memory: only its first and last rows are ever touched."""
     rows = 600_000
-    graph = graph_of(
-        f"input %x: f32[{rows},1024]\n%s = slice(%x) {{starts=({rows - 2}, 0), steps=(1, 1), sizes=(2, 8)}}\noutput y = %s"
-    )
+    last = f"%s = slice(%x) {{starts=({rows - 2}, 0), steps=(1, 1), sizes=(2, 8)}}\n"
+    graph = graph_of(f"input %x: f32[{rows},1024]\n{last}output y = %s")
     x = np.zeros((rows, 1024), np.float32)
     x[-2:, :8] = [[1] * 8, [2] * 8]
     for target in TARGETS:
@@ -74,25 +72,21 @@ const %w: f32[16,32,3,3] = random
 
 @pytest.mark.parametrize("order", ["%a, %b", "%b, %a"])
 def test_trap_44_sum_in_place_over_a_view_of_a_concat(order):
-    text = (
-        BRANCHES
-        + f"%s = add({order})\n%r = relu(%s)\n%n = neg(%a)\n%c = conv(%j, %w) {PADDED}\n%d = conv(%r, %v) {PADDED}\n"
-    )
+    text = BRANCHES + f"%s = add({order})\n%r = relu(%s)\n%n = neg(%a)\n"
+    text += f"%c = conv(%j, %w) {PADDED}\n%d = conv(%r, %v) {PADDED}\n"
     through(text + "%e = add(%c, %d)\n%f = add(%e, %n)\noutput y = %f")
     through(text + "%e = add(%c, %d)\noutput y = %e\noutput j = %j\noutput n = %n")
 
 
 def test_trap_44_both_halves_of_a_split_are_changed():
     text = BRANCHES + "%p, %q = split(%j) {axis=1, sizes=(16, 16)}\n%g = sigmoid(%q)\n%m = mul(%p, %g)\n%r = relu(%p)\n"
-    through(
-        text
-        + f"%c = conv(%m, %v) {PADDED}\n%d = conv(%j, %w) {PADDED}\noutput c = %c\noutput d = %d\noutput r = %r\noutput q = %q"
-    )
+    text += f"%c = conv(%m, %v) {PADDED}\n%d = conv(%j, %w) {PADDED}\n"
+    through(text + "output c = %c\noutput d = %d\noutput r = %r\noutput q = %q")
 
 
-@pytest.mark.parametrize("sizes", ["(16, 16)", "(32,)", "(4, 28)", "(17, 15)", "(16, 8, 8)"])
+@pytest.mark.parametrize("sizes", [(16, 16), (32,), (4, 28), (17, 15), (16, 8, 8)], ids=str)
 def test_trap_45_concat_and_then_split(sizes):
-    parts = [f"%p{i}" for i in range(len(eval(sizes)))]
+    parts = [f"%p{i}" for i in range(len(sizes))]
     text = BRANCHES + f"{', '.join(parts)} = split(%j) {{axis=1, sizes={sizes}}}\n"
     text += "".join(f"%r{i} = exp({part})\noutput y{i} = %r{i}\noutput z{i} = {part}\n" for i, part in enumerate(parts))
     through(text)
@@ -113,7 +107,8 @@ def test_trap_46_an_input_that_is_also_an_output():
         np.testing.assert_array_equal(outputs["again"], kept)
 
 
-CONV = f"input %x: f32[2,5,6,7]\nconst %w: f32[17,5,3,3] = random\n%c = conv(%x, %w) {PADDED}\n%r = relu(%c)\noutput y = %r"
+CONV = "input %x: f32[2,5,6,7]\nconst %w: f32[17,5,3,3] = random\n"
+CONV += f"%c = conv(%x, %w) {PADDED}\n%r = relu(%c)\noutput y = %r"
 
 
 def read_only(x):
@@ -195,6 +190,7 @@ def test_a_convolution_that_is_added_to_its_own_input(groups):
     text = (
         f"input %x: f32[1,16,4,3]\nconst %v: f32[16,16,1,1] = random\nconst %w: f32[16,{16 // groups},3,3] = random\n"
     )
-    text += f"%s = conv(%x, %v) {PLAIN}\n%c = conv(%s, %w) {conv}\n%a = add(%c, %s)\n%d = conv(%a, %v) {PLAIN}\n%m = mul(%d, %a)\n"
+    text += f"%s = conv(%x, %v) {PLAIN}\n%c = conv(%s, %w) {conv}\n%a = add(%c, %s)\n"
+    text += f"%d = conv(%a, %v) {PLAIN}\n%m = mul(%d, %a)\n"
     through(text + "output m = %m")
     through(text + "output m = %m\noutput s = %s")

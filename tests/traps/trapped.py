@@ -22,7 +22,7 @@ def moderate(text):
 
 
 def through(text, tolerance=1e-4, **feeds):
-    """The native outputs of the graph; fused and not on the best target, fused on the plainest, they are the reference's."""
+    """The native outputs; those of the best target, fused and not, and of the plainest one are the reference's."""
     graph = moderate(text) if isinstance(text, str) else text
     given = {
         name: np.asarray(feeds[name], value.type.dtype.numpy) if name in feeds else random(value.type, name)
