@@ -1,8 +1,6 @@
-"""ONNX operators of no family: determinants, writing into caches, the bits of numbers."""
+"""ONNX operators of no family: writing into caches, the bits of numbers."""
 
 from __future__ import annotations
-
-import itertools
 
 import numpy as np
 
@@ -11,38 +9,6 @@ from glulam.compiler.graph.graph import Value
 from glulam.compiler.graph.types import DType
 from glulam.frontends.onnx.context import Context, Converter
 from glulam.frontends.onnx.proto import dtype_of
-
-_LARGEST = 6  # rows of a matrix whose determinant is written out
-
-
-def determinant(ctx: Context) -> Value:
-    """By minors of the last rows, each computed once."""
-    x = ctx[0]
-    if len(x.shape) < 2 or x.shape[-1] != x.shape[-2]:
-        raise ctx.malformed(f"the determinant of {x.type}")
-    count, lead = x.shape[-1], x.shape[:-2]
-    if not 1 <= count <= _LARGEST:
-        raise ctx.unsupported(f"determinants of {count} rows; up to {_LARGEST} are offered")
-
-    def element(row: int, column: int) -> Value:
-        starts = (*[0] * len(lead), row, column)
-        part = ctx.apply(ops.Slice(starts, (1,) * len(x.shape), (*lead, 1, 1)), x)
-        return ctx.apply(ops.Reshape(lead), part)
-
-    minors = {(column,): element(count - 1, column) for column in range(count)}
-    for row in range(count - 2, -1, -1):
-        larger = {}
-        for columns in itertools.combinations(range(count), count - row):
-            total: Value | None = None
-            for place, column in enumerate(columns):
-                rest = tuple(c for c in columns if c != column)
-                part = ctx.apply(ops.Mul(), element(row, column), minors[rest])
-                sign = ops.Sub() if place % 2 else ops.Add()
-                total = part if total is None else ctx.apply(sign, total, part)
-            assert total is not None
-            larger[columns] = total
-        minors = larger
-    return minors[tuple(range(count))]
 
 
 def tensor_scatter(ctx: Context) -> Value:
@@ -74,4 +40,4 @@ def bit_cast(ctx: Context) -> Value:
     return x if x.type.dtype is dtype else ctx.apply(ops.BitCast(dtype), x)
 
 
-TABLE: dict[str, Converter] = {"Det": determinant, "TensorScatter": tensor_scatter, "BitCast": bit_cast}
+TABLE: dict[str, Converter] = {"TensorScatter": tensor_scatter, "BitCast": bit_cast}
