@@ -18,7 +18,9 @@ def deform_conv(ctx: Context) -> Value:
     groups, parts = ctx.integer("group", 1), ctx.integer("offset_group", 1)
     taps, target = int(np.prod(kernel)), ctx[2].shape[2:]
     if ctx[2].shape[1] != parts * taps * rank or x.shape[1] % parts or x.shape[1] % groups or 0 in x.shape:
-        raise ctx.malformed(f"offsets {ctx[2].type} for {x.type}, kernel {kernel}, offset_group {parts}, group {groups}")
+        raise ctx.malformed(
+            f"offsets {ctx[2].type} for {x.type}, kernel {kernel}, offset_group {parts}, group {groups}"
+        )
     count, channels = int(np.prod(target)), x.shape[1] // parts
     columns = []
     for part in range(parts):
