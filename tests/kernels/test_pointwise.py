@@ -154,9 +154,13 @@ def test_three_operands():
         check(Where(), [condition, *(random(shape, seed=i) for i, shape in enumerate(shapes))])
 
 
-@pytest.mark.parametrize("op", [op for op in POINTWISE if isinstance(op.arity, int)], ids=lambda op: op.name)
+# What a free formula takes is its own affair, and bits go only to types of their size.
+TYPED = [op for op in POINTWISE if isinstance(op.arity, int) and op.name != "bit_cast"]
+
+
+@pytest.mark.parametrize("op", TYPED, ids=lambda op: op.name)
 def test_types(op):
-    """Every element type that the op accepts, over more than one vector; what a free formula takes is its affair."""
+    """Every element type that the op accepts, over more than one vector."""
     case = op.cases()[0]
     for dtype in sorted(case.op.accepts, key=lambda d: d.value):
         if op is Where:
