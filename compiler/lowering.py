@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
-
-import numpy as np
 
 from glulam.compiler.errors import GlulamError, UnsupportedError
 from glulam.compiler.graph.graph import Graph, Node, Value
-from glulam.compiler.graph.types import Array
 from glulam.compiler.kernels.context import Arg, Context, Lowered, Operand
+from glulam.compiler.kernels.packing import WeightBlock
 from glulam.compiler.loops.ir import Kernel
 from glulam.compiler.loops.printer import show_kernel
 from glulam.compiler.loops.program import Program, Ref, Step
@@ -32,7 +29,7 @@ def lower_graph(graph: Graph, target: Target) -> Program:
     """
     materialise_outputs(graph)
     plan = plan_memory(graph)
-    weights = _Weights()
+    weights = WeightBlock()
     kernels: dict[str, Kernel] = {}
     steps: list[Step] = []
     refused: list[str] = []
@@ -86,7 +83,7 @@ def _kind(node: Node) -> str:
     return node.op.name if anchor is None else f"fused_{anchor.op.name}"
 
 
-def _step(node: Node, kernel: Kernel, lowered: Lowered, plan: MemoryPlan, weights: _Weights) -> Step:
+def _step(node: Node, kernel: Kernel, lowered: Lowered, plan: MemoryPlan, weights: WeightBlock) -> Step:
     def ref(arg: Arg) -> Ref:
         if isinstance(arg, tuple):
             kind, i = arg
@@ -108,31 +105,3 @@ def _label(node: Node) -> str:
     """Names of the layers that the kernel computes."""
     body: Graph | None = getattr(node.op, "body", None)
     return node.name if body is None else " + ".join(n.name for n in body.nodes)
-
-
-class _Weights:
-    """One block of bytes; equal arrays are stored once."""
-
-    def __init__(self) -> None:
-        self._parts: list[Array] = []
-        self._offsets: dict[tuple[str, bytes], int] = {}
-        self._size = 0
-
-    def add(self, array: Array) -> int:
-        """Offset of the array's bytes."""
-        key = (array.dtype.str, hashlib.sha256(np.ascontiguousarray(array).data).digest())
-        if key not in self._offsets:
-            self._offsets[key] = self._size
-            self._parts.append(array)
-            self._size += -(-array.nbytes // 64) * 64
-        return self._offsets[key]
-
-    def packed(self) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-        block = np.zeros(self._size + 64, np.uint8)
-        start = -block.ctypes.data % 64
-        aligned = block[start : start + self._size]
-        offset = 0
-        for part in self._parts:
-            aligned[offset : offset + part.nbytes] = part.reshape(-1).view(np.uint8)
-            offset += -(-part.nbytes // 64) * 64
-        return aligned
