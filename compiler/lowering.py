@@ -38,11 +38,14 @@ def lower_graph(graph: Graph, target: Target) -> Program:
             continue
         try:
             lowered = _lower(node, target, plan)
+            kernel = _shared(lowered.kernel, node, kernels)
         except UnsupportedError as error:
             refused.append(f"{node.name!r} ({node.op.name}): {error}")
             continue
-        if lowered.kernel.extent:
-            kernel = _shared(lowered.kernel, node, kernels)
+        except GlulamError as error:
+            error.add_note(f"while lowering {node!r} with layouts {[str(v.layout) for v in node.outputs]}")
+            raise
+        if kernel.extent:
             steps.append(_step(node, kernel, lowered, plan, weights))
     if refused:
         raise UnsupportedError("these nodes cannot be compiled:", refused)
@@ -61,19 +64,15 @@ def _lower(node: Node, target: Target, plan: MemoryPlan) -> Lowered:
 
     outputs = [Operand(v.type, v.layout, plan.strides.get(v)) for v in node.outputs]
     ctx = Context(node.op.name, target, [operand(v) for v in node.inputs], outputs)
-    try:
-        lowered: Lowered = node.op.lower(ctx)
-        verify_kernel(lowered.kernel)
-    except GlulamError as error:
-        error.add_note(f"while lowering {node!r} with layouts {[str(v.layout) for v in node.outputs]}")
-        raise
+    lowered: Lowered = node.op.lower(ctx)
     return lowered
 
 
 def _shared(kernel: Kernel, node: Node, kernels: dict[str, Kernel]) -> Kernel:
-    """The kernel under a name of its own, or an earlier one with the same text."""
+    """The kernel, verified, under a name of its own, or an earlier one with the same text."""
     text = show_kernel(replace(kernel, name="kernel"))
     if text not in kernels:
+        verify_kernel(kernel)
         kernels[text] = replace(kernel, name=f"k{len(kernels)}_{_kind(node)}")
     return kernels[text]
 

@@ -307,7 +307,7 @@ def _parts(tiles: int, extent: int) -> list[tuple[int, int, int]]:
 
 def combine(matrix: np.ndarray[tuple[int, ...], np.dtype[np.float64]], xs: Sequence[Expr]) -> list[Expr]:
     """The matrix times a vector of expressions."""
-    return [_dot(row, xs) for row in matrix]
+    return [_dot(row, xs) for row in matrix.tolist()]
 
 
 def _dot(row: Sequence[float], xs: Sequence[Expr]) -> Expr:
