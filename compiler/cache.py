@@ -1,4 +1,4 @@
-"""What compilations leave on disk for the next one: object code and measurements, found again by a hash of their making.
+"""What compilations leave on disk for the next one: object code and measurements, by a hash of what made them.
 
 A cache may be lost, damaged, full, or shared by any number of processes at any time; all that it ever costs is time.
 An entry is written under another name and renamed, and carries a hash of its contents, so a reader sees all of it or

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
-from glulam.compiler.codegen.entry import EntryStep, emit_entry
 from glulam.compiler.cache import NO_CACHE, Cache, default_cache, key_of
+from glulam.compiler.codegen.entry import EntryStep, emit_entry
 from glulam.compiler.codegen.module import build_object, generator
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.text import to_text
@@ -15,6 +16,7 @@ from glulam.compiler.loops.program import Program
 from glulam.compiler.lowering import lower_graph
 from glulam.compiler.options import Options
 from glulam.compiler.passes.manager import PassReport, run_passes
+from glulam.compiler.passes.memory import materialise_outputs
 from glulam.compiler.pipeline import disabled_passes, pipeline
 from glulam.compiler.targets import Target, target
 from glulam.runtime.artifact import Artifact
@@ -38,11 +40,12 @@ def build_artifact(graph: Graph, options: Options | None = None) -> Artifact:
     options = options or Options()
     machine = target(options.target)
     optimised, _ = optimise(graph, options)
-    program = lower_graph(optimised, machine)
-    code = emit_program(program, machine, default_cache() if options.cache else NO_CACHE)
-    return Artifact(
-        make_manifest(program, machine, options), code, program.weights, to_text(optimised), program.foreign
-    )
+    materialise_outputs(optimised)
+    with ThreadPoolExecutor(1) as aside:  # most of the text is hashes of weights, which need no interpreter lock
+        text = aside.submit(to_text, optimised)
+        program = lower_graph(optimised, machine)
+        code = emit_program(program, machine, default_cache() if options.cache else NO_CACHE)
+    return Artifact(make_manifest(program, machine, options), code, program.weights, text.result(), program.foreign)
 
 
 def optimise(
