@@ -25,7 +25,7 @@ from glulam.compiler.targets import Target
 Step = Callable[[tuple[IndexLike, ...], tuple[IndexLike, ...], int], None]
 LookAhead = Callable[[tuple[IndexLike, ...], Affine, int], None]
 
-_FEW_PIXELS = 128  # of an image that is done with a group of weights before the next group has arrived
+_FEW_PIXELS = 200  # of an image that is done with a group of weights before the next group has arrived
 
 
 def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
