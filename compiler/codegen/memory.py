@@ -91,9 +91,9 @@ class Memory:
             del loads[known]
 
     def prefetch(self, buffer: Buffer, index: tuple[Index, ...]) -> None:
-        """Ask for the line to be read into the second-level cache."""
+        """Ask for the line to be read into the first-level cache."""
         pointer = self.place(buffer, index).pointer
-        self.function.call_void("llvm.prefetch.p0", [("ptr", pointer), ("i32", "0"), ("i32", "2"), ("i32", "1")])
+        self.function.call_void("llvm.prefetch.p0", [("ptr", pointer), ("i32", "0"), ("i32", "3"), ("i32", "1")])
 
     # ---- addresses
 

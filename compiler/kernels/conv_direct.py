@@ -17,7 +17,7 @@ from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context, Lowered, Point, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights, not_packable
-from glulam.compiler.kernels.tiling import Tiling, choose_tiling, row_cycles, stream_rate, unroll_factor
+from glulam.compiler.kernels.tiling import Tiling, choose_tiling, pieces, row_cycles, stream_rate, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
 from glulam.compiler.targets import Target
@@ -25,7 +25,7 @@ from glulam.compiler.targets import Target
 Step = Callable[[tuple[IndexLike, ...], tuple[IndexLike, ...], int], None]
 LookAhead = Callable[[tuple[IndexLike, ...], Affine, int], None]
 
-_FEW_PIXELS = 128  # of an image that is done with a group of weights before the next group has arrived
+_FEW_PIXELS = 200  # of an image that is done with a group of weights before the next group has arrived
 
 
 def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
@@ -105,9 +105,11 @@ class DirectConv:
         flat_rows = not outer and width // tiling.pixels > 1
         full, rest = divmod(width, tiling.pixels)
         if flat_rows:
-            with self.b.section(n=batch, q=self.groups, g=count, s=full) as (n, q, g, s):
-                self.share = Affine.of(s)
-                self.tile(packed, bias, (n, q, g), (), s * tiling.pixels, tiling.pixels, first, per_group)
+            for begin, chunks, length in pieces(full, self.chunk(full)):
+                with self.b.section(n=batch, q=self.groups, h=chunks, g=count, s=length) as (n, q, h, g, s):
+                    self.share = Affine.of(s)
+                    start = (h * length + s + begin) * tiling.pixels
+                    self.tile(packed, bias, (n, q, g), (), start, tiling.pixels, first, per_group)
             if rest:
                 with self.b.section(n=batch, q=self.groups, g=count) as (n, q, g):
                     self.share = Affine.of(full)
@@ -154,6 +156,17 @@ class DirectConv:
                 block = q * self.group_blocks + g * per_group + j + first
                 point: Point = (n, block, *self.grid.place([*rows, start + t]), v)
                 self.put(point, j, self.ctx.finish(acc[t, j], point))
+
+    def chunk(self, tiles: int) -> int:
+        """How many of an image's `tiles` go through all channel groups before the next ones do.
+
+        All, unless the image overflows the second-level cache and the weights, which are then read for each chunk, are
+        few.
+        """
+        l2, image = self.ctx.target.l2_bytes, self.x.operand.type.nbytes // self.ctx.output.shape[0]
+        if image <= l2 // 2 or self.weights.nbytes > l2 // 4:
+            return tiles
+        return max(1, tiles // -(-image // (l2 // 4)))
 
     def streams_weights(self) -> bool:
         """Whether the weights come from afar, and few pixels share the time until the next ones are needed."""

@@ -161,3 +161,9 @@ def test_templates():
     name, refused = template(*DENSE[0], constants=())
     assert name == "generic"
     assert set(refused.values()) == {"the weights are not known at compile time"}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_images_beyond_the_cache_are_done_in_chunks(name):
+    # Two chunks and a rest of tiles, and a rest of pixels; the image exceeds half of each target's second-level cache.
+    check(*case((1, 40, 61, 59), 80, (1, 1)), name, native=True)
