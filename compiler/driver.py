@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
+from glulam.compiler.cache import NO_CACHE, Cache, default_cache, key_of
 from glulam.compiler.codegen.entry import EntryStep, emit_entry
-from glulam.compiler.codegen.module import build_object
+from glulam.compiler.codegen.module import build_object, generator
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.text import to_text
+from glulam.compiler.loops.printer import show_kernel
 from glulam.compiler.loops.program import Program
 from glulam.compiler.lowering import lower_graph
 from glulam.compiler.options import Options
 from glulam.compiler.passes.manager import PassReport, run_passes
+from glulam.compiler.passes.memory import materialise_outputs
 from glulam.compiler.pipeline import disabled_passes, pipeline
 from glulam.compiler.targets import Target, target
 from glulam.runtime.artifact import Artifact
@@ -36,11 +40,12 @@ def build_artifact(graph: Graph, options: Options | None = None) -> Artifact:
     options = options or Options()
     machine = target(options.target)
     optimised, _ = optimise(graph, options)
-    program = lower_graph(optimised, machine)
-    code = emit_program(program, machine)
-    return Artifact(
-        make_manifest(program, machine, options), code, program.weights, to_text(optimised), program.foreign
-    )
+    materialise_outputs(optimised)
+    with ThreadPoolExecutor(1) as aside:  # most of the text is hashes of weights, which need no interpreter lock
+        text = aside.submit(to_text, optimised)
+        program = lower_graph(optimised, machine)
+        code = emit_program(program, machine, default_cache() if options.cache else NO_CACHE)
+    return Artifact(make_manifest(program, machine, options), code, program.weights, text.result(), program.foreign)
 
 
 def optimise(
@@ -64,8 +69,8 @@ def lower(graph: Graph, options: Options | None = None) -> Program:
     return lower_graph(optimise(graph, options)[0], target(options.target))
 
 
-def emit_program(program: Program, machine: Target) -> bytes:
-    """The object file of the program's kernels and entry points."""
+def emit_program(program: Program, machine: Target, cache: Cache = NO_CACHE) -> bytes:
+    """The object file of the program's kernels and entry points, from the cache if the same was emitted before."""
     functions = {function: number for number, function in enumerate(program.foreign)}
     steps = [
         EntryStep(
@@ -85,7 +90,12 @@ def emit_program(program: Program, machine: Target) -> bytes:
         scratch_bytes=program.scratch_bytes,
         triple=machine.triple,
     )
-    return build_object(program.kernels, entry, machine)
+    key = key_of("code", (VERSION, *generator(), repr(machine), entry, *map(show_kernel, program.kernels)))
+    code = cache.get(key)
+    if code is None:
+        code = build_object(program.kernels, entry, machine)
+        cache.put(key, code)
+    return code
 
 
 def make_manifest(program: Program, machine: Target, options: Options) -> Manifest:
@@ -103,5 +113,5 @@ def make_manifest(program: Program, machine: Target, options: Options) -> Manife
             StepInfo(step.kernel.name, step.label, step.kernel.extent, step.grain, step.flops, step.bytes)
             for step in program.steps
         ),
-        options={k: ",".join(v) if isinstance(v, tuple) else v for k, v in asdict(options).items()},
+        options={k: ",".join(v) if isinstance(v, tuple) else v for k, v in asdict(options).items() if k != "cache"},
     )

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
-
-import numpy as np
 
 from glulam.compiler.errors import GlulamError, UnsupportedError
 from glulam.compiler.graph.graph import Graph, Node, Value
-from glulam.compiler.graph.types import Array
 from glulam.compiler.kernels.context import Arg, Context, Lowered, Operand
+from glulam.compiler.kernels.packing import WeightBlock
 from glulam.compiler.loops.ir import Kernel
 from glulam.compiler.loops.printer import show_kernel
 from glulam.compiler.loops.program import Program, Ref, Step
@@ -32,7 +29,7 @@ def lower_graph(graph: Graph, target: Target) -> Program:
     """
     materialise_outputs(graph)
     plan = plan_memory(graph)
-    weights = _Weights()
+    weights = WeightBlock()
     kernels: dict[str, Kernel] = {}
     steps: list[Step] = []
     refused: list[str] = []
@@ -41,11 +38,14 @@ def lower_graph(graph: Graph, target: Target) -> Program:
             continue
         try:
             lowered = _lower(node, target, plan)
+            kernel = _shared(lowered.kernel, node, kernels)
         except UnsupportedError as error:
             refused.append(f"{node.name!r} ({node.op.name}): {error}")
             continue
-        if lowered.kernel.extent:
-            kernel = _shared(lowered.kernel, node, kernels)
+        except GlulamError as error:
+            error.add_note(f"while lowering {node!r} with layouts {[str(v.layout) for v in node.outputs]}")
+            raise
+        if kernel.extent:
             steps.append(_step(node, kernel, lowered, plan, weights))
     if refused:
         raise UnsupportedError("these nodes cannot be compiled:", refused)
@@ -64,19 +64,15 @@ def _lower(node: Node, target: Target, plan: MemoryPlan) -> Lowered:
 
     outputs = [Operand(v.type, v.layout, plan.strides.get(v)) for v in node.outputs]
     ctx = Context(node.op.name, target, [operand(v) for v in node.inputs], outputs)
-    try:
-        lowered: Lowered = node.op.lower(ctx)
-        verify_kernel(lowered.kernel)
-    except GlulamError as error:
-        error.add_note(f"while lowering {node!r} with layouts {[str(v.layout) for v in node.outputs]}")
-        raise
+    lowered: Lowered = node.op.lower(ctx)
     return lowered
 
 
 def _shared(kernel: Kernel, node: Node, kernels: dict[str, Kernel]) -> Kernel:
-    """The kernel under a name of its own, or an earlier one with the same text."""
+    """The kernel, verified, under a name of its own, or an earlier one with the same text."""
     text = show_kernel(replace(kernel, name="kernel"))
     if text not in kernels:
+        verify_kernel(kernel)
         kernels[text] = replace(kernel, name=f"k{len(kernels)}_{_kind(node)}")
     return kernels[text]
 
@@ -86,7 +82,7 @@ def _kind(node: Node) -> str:
     return node.op.name if anchor is None else f"fused_{anchor.op.name}"
 
 
-def _step(node: Node, kernel: Kernel, lowered: Lowered, plan: MemoryPlan, weights: _Weights) -> Step:
+def _step(node: Node, kernel: Kernel, lowered: Lowered, plan: MemoryPlan, weights: WeightBlock) -> Step:
     def ref(arg: Arg) -> Ref:
         if isinstance(arg, tuple):
             kind, i = arg
@@ -108,31 +104,3 @@ def _label(node: Node) -> str:
     """Names of the layers that the kernel computes."""
     body: Graph | None = getattr(node.op, "body", None)
     return node.name if body is None else " + ".join(n.name for n in body.nodes)
-
-
-class _Weights:
-    """One block of bytes; equal arrays are stored once."""
-
-    def __init__(self) -> None:
-        self._parts: list[Array] = []
-        self._offsets: dict[tuple[str, bytes], int] = {}
-        self._size = 0
-
-    def add(self, array: Array) -> int:
-        """Offset of the array's bytes."""
-        key = (array.dtype.str, hashlib.sha256(np.ascontiguousarray(array).data).digest())
-        if key not in self._offsets:
-            self._offsets[key] = self._size
-            self._parts.append(array)
-            self._size += -(-array.nbytes // 64) * 64
-        return self._offsets[key]
-
-    def packed(self) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-        block = np.zeros(self._size + 64, np.uint8)
-        start = -block.ctypes.data % 64
-        aligned = block[start : start + self._size]
-        offset = 0
-        for part in self._parts:
-            aligned[offset : offset + part.nbytes] = part.reshape(-1).view(np.uint8)
-            offset += -(-part.nbytes // 64) * 64
-        return aligned

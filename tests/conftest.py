@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from glulam.compiler.cache import VARIABLE
+
 GOLDEN = Path(__file__).parent / "golden"
+
+
+os.environ[VARIABLE] = "off"  # also for processes that tests start: nothing is kept, nothing found
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
+import llvmlite
 import llvmlite.binding as llvm
 
 from glulam.compiler.codegen.kernel import emit_kernel
@@ -20,6 +23,19 @@ def build_object(kernels: Sequence[Kernel], entry_text: str, target: Target) -> 
     """
     machine = _machine(target)
     return bytes(machine.emit_object(_optimised(kernels, entry_text, target, machine)))
+
+
+def generator() -> tuple[str, ...]:
+    """What code depends on besides kernels, entry points and target: LLVM, llvmlite, and the sources of this room."""
+    return llvmlite.__version__, ".".join(map(str, llvm.llvm_version_info)), _sources()
+
+
+@cache
+def _sources() -> str:
+    sha = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        sha.update(path.read_bytes())
+    return sha.hexdigest()
 
 
 def build_assembly(kernels: Sequence[Kernel], entry_text: str, target: Target) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import Array, DType, Shape, TensorType
+from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import (
@@ -39,7 +40,7 @@ from glulam.runtime.foreign import Foreign
 Point = tuple[IndexLike, ...]
 COPIED_AS = {DType.BOOL: DType.U8, DType.F16: DType.I16}
 """What elements are loaded and stored as where nothing is computed."""
-Arg = tuple[Literal["input", "output"], int] | Array
+Arg = tuple[Literal["input", "output"], int] | Array | Packing
 
 _FUNCTIONS = frozenset({"exp", "log", "tanh", "erf", "sin", "cos"})
 
@@ -217,10 +218,12 @@ class Context:
             self._args.append((kind, i))
         return self._buffers[key]
 
-    def constant(self, data: Array, name: str = "w") -> Buffer:
-        """A parameter bound to an array that is packed into the model's weights."""
-        data = np.ascontiguousarray(data)
-        buffer = self.builder.param(f"{name}{len(self._args)}", data.shape, dtype=DType.of(data.dtype))
+    def constant(self, data: Array | Packing, name: str = "w") -> Buffer:
+        """A parameter bound to an array that is packed into the model's weights; it may be a view, copied only then."""
+        if not isinstance(data, Packing):
+            data = np.atleast_1d(data)
+        dtype = data.dtype if isinstance(data, Packing) else DType.of(data.dtype)
+        buffer = self.builder.param(f"{name}{len(self._args)}", data.shape, dtype=dtype)
         self._args.append(data)
         return buffer
 

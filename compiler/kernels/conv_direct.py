@@ -227,17 +227,16 @@ class DirectConv:
         taps = weights.shape[2:]
         split = weights.reshape(self.groups, per_conv, self.in_channels, *taps)
         in_blocks = -(-self.in_channels // self.in_block)
-        full = np.zeros((self.groups, self.group_blocks * block, in_blocks * self.in_block, *taps), np.float32)
-        full[:, :per_conv, : self.in_channels] = split
+        full = _widened(split, self.group_blocks * block, in_blocks * self.in_block)
         part = full[:, first * block : (first + per_group * count) * block]
         part = part.reshape(self.groups, count, per_group, block, in_blocks, self.in_block, *taps)
         rank = len(taps)
         # [q, g, j, v, c, i, *k] -> [q, g, c, *k, i, j, v]
         order = [0, 1, 4, *range(6, 6 + rank), 5, 2, 3]
         if self.in_block > 1:
-            return np.ascontiguousarray(part.transpose(order))
+            return part.transpose(order)
         # [q, g, j, v, c, 1, *k] -> [q, g, *k, c, j, v]
-        return np.ascontiguousarray(part.squeeze(5).transpose(0, 1, *range(5, 5 + rank), 4, 2, 3))
+        return part.squeeze(5).transpose(0, 1, *range(5, 5 + rank), 4, 2, 3)
 
     def pack_bias(self, first: int, per_group: int, count: int) -> Array:
         per_conv = len(self.bias) // self.groups
@@ -245,3 +244,13 @@ class DirectConv:
         full[:, :per_conv] = self.bias.reshape(self.groups, per_conv)
         part = full[:, first * self.block : (first + per_group * count) * self.block]
         return np.ascontiguousarray(part.reshape(self.groups, count, per_group, self.block))
+
+
+def _widened(weights: Array, out_channels: int, in_channels: int) -> Array:
+    """[groups, OC, C, *K] with zeros for channels that are missing; without a copy if none is."""
+    groups, outs, ins, *taps = weights.shape
+    if (outs, ins) == (out_channels, in_channels):
+        return weights
+    full = np.zeros((groups, out_channels, in_channels, *taps), np.float32)
+    full[:, :outs, :ins] = weights
+    return full

@@ -16,10 +16,11 @@ from functools import reduce
 
 import numpy as np
 
-from glulam.compiler.graph.types import Array, Shape
+from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import constant_weights
+from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.tiling import Tiling, row_cycles, stream_rate, tilings, unroll_factor
 from glulam.compiler.loops.expr import Const, Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
@@ -151,7 +152,7 @@ class _Winograd:
         self.products = self.b.scratch("m", (plan.tiling.blocks, plan.tiles, POINTS, self.block))
         for first, per_group, count in plan.tiling.channel_groups(blocks):
             splits = math.gcd(plan.splits, count)
-            packed = ctx.constant(self.pack(first, per_group, count), "u")
+            packed = ctx.constant(self.filters(first, per_group, count), "u")
             bias = ctx.constant(self.pack_bias(first, per_group, count), "b")
             for below, rows, right, columns in self.classes():
                 extents = {"q": splits, "n": ctx.output.shape[0], "a": rows, "e": columns}
@@ -274,21 +275,30 @@ class _Winograd:
 
     # ---- weights
 
-    def pack(self, first: int, per_group: int, count: int) -> Array:
+    def filters(self, first: int, per_group: int, count: int) -> Packing:
         """Transformed filters as [group, point, in channel, block of the group, lane]."""
         lanes = slice(first * self.block, (first + per_group * count) * self.block)
-        filters = self.weights[lanes].reshape(-1, 9).astype(np.float64)
-        both_sides = np.kron(FILTER_TRANSFORM, FILTER_TRANSFORM)  # of a filter as a vector of nine
-        points = np.zeros((per_group * count * self.block, self.in_channels, POINTS), np.float32)
-        points[: len(self.weights[lanes])] = (filters @ both_sides.T).reshape(-1, self.in_channels, POINTS)
-        split = points.reshape(count, per_group, self.block, self.in_channels, POINTS)
-        return np.ascontiguousarray(split.transpose(0, 4, 3, 1, 2))
+        shape = (count, POINTS, self.in_channels, per_group, self.block)
+        return Packing(self.weights[lanes], shape, DType.F32, transform_filters)
 
     def pack_bias(self, first: int, per_group: int, count: int) -> Array:
         padded = np.zeros(self.ctx.output.blocks * self.block, np.float32)
         padded[: self.out_channels] = self.bias
         part = padded[first * self.block : (first + per_group * count) * self.block]
         return np.ascontiguousarray(part.reshape(count, per_group, self.block))
+
+
+def transform_filters(out: Array, weights: Array) -> None:
+    """G g G^T of filters [OC, C, 3, 3] into [groups, points, C, blocks, lanes], zeros for channels beyond the last."""
+    groups, points, in_channels, blocks, lanes = out.shape
+    for group in range(groups):
+        start = group * blocks * lanes
+        filters = weights[start : start + blocks * lanes]
+        wide = np.zeros((*filters.shape[2:], in_channels, blocks * lanes))
+        wide[..., : len(filters)] = filters.transpose(2, 3, 1, 0)
+        rows = np.einsum("ai,ijcv->ajcv", FILTER_TRANSFORM, wide)
+        both = np.einsum("bj,ajcv->abcv", FILTER_TRANSFORM, rows)
+        out[group] = both.reshape(points, in_channels, blocks, lanes)
 
 
 def _parts(tiles: int, extent: int) -> list[tuple[int, int, int]]:
@@ -302,7 +312,7 @@ def _parts(tiles: int, extent: int) -> list[tuple[int, int, int]]:
 
 def combine(matrix: np.ndarray[tuple[int, ...], np.dtype[np.float64]], xs: Sequence[Expr]) -> list[Expr]:
     """The matrix times a vector of expressions."""
-    return [_dot(row, xs) for row in matrix]
+    return [_dot(row, xs) for row in matrix.tolist()]
 
 
 def _dot(row: Sequence[float], xs: Sequence[Expr]) -> Expr:

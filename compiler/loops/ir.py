@@ -33,7 +33,7 @@ class Affine:
     __slots__ = ("const", "terms")
 
     def __init__(self, terms: Mapping[Var, int] | None = None, const: int = 0) -> None:
-        self.terms: dict[Var, int] = {v: k for v, k in (terms or {}).items() if k}
+        self.terms: dict[Var, int] = {v: k for v, k in terms.items() if k} if terms else {}
         self.const = const
 
     @staticmethod
@@ -43,6 +43,8 @@ class Affine:
             return x
         if isinstance(x, Var):
             return Affine({x: 1})
+        if isinstance(x, int):
+            return Affine(None, x)
         if isinstance(x, Bounded):
             raise LoopError("an index that is computed at run time is not affine")
         return Affine(None, int(x))
@@ -76,10 +78,12 @@ class Affine:
         return low, high
 
     def __str__(self) -> str:
+        if not self.terms:
+            return str(self.const)
         parts = [v.name if k == 1 else f"{v.name}*{k}" for v, k in self.terms.items()]
-        if self.const or not parts:
+        if self.const:
             parts.append(str(self.const))
-        return " + ".join(parts).replace("+ -", "- ")
+        return " + ".join(parts).replace("+ -", "- ") if len(parts) > 1 else parts[0]
 
 
 class Var:

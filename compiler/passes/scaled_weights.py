@@ -13,7 +13,7 @@ import numpy as np
 from glulam.compiler.graph.graph import Node, Value
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.patch import Patch
-from glulam.compiler.graph.types import Shape
+from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.ops import Conv, ConvTranspose, Linear
 from glulam.compiler.passes.affine import Affine, Wide, rounded
 
@@ -27,10 +27,11 @@ def is_linear(op: Op) -> TypeGuard[LinearOp]:
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """Constant weights and bias (or None) of a linear node."""
+    """Constant weights, what they are to be multiplied by, and the bias (or None) of a linear node."""
 
     op: LinearOp
-    weight: Wide
+    weight: Array
+    factor: Wide | None
     bias: Wide | None
 
     @classmethod
@@ -42,7 +43,8 @@ class Weights:
         assert is_linear(node.op)
         return cls(
             node.op,
-            weight.data.astype(np.float64),
+            weight.data,
+            None,
             None if bias is None or bias.data is None else bias.data.astype(np.float64),
         )
 
@@ -53,7 +55,7 @@ class Weights:
             return "the statistics differ within a channel"
         scale, shift = vectors
         bias = self.bias * scale + shift if self.bias is not None else shift if affine.has_shift else None
-        return Weights(self.op, self.weight * self._per_output(scale), bias)
+        return Weights(self.op, self.weight, self._per_output(scale), bias)
 
     def preceded_by(self, affine: Affine) -> Weights | str:
         """Weights of the map and the layer behind it: w (x s + t) + b = (w s) x + (w t + b).
@@ -71,14 +73,16 @@ class Weights:
                 return "fewer taps see the shift at the border of a transposed convolution"
             if isinstance(self.op, Conv) and any(side for pad in self.op.pads for side in pad):
                 return "the shift must not reach the zero padding"
-            offset = (self.weight * shift).reshape(self.weight.shape[0], -1).sum(1)
+            offset = (self.weight.astype(np.float64) * shift).reshape(self.weight.shape[0], -1).sum(1)
             bias = offset if bias is None else bias + offset
-        return Weights(self.op, self.weight * scale, bias)
+        return Weights(self.op, self.weight, scale, bias)
 
     def apply(self, patch: Patch, node: Node, x: Value) -> Value | str:
         """The node over x with these weights, rounded; or why it cannot be."""
         weight, bias = _parameters(node)
-        arrays = [rounded(a, weight.type.dtype) for a in (self.weight, self.bias) if a is not None]
+        arrays = [_product(self.weight, self.factor)]
+        if self.bias is not None:
+            arrays.append(rounded(self.bias, weight.type.dtype))
         if not all(np.isfinite(array).all() for array in arrays):
             return f"the weights of {node.name} would not be finite"
         names = (weight.name, bias.name if bias is not None else f"{node.name}.bias")
@@ -113,6 +117,13 @@ class Weights:
 def channel_axis(op: LinearOp, shape: Shape) -> int:
     """The axis of input and output that the weights go over."""
     return len(shape) - 1 if isinstance(op, Linear) else 1
+
+
+def _product(weight: Array, factor: Wide | None) -> Array:
+    """The product in float64, rounded once to the weights' type, without a copy of all weights in float64."""
+    out = np.empty(weight.shape, weight.dtype)
+    with np.errstate(over="ignore"):
+        return np.multiply(weight, 1.0 if factor is None else factor, out=out, dtype=np.float64, casting="unsafe")
 
 
 def _parameters(node: Node) -> tuple[Value, Value | None]:

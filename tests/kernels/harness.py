@@ -12,6 +12,7 @@ from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.op import Prefers
 from glulam.compiler.graph.types import TensorType
 from glulam.compiler.kernels.context import Context, Operand
+from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.loops.interpreter import interpret
 from glulam.compiler.loops.verify import verify_kernel
 from glulam.compiler.targets import target as named_target
@@ -93,6 +94,8 @@ def run_op(op, arrays, constants=(), target="native", native=True, out_halo=0, e
     results = [np.full(lay.size(t.shape), 77, t.dtype.numpy) for t, lay in zip(outputs, outs, strict=True)]
     memory = {}
     for buffer, arg in zip(lowered.kernel.params, lowered.args, strict=True):
+        if isinstance(arg, Packing):
+            arg = arg.array()
         if isinstance(arg, np.ndarray):
             memory[buffer.name] = np.ascontiguousarray(arg).ravel()
         elif arg[0] == "input":

@@ -12,6 +12,7 @@ from glulam.compiler.codegen.module import build_object
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import TensorType
 from glulam.compiler.kernels.context import Context, Operand
+from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.loops.interpreter import interpret
 from glulam.compiler.loops.ir import dense_strides
 from glulam.compiler.loops.verify import verify_kernel
@@ -59,6 +60,8 @@ class Lowering:
         ]
         memory = {}
         for buffer, arg in zip(self.kernel.params, self.lowered.args, strict=True):
+            if isinstance(arg, Packing):
+                arg = arg.array()
             if isinstance(arg, np.ndarray):
                 memory[buffer.name] = aligned(arg)
             elif arg[0] == "input":
