@@ -430,8 +430,8 @@ BLOCKS = tuple(
     for block in (
         activation, conv, conv_activation, odd_conv, strided_pointwise, depthwise, grouped_conv, transposed_conv,
         batch_norm, conv_norm, norm_conv, binary, with_constant, with_input, residual, gate, squeeze_excite,
-        spatial_gate, concat, concat_elsewhere, inception, dense, split, split_sum, shuffle, pool, conv_pool, global_pool, head, upsample,
-        upsample_add, upsample_concat, pad, pad_conv, crop, channel_slice, transposed, reshaped, softmax, reduced,
-        twins, nothing, another_input,
+        spatial_gate, concat, concat_elsewhere, inception, dense, split, split_sum, shuffle, pool, conv_pool,
+        global_pool, head, upsample, upsample_add, upsample_concat, pad, pad_conv, crop, channel_slice, transposed,
+        reshaped, softmax, reduced, twins, nothing, another_input,
     )
 )  # fmt: skip
