@@ -11,6 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TESTS ?= tests
 THREADS ?= 1,2
 MODELS ?= resnet50,mobilenet_v2,efficientnet_b0
+EXAMPLES ?= 0
 
 .PHONY: demo test test-long lint types fuzz bench clean
 .DELETE_ON_ERROR:
@@ -38,7 +39,7 @@ types: $(VENV)/.dev
 		--cache-dir "$(CURDIR)/.mypy_cache" -p glulam.compiler -p glulam.runtime
 
 fuzz: $(VENV)/.dev
-	$(BIN)/python -m pytest -p tests.fuzz_profile tests -k fuzz $(PYTEST_ARGS)
+	GLULAM_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -p tests.fuzz_profile -n 2 tests -k fuzz $(PYTEST_ARGS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m glulam.benchmarks.run --models $(MODELS) --threads $(THREADS) --peers --json out/bench.json

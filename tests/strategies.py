@@ -213,6 +213,17 @@ def with_constant(net: _Net, x: Value) -> Value:
     return net.apply(op, *(pair if net.flip() else pair[::-1]))
 
 
+def with_input(net: _Net, x: Value) -> Value:
+    """An operand that comes at run time, of a shape that broadcasts."""
+    n, c, h, w = x.shape
+    if len(net.graph.inputs) > 3:
+        return net.activated(x)
+    shapes = ((c, 1, 1), (1, 1, w), (h, w), (w,), (n, c, 1, 1), (1, c, h, w), (n, 1, h, w), (c, h, 1), (h, 1), ())
+    other = net.graph.input(f"in{len(net.graph.inputs)}", f32(*net.pick(shapes)))
+    pair = (net.conv(x, c, net.pick((1, 3))) if net.flip() else x, other)
+    return net.apply(net.pick((ops.Add(), ops.Mul(), ops.Sub())), *(pair if net.flip() else pair[::-1]))
+
+
 def residual(net: _Net, x: Value) -> Value:
     y = net.conv(net.activated(net.conv(x, net.pick(CHANNELS), 1)), x.shape[1], 3)
     total = net.apply(ops.Add(), *((x, y) if net.flip() else (y, x)))
@@ -418,9 +429,9 @@ BLOCKS = tuple(
     keep_small(block)
     for block in (
         activation, conv, conv_activation, odd_conv, strided_pointwise, depthwise, grouped_conv, transposed_conv,
-        batch_norm, conv_norm, norm_conv, binary, with_constant, residual, gate, squeeze_excite, spatial_gate, concat,
-        concat_elsewhere, inception, dense, split, split_sum, shuffle, pool, conv_pool, global_pool, head, upsample,
-        upsample_add, upsample_concat, pad, pad_conv, crop, channel_slice, transposed, reshaped, softmax, reduced,
-        twins, nothing, another_input,
+        batch_norm, conv_norm, norm_conv, binary, with_constant, with_input, residual, gate, squeeze_excite,
+        spatial_gate, concat, concat_elsewhere, inception, dense, split, split_sum, shuffle, pool, conv_pool,
+        global_pool, head, upsample, upsample_add, upsample_concat, pad, pad_conv, crop, channel_slice, transposed,
+        reshaped, softmax, reduced, twins, nothing, another_input,
     )
 )  # fmt: skip

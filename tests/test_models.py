@@ -18,7 +18,7 @@ import pytest
 
 import glulam as gl
 from glulam.benchmarks import models
-from glulam.benchmarks.cases import pinned
+from glulam.benchmarks.cases import pinned, random_feeds
 from glulam.benchmarks.measure import difference
 from glulam.benchmarks.models import FetchError, HashError, RealModel, catalogue, fetch
 
@@ -117,6 +117,16 @@ def test_real_model_agrees_with_onnx_runtime(name, tmp_path):
     feeds = feeds_for(model)
     graph = gl.from_onnx(data, shapes=model.shapes)
     assert_near(outputs_at_one_and_two_threads(graph, feeds, tmp_path / "m.glulam"), onnxruntime_outputs(data, feeds))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fuse", [True, False], ids=["fused", "unfused"])
+@pytest.mark.parametrize("name", gl.zoo.NETWORKS)
+def test_network_of_the_zoo_agrees_with_onnx_runtime(name, fuse):
+    graph = gl.zoo.NETWORKS[name]()
+    feeds = random_feeds(graph)
+    with gl.compile(graph, fuse=fuse) as model:
+        assert_near(model.run(feeds), onnxruntime_outputs(gl.to_onnx(graph).SerializeToString(), feeds))
 
 
 @pytest.mark.long

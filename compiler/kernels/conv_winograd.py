@@ -207,26 +207,31 @@ class _Winograd:
         """For each of the 36 points, the tiles' channels times the filters' of one group of blocks."""
         b, pixels = self.b, self.plan.tiling.pixels
         full, rest = divmod(self.plan.tiles, pixels)
+        steps = full + (rest > 0)
         with b.serial("p", POINTS) as p:
             if full:
                 with b.serial("t", full) as t:
-                    self.product(packed, group, p, t * pixels, pixels, per_group)
+                    self.product(packed, group, p, t, pixels, per_group, steps)
             if rest:
-                self.product(packed, group, p, Affine.of(full * pixels), rest, per_group)
+                self.product(packed, group, p, Affine.of(full), rest, per_group, steps)
 
-    def product(self, packed: Buffer, group: Affine, p: Var, start: Affine, pixels: int, per_group: int) -> None:
-        b, unroll = self.b, unroll_factor(self.in_channels, 4)
+    def product(
+        self, packed: Buffer, group: Affine, p: Var, step: IndexLike, pixels: int, per_group: int, steps: int
+    ) -> None:
+        """One register tile, the `step`-th of `steps`, each of which asks for its share of the next point's filters."""
+        b, unroll, start = self.b, unroll_factor(self.in_channels, 4), Affine.of(step) * self.plan.tiling.pixels
+        share = -(-unroll // steps)
         with b.vector("v", self.block) as v:
             acc = b.tile("acc", pixels, per_group)
             with b.unrolled("j", per_group) as j, b.unrolled("t", pixels) as t:
                 b.store(acc[t, j], 0.0)
-            with (
-                b.serial("i", self.in_channels // unroll) as i, b.unrolled("u", unroll) as u,
-                b.unrolled("t", pixels) as t, b.unrolled("j", per_group) as j,
-            ):  # fmt: skip
-                channel = i * unroll + u
-                value = Fma(self.inputs[p, start + t, channel], packed[group, p, channel, j, v], acc[t, j])
-                b.store(acc[t, j], value)
+            with b.serial("i", self.in_channels // unroll) as i:
+                with b.unrolled("u", share) as u, b.unrolled("j", per_group) as j:
+                    b.prefetch(packed[group, p + 1, i * unroll + Affine.of(step) * share + u, j, 0])
+                with b.unrolled("u", unroll) as u, b.unrolled("t", pixels) as t, b.unrolled("j", per_group) as j:
+                    channel = i * unroll + u
+                    value = Fma(self.inputs[p, start + t, channel], packed[group, p, channel, j, v], acc[t, j])
+                    b.store(acc[t, j], value)
             with b.unrolled("j", per_group) as j, b.unrolled("t", pixels) as t:
                 b.store(self.products[j, start + t, p, v], acc[t, j])
 

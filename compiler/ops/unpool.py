@@ -42,7 +42,7 @@ class MaxPoolIndices(Pool):
 
     def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
         (x,) = required(self, inputs, 1)
-        return Padding(self.spans(x.shape[2:]), -math.inf, or_less=True)
+        return Padding(self.spans(x.shape[2:]), -math.inf)
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         return 2 * outputs[0].size * math.prod(self.kernel)

@@ -79,4 +79,4 @@ def _crops(pad: Pad) -> bool:
 
 def _is_nonnegative(x: Value) -> bool:
     op = x.producer.op if x.producer else None
-    return isinstance(op, Relu | Sigmoid) or (isinstance(op, Clip) and op.low >= 0)
+    return isinstance(op, Relu | Sigmoid) or (isinstance(op, Clip) and min(op.low, op.high) >= 0)

@@ -7,6 +7,7 @@ layout.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -232,19 +233,34 @@ def is_nonnegative(value: Value) -> bool:
     if last is None or not isinstance(last.op, Pointwise):
         return False
     formula = last.op.expression(*(v.type for v in last.present_inputs()))
-    return _is_nonnegative(formula)
+    return formula.dtype.is_float and _is_nonnegative(formula)
 
 
 def _is_nonnegative(e: ex.Expr) -> bool:
+    """Whether a float is never below zero; -0.0 is not."""
     match e:
-        case ex.Const(constant):
-            return constant >= 0
         case ex.Binary("maximum", x, y):
             return _is_nonnegative(x) or _is_nonnegative(y)
+        case ex.Const(constant):
+            return constant >= 0
         case ex.Binary("minimum" | "add" | "mul", x, y):
             return _is_nonnegative(x) and _is_nonnegative(y)
+        case ex.Binary("div", x, y):
+            return _is_nonnegative(x) and _has_no_sign(y)
+    return _has_no_sign(e)
+
+
+def _has_no_sign(e: ex.Expr) -> bool:
+    """Whether a float never has its sign bit set, so that not even division by it gives -inf."""
+    match e:
         case ex.Unary("exp" | "abs"):
             return True
-        case ex.Binary("div", x, y):
-            return _is_nonnegative(x) and _is_nonnegative(y)
+        case ex.Const(constant):
+            return math.copysign(1, constant) > 0
+        case ex.Binary("maximum", x, y):
+            return any(isinstance(side, ex.Const) and side.value > 0 for side in (x, y))
+        case ex.Binary("add", x, y):
+            return (_has_no_sign(x) and _is_nonnegative(y)) or (_is_nonnegative(x) and _has_no_sign(y))
+        case ex.Binary("minimum" | "mul" | "div", x, y):
+            return _has_no_sign(x) and _has_no_sign(y)
     return False

@@ -52,6 +52,7 @@ from glulam.frontends.layers.norm import (
     LayerNorm,
     LocalResponseNorm,
     LpNormalize,
+    MeanVarianceNorm,
     RMSNorm,
 )
 from glulam.frontends.layers.pool import (
@@ -181,6 +182,7 @@ __all__ = [
     "MaxUnpool2d",
     "MaxUnpool3d",
     "Mean",
+    "MeanVarianceNorm",
     "Min",
     "Mish",
     "Module",

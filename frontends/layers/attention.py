@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +18,11 @@ from glulam.frontends.layers.tensor import Parameter, Tensor, apply, literal, re
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, path: str, *, scale: float, causal: bool, keeps: bool
+    q: Tensor, k: Tensor, v: Tensor, masks: Sequence[Tensor], path: str, *, scale: float, causal: bool, keeps: bool
 ) -> tuple[Tensor, Tensor]:
     """softmax(q k^T scale + mask) v of q[..., L, D], k[..., S, D], v[..., S, E]; and the weights [..., L, S].
 
-    A mask of booleans says which pairs count (`keeps`) or do not; any other is added. Both shapes broadcast.
+    A mask of booleans says which pairs count (`keeps`) or do not; any other is added. All shapes broadcast.
     """
     axes = tuple(range(k.rank - 2))
     turned = apply(ops.Transpose((*axes, k.rank - 1, k.rank - 2)), k, name=f"{path}.keys")
@@ -32,12 +33,13 @@ def attend(
         rows, columns = scores.shape[-2:]
         later = np.triu(np.full((rows, columns), -np.inf), 1)
         scores = apply(ops.Add(), scores, literal(later, scores, f"{path}.later"), name=f"{path}.causal")
-    if mask is not None and mask.dtype is DType.BOOL:
-        never = literal(-np.inf, scores)
-        pair = (scores, never) if keeps else (never, scores)
-        scores = apply(ops.Where(), mask, *pair, name=f"{path}.masked")
-    elif mask is not None:
-        scores = apply(ops.Add(), scores, mask, name=f"{path}.masked")
+    for mask in masks:
+        if mask.dtype is DType.BOOL:
+            never = literal(-np.inf, scores)
+            pair = (scores, never) if keeps else (never, scores)
+            scores = apply(ops.Where(), mask, *pair, name=f"{path}.masked")
+        else:
+            scores = apply(ops.Add(), scores, mask, name=f"{path}.masked")
     weights = apply(ops.Softmax(scores.rank - 1), scores, name=f"{path}.weights")
     return apply(ops.MatMul(), weights, v, name=f"{path}.mixed"), weights
 
@@ -59,7 +61,8 @@ class ScaledDotProductAttention(Layer):
         if min(q.rank, k.rank, v.rank) < 2:
             raise ShapeError(f"{path}: attention takes [..., length, features], not {q.type}, {k.type} and {v.type}")
         scale = 1.0 / math.sqrt(q.shape[-1]) if self.scale is None else self.scale
-        return attend(q, k, v, mask, path, scale=scale, causal=self.is_causal, keeps=True)[0]
+        masks = [] if mask is None else [mask]
+        return attend(q, k, v, masks, path, scale=scale, causal=self.is_causal, keeps=True)[0]
 
 
 class MultiheadAttention(Layer):
@@ -67,7 +70,7 @@ class MultiheadAttention(Layer):
 
     Called on (query, key, value) or on one tensor for all three, then on a mask, if there is any: [L, S],
     [N * heads, L, S] or what broadcasts to [N, heads, L, S]; booleans are true where a pair does not count, other masks
-    are added.
+    are added. With `key_padding_mask`, a mask [N, S] of keys that do not count comes before that one.
     is_causal masks what comes later by itself. kdim, vdim: features of keys and values, embed_dim by default.
     The result is like the query; with need_weights it is (result, weights averaged over the heads, [N, L, S]).
     Parameters have PyTorch's names: in_proj_weight (or q_proj_weight, k_proj_weight, v_proj_weight), in_proj_bias,
@@ -86,6 +89,7 @@ class MultiheadAttention(Layer):
         *,
         is_causal: bool = False,
         need_weights: bool = False,
+        key_padding_mask: bool = False,
         weights: dict[str, npt.ArrayLike] | None = None,
         name: str | None = None,
     ) -> None:
@@ -99,16 +103,12 @@ class MultiheadAttention(Layer):
         self.has_bias, self.batch_first = bool(bias), bool(batch_first)
         self.kdim, self.vdim = kdim or self.embed_dim, vdim or self.embed_dim
         self.is_causal, self.need_weights = bool(is_causal), bool(need_weights)
+        self.key_padding_mask = bool(key_padding_mask)
         self._given = dict(weights or {})
 
     def forward(self, query: Tensor, *others: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         path = self.path(query.scope)
-        key, value = others[:2] if len(others) > 1 else (query, query)
-        mask = others[-1] if len(others) in (1, 3) else None
-        if len(others) > 3:
-            raise ShapeError(
-                f"{path}: takes a query, or query, key and value, and a mask; not {1 + len(others)} inputs"
-            )
+        key, value, masks = self._operands(query, others, path)
         sources: list[Tensor] = []
         for x, features in ((query, self.embed_dim), (key, self.kdim), (value, self.vdim)):
             require_rank(x, 3, "MultiheadAttention")
@@ -120,9 +120,8 @@ class MultiheadAttention(Layer):
                 sources.append(x if self.batch_first else apply(ops.Transpose((1, 0, 2)), x, name=f"{path}.batch"))
         q, k, v = (self._heads(x, path) for x in self._projected(sources, path))
         scale = 1.0 / math.sqrt(self.embed_dim // self.num_heads)
-        if mask is not None and mask.rank == 3 and mask.shape[0] == q.shape[0] * self.num_heads:
-            mask = reshape(mask, (q.shape[0], self.num_heads, *mask.shape[1:]), f"{path}.mask")
-        mixed, weights = attend(q, k, v, mask, path, scale=scale, causal=self.is_causal, keeps=False)
+        masks = [self._for_heads(mask, q.shape[0], path) for mask in masks]
+        mixed, weights = attend(q, k, v, masks, path, scale=scale, causal=self.is_causal, keeps=False)
         joined = apply(ops.Transpose((0, 2, 1, 3)), mixed, name=f"{path}.joined")
         joined = reshape(joined, (*joined.shape[:2], self.embed_dim), f"{path}.joined")
         out = self._parameter("out_proj.weight", (self.embed_dim, self.embed_dim), query)
@@ -132,6 +131,30 @@ class MultiheadAttention(Layer):
         if not self.need_weights:
             return y
         return y, apply(ops.Reduce("mean", (1,), False), weights, name=f"{path}.average")
+
+    def _operands(self, query: Tensor, others: Sequence[Tensor], path: str) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Key, value, and the masks, the one of keys as [N, 1, 1, S]."""
+        own = int(self.key_padding_mask)
+        if len(others) - own not in (0, 1, 2, 3):
+            masks_text = "a mask of keys, and maybe another" if own else "maybe a mask"
+            raise ShapeError(
+                f"{path}: takes a query, or query, key and value; and {masks_text}; not {1 + len(others)} inputs"
+            )
+        split = 2 if len(others) - own > 1 else 0
+        key, value = others[:2] if split else (query, query)
+        masks = list(others[split:])
+        if own:
+            keys = (key.shape[0], key.shape[1]) if self.batch_first else (key.shape[1], key.shape[0])
+            if masks[0].shape != keys:
+                raise ShapeError(f"{path}: the mask of keys {masks[0].name!r} is {masks[0].type}, not {keys}")
+            masks[0] = reshape(masks[0], (keys[0], 1, 1, keys[1]), f"{path}.padding")
+        return key, value, masks
+
+    def _for_heads(self, mask: Tensor, batch: int, path: str) -> Tensor:
+        """[N * heads, L, S] as [N, heads, L, S]; other masks as they are."""
+        if mask.rank != 3 or mask.shape[0] != batch * self.num_heads:
+            return mask
+        return reshape(mask, (batch, self.num_heads, *mask.shape[1:]), f"{path}.mask")
 
     def _heads(self, x: Tensor, path: str) -> Tensor:
         """[N, L, heads * D] as [N, heads, L, D]."""

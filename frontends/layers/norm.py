@@ -283,6 +283,24 @@ class LpNormalize(Layer):
         return apply(ops.LpNormalize(axis, self.p, self.eps), x, name=self.path(x.scope))
 
 
+class MeanVarianceNorm(Layer):
+    """(x - mean) / (deviation + eps) over the given axes; ONNX's MeanVarianceNormalization, by default over N, H, W."""
+
+    def __init__(self, axes: Sequence[int] = (0, 2, 3), eps: float = 1e-9, *, name: str | None = None) -> None:
+        super().__init__(name)
+        self.axes = tuple(integer(axis, "MeanVarianceNorm: axes") for axis in axes)
+        self.eps = _epsilon(eps, "MeanVarianceNorm")
+
+    def forward(self, x: Tensor) -> Tensor:
+        path = self.path(x.scope)
+        axes = sorted({normal_axis(axis, x.rank, "MeanVarianceNorm") for axis in self.axes})
+        mean_of = ops.Reduce("mean", tuple(axes), True)
+        centred = apply(ops.Sub(), x, apply(mean_of, x, name=f"{path}.mean"), name=f"{path}.centred")
+        square = apply(ops.Mul(), centred, centred, name=f"{path}.square")
+        deviation = apply(ops.Sqrt(), apply(mean_of, square, name=f"{path}.variance"), name=f"{path}.deviation")
+        return apply(ops.Div(), centred, deviation + self.eps, name=path)
+
+
 def _epsilon(eps: float, layer: str) -> float:
     if not eps >= 0:
         raise ShapeError(f"{layer}: eps is {eps}; it must not be negative")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import math
+from functools import reduce
+
+import numpy as np
 
 from glulam.compiler.graph.graph import Value
 from glulam.compiler.graph.types import DType
@@ -68,16 +70,17 @@ def average_pool(ctx: Context) -> Value:
 
 
 def lp_pool(ctx: Context) -> Value:
-    """(sum |x|^p)^(1/p), the sum being an average that counts the padding, times the window's size."""
+    """(sum |x|^p)^(1/p), the sum being an average times the number of elements that it was taken of."""
     window, ceil = _window(ctx)
-    if ceil:
-        raise ctx.unsupported("ceil_mode=1")
     p = float(ctx.integer("p", 2))
     x = ctx[0]
     dtype = x.type.dtype
     powers = ctx.apply(Pow(), ctx.apply(Abs(), x), ctx.constant(p, dtype))
-    mean = ctx.apply(AveragePool(window.kernel, window.strides, window.pads, window.dilations, False, True), powers)
-    total = ctx.apply(Mul(), mean, ctx.constant(float(math.prod(window.kernel)), dtype))
+    pool = AveragePool(window.kernel, window.strides, window.pads, window.dilations, ceil, True)
+    mean = ctx.apply(pool, powers)
+    counts = reduce(np.multiply.outer, map(np.array, pool.counts(x.shape[2:])))
+    even = bool((counts == counts.flat[0]).all())  # windows that reach beyond the padding have fewer
+    total = ctx.apply(Mul(), mean, ctx.constant(float(counts.flat[0]) if even else counts, dtype))
     return ctx.apply(Pow(), total, ctx.constant(1.0 / p, dtype))
 
 

@@ -51,7 +51,15 @@ LARGE = (
 
 class InvertedResidual(Block):
     def __init__(
-        self, inputs: int, kernel: int, expanded: int, outputs: int, excite: bool, swish: bool, stride: int
+        self,
+        inputs: int,
+        kernel: int,
+        expanded: int,
+        outputs: int,
+        excite: bool,
+        swish: bool,
+        stride: int,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
         self.residual = stride == 1 and inputs == outputs
@@ -60,7 +68,11 @@ class InvertedResidual(Block):
         if expanded != inputs:
             parts.append(ConvNorm(expanded, 1, activation=activation, eps=EPS, gain=LINEAR_GAIN))
         depthwise_gain = SWISH_GAIN if swish else None
-        parts.append(ConvNorm(expanded, kernel, stride, expanded, activation, eps=EPS, gain=depthwise_gain))
+        step = 1 if dilation > 1 else stride
+        depthwise = ConvNorm(
+            expanded, kernel, step, expanded, activation, dilation=dilation, eps=EPS, gain=depthwise_gain
+        )
+        parts.append(depthwise)
         if excite:
             parts.append(SqueezeExcitation(expanded, divisible(expanded // 4), scale_activation=Hardsigmoid))
         gain = EXCITED_GAIN if excite else None
@@ -73,16 +85,22 @@ class InvertedResidual(Block):
         return y + x if self.residual else y
 
 
+def features(dilated: bool = False) -> Sequential:
+    """All before the pool. `dilated`: the last stage keeps the size of its input and spreads its kernels instead."""
+    blocks = [InvertedResidual(*row, 2 if dilated and row[3] == 160 else 1) for row in LARGE]
+    return Sequential(
+        [
+            ConvNorm(16, 3, 2, activation=Hardswish, eps=EPS),
+            *blocks,
+            ConvNorm(960, 1, activation=Hardswish, eps=EPS, gain=LINEAR_GAIN),
+        ]
+    )
+
+
 class MobileNetV3(Block):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.features = Sequential(
-            [
-                ConvNorm(16, 3, 2, activation=Hardswish, eps=EPS),
-                *(InvertedResidual(*row) for row in LARGE),
-                ConvNorm(960, 1, activation=Hardswish, eps=EPS, gain=LINEAR_GAIN),
-            ]
-        )
+        self.features = features()
         self.avgpool = AdaptiveAvgPool2d(1)
         self.flatten = Flatten()
         self.classifier = Sequential([Linear(1280), Hardswish(), Dropout(0.2), Linear(num_classes)])

@@ -37,13 +37,14 @@ class ConvNorm(Sequential):
         groups: int = 1,
         activation: Callable[[], Module] | None = ReLU,
         *,
+        dilation: int = 1,
         eps: float = 1e-5,
         gain: float | None = None,
         norm_gain: float = 1.0,
     ) -> None:
         sides = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
-        padding = tuple((side - 1) // 2 for side in sides)
-        convolution = Conv2d(channels, sides, stride, padding, groups=groups, bias=False, init_gain=gain)
+        padding = tuple((side - 1) // 2 * dilation for side in sides)
+        convolution = Conv2d(channels, sides, stride, padding, dilation, groups, bias=False, init_gain=gain)
         norm = BatchNorm2d(eps, init_gain=norm_gain)
         super().__init__([convolution, norm, *([activation()] if activation else [])])
 

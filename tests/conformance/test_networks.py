@@ -8,13 +8,14 @@ from functools import cache
 import numpy as np
 import pytest
 from executors import TARGETS, agree, poisoned, reference
+from zoo_sizes import small_network
 
 from glulam.compiler import driver
 from glulam.compiler.options import Options
 from glulam.compiler.pipeline import switchable_passes
 from glulam.frontends import zoo
 
-SIDES = {"inception_v3": 75, "unet": 32, "vgg16": 32}
+SIDES = {"inception_v3": 75, "unet": 32, "vgg16": 32, "vit_b_16": 48, "convnext_tiny": 32, "fcn_resnet50": 32}
 PASSES = switchable_passes()
 BUILDS = {
     "fused": {},
@@ -31,9 +32,8 @@ TOLERANCE = 2e-4
 
 @cache
 def network(name):
-    side = SIDES.get(name, 64)
-    graph = zoo.NETWORKS[name](num_classes=10, input_shape=(3, side, side), batch=1)
-    x = np.random.default_rng(0).standard_normal((1, 3, side, side)).astype(np.float32)
+    graph = small_network(name, SIDES.get(name, 64))
+    x = np.random.default_rng(0).standard_normal(graph.inputs["input"].shape).astype(np.float32)
     return graph, {"input": x}, reference(graph, {"input": x})
 
 

@@ -107,6 +107,40 @@ def test_cross_attention(kdim, vdim):
     assert ("in_proj_weight" in layer.state_dict()) is (kdim is None)
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("types", [("bool", None), ("bool", "bool"), ("float32", "bool"), ("bool", "float32")])
+def test_keys_that_are_padding(types, batch_first):
+    rng = np.random.default_rng(4)
+    shapes = [((2, 3, 8), "float32"), ((2, 6, 8), "float32"), ((2, 6, 8), "float32")]
+    if not batch_first:
+        shapes = [((shape[1], shape[0], 8), dtype) for shape, dtype in shapes]
+    masks = [((2, 6), types[0]), *([((3, 6), types[1])] if types[1] else [])]
+    inputs, feeds = tensors(rng, *(("qkvpm"[i], *each) for i, each in enumerate(shapes + masks)))
+    added = []
+    for name in "pm"[: len(masks)]:
+        if feeds[name].dtype == bool:
+            feeds[name][:, 0] = False
+        added.append(np.where(feeds[name], -np.inf, 0) if feeds[name].dtype == bool else feeds[name])
+    layer = L.MultiheadAttention(8, 2, batch_first=batch_first, key_padding_mask=True)
+    y = layer(*inputs)
+    q, k, v = (feeds[name] if batch_first else feeds[name].swapaxes(0, 1) for name in "qkv")
+    wanted, _ = multihead(q, k, v, layer.state_dict(), 2, added[0][:, None, None] + sum(added[1:]))
+    close(Graph.of(inputs, {"y": y}), feeds, {"y": wanted if batch_first else wanted.swapaxes(0, 1)})
+
+
+def test_self_attention_with_keys_that_are_padding():
+    inputs, feeds = tensors(np.random.default_rng(5), ("x", (2, 6, 8), "float32"), ("p", (2, 6), "bool"))
+    feeds["p"][:, 2] = False
+    layer = L.MultiheadAttention(8, 2, batch_first=True, key_padding_mask=True)
+    y, x = layer(*inputs), feeds["x"]
+    bias = np.where(feeds["p"], -np.inf, 0)[:, None, None]
+    close(Graph.of(inputs, {"y": y}), feeds, {"y": multihead(x, x, x, layer.state_dict(), 2, bias)[0]})
+    with pytest.raises(ShapeError, match=r"the mask of keys 'm' is bool\[6,2\], not \(2, 6\)"):
+        layer(inputs[0], L.Input((2,), "m", "bool", batch=6))
+    with pytest.raises(ShapeError, match="and a mask of keys, and maybe another; not 1 inputs"):
+        layer(inputs[0])
+
+
 def test_causal_attention_sees_nothing_later():
     x = L.Input((5, 4), name="x")
     graph = Graph.of([x], {"y": L.MultiheadAttention(4, 2, batch_first=True, is_causal=True)(x)})

@@ -57,6 +57,13 @@ def test_instance_norm(layer, shape):
     close(run(layer, x), expected)
 
 
+@pytest.mark.parametrize(("axes", "shape"), [((0, 2, 3), (2, 3, 5, 4)), ((1, -1), (2, 17, 5)), ((1,), (3, 7))])
+def test_mean_variance_norm(axes, shape):
+    x = f(*shape) + 2
+    expected = (x - x.mean(axes, keepdims=True)) / (x.std(axes, keepdims=True) + 1e-9)
+    close(run(L.MeanVarianceNorm(axes) if axes != (0, 2, 3) else L.MeanVarianceNorm(), x), expected)
+
+
 def test_rms_norm():
     x, weight = f(2, 5, 7), f(7, seed=1)
     close(run(L.RMSNorm(eps=0.1, weight=weight), x), x / np.sqrt((x**2).mean(-1, keepdims=True) + 0.1) * weight)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from onnx_support import run_ort
@@ -112,6 +114,69 @@ def test_outputs_and_states_are_pytorchs(kind, layers, bidirectional, bias, batc
         got = run(graph, feeds)
         for i, wanted in enumerate(expected):
             np.testing.assert_allclose(got[f"y{i}"], wanted, rtol=1e-5, atol=1e-5)
+
+
+def projected(x, state, states, layers, bidirectional, lengths):
+    """As `torch_like`, for an LSTM whose hidden state is projected."""
+
+    def cell(x, h, c, wi, wh, bi, bh, wr):
+        m, c = lstm(x, h, c, wi, wh, bi, bh)
+        return m @ wr.T, c
+
+    finals, ways = [], ("", "_reverse") if bidirectional else ("",)
+    for layer, way in product(range(layers), ways):
+        kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+        weights = [state[f"{kind}_l{layer}{way}"] for kind in kinds]
+        if way == ways[0]:
+            source, outputs = x, []
+        row = len(finals)
+        y = np.zeros((*x.shape[:2], states[0].shape[2]))
+        last = [s[row].copy() for s in states]
+        for n, length in enumerate(lengths):
+            own = [s[row, n : n + 1] for s in states]
+            for t in range(length)[:: -1 if way else 1]:
+                own = cell(source[t, n : n + 1], *own, *weights)
+                y[t, n] = own[0]
+            for s, value in zip(last, own, strict=True):
+                s[n] = value[0]
+        outputs.append(y)
+        finals.append(last)
+        if way == ways[-1]:
+            x = np.concatenate(outputs, axis=2)
+    return (x, *(np.stack(s) for s in zip(*finals, strict=True)))
+
+
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("lengths", [None, [4, 1, 3]])
+@pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (2, True)])
+def test_a_projected_lstm_is_pytorchs(layers, bidirectional, lengths, begun):
+    steps, batch, features, hidden, size = 4, 3, 5, 7, 3
+    count = layers * (2 if bidirectional else 1)
+    layer = L.LSTM(hidden, layers, True, False, 0.0, bidirectional, size, lengths=lengths is not None,
+                   return_state=True)  # fmt: skip
+    x = L.Input((batch, features), name="x", batch=steps)
+    ends = [L.Input((), name="lengths", dtype="int64", batch=batch)] if lengths else []
+    states = [L.Input((batch, n), name=f"s{i}", batch=count) for i, n in enumerate((size, hidden))] if begun else []
+    results = layer(x, *ends, *states)
+    graph = Graph.of([x, *ends, *states], {f"y{i}": y for i, y in enumerate(results)})
+    rng = np.random.default_rng(3)
+    feeds = {v.name: rng.uniform(-1, 1, v.shape).astype(np.float32) for v in (x, *states)}
+    if lengths:
+        feeds["lengths"] = np.array(lengths, np.int64)
+    begin = [feeds.get(f"s{i}", np.zeros((count, batch, n))) for i, n in enumerate((size, hidden))]
+    parameters = layer.state_dict()
+    assert parameters["weight_hh_l0"].shape == (4 * hidden, size)
+    assert parameters["weight_hr_l0"].shape == (size, hidden)
+    wanted = projected(feeds["x"], parameters, begin, layers, bidirectional, lengths or [steps] * batch)
+    for run in (evaluate, native, exported):
+        got = run(graph, feeds)
+        for i, expected in enumerate(wanted):
+            np.testing.assert_allclose(got[f"y{i}"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_projection_makes_the_state_smaller():
+    with pytest.raises(ShapeError, match="proj_size 7 is not below hidden_size 7"):
+        L.LSTM(7, proj_size=7)
 
 
 def native(graph, feeds):

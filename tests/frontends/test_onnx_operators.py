@@ -192,6 +192,13 @@ def test_lp_pool():
     check("LpPool", [f(1, 2, 6, 6)], kernel_shape=[2, 3], strides=[1, 2], p=3)
 
 
+@pytest.mark.parametrize("pads", [None, [1, 0, 0, 1]])
+@pytest.mark.parametrize("dilations", [None, [1, 2]])
+def test_lp_pool_with_ceil_mode(pads, dilations):
+    given = {name: value for name, value in (("pads", pads), ("dilations", dilations)) if value}
+    check("LpPool", [f(1, 2, 7, 8)], 18, kernel_shape=[2, 3], strides=[2, 2], p=2, ceil_mode=1, **given)
+
+
 @pytest.mark.parametrize(
     "attributes",
     [{}, {"transA": 1}, {"transB": 1}, {"alpha": 0.5, "beta": 2.0}, {"transA": 1, "transB": 1, "alpha": 2.0}],

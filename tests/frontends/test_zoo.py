@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from zoo_sizes import small_network
 
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.evaluate import evaluate, evaluate_all
@@ -13,7 +14,8 @@ from glulam.frontends import zoo
 from glulam.frontends.layers import count_parameters, load_state_dict, state_dict, summary
 
 # torchvision's tables: num_params (without auxiliary heads) and GFLOPS, which there are multiply-accumulates;
-# U-Net: the count of the widespread PyTorch implementation with transposed convolutions
+# U-Net: the count of the widespread PyTorch implementation with transposed convolutions; super-resolution: PyTorch's
+# example with a slope per channel
 PUBLISHED = {
     "resnet18": (11_689_512, 1.814),
     "resnet50": (25_557_032, 4.089),
@@ -27,8 +29,40 @@ PUBLISHED = {
     "efficientnet_b0": (5_288_548, 0.386),
     "shufflenet_v2_x1_0": (2_278_604, 0.145),
     "unet": (31_037_698, 48.17),
+    "resnext50_32x4d": (25_028_904, 4.230),
+    "regnet_y_800mf": (6_432_512, 0.834),
+    "mnasnet1_0": (4_383_312, 0.314),
+    "alexnet": (61_100_840, 0.714),
+    "convnext_tiny": (28_589_128, 4.456),
+    "vit_b_16": (86_567_656, 17.564),
+    "r3d_18": (33_371_472, 40.697),
+    "fcn_resnet50": (32_957_013, 142.72),
+    "lraspp_mobilenet_v3_large": (3_221_538, 2.086),
+    "super_resolution": (59_657 + 160, 2.985),
 }
-SMALL = {"inception_v3": 107, "unet": 32, "squeezenet1_1": 64, "googlenet": 64, "vgg16": 64}
+# where that is not the default of the zoo
+PUBLISHED_SHAPES = {
+    "r3d_18": (3, 16, 112, 112),
+    "fcn_resnet50": (3, 520, 520),
+    "lraspp_mobilenet_v3_large": (3, 520, 520),
+}
+RESULTS = {
+    "unet": (1, 2, 256, 256),
+    "r3d_18": (1, 400),
+    "fcn_resnet50": (1, 21, 520, 520),
+    "lraspp_mobilenet_v3_large": (1, 21, 520, 520),
+    "super_resolution": (1, 1, 672, 672),
+}
+SMALL = {
+    "inception_v3": 107,
+    "unet": 32,
+    "squeezenet1_1": 64,
+    "googlenet": 64,
+    "vgg16": 64,
+    "vit_b_16": 48,
+    "convnext_tiny": 32,
+    "fcn_resnet50": 32,
+}
 
 
 def test_the_list_is_complete():
@@ -37,13 +71,13 @@ def test_the_list_is_complete():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_counts_and_a_sound_graph(name):
-    graph = zoo.NETWORKS[name]()
+    graph = zoo.NETWORKS[name](**({"input_shape": PUBLISHED_SHAPES[name]} if name in PUBLISHED_SHAPES else {}))
     verify(graph)
     parameters, gmacs = PUBLISHED[name]
     assert count_parameters(graph) == parameters
     assert summary(graph).macs / 1e9 == pytest.approx(gmacs, rel=5e-3)
     (value,) = graph.outputs.values()
-    assert value.shape == ((1, 2, 256, 256) if name == "unet" else (1, 1000))
+    assert value.shape == RESULTS.get(name, (1, 1000))
 
 
 def response(graph, seed):
@@ -54,8 +88,7 @@ def response(graph, seed):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_activations_keep_their_scale_and_inputs_are_told_apart(name):
-    side = SMALL.get(name, 96)
-    graph = zoo.NETWORKS[name](num_classes=10, input_shape=(3, side, side))
+    graph = small_network(name, SMALL.get(name, 96))
     (output,) = graph.outputs.values()
     one, two = response(graph, 1), response(graph, 2)
     for node in graph.nodes:
@@ -101,6 +134,49 @@ NAMES = {
     "inception_v3": ["Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch3x3dbl_3b.bn.weight", "fc.bias"],
     "efficientnet_b0": ["features.1.0.block.1.fc2.bias", "features.7.0.block.3.1.weight", "classifier.1.bias"],
     "shufflenet_v2_x1_0": ["conv1.0.weight", "stage2.0.branch1.2.weight", "stage4.3.branch2.6.running_mean", "fc.bias"],
+    "resnext50_32x4d": ["layer1.0.downsample.0.weight", "layer4.2.conv2.weight", "fc.bias"],
+    "regnet_y_800mf": [
+        "stem.0.weight",
+        "trunk_output.block1.block1-0.proj.1.running_var",
+        "trunk_output.block3.block3-7.f.se.fc1.bias",
+        "trunk_output.block4.block4-1.f.c.0.weight",
+        "fc.weight",
+    ],
+    "mnasnet1_0": ["layers.3.weight", "layers.7.running_mean", "layers.12.3.layers.4.bias", "classifier.1.bias"],
+    "alexnet": ["features.10.bias", "classifier.1.weight", "classifier.6.bias"],
+    "convnext_tiny": [
+        "features.0.1.weight",
+        "features.1.2.layer_scale",
+        "features.5.8.block.2.bias",
+        "features.6.1.weight",
+        "features.7.0.block.5.weight",
+        "classifier.0.bias",
+        "classifier.2.weight",
+    ],
+    "vit_b_16": [
+        "class_token",
+        "conv_proj.bias",
+        "encoder.pos_embedding",
+        "encoder.layers.encoder_layer_11.self_attention.in_proj_weight",
+        "encoder.layers.encoder_layer_0.self_attention.out_proj.bias",
+        "encoder.layers.encoder_layer_3.mlp.3.weight",
+        "encoder.ln.weight",
+        "heads.head.bias",
+    ],
+    "r3d_18": [
+        "stem.0.weight",
+        "layer2.0.conv1.0.weight",
+        "layer3.0.downsample.1.running_mean",
+        "layer4.1.conv2.1.bias",
+    ],
+    "fcn_resnet50": ["backbone.layer4.2.bn3.bias", "classifier.0.weight", "classifier.4.bias"],
+    "lraspp_mobilenet_v3_large": [
+        "backbone.13.block.1.0.weight",
+        "backbone.16.0.weight",
+        "classifier.cbr.0.weight",
+        "classifier.scale.1.weight",
+        "classifier.low_classifier.bias",
+    ],
 }
 
 

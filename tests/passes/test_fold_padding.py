@@ -44,6 +44,13 @@ def test_into_max_pool(value, source, folds):
     assert ("pad" in fold(text, value).ops) is not folds
 
 
+def test_a_clip_to_what_is_negative():
+    clip = "%q = clip(%x) {low=0.0, high=-1.0}\n"
+    text = PAD.replace("%r", "%q") + f"%m = max_pool(%p) {{{WINDOW}}}\noutput y = %m"
+    at = text.index("%p = ")
+    assert "pad" in fold(text[:at] + clip + text[at:]).ops
+
+
 def test_zeros_wider_than_the_window_stay_before_a_max_pool():
     text = PAD.replace("(0, 2)", "(0, 3)") + f"%m = max_pool(%p) {{{WINDOW}}}\noutput y = %m"
     assert "a window may lie in the padding alone" in fold(text).declined

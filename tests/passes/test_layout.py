@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import pytest
+from executors import check, native
 from pass_texts import CONV1, CONV3, IMAGE, POOL3
-from rewrites import compiled, rewrite
+from rewrites import compiled, graph_of, rewrite
 
 from glulam.compiler.passes.layout import ChooseLayout
 from glulam.compiler.targets import target
@@ -148,6 +151,37 @@ def test_zeros_serve_a_max_pool_of_what_is_not_negative():
     assert layouts(result)["r"].halo_value == 0.0
     assert "copied" not in result.declined
     compiled(text)
+
+
+@pytest.mark.parametrize(
+    ("formula", "zeros"),
+    [
+        ("(x0 / maximum(x0, -0.0))", False),
+        ("(1.0 / maximum(x0, -0.0))", False),
+        ("(1.0 / maximum(x0, 0.0))", False),
+        ("(exp(x0) / (minimum(x0, 1.0) + 2.0))", False),
+        ("(1.0 / (1.0 + maximum(x0, 0.0)))", True),
+        ("(maximum(x0, 0.0) / (exp(x0) + abs(x0)))", True),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_division_by_negative_zero_gives_less_than_nothing(formula, zeros):
+    text = (
+        IMAGE + f"%a = conv(%x, %u) {CONV1}\n%r = formula(%a) {{text='{formula}'}}\n%m = max_pool(%r) {POOL3}\n"
+        f"%y = conv(%r, %w) {CONV3}\noutput y = %y\noutput m = %m"
+    )
+    assert ("is copied to get its padding" not in layout(text).declined) is zeros
+
+
+def test_windows_of_minus_infinity_by_a_formula():
+    formula = "(1.0 / maximum(x0 - x1, -0.0))"
+    graph = graph_of(
+        IMAGE + f"input %k: f32[]\n%a = conv(%x, %u) {CONV1}\n%r = formula(%a, %k) {{text='{formula}'}}\n"
+        f"%m = max_pool(%r) {POOL3}\n%y = conv(%r, %w) {CONV3}\noutput y = %y\noutput m = %m"
+    )
+    feeds = {"x": np.zeros((1, 16, 6, 6), np.float32), "k": np.float32(1)}
+    check(graph, feeds)
+    assert np.isneginf(native(graph, feeds)["m"]).all()
 
 
 def test_a_max_pool_of_negative_values_gets_a_copy():

@@ -61,6 +61,13 @@ def test_trap_07_multiplication_that_broadcasts(shape):
     through(X + f"const %k: f32[{shape}] = random\n" + CONV + "%q = mul(%c, %k)\n%a = add(%q, %k)\noutput y = %a")
 
 
+@pytest.mark.parametrize("shape", ["33,1,1", "1,1,9", "7,9", "9", "", "2,1,1,1", "33,7,1", "2,1,7,9"])
+def test_trap_07_operand_that_comes_at_run_time(shape):
+    head = X.replace("[1,", "[2,") + f"input %k: f32[{shape}]\nconst %v: f32[8,33,3,3] = random\n"
+    body = CONV + f"%r = relu(%c)\n%q = mul(%r, %k)\n%d = conv(%q, %v) {PADDED}\n%s = sub(%k, %c)\n"
+    through(head + body + "output y = %d\noutput z = %s")
+
+
 def test_trap_07_multiplication_that_widens_the_result():
     head = "input %x: f32[1,4,1,5]\nconst %w: f32[4,4,1,1] = random\nconst %k: f32[3,1,6,1] = random\n"
     through(head + f"%c = conv(%x, %w) {PLAIN}\n%q = mul(%c, %k)\noutput y = %q")
