@@ -55,9 +55,8 @@ def _listed(chosen: Candidate, found: list[Candidate], seconds: Mapping[str, flo
     def told(candidate: Candidate) -> str:
         if candidate.name not in seconds:
             return str(candidate)
-        return (
-            f"{candidate.name} {seconds[candidate.name] * 1e6:.0f} us measured ({candidate.cycles / 1e3:.0f}k cycles)"
-        )
+        measured = f"measured {seconds[candidate.name] * 1e6:.0f} us"
+        return f"{candidate.name} {measured} ({candidate.cycles / 1e3:.0f}k cycles)"
 
     others = sorted((c for c in found if c is not chosen), key=lambda c: seconds.get(c.name, c.cycles))
     return ", ".join(map(told, [chosen, *others]))
