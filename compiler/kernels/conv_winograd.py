@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import product
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from glulam.compiler.loops.expr import Const, Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
 from glulam.compiler.targets import Target
 
+_TRANSFORMED = 64  # input channels whose filters are transformed at a time, in the second-level cache
 _PARTS = 4  # iterations that a convolution should have at least
 _INPUT_CYCLES, _OUTPUT_CYCLES = 150.0, 130.0  # to transform one tile of a block of channels, measured on AVX-512
 _TRANSFORM_REGISTERS = 32
@@ -291,14 +293,14 @@ class _Winograd:
 def transform_filters(out: Array, weights: Array) -> None:
     """G g G^T of filters [OC, C, 3, 3] into [groups, points, C, blocks, lanes], zeros for channels beyond the last."""
     groups, points, in_channels, blocks, lanes = out.shape
-    for group in range(groups):
-        start = group * blocks * lanes
-        filters = weights[start : start + blocks * lanes]
-        wide = np.zeros((*filters.shape[2:], in_channels, blocks * lanes))
+    for group, first in product(range(groups), range(0, in_channels, _TRANSFORMED)):
+        start, some = group * blocks * lanes, slice(first, first + _TRANSFORMED)
+        filters = weights[start : start + blocks * lanes, some]
+        wide = np.zeros((*filters.shape[2:], filters.shape[1], blocks * lanes))
         wide[..., : len(filters)] = filters.transpose(2, 3, 1, 0)
         rows = np.einsum("ai,ijcv->ajcv", FILTER_TRANSFORM, wide)
         both = np.einsum("bj,ajcv->abcv", FILTER_TRANSFORM, rows)
-        out[group] = both.reshape(points, in_channels, blocks, lanes)
+        out[group, :, some] = both.reshape(points, -1, blocks, lanes)
 
 
 def _parts(tiles: int, extent: int) -> list[tuple[int, int, int]]:
