@@ -16,6 +16,7 @@ from glulam.compiler.passes.layout import ChooseLayout
 from glulam.compiler.passes.manager import Pass
 from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
 from glulam.compiler.passes.split_recurrence import SplitRecurrence
+from glulam.compiler.passes.split_winograd import SplitWinograd
 from glulam.compiler.targets import Target, target
 
 # Left out if `Options.fuse` is False, so that every layer keeps a kernel of its own.
@@ -38,6 +39,7 @@ def pipeline(machine: Target) -> tuple[Pass, ...]:
         MatMulToLinear(),  # a constant right operand makes it a layer that norms can fold into
         FoldNormalisation(),  # on layers as they were written, before regions hide them
         ChooseAlgorithm(machine),  # before fusion, since not every kernel can pool its result
+        SplitWinograd(machine),  # its last stage then carries the epilogue
         Fuse(machine),  # before layouts, so that a region gets one layout
         ChooseLayout(machine),  # last: kernels are built for what it decides
     )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import DType
-from glulam.compiler.kernels import conv_direct, conv_winograd
+from glulam.compiler.kernels import conv_direct, conv_winograd, winograd_stages
+from glulam.compiler.kernels.winograd import FILTERINGS
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.passes.manager import Decision, NodePass, Uses
@@ -33,12 +34,19 @@ class ChooseAlgorithm(NodePass):
         assert weights is not None
         size = (x.shape[0], node.output.shape[2:], x.shape[1], node.output.shape[1])
         direct = conv_direct.cost(self.target, *size, taps=9) / 1e3
-        winograd = conv_winograd.cost(self.target, *size) / 1e3
-        costs = f"winograd {winograd:.0f}k cycles, direct {direct:.0f}k"
-        if winograd >= direct:
+        variants = {
+            (f.outputs, staged): module.cost(self.target, *size, f) / 1e3
+            for f in FILTERINGS.values()
+            for staged, module in ((False, conv_winograd), (True, winograd_stages))
+        }
+        (outputs, staged), least = min(variants.items(), key=lambda item: item[1])
+        named = (f"{o}x{o}{' staged' if s else ''} {c:.0f}k" for (o, s), c in variants.items())
+        costs = f"direct {direct:.0f}k cycles, winograd {', '.join(named)}"
+        if least >= direct:
             return Decision(node.name, False, costs)
         patch = Patch(graph, costs, at=node.name)
-        patch.replace(node.output, patch.apply(WinogradConv(**op.attributes()), *node.inputs, name=node.name))
+        chosen = WinogradConv(**op.attributes(), outputs=outputs, staged=staged)
+        patch.replace(node.output, patch.apply(chosen, *node.inputs, name=node.name))
         return patch
 
 
