@@ -59,7 +59,7 @@ class MaxRoiPool(Op):
 
     def _bins(self, ends: Array, count: int, extent: int) -> list[slice]:
         """The elements of each bin along one axis."""
-        scaled = ends * ends.dtype.type(self.scale)
+        scaled = np.multiply(ends, self.scale, dtype=ends.dtype)
         start, end = np.copysign(np.floor(np.abs(scaled)) + (np.abs(scaled) % 1 >= 0.5), scaled)
         size = np.maximum(end - start + 1, 1) / ends.dtype.type(count)
         edges = [(start + np.floor(i * size), start + np.ceil((i + 1) * size)) for i in range(count)]
