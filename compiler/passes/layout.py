@@ -101,6 +101,8 @@ class _Layouts:
         """Channel block in which the node wants input `i`; None if any serves."""
         if value is None or value.is_constant:
             return None
+        if blocked and node.op.reads_blocks(i):
+            return self.block
         if not blocked or value.type.rank < max(3, *(v.type.rank for v in (*node.present_inputs(), *node.outputs))):
             return 1  # of a lower rank it is broadcast, and its second dimension is not the channels
         types = [None if v is None else v.type for v in node.inputs]
