@@ -29,12 +29,13 @@ from glulam.compiler.kernels.gemm_operands import (
 )
 from glulam.compiler.kernels.tiling import choose_tiling, pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Var
+from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Tile, Var
 
 _ROW_BLOCKS = 8  # column blocks of a tile of one row: as many sums as hide the latency of an addition
 _NARROW_SPLIT = 4  # partial sums of each element where all columns together fill no block, for the same reason
 _UNROLL = 4  # steps of the depth in one round of the loop
 _LOOK_AHEAD = 2  # passes over the weights of a group in which those of the next one can be fetched
+_TOGETHER = 8  # sums that a long epilogue is applied to where they are
 _ENOUGH = 16  # iterations of a parallel space that need no finer split
 
 
@@ -107,6 +108,7 @@ class _Columns:
         self.dtype = ctx.operand(0).type.dtype  # the epilogue may give another one
         *self.batch, self.rows, self.columns = ctx.output.shape
         self.depth = ctx.operand(0).shape[-1]
+        self.sums: dict[tuple[int, ...], Buffer] = {}
 
     def build(self) -> Lowered:
         self.ctx.output_view()
@@ -198,12 +200,35 @@ class _Columns:
 
             ahead = None if weights is None else self.look_ahead(chunk, weights, place)
             self.reduce(split, step, ahead)
+            if self.ctx.epilogue.is_long and rows * blocks > _TOGETHER:
+                self.finish_apart(acc, place, v, column)
+                return
             with b.unrolled("r", rows) as r, b.unrolled("j", blocks) as j:
-                total: Expr = acc[0, r, j]
-                for u in range(1, split):
-                    total = total + acc[u, r, j]
                 point: Point = (*place.batch, place.row + r, column(j, v))
-                self.ctx.write(point, self.ctx.finish(total, point))
+                self.ctx.write(point, self.ctx.finish(self.total(acc, r, j), point))
+
+    def total(self, acc: Tile, r: Var, j: Var) -> Expr:
+        """The partial sums of an element added up."""
+        total: Expr = acc[0, r, j]
+        for u in range(1, acc.shape[0]):
+            total = total + acc[u, r, j]
+        return total
+
+    def finish_apart(self, acc: Tile, place: _Place, v: Var, column: Callable[[Var, Var], Affine]) -> None:
+        """The epilogue in a loop of its own over the tile in memory.
+
+        In one block of code with the reduction its constants would take the registers of the sums.
+        """
+        b, (_, rows, blocks) = self.b, acc.shape
+        shape = (rows, blocks, v.extent)
+        if shape not in self.sums:
+            self.sums[shape] = b.scratch(f"sums{len(self.sums)}", shape, self.dtype)
+        sums = self.sums[shape]
+        with b.unrolled("r", rows) as r, b.unrolled("j", blocks) as j:
+            b.store(sums[r, j, v], self.total(acc, r, j))
+        with b.serial("r", rows) as r, b.unrolled("j", blocks) as j:
+            point: Point = (*place.batch, place.row + r, column(j, v))
+            self.ctx.write(point, self.ctx.finish(sums[r, j, v], point))
 
     def start(self, bias: Buffer | None, packed: Point, column: Affine) -> Expr:
         """What the first partial sum of an element starts from."""
