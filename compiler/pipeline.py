@@ -16,6 +16,7 @@ from glulam.compiler.passes.layout import ChooseLayout
 from glulam.compiler.passes.manager import Pass
 from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
 from glulam.compiler.passes.split_recurrence import SplitRecurrence
+from glulam.compiler.passes.transposed_blocks import TransposedBlocks
 from glulam.compiler.passes.volumes import TrimTaps, VolumesToImages
 from glulam.compiler.targets import Target, target
 
@@ -42,7 +43,8 @@ def pipeline(machine: Target) -> tuple[Pass, ...]:
         VolumesToImages(machine),  # before the choice of algorithms, which looks at images
         ChooseAlgorithm(machine),  # before fusion, since not every kernel can pool its result
         Fuse(machine),  # before layouts, so that a region gets one layout
-        ChooseLayout(machine),  # last: kernels are built for what it decides
+        ChooseLayout(machine),  # kernels are built for what it decides
+        TransposedBlocks(),  # of the conversions that it put in
     )
 
 
