@@ -21,10 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 from glulam.benchmarks.cases import Case, open_case
-from glulam.benchmarks.measure import Rounds, cpu_name, difference, take_turns
+from glulam.benchmarks.measure import Rounds, difference, take_turns
 from glulam.benchmarks.peers import PEERS, EngineProcess, installed_peers
 from glulam.compiler.driver import compile_graph
 from glulam.compiler.options import Options
+from glulam.runtime.cpu import processor_name
 from glulam.runtime.errors import GlulamError
 
 OURS = "glulam"
@@ -137,14 +138,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 settings = Options(threads=threads, numerics=options.numerics)
                 cases.append(measure_case(name, settings, peers, options.rounds, options.turn))
             versions = ", ".join(f"{label} {engine['version']}" for label, engine in cases[-1]["engines"].items())
-            console.print(table_of(cases[-1:], peers, f"{cpu_name()}: {versions}"))
+            console.print(table_of(cases[-1:], peers, f"{processor_name()}: {versions}"))
     result = {
-        "cpu": cpu_name(),
+        "cpu": processor_name(),
         "python": platform.python_version(),
         "versions": {label: engine["version"] for label, engine in cases[0]["engines"].items()},
         "cases": cases,
     }
-    console.print(table_of(cases, peers, cpu_name()))
+    console.print(table_of(cases, peers, processor_name()))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import takewhile
 
 from glulam.compiler.cache import NO_CACHE, Cache, default_cache, key_of
 from glulam.compiler.codegen.entry import EntryStep, emit_entry
@@ -15,10 +17,12 @@ from glulam.compiler.loops.printer import show_kernel
 from glulam.compiler.loops.program import Program
 from glulam.compiler.lowering import lower_graph
 from glulam.compiler.options import Options
+from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm
 from glulam.compiler.passes.manager import PassReport, run_passes
 from glulam.compiler.passes.memory import materialise_outputs
 from glulam.compiler.pipeline import disabled_passes, pipeline
 from glulam.compiler.targets import Target, target
+from glulam.compiler.tuning import Tuned, tune
 from glulam.runtime.artifact import Artifact
 from glulam.runtime.manifest import Manifest, StepInfo, TensorSpec
 from glulam.runtime.model import Model
@@ -39,13 +43,14 @@ def build_artifact(graph: Graph, options: Options | None = None) -> Artifact:
     """What `compile_graph` loads and `Model.save` writes: for any target, also one that this machine cannot execute."""
     options = options or Options()
     machine = target(options.target)
-    optimised, _ = optimise(graph, options)
+    optimised, reports = optimise(graph, options)
     materialise_outputs(optimised)
     with ThreadPoolExecutor(1) as aside:  # most of the text is hashes of weights, which need no interpreter lock
         text = aside.submit(to_text, optimised)
         program = lower_graph(optimised, machine)
-        code = emit_program(program, machine, default_cache() if options.cache else NO_CACHE)
-    return Artifact(make_manifest(program, machine, options), code, program.weights, text.result(), program.foreign)
+        code = emit_program(program, machine, cache_for(options))
+    manifest = make_manifest(program, machine, options, reports)
+    return Artifact(manifest, code, program.weights, text.result(), program.foreign)
 
 
 def optimise(
@@ -53,7 +58,8 @@ def optimise(
 ) -> tuple[Graph, list[PassReport]]:
     """A copy of the graph after all passes, and what they did."""
     work = graph.copy()
-    passes = pipeline(target(options.target))
+    measured = {layer.signature: layer.seconds for layer in tuned(graph, options)} if options.tune else {}
+    passes = pipeline(target(options.target), measured)
     reports = run_passes(work, passes, disable=disabled_passes(options), stop_after=options.stop_after, dump=dump)
     return work, reports
 
@@ -61,6 +67,27 @@ def optimise(
 def explain(graph: Graph, options: Options | None = None) -> list[PassReport]:
     """Every decision of every pass, with its reason."""
     return optimise(graph, options or Options())[1]
+
+
+def tuned(graph: Graph, options: Options, progress: Callable[[str], None] = lambda text: None) -> list[Tuned]:
+    """The layers that have a choice of algorithms, with what each candidate takes on this machine.
+
+    Raises CpuMismatchError if this machine cannot execute the target's code.
+    """
+    disabled = disabled_passes(options)
+    if ChooseAlgorithm.name in disabled:
+        return []
+    machine = target(options.target)
+    alone = replace(options, tune=False, stop_after=None, disable=(ChooseAlgorithm.name,))
+    before = list(takewhile(lambda each: each.name != ChooseAlgorithm.name, pipeline(machine)))
+    work = graph.copy()
+    run_passes(work, before, disable=[name for name in disabled if name in {each.name for each in before}])
+    return tune(work, machine, options.threads, cache_for(options), partial(build_artifact, options=alone), progress)
+
+
+def cache_for(options: Options) -> Cache:
+    """Where compilations with these options look for what earlier ones left."""
+    return default_cache() if options.cache else NO_CACHE
 
 
 def lower(graph: Graph, options: Options | None = None) -> Program:
@@ -98,8 +125,9 @@ def emit_program(program: Program, machine: Target, cache: Cache = NO_CACHE) -> 
     return code
 
 
-def make_manifest(program: Program, machine: Target, options: Options) -> Manifest:
-    """What the artifact says about itself."""
+def make_manifest(program: Program, machine: Target, options: Options, reports: Sequence[PassReport] = ()) -> Manifest:
+    """What the artifact says about itself; the reports tell how algorithms were chosen."""
+    choices = {d.node: d.reason for r in reports if r.name == ChooseAlgorithm.name for d in r.decisions}
     return Manifest(
         glulam_version=VERSION,
         target=machine.name,
@@ -110,7 +138,15 @@ def make_manifest(program: Program, machine: Target, options: Options) -> Manife
         arena_bytes=program.arena_bytes,
         scratch_bytes=program.scratch_bytes,
         steps=tuple(
-            StepInfo(step.kernel.name, step.label, step.kernel.extent, step.grain, step.flops, step.bytes)
+            StepInfo(
+                kernel=step.kernel.name,
+                label=step.label,
+                extent=step.kernel.extent,
+                grain=step.grain,
+                flops=step.flops,
+                bytes=step.bytes,
+                algorithm=choices.get(step.node, step.template),
+            )
             for step in program.steps
         ),
         options={k: ",".join(v) if isinstance(v, tuple) else v for k, v in asdict(options).items() if k != "cache"},

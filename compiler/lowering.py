@@ -97,7 +97,9 @@ def _step(node: Node, kernel: Kernel, lowered: Lowered, plan: MemoryPlan, weight
     chunks = int(min(max(estimate / _CHUNK_MICROSECONDS, 1), _MAX_CHUNKS))
     grain = -(-kernel.extent // min(chunks, kernel.extent))
     refs = tuple(ref(arg) for arg in lowered.args)
-    return Step(kernel, refs, grain, _label(node), flops, traffic, lowered.foreign)
+    anchor = getattr(node.op, "anchor", None) or node
+    label = _label(node)
+    return Step(kernel, refs, grain, label, flops, traffic, lowered.foreign, anchor.name, lowered.template)
 
 
 def _label(node: Node) -> str:

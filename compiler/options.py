@@ -16,6 +16,8 @@ class Options:
     fuse: False leaves every layer a kernel of its own (of the same quality), norms included, for comparison.
     disable: names of passes to leave out.
     stop_after: number of graph rewrites after which optional passes do nothing more, for bisecting.
+    tune: measure the best candidates of each convolution and linear layer on this machine, with these threads, and take
+        the fastest. Measurements are kept in the cache too. Without it the choice depends on the model alone.
     cache: take code that was generated before from the cache on disk, and keep what is new there; the result is the
         same. Where that is, and how to move it or do without: `glulam.compiler.cache`.
     """
@@ -26,6 +28,7 @@ class Options:
     fuse: bool = True
     disable: tuple[str, ...] = ()
     stop_after: int | None = None
+    tune: bool = False
     cache: bool = True
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from glulam.compiler.options import Options
 from glulam.compiler.passes.canonical_shuffle import CanonicalShuffle
-from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm
+from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm, Measured
 from glulam.compiler.passes.common_subexpressions import CommonSubexpressions
 from glulam.compiler.passes.constant_folding import ConstantFolding
 from glulam.compiler.passes.dead_code import DeadCode
@@ -28,8 +28,8 @@ FUSIONS = ("fold_normalisation", "fuse")
 REORDERING = ("volumes_to_images", "choose_algorithm")
 
 
-def pipeline(machine: Target) -> tuple[Pass, ...]:
-    """What `compile` runs on a graph before it is lowered."""
+def pipeline(machine: Target, measured: Measured | None = None) -> tuple[Pass, ...]:
+    """What `compile` runs on a graph before it is lowered; `measured` are the times that tuning found."""
     return (
         DeadCode(),  # so that nothing is looked at in vain
         SplitRecurrence(),  # a linear layer like others, whose weights the next passes fold
@@ -42,7 +42,7 @@ def pipeline(machine: Target) -> tuple[Pass, ...]:
         FoldNormalisation(),  # on layers as they were written, before regions hide them
         TrimTaps(),  # when padding is folded in
         VolumesToImages(machine),  # before the choice of algorithms, which looks at images
-        ChooseAlgorithm(machine),  # before fusion, since not every kernel can pool its result
+        ChooseAlgorithm(machine, measured or {}),  # before fusion, since not every kernel can pool its result
         SplitWinograd(machine),  # its last stage then carries the epilogue
         Fuse(machine),  # before layouts, so that a region gets one layout
         ChooseLayout(machine),  # kernels are built for what it decides

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import glulam
-from glulam import cli_bench, cli_compile, cli_profile, cli_run, cli_show
+from glulam import cli_bench, cli_compile, cli_profile, cli_run, cli_show, cli_tune
 from glulam.cli_common import UsageError
 from glulam.runtime.errors import GlulamError
 
@@ -25,6 +25,7 @@ A first round, with a model of yours or any network of the zoo (resnet50, mobile
   glulam inspect model.glulam                       what is in that file
   glulam run model.glulam --input x.npy -o y.npz    run it
   glulam explain model.onnx                         every fusion that was made or refused, and why
+  glulam tune model.onnx                            which algorithms are fastest here, against the estimates
   glulam show model.onnx loops                      any level in between: graph, loops, LLVM, assembly
   glulam profile model.onnx                         where the time goes, against the peak of this machine
   glulam bench model.onnx --peers                   fused against unfused, and against other engines
@@ -40,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    for module in (cli_compile, cli_show, cli_run, cli_profile, cli_bench):
+    for module in (cli_compile, cli_tune, cli_show, cli_run, cli_profile, cli_bench):
         module.add_commands(commands, shared)
     return parser
 

@@ -46,8 +46,8 @@ def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
 def bench_model(arguments: argparse.Namespace) -> None:
     """Compare the builds and print the two tables."""
     from glulam.benchmarks.fusion import FUSED, compare, comparison_table, group_table, markdown
-    from glulam.benchmarks.measure import cpu_name
     from glulam.benchmarks.peers import PEERS, installed_peers
+    from glulam.runtime.cpu import processor_name
 
     progress = Console(stderr=True)
     peers = installed_peers() if arguments.peers else []
@@ -68,7 +68,7 @@ def bench_model(arguments: argparse.Namespace) -> None:
     if arguments.markdown:
         print(markdown(report, case.name))
     else:
-        console().print(cpu_name())
+        console().print(processor_name())
         console().print(comparison_table(report, case.name))
         console().print(group_table(report, arguments.groups))
     fused = next(build for build in report.builds if build.label == FUSED)

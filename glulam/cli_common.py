@@ -62,6 +62,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", default="native", help="native, x86-64-v2, x86-64-v3, x86-64-v4 or aarch64")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="threads of one inference (1)")
     parser.add_argument("--numerics", choices=("fast", "strict"), default="fast", help="strict: no Winograd")
+    parser.add_argument(
+        "--tune", action="store_true", help="choose algorithms by measurements on this machine, kept for the next time"
+    )
     parser.add_argument("--no-cache", dest="cache", action="store_false", help="generate all code anew")
     parser.add_argument("--no-fuse", dest="fuse", action="store_false", help="every layer its own kernel")
     parser.add_argument(
@@ -116,6 +119,7 @@ def compile_options(arguments: argparse.Namespace) -> Options:
         threads=arguments.threads,
         numerics=arguments.numerics,
         fuse=arguments.fuse,
+        tune=arguments.tune,
         cache=arguments.cache,
         disable=tuple(arguments.disable),
     )

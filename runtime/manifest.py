@@ -13,7 +13,7 @@ import numpy as np
 from glulam.runtime import abi
 from glulam.runtime.errors import ArtifactError, ArtifactVersionError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DTYPES = (
     *("float32", "float64", "float16", "int64", "int32", "int16", "int8"),
     *("uint64", "uint32", "uint16", "uint8", "bool"),
@@ -57,7 +57,8 @@ class StepInfo:
     """One kernel call of the program.
 
     `label` names the layers it came from; `flops` and `bytes` are its arithmetic and its least memory traffic for one
-    run; the kernel does `extent` iterations, given to threads in chunks of `grain`.
+    run; the kernel does `extent` iterations, given to threads in chunks of `grain`. `algorithm` says how it computes
+    where there was a choice, and by which measurement if it was measured.
     """
 
     kernel: str
@@ -66,9 +67,11 @@ class StepInfo:
     grain: int
     flops: int
     bytes: int
+    algorithm: str = ""
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.kernel, str) and isinstance(self.label, str), "step without kernel or label")
+        texts = (self.kernel, self.label, self.algorithm)
+        _require(all(isinstance(text, str) for text in texts), "step without kernel, label or algorithm")
         counts = (self.extent, self.grain, self.flops, self.bytes)
         _require(all(map(_is_count, counts)) and self.grain > 0, f"step {self.kernel}: counts {counts!r}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -105,8 +105,13 @@ class Model:
         (result,) = self.run({self._inputs[0].name: x}).values()
         return result
 
-    def profile(self, inputs: Mapping[str, Any], repeat: int = 20) -> Profile:
-        """Runs `repeat` times (after one more) with a time stamp after every step; returns the medians."""
+    def profile(
+        self, inputs: Mapping[str, Any], repeat: int = 20, before: Callable[[], object] = lambda: None
+    ) -> Profile:
+        """Runs `repeat` times (after one more) with a time stamp after every step; returns the medians.
+
+        `before` is called before each run, to empty the caches for example.
+        """
         if repeat < 1:
             raise InputError(f"repeat={repeat}; a profile needs at least 1 run")
         sources = [prepare_input(*pair) for pair in zip(named(inputs, self._inputs), self._inputs, strict=True)]
@@ -117,7 +122,10 @@ class Model:
             clock = context.read_ticks
             context.run_profiled(addresses)
             began, first_tick = time.perf_counter(), clock()
-            rows = [context.run_profiled(addresses) for _ in range(repeat)]
+            rows = []
+            for _ in range(repeat):
+                before()
+                rows.append(context.run_profiled(addresses))
             elapsed, last_tick = time.perf_counter() - began, clock()
         finally:
             self._contexts.give(context, home)

@@ -21,12 +21,13 @@ ROOMS = [
 # Codegen knows loops and targets, though more stands to its left; element types are everybody's words.
 FREE_OF = {"codegen": {"options", "cache", "graph", "kernels", "ops", "passes", "lowering"}}
 EXCEPTIONS = {("codegen", "compiler.graph.types")}
-BESIDE = {"pipeline": "driver"}  # files that count as part of a room
+BESIDE = {"pipeline": "driver", "tuning": "driver"}  # files that count as part of a room
 USES_RUNTIME = {
     "compiler/errors.py": {"runtime.errors"},  # one root for all errors
     "compiler/codegen/entry.py": {"runtime.abi"},
     "compiler/codegen/workers.py": {"runtime.abi"},
     "compiler/driver.py": {"runtime.artifact", "runtime.manifest", "runtime.model"},
+    "compiler/tuning.py": {"runtime.artifact", "runtime.cpu", "runtime.model"},
     # an external function is one object from the op to the binding table
     "compiler/kernels/context.py": {"runtime.foreign"},
     "compiler/loops/program.py": {"runtime.foreign"},

@@ -41,28 +41,34 @@ def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
     return None
 
 
-def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
-    """The kernel. Inputs: x[N,C,*S], w[OC,C/g,*K], b?[OC], then what the epilogue reads."""
+def build(ctx: Context, geometry: ConvGeometry, tiling: Tiling | None = None) -> Lowered:
+    """The kernel. Inputs: x[N,C,*S], w[OC,C/g,*K], b?[OC], then what the epilogue reads.
+
+    The tile is the one with the fewest estimated cycles if none is given.
+    """
     if geometry.is_pointwise and ctx.output.type.rank > 3 and (flat := ctx.flattened()) is not None:
         one = ConvGeometry((1,), (1,), (1,), ((0, 0),), geometry.groups)
         weights = constant_weights(ctx).reshape(*ctx.operand(1).shape[:2], 1)
-        sections(flat, one, weights, Grid.whole(flat.output.spatial))
+        sections(flat, one, weights, Grid.whole(flat.output.spatial), tiling)
         return flat.finished()
-    sections(ctx, geometry, constant_weights(ctx), Grid.whole(ctx.output.spatial))
+    sections(ctx, geometry, constant_weights(ctx), Grid.whole(ctx.output.spatial), tiling)
     return ctx.finished()
 
 
-def sections(ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid) -> None:
+def sections(ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid, tiling: Tiling | None = None) -> None:
     """The sections that compute the pixels of a grid; weights are [OC, C/g, *K]."""
-    DirectConv(ctx, geometry, weights, grid).sections()
+    DirectConv(ctx, geometry, weights, grid).sections(tiling)
 
 
-def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, taps: int) -> float:
-    """Estimated cycles of the whole convolution on one core."""
+def cost(
+    target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, taps: int,
+    tiling: Tiling | None = None,
+) -> float:  # fmt: skip
+    """Estimated cycles of the whole convolution on one core, with the best tile if none is given."""
     *outer, width = spatial
     blocks = -(-out_channels // target.lanes)
     depth = in_channels * taps
-    tiling = choose_tiling(target, width, blocks, depth)
+    tiling = tiling or choose_tiling(target, width, blocks, depth)
     weights = depth * blocks * target.lanes * 4
     stream = weights / stream_rate(target, weights)
     return batch * max(math.prod(outer) * row_cycles(target, tiling, width, blocks, depth), stream)
@@ -85,12 +91,12 @@ class DirectConv:
         bias = ctx.data(2)
         self.bias = np.zeros(ctx.output.shape[1], np.float32) if bias is None else bias
 
-    def sections(self) -> None:
+    def sections(self, tiling: Tiling | None = None) -> None:
         """All output channels at the pixels of the grid."""
         ctx = self.ctx
         *outer, width = self.grid.extents
         taps = math.prod(self.geometry.kernel)
-        tiling = choose_tiling(ctx.target, width, self.group_blocks, self.in_channels * taps)
+        tiling = tiling or choose_tiling(ctx.target, width, self.group_blocks, self.in_channels * taps)
         ctx.output_view()
         for first, per_group, count in tiling.channel_groups(self.group_blocks):
             self.channels(outer, width, tiling, first, per_group, count)

@@ -12,8 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from glulam.compiler.graph.types import Array
 from glulam.compiler.kernels import gemm_dots
 from glulam.compiler.kernels.context import Context, Lowered, Point, View
@@ -27,7 +25,7 @@ from glulam.compiler.kernels.gemm_operands import (
     without_batch,
     zero,
 )
-from glulam.compiler.kernels.tiling import choose_tiling, pieces, unroll_factor
+from glulam.compiler.kernels.tiling import Tiling, choose_tiling, pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Tile, Var
 
@@ -39,15 +37,15 @@ _TOGETHER = 8  # sums that a long epilogue is applied to where they are
 _ENOUGH = 16  # iterations of a parallel space that need no finer split
 
 
-def linear(ctx: Context) -> Lowered:
-    """The kernel of x[..., K] @ w[N, K].T + bias?[N]."""
+def linear(ctx: Context, tiling: Tiling | None = None) -> Lowered:
+    """The kernel of x[..., K] @ w[N, K].T + bias?[N], in tiles of rows x blocks of columns if they are given."""
     bias = 2 if ctx.has(2) else None
     flat = with_rows(ctx)
     flat = merged_rows(flat) or flat
     weights = flat.data(1)
     if weights is None or len(weights) == 1:
         return gemm_dots.build(flat, transposed=True, bias=bias)
-    return _Columns(flat, np.ascontiguousarray(weights.T), bias).build()
+    return _Columns(flat, weights.T, bias, tiling).build()
 
 
 def matmul(ctx: Context) -> Lowered:
@@ -99,10 +97,10 @@ class _LookAhead:
 class _Columns:
     """Vectors along the columns; `packed` is the right operand [K, N] if it is known."""
 
-    def __init__(self, ctx: Context, packed: Array | None, bias: int | None) -> None:
+    def __init__(self, ctx: Context, packed: Array | None, bias: int | None, tiling: Tiling | None = None) -> None:
         self.ctx, self.b = ctx, ctx.builder
         self.left = source(ctx, 0)
-        self.packed = packed
+        self.packed, self.tiling = packed, tiling
         self.right = None if packed is not None else source(ctx, 1)
         self.bias = bias
         self.dtype = ctx.operand(0).type.dtype  # the epilogue may give another one
@@ -134,7 +132,7 @@ class _Columns:
     def tile_shape(self, blocks: int) -> tuple[int, int]:
         if self.rows == 1:
             return 1, min(blocks, _ROW_BLOCKS)
-        tiling = choose_tiling(self.ctx.target, self.rows, blocks, self.depth)
+        tiling = self.tiling or choose_tiling(self.ctx.target, self.rows, blocks, self.depth)
         return tiling.pixels, tiling.blocks
 
     def sections(self, chunk: _Chunk) -> None:

@@ -40,6 +40,8 @@ class Step:
     flops: int
     bytes: int
     foreign: Foreign | None = None
+    node: str = ""  # of the graph, the anchor's if several are fused
+    template: str = ""  # of the kernel, where there are several
 
     @property
     def reads(self) -> int:

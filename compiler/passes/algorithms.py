@@ -1,0 +1,184 @@
+"""The algorithms among which a convolution or linear layer may choose, each with its estimated cycles.
+
+`ALGORITHMS` is the one list: the cost model takes the cheapest candidate, tuning measures the few that look best, and
+`explain` prints them all. A new algorithm joins in by an entry.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+from glulam.compiler.graph.graph import Node
+from glulam.compiler.graph.op import Op
+from glulam.compiler.graph.types import DType, Shape
+from glulam.compiler.kernels import conv_direct, conv_winograd, winograd_stages
+from glulam.compiler.kernels.tiling import Tiling, row_cycles, stream_rate, tilings
+from glulam.compiler.kernels.winograd import FILTERINGS
+from glulam.compiler.ops.conv import Conv
+from glulam.compiler.ops.matmul import Linear
+from glulam.compiler.ops.tiled import TiledConv, TiledLinear
+from glulam.compiler.ops.winograd import WinogradConv
+from glulam.compiler.targets import Target
+
+_OTHER_TILES = 2  # tiles besides the model's own that are worth a measurement
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to compute a node: its name, the estimated cycles on one core, and the op that stands for it."""
+
+    name: str
+    cycles: float
+    op: Op
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.cycles / 1e3:.0f}k cycles"
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """`refuses` says why it does not serve a node, None if it does; `candidates` are its variants, the best first.
+
+    An algorithm serves nodes of the op class `serves` only; the first that serves a class must refuse nothing.
+    """
+
+    name: str
+    serves: type[Op]
+    refuses: Callable[[Target, Node], str | None]
+    candidates: Callable[[Target, Node], list[Candidate]]
+
+
+def candidates(target: Target, node: Node) -> tuple[list[Candidate], list[str]]:
+    """What may compute the node, with equal costs in order of preference, and why other algorithms may not."""
+    found: list[Candidate] = []
+    refused: list[str] = []
+    for algorithm in ALGORITHMS:
+        if type(node.op) is not algorithm.serves:
+            continue
+        if (why := algorithm.refuses(target, node)) is not None:
+            refused.append(f"no {algorithm.name}: {why}")
+        else:
+            found += algorithm.candidates(target, node)
+    return found, refused
+
+
+def signature(node: Node) -> Hashable:
+    """Equal for nodes that the same kernels may compute."""
+    values = [None if v is None else (v.type, v.is_constant) for v in node.inputs]
+    return type(node.op).name, tuple(node.op.attributes().items()), tuple(values), node.output.type
+
+
+def _needs_packing(node: Node) -> str | None:
+    x, *parameters = node.inputs
+    if not all(v is None or v.is_constant for v in parameters) or x is None or x.type.dtype is not DType.F32:
+        return "the weights are not float32 constants"
+    return "nothing to compute" if 0 in node.output.shape else None
+
+
+# ---- convolutions
+
+
+def _never(target: Target, node: Node) -> str | None:
+    return None
+
+
+def _direct(target: Target, node: Node) -> list[Candidate]:
+    op = node.op
+    assert isinstance(op, Conv)
+    own = Candidate("direct", _direct_cycles(target, node, None), op)
+    if op.groups > 1 or _needs_packing(node) is not None:
+        return [own]
+    blocks = -(-node.output.shape[1] // target.lanes)
+    width = _rows(node)[-1]
+    depth = _depth(node)
+    best, *others = sorted(tilings(target, width, blocks, depth), key=lambda entry: entry[:2])
+    tiled = [
+        Candidate(f"direct {t.pixels}x{t.blocks}", _direct_cycles(target, node, t), TiledConv.of(op, t))
+        for _, _, t in others[:_OTHER_TILES]
+    ]
+    tile = best[-1]
+    return [Candidate(f"direct {tile.pixels}x{tile.blocks}", own.cycles, op), *tiled]
+
+
+def _rows(node: Node) -> Shape:
+    """The pixels of an image as the direct convolution goes through them: 1x1 kernels see one long row."""
+    weights = node.inputs[1]
+    assert weights is not None
+    assert isinstance(node.op, Conv)
+    spatial = node.output.shape[2:]
+    flat = set(weights.shape[2:]) == {1} and set(node.op.strides) == {1} and not any(map(any, node.op.pads))
+    return (math.prod(spatial),) if flat else spatial
+
+
+def _depth(node: Node) -> int:
+    weights = node.inputs[1]
+    assert weights is not None
+    return math.prod(weights.shape[1:])
+
+
+def _direct_cycles(target: Target, node: Node, tiling: Tiling | None) -> float:
+    spatial = _rows(node)
+    channels = node.output.shape[1]
+    return conv_direct.cost(target, node.output.shape[0], spatial, _depth(node), channels, 1, tiling)
+
+
+def _no_winograd(target: Target, node: Node) -> str | None:
+    op, weights = node.op, node.inputs[1]
+    assert isinstance(op, Conv)
+    assert weights is not None
+    if weights.shape[2:] != (3, 3):
+        return f"the kernel is {'x'.join(map(str, weights.shape[2:]))}"
+    if op.strides != (1, 1) or op.dilations != (1, 1) or op.groups != 1:
+        return "strides, dilation or groups"
+    return _needs_packing(node)
+
+
+def _winograd(target: Target, node: Node) -> list[Candidate]:
+    x, op = node.inputs[0], node.op
+    assert x is not None
+    assert isinstance(op, Conv)
+    size = (x.shape[0], node.output.shape[2:], x.shape[1], node.output.shape[1])
+    found = []
+    for f in FILTERINGS.values():
+        for staged, module in ((False, conv_winograd), (True, winograd_stages)):
+            name = f"winograd {f.outputs}x{f.outputs}{' in stages' if staged else ''}"
+            variant = WinogradConv(**op.attributes(), outputs=f.outputs, staged=staged)
+            found.append(Candidate(name, module.cost(target, *size, f), variant))
+    return sorted(found, key=lambda candidate: candidate.cycles)
+
+
+# ---- linear layers
+
+
+def _linear(target: Target, node: Node) -> list[Candidate]:
+    x, weights = node.inputs[:2]
+    assert x is not None
+    assert weights is not None
+    columns, depth = weights.shape
+    rows, blocks = math.prod(x.shape[:-1]), -(-columns // target.lanes)
+    stream = weights.type.nbytes / stream_rate(target, weights.type.nbytes)
+    found = sorted(tilings(target, max(rows, 1), blocks, depth), key=lambda entry: entry[:2])
+
+    def cycles(tiling: Tiling) -> float:
+        return max(row_cycles(target, tiling, max(rows, 1), blocks, depth), stream)
+
+    if rows < 2 or _needs_packing(node) is not None or columns < target.lanes:
+        return [Candidate("gemm", cycles(found[0][-1]), node.op)]
+    best, *others = (entry[-1] for entry in found)
+    return [
+        Candidate(f"gemm {best.pixels}x{best.blocks}", cycles(best), node.op),
+        *(
+            Candidate(f"gemm {t.pixels}x{t.blocks}", cycles(t), TiledLinear(rows=t.pixels, blocks=t.blocks))
+            for t in others[:_OTHER_TILES]
+        ),
+    ]
+
+
+ALGORITHMS = (
+    Algorithm("direct", Conv, _never, _direct),
+    Algorithm("winograd", Conv, _no_winograd, _winograd),
+    Algorithm("gemm", Linear, _never, _linear),
+)
+"""For each class of ops the general one first."""

@@ -1,0 +1,151 @@
+"""Tuning: measured candidates win, measurements are kept, and without it nothing depends on them."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import glulam as gl
+from glulam.compiler import driver, tuning
+from glulam.compiler.cache import VARIABLE
+from glulam.compiler.ops import Conv
+from glulam.compiler.passes import algorithms
+from glulam.compiler.passes.algorithms import candidates, signature
+from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm
+from glulam.compiler.targets import target
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Measurements that are made up: `clock.seconds(candidate)`; `clock.asked` are the layers measured."""
+
+    class Clock:
+        @staticmethod
+        def seconds(candidate):
+            return candidate.cycles * 1e-9
+
+    def measure(node, shortlist, *rest):
+        Clock.asked.append(node.name)
+        return {candidate.name: Clock.seconds(candidate) for candidate in shortlist}
+
+    Clock.asked = []
+    monkeypatch.setattr(tuning, "_measure", measure)
+    return Clock
+
+
+def network():
+    layers = gl.layers
+    return gl.Sequential(
+        [
+            layers.Input((32, 16, 16)),
+            layers.Conv2d(32, 3, padding=1, bias=False),
+            layers.BatchNorm(),
+            layers.ReLU(),
+            layers.Conv2d(32, 3, padding=1),
+            layers.Conv2d(48, 1),
+        ]
+    ).graph()
+
+
+def worst_first(candidate):
+    return 1.0 / candidate.cycles
+
+
+def test_the_fastest_candidate_is_taken(folder, clock):
+    clock.seconds = staticmethod(worst_first)
+    artifact = driver.build_artifact(network(), gl.Options(tune=True))
+    layers = driver.tuned(network(), gl.Options(tune=True))
+    assert len(clock.asked) == len(layers) == 2, "the first two are alike, once norms are folded"
+    for layer in layers:
+        assert layer.chosen != layer.estimated
+        assert layer.loss > 0
+        told = [step.algorithm for step in artifact.manifest.steps if step.label.split(" + ")[0] in layer.nodes]
+        assert len(told) == len(layer.nodes)
+        assert all(text.startswith(f"{layer.chosen.name} measured ") for text in told)
+
+
+def test_the_result_is_the_same_and_threads_agree(folder, clock):
+    clock.seconds = staticmethod(worst_first)
+    x = np.random.default_rng(0).normal(size=(1, 32, 16, 16)).astype(np.float32)
+    tuned = gl.compile(network(), tune=True)(x)
+    np.testing.assert_allclose(tuned, gl.compile(network())(x), atol=1e-3)
+    np.testing.assert_array_equal(tuned, gl.compile(network(), tune=True, threads=2)(x))
+
+
+def test_untuned_compilation_reads_no_measurements(folder, clock):
+    plain = driver.build_artifact(network(), gl.Options())
+    clock.seconds = staticmethod(worst_first)
+    tuned = driver.build_artifact(network(), gl.Options(tune=True))
+    again = driver.build_artifact(network(), gl.Options())
+    assert again.object_code == plain.object_code != tuned.object_code
+    assert again.manifest == plain.manifest
+    assert all("measured" not in step.algorithm for step in again.manifest.steps)
+    assert any("k cycles" in step.algorithm for step in again.manifest.steps)
+
+
+def test_a_measurement_is_made_once(folder, clock):
+    driver.tuned(network(), gl.Options(tune=True))
+    driver.tuned(network(), gl.Options(tune=True))
+    assert len(clock.asked) == 2
+    driver.tuned(network(), gl.Options(tune=True, threads=2))
+    assert len(clock.asked) == 4
+    driver.tuned(network(), gl.Options(tune=True, cache=False))
+    assert len(clock.asked) == 6
+
+
+@pytest.mark.parametrize(
+    "contents", [b"", b"[]", b"{}", b'{"seconds": 3}', b'{"seconds": {"direct 1x1": 1}}', b"\xff", b"null", b"{"]
+)
+def test_a_strange_record_is_measured_again(folder, clock, contents):
+    driver.tuned(network(), gl.Options(tune=True))
+    for path in folder.glob("tune-*.entry"):
+        tuning.Cache(folder).put(path.name.removesuffix(".entry"), contents)
+    clock.asked.clear()
+    assert all(layer.seconds for layer in driver.tuned(network(), gl.Options(tune=True)))
+    assert len(clock.asked) == 2
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -1.0, 0.0, "x", None])
+def test_times_that_are_none_are_measured_again(bad):
+    assert tuning._read(json.dumps({"seconds": {"a": 1.0, "b": bad}}).encode(), ["a", "b"]) is None
+
+
+def test_strict_numerics_have_no_choice(folder, clock):
+    assert driver.tuned(network(), gl.Options(tune=True, numerics="strict")) == []
+    assert clock.asked == []
+
+
+def test_the_general_algorithm_comes_first_and_wins_ties():
+    machine = target("x86-64-v4")
+    for node in network().nodes:
+        found, _ = candidates(machine, node)
+        if found:
+            assert found[0].op == node.op
+            assert found[0].cycles <= min(c.cycles for c in found if type(c.op).__name__.startswith("Tiled"))
+
+
+def test_a_new_algorithm_joins_by_an_entry(monkeypatch):
+    def perfect(machine, node):
+        return [algorithms.Candidate("perfect", 1.0, node.op)]
+
+    entry = algorithms.Algorithm("perfect", Conv, lambda machine, node: None, perfect)
+    monkeypatch.setattr(algorithms, "ALGORITHMS", (*algorithms.ALGORITHMS, entry))
+    report = ChooseAlgorithm(target("x86-64-v4")).run(network())
+    assert all(decision.reason.startswith("perfect 0k cycles") for decision in report.decisions)
+
+
+def test_real_measurements(folder):
+    """On this machine, for real: all candidates of a small layer have times, and signatures tell layers apart."""
+    layers = driver.tuned(network(), gl.Options(tune=True))
+    assert len({layer.signature for layer in layers}) == len(layers) == 2
+    for layer in layers:
+        assert {layer.estimated.name, layer.chosen.name} <= set(layer.seconds)
+        assert all(0 < seconds < 1 for seconds in layer.seconds.values())
+    assert signature(network().nodes[0]) == signature(network().nodes[0])
