@@ -16,13 +16,16 @@ from glulam.compiler.passes.layout import ChooseLayout
 from glulam.compiler.passes.manager import Pass
 from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
 from glulam.compiler.passes.split_recurrence import SplitRecurrence
+from glulam.compiler.passes.split_winograd import SplitWinograd
+from glulam.compiler.passes.transposed_blocks import TransposedBlocks
+from glulam.compiler.passes.volumes import TrimTaps, VolumesToImages
 from glulam.compiler.targets import Target, target
 
 # Left out if `Options.fuse` is False, so that every layer keeps a kernel of its own.
 FUSIONS = ("fold_normalisation", "fuse")
 
 # Left out with `numerics="strict"`: they compute other sums than the definition's.
-REORDERING = ("choose_algorithm",)
+REORDERING = ("volumes_to_images", "choose_algorithm")
 
 
 def pipeline(machine: Target, measured: Measured | None = None) -> tuple[Pass, ...]:
@@ -37,9 +40,13 @@ def pipeline(machine: Target, measured: Measured | None = None) -> tuple[Pass, .
         CanonicalShuffle(),  # three movements that need plain tensors are one that does not
         MatMulToLinear(),  # a constant right operand makes it a layer that norms can fold into
         FoldNormalisation(),  # on layers as they were written, before regions hide them
+        TrimTaps(),  # when padding is folded in
+        VolumesToImages(machine),  # before the choice of algorithms, which looks at images
         ChooseAlgorithm(machine, measured or {}),  # before fusion, since not every kernel can pool its result
+        SplitWinograd(machine),  # its last stage then carries the epilogue
         Fuse(machine),  # before layouts, so that a region gets one layout
-        ChooseLayout(machine),  # last: kernels are built for what it decides
+        ChooseLayout(machine),  # kernels are built for what it decides
+        TransposedBlocks(),  # of the conversions that it put in
     )
 
 

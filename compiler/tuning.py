@@ -143,11 +143,16 @@ def _measure(
     for _ in range(_ROUNDS):
         for name, model in models.items():
             profile = model.profile(feeds, _RUNS, before=lambda: flush.fill(1))
-            seconds = sum(step.seconds for step in profile.steps if step.label == _NAME)
+            seconds = sum(step.seconds for step in profile.steps if _belongs(step.label))
             best[name] = min(best[name], seconds)
     for model in models.values():
         model.close()
     return best
+
+
+def _belongs(label: str) -> bool:
+    """Whether a step computes the layer or, where an algorithm makes several ops of it, a stage of it."""
+    return label.split(".")[0] == _NAME
 
 
 def _model(node: Node, candidate: Candidate, threads: int, build: Build) -> Model:

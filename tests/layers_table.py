@@ -8,9 +8,13 @@ the exported graph, or a formula in numpy. `test_layers_table.py` runs every row
 
 from __future__ import annotations
 
+import ctypes
+import math
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +30,10 @@ MEAN, STD = np.array([0.5, 0.4, 0.3], np.float32), np.array([0.2, 0.3, 0.1], np.
 
 @dataclass(frozen=True)
 class Row:
-    """`build` makes the results from inputs of the given shapes (without the batch); `by` is their meaning in numpy."""
+    """`build` makes the results from inputs of the given shapes (without the batch); `by` is their meaning in numpy.
+
+    Native code runs fused and unfused, and with `saved` from a file, too.
+    """
 
     group: str
     layer: str
@@ -36,6 +43,7 @@ class Row:
     normalize: Any = None
     low: float = -2.0
     dtype: str = "float32"
+    saved: bool = False
 
     @property
     def reference(self) -> str:
@@ -63,9 +71,12 @@ class Row:
         wanted = self.expected(graph, feeds)
         for fuse in (True, False):
             with gl.compile(graph, fuse=fuse) as model:
-                native = model.run(feeds)
+                runs = [model.run(feeds)]
+                if self.saved:
+                    runs.append(_reloaded(model, feeds))
             for name, expected in zip(outputs, wanted, strict=True):
-                _close(native[name], expected)
+                for native in runs:
+                    _close(native[name], expected)
 
     def expected(self, graph: gl.Graph, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         if self.by is not None:
@@ -77,6 +88,13 @@ class Row:
         model = gl.to_onnx(graph, opset=20).SerializeToString()
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         return session.run(None, feeds)
+
+
+def _reloaded(model: gl.Model, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / "net.glulam")
+        with gl.load(Path(folder) / "net.glulam") as loaded:
+            return loaded.run(feeds)
 
 
 def _flat(made: Any) -> list[Any]:
@@ -134,6 +152,7 @@ def _inputs() -> list[Row]:
         ("z-score, per channel", L.ZScore(mean, std), lambda x: summed((x - mean) / std)),
         ("z-score, scalar", L.ZScore(0.5, 2.0), lambda x: summed((x - 0.5) / 2)),
         ("rescale to [0, 1]", L.Rescale01(-2.0, 2.0), lambda x: summed((x + 2) / 4)),
+        ("rescale to any range", L.Rescale(-2.0, mean + 3, 1, -3), lambda x: summed(1 - 4 * (x + 2) / (mean + 5))),
         ("rescale to [-1, 1]", L.RescaleSymmetric(mean - 3, mean + 3), lambda x: summed((x - mean) / 3)),
     ]
     return [
@@ -263,6 +282,14 @@ def _resizes() -> list[Row]:
     return [
         *rows,
         Row("Resize", "cubic", (S2,), lambda x: L.Upsample(scale_factor=2, mode="bicubic")(x)),
+        *(
+            Row("Resize", f"coordinates {rule}", (S2,), _resized(coordinates=rule))
+            for rule in ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric")
+        ),
+        Row(
+            "Resize", "coordinates tf_crop_and_resize", (S2,),
+            _resized(coordinates="tf_crop_and_resize", roi=(0.1, -0.2, 0.8, 1.1)),
+        ),
         Row("Resize", "to a size", (S2,), lambda x: L.Resize((7, 20), mode="bilinear")(x)),
         Row("Resize", "aligned corners", (S2,), lambda x: L.Resize((7, 20), mode="bilinear", align_corners=True)(x)),
         Row(
@@ -270,6 +297,10 @@ def _resizes() -> list[Row]:
             lambda x, y: L.Resize()(x, y), lambda x, y: x.repeat(2, 2).repeat(2, 3),
         ),
     ]  # fmt: skip
+
+
+def _resized(**how: Any) -> Callable[..., Any]:
+    return lambda x: L.Resize((7, 20), mode="linear", **how)(x)
 
 
 def _pools() -> list[Row]:
@@ -296,12 +327,21 @@ def _pools() -> list[Row]:
         *rows,
         Row("Pooling", "global average", (S2,), lambda x: L.GlobalAvgPool()(x), lambda x: _mean_of(x, (2, 3))),
         Row("Pooling", "global max", (S2,), lambda x: L.GlobalMaxPool()(x), lambda x: x.max((2, 3), keepdims=True)),
+        Row("Pooling", "adaptive, uneven windows", (S2,), lambda x: L.AdaptiveAvgPool2d((4, 3))(x), _uneven),
         Row("Pooling", "ceil mode", (S2,), lambda x: L.MaxPool2d(2, 2, ceil_mode=True)(x)),
         Row(
             "Pooling", "padding left out of the mean", (S2,), _windows("AvgPool", 2, padding=1, count_include_pad=False)
         ),
         Row("Pooling", "dilation", (S2,), _windows("MaxPool", 2, stride=1, dilation=2)),
     ]
+
+
+def _uneven(x: np.ndarray) -> np.ndarray:
+    for axis, want in ((2, 4), (3, 3)):
+        have = x.shape[axis]
+        cuts = [np.arange(i * have // want, -(-(i + 1) * have // want)) for i in range(want)]
+        x = np.concatenate([x.take(cut, axis).mean(axis, keepdims=True) for cut in cuts], axis)
+    return x
 
 
 def _unpool(rank: int) -> Callable[..., Any]:
@@ -347,6 +387,7 @@ def _structure() -> list[Row]:
         Row("Structure", "matmul", (S1, (17, 3)), lambda x, y: L.Matmul()(x, y), lambda x, y: x @ y),
         Row("Structure", "attention", ((9, 16),), lambda x: L.MultiheadAttention(16, 4)(x, x, x)),
         Row("Structure", "LSTM", ((7, 5),), lambda x: L.LSTM(6, batch_first=True, bidirectional=True)(x)),
+        Row("Structure", "LSTM with projections", ((7, 5),), lambda x: L.LSTM(6, batch_first=True, proj_size=3)(x)),
         Row("Structure", "GRU", ((7, 5),), lambda x: L.GRU(6, batch_first=True)(x)),
         Row("Structure", "RNN", ((7, 5),), lambda x: L.RNN(6, batch_first=True)(x)),
     ]
@@ -356,17 +397,27 @@ def _gather(x: Any, y: Any) -> Any:
     return L.Gather(1)(x, L.ArgMax(1, True)(y))
 
 
+@ctypes.CFUNCTYPE(None, *[ctypes.POINTER(ctypes.POINTER(ctypes.c_float))] * 2, ctypes.c_void_p)
+def _halve(inputs: Any, outputs: Any, user: Any) -> None:
+    for i in range(2 * math.prod(S2)):
+        outputs[0][i] = inputs[0][i] / 2
+
+
 def _customs() -> list[Row]:
     def reversed_rows(x: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(x[:, :, ::-1])
 
     return [
-        Row("Custom", "a block composed of layers", (S2,), lambda x: _Residual(5)(x)),
-        Row("Custom", "a formula", (S2,), lambda x: _gated()(L.Conv2d(6, 3)(x))),
-        Row("Custom", "a formula with sums over axes", (S2,), lambda x: _normed()(x)),
+        Row("Custom", "a block composed of layers", (S2,), lambda x: _Residual(5)(x), saved=True),
+        Row("Custom", "a formula", (S2,), lambda x: _gated()(L.Conv2d(6, 3)(x)), saved=True),
+        Row("Custom", "a formula with sums over axes", (S2,), lambda x: _normed()(x), saved=True),
         Row(
-            "Custom", "an external function", (S2,),
+            "Custom", "an external function in Python", (S2,),
             lambda x: gl.external(reversed_rows, x, outputs=x.shape) * 2, lambda x: x[:, :, ::-1] * 2,
+        ),
+        Row(
+            "Custom", "an external function in C", (S2,),
+            lambda x: gl.external(_halve, x, outputs=x.shape) * 4, lambda x: x * 2,
         ),
     ]  # fmt: skip
 

@@ -133,6 +133,84 @@ def _erf() -> Expr:
     return ex.where(magnitude < 0.927734375, small, _signed(1.0 - _exp_of(q), _X))
 
 
+def gelu_operand(e: Expr) -> Expr | None:
+    """x if the expression is the product of x, 1/2 and 1 + erf(x / sqrt(2)), in whatever order; None if it is not."""
+    if not isinstance(e, ex.Binary) or e.op != "mul" or e.dtype is not DType.F32:
+        return None
+    numbers, others = 1.0, list[Expr]()
+    for factor in _factors(e):
+        if isinstance(factor, Const):
+            numbers *= factor.value
+        else:
+            others.append(factor)
+    if numbers != 0.5 or len(others) != 2:
+        return None
+    for x, other in (others, reversed(others)):
+        if _is_one_plus_erf(other, x):
+            return x
+    return None
+
+
+def _factors(e: Expr) -> list[Expr]:
+    """The factors of a product of up to three, one of which may be a product itself."""
+    assert isinstance(e, ex.Binary)
+    found: list[Expr] = []
+    for side in (e.x, e.y):
+        found += [side.x, side.y] if isinstance(side, ex.Binary) and side.op == "mul" else [side]
+    return found
+
+
+def _is_one_plus_erf(e: Expr, x: Expr) -> bool:
+    match e:
+        case ex.Binary("add", ex.Unary("erf", scaled), Const(1)) | ex.Binary("add", Const(1), ex.Unary("erf", scaled)):
+            match scaled:
+                case ex.Binary("mul", y, Const(factor)) | ex.Binary("mul", Const(factor), y):
+                    return y is x and abs(factor - math.sqrt(0.5)) < 1e-7
+                case ex.Binary("div", y, Const(divisor)):
+                    return y is x and abs(divisor - math.sqrt(2)) < 2e-7
+    return False
+
+
+@cache
+def gelu() -> Expr:
+    """x Phi(x) = max(x, 0) - |x| Phi(-|x|), Phi(-t) = 2**q(t).
+
+    q is a polynomial fitted on [0, 9], weighted so that the error of the whole is even; beyond 9 the second term is
+    nothing. -inf gives NaN, as the definition does.
+    """
+    magnitude = ex.absolute(_X)
+    t = ex.minimum(magnitude, 9.0)
+    q = polynomial(
+        t,
+        [
+            -6.137836976449762e-07,
+            1.1362700206518639e-05,
+            -4.5476921513909474e-05,
+            -0.0004983219550922513,
+            0.00756995240226388,
+            -0.052877504378557205,
+            -0.45906853675842285,
+            -1.1511237621307373,
+            -1.0,
+        ],
+    )
+    shifted = q + _ROUNDER
+    r = q - (shifted - _ROUNDER)
+    power = polynomial(
+        r,
+        [
+            0.001326472731307149,
+            0.009671512991189957,
+            0.05550733581185341,
+            0.24022242426872253,
+            0.6931470036506653,
+            1.0,
+        ],
+    )
+    tail = Bitcast(_bits(power) + ex.binary("shl", _bits(shifted), 23), DType.F32)
+    return Fma(-t, tail, Fma(_X, Const(0.5), magnitude * 0.5))
+
+
 _EXPANSIONS: dict[str, Callable[[], Expr]] = {"exp": _exp, "log": _log, "tanh": _tanh, "erf": _erf}
 
 _POWERS = (1, 2, 3, 4)

@@ -76,6 +76,10 @@ class Op:
         """Whether a kernel that prefers channel blocks can read input `index` plain just as well."""
         return False
 
+    def reads_blocks(self, index: int) -> bool:
+        """Whether input `index` is read in channel blocks although the output has more dimensions: no broadcasting."""
+        return False
+
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         """Arithmetic operations of one application, a multiply-add counted as two."""
         return sum(type.size for type in outputs)

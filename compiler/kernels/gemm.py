@@ -9,7 +9,7 @@ column, so equal columns give equal bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from glulam.compiler.graph.types import Array
@@ -25,13 +25,15 @@ from glulam.compiler.kernels.gemm_operands import (
     without_batch,
     zero,
 )
-from glulam.compiler.kernels.tiling import Tiling, choose_tiling, pieces
+from glulam.compiler.kernels.tiling import Tiling, choose_tiling, pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Var
+from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Tile, Var
 
 _ROW_BLOCKS = 8  # column blocks of a tile of one row: as many sums as hide the latency of an addition
 _NARROW_SPLIT = 4  # partial sums of each element where all columns together fill no block, for the same reason
 _UNROLL = 4  # steps of the depth in one round of the loop
+_LOOK_AHEAD = 2  # passes over the weights of a group in which those of the next one can be fetched
+_TOGETHER = 8  # sums that a long epilogue is applied to where they are
 _ENOUGH = 16  # iterations of a parallel space that need no finer split
 
 
@@ -72,12 +74,24 @@ class _Chunk:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a register tile lies: batch indices, group of column blocks, first row, number of rows."""
+    """Where a register tile lies: batch indices, group of column blocks, first row, number of rows.
+
+    `turn` is which of the passes over the group's weights it is.
+    """
 
     batch: Sequence[Var]
     group: Var
     row: Affine
     rows: int
+    turn: Affine
+
+
+@dataclass(frozen=True)
+class _LookAhead:
+    """`fetch(n)` is called in the n-th of the times that `every` rounds over the depth make."""
+
+    every: int
+    fetch: Callable[[Affine], None]
 
 
 class _Columns:
@@ -92,6 +106,7 @@ class _Columns:
         self.dtype = ctx.operand(0).type.dtype  # the epilogue may give another one
         *self.batch, self.rows, self.columns = ctx.output.shape
         self.depth = ctx.operand(0).shape[-1]
+        self.sums: dict[tuple[int, ...], Buffer] = {}
 
     def build(self) -> Lowered:
         self.ctx.output_view()
@@ -129,15 +144,17 @@ class _Columns:
             with self.b.section(**batch, g=chunk.count) as (*outer, g):
                 if full:
                     with self.b.serial("s", full) as s:
-                        self.tile(chunk, weights, bias, _Place(outer, g, s * chunk.rows, chunk.rows))
+                        self.tile(chunk, weights, bias, _Place(outer, g, s * chunk.rows, chunk.rows, Affine.of(s)))
                 if rest:
-                    self.tile(chunk, weights, bias, _Place(outer, g, Affine.of(full * chunk.rows), rest))
+                    last = Affine.of(full)
+                    self.tile(chunk, weights, bias, _Place(outer, g, last * chunk.rows, rest, last))
             return
         with self.b.section(**batch, g=chunk.count, s=full) as (*outer, g, s):
-            self.tile(chunk, weights, bias, _Place(outer, g, s * chunk.rows, chunk.rows))
+            self.tile(chunk, weights, bias, _Place(outer, g, s * chunk.rows, chunk.rows, Affine.of(s)))
         if rest:
             with self.b.section(**batch, g=chunk.count) as (*outer, g):
-                self.tile(chunk, weights, bias, _Place(outer, g, Affine.of(full * chunk.rows), rest))
+                last = Affine.of(full)
+                self.tile(chunk, weights, bias, _Place(outer, g, last * chunk.rows, rest, last))
 
     def weights(self, chunk: _Chunk) -> Buffer | None:
         """[groups, K, blocks, lanes] of the chunk's columns."""
@@ -179,13 +196,37 @@ class _Columns:
                         w = self.element(self.right, 1, place.batch, k, column(j, v))
                     b.store(acc[u, r, j], multiply_add(x, w, acc[u, r, j]))
 
-            self.reduce(split, step)
+            ahead = None if weights is None else self.look_ahead(chunk, weights, place)
+            self.reduce(split, step, ahead)
+            if self.ctx.epilogue.is_long and rows * blocks > _TOGETHER:
+                self.finish_apart(acc, place, v, column)
+                return
             with b.unrolled("r", rows) as r, b.unrolled("j", blocks) as j:
-                total: Expr = acc[0, r, j]
-                for u in range(1, split):
-                    total = total + acc[u, r, j]
                 point: Point = (*place.batch, place.row + r, column(j, v))
-                self.ctx.write(point, self.ctx.finish(total, point))
+                self.ctx.write(point, self.ctx.finish(self.total(acc, r, j), point))
+
+    def total(self, acc: Tile, r: Var, j: Var) -> Expr:
+        """The partial sums of an element added up."""
+        total: Expr = acc[0, r, j]
+        for u in range(1, acc.shape[0]):
+            total = total + acc[u, r, j]
+        return total
+
+    def finish_apart(self, acc: Tile, place: _Place, v: Var, column: Callable[[Var, Var], Affine]) -> None:
+        """The epilogue in a loop of its own over the tile in memory.
+
+        In one block of code with the reduction its constants would take the registers of the sums.
+        """
+        b, (_, rows, blocks) = self.b, acc.shape
+        shape = (rows, blocks, v.extent)
+        if shape not in self.sums:
+            self.sums[shape] = b.scratch(f"sums{len(self.sums)}", shape, self.dtype)
+        sums = self.sums[shape]
+        with b.unrolled("r", rows) as r, b.unrolled("j", blocks) as j:
+            b.store(sums[r, j, v], self.total(acc, r, j))
+        with b.serial("r", rows) as r, b.unrolled("j", blocks) as j:
+            point: Point = (*place.batch, place.row + r, column(j, v))
+            self.ctx.write(point, self.ctx.finish(sums[r, j, v], point))
 
     def start(self, bias: Buffer | None, packed: Point, column: Affine) -> Expr:
         """What the first partial sum of an element starts from."""
@@ -193,13 +234,33 @@ class _Columns:
             return bias[packed]
         return zero(self.dtype) if self.bias is None else self.ctx.input_view(self.bias)[(column,)]
 
-    def reduce(self, split: int, step) -> None:  # type: ignore[no-untyped-def]
+    def look_ahead(self, chunk: _Chunk, weights: Buffer, place: _Place) -> _LookAhead | None:
+        """Has the next group's weights come nearer, a share in each pass, if they come from afar."""
+        passes = -(-self.rows // chunk.rows)
+        if passes < _LOOK_AHEAD or self.packed is None or self.packed.nbytes <= self.ctx.target.l2_bytes // 2:
+            return None
+        rounds = self.depth // _UNROLL
+        every = unroll_factor(rounds, max(1, passes // _UNROLL)) if rounds else 1
+        at_once = -(-_UNROLL * every // passes)
+        share = rounds // every * at_once
+
+        def fetch(number: Affine) -> None:
+            with self.b.unrolled("p", at_once) as p, self.b.unrolled("j", chunk.blocks) as j:
+                self.b.prefetch(weights[place.group + 1, place.turn * share + number * at_once + p, j, 0])
+
+        return _LookAhead(every, fetch)
+
+    def reduce(self, split: int, step: Callable[[Affine, int | Affine], None], ahead: _LookAhead | None = None) -> None:
         """`step(k, partial sum)` for all of the depth."""
         b = self.b
         full, rest = divmod(self.depth, _UNROLL)
+        every = 1 if ahead is None else ahead.every
         if full:
-            with b.serial("k", full) as k, b.unrolled("u", _UNROLL) as u:
-                step(k * _UNROLL + u, 0 if split == 1 else Affine.of(u))
+            with b.serial("a", full // every) as a:
+                if ahead is not None:
+                    ahead.fetch(Affine.of(a))
+                with b.serial("k", every) as k, b.unrolled("u", _UNROLL) as u:
+                    step((a * every + k) * _UNROLL + u, 0 if split == 1 else Affine.of(u))
         if rest:
             with b.unrolled("u", rest) as u:
                 step(u + full * _UNROLL, 0 if split == 1 else Affine.of(u))

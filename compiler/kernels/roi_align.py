@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import product
 
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered
@@ -15,10 +16,10 @@ from glulam.compiler.loops.ir import Affine, Bounded, Buffer, IndexValue, Tile, 
 
 @dataclass(frozen=True)
 class Regions:
-    """How a box becomes bins and samples: `samples` per bin and axis, `offset` of element centres."""
+    """How a box becomes bins and samples: `samples` per bin (rows, columns), `offset` of element centres."""
 
     maximum: bool
-    samples: int
+    samples: tuple[int, int]
     scale: float
     offset: float
     least: float
@@ -43,7 +44,7 @@ class _RoiAlign:
         self.y = ctx.memory("output", 0, (self.count, self.channels, bins))
         self.dtype = self.y.dtype
         self.lanes = ctx.target.vector_bytes // self.dtype.size
-        self.taps = 4 * regions.samples**2
+        self.taps = 4 * math.prod(regions.samples)
 
     def build(self) -> Lowered:
         b, bins = self.b, self.rows * self.columns
@@ -73,24 +74,24 @@ class _RoiAlign:
         index = self.kept(IndexValue(bin_))
         row = self.kept(ex.binary("div", index, self.columns))
         column = self.kept(index - row * self.columns)
-        samples = self.regions.samples
-        for sample in range(samples**2):
-            down = self.axis(r, 1, row, self.rows, sample // samples, self.height)
-            across = self.axis(r, 0, column, self.columns, sample % samples, self.width)
+        counts = self.regions.samples
+        for sample, (i, j) in enumerate(product(*map(range, counts))):
+            down = self.axis(r, 1, row, self.rows, (i + 0.5) / counts[0], self.height)
+            across = self.axis(r, 0, column, self.columns, (j + 0.5) / counts[1], self.width)
             for t in range(4):
                 (line, share), (place, part) = down[t // 2], across[t % 2]
                 self.b.store(places[4 * sample + t, v], line * self.width + place)
                 self.b.store(weights[4 * sample + t, v], share * part)
 
-    def axis(self, r: Affine, which: int, bin_: Expr, bins: int, sample: int, extent: int) -> list[tuple[Expr, Expr]]:
-        """The two elements around a sample along one axis, with their weights; none outside the image."""
+    def axis(self, r: Affine, which: int, bin_: Expr, bins: int, part: float, extent: int) -> list[tuple[Expr, Expr]]:
+        """The two elements around a sample at `part` of a bin along one axis, with their weights; none outside."""
         rule = self.regions
         start = self.kept(self.boxes[r, which] * rule.scale - rule.offset)
         length = self.kept(self.boxes[r, which + 2] * rule.scale - rule.offset - start)
         if rule.least:
             length = self.kept(ex.maximum(length, rule.least))
         size = length * (1 / bins)
-        place = self.kept(start + size * (Cast(bin_, self.dtype) + (sample + 0.5) / rule.samples))
+        place = self.kept(start + size * (Cast(bin_, self.dtype) + part))
         inside = (place >= -1.0) & (place <= float(extent))
         clamped = self.kept(ex.minimum(ex.maximum(place, 0.0), float(extent - 1)))
         low = self.kept(ex.unary("floor", clamped))
@@ -106,4 +107,4 @@ class _RoiAlign:
         with b.serial("t", self.taps) as t:
             value = self.x[image, c, Bounded(places[t, v], self.height * self.width)] * weights[t, v]
             b.store(total[0], ex.maximum(total[0], value) if maximum else total[0] + value)
-        return total[0] if maximum else total[0] * (1 / self.regions.samples**2)
+        return total[0] if maximum else total[0] * (1 / math.prod(self.regions.samples))

@@ -75,6 +75,16 @@ def stream_rate(target: Target, working_set: int) -> float:
     return _L3_RATE if working_set <= 0.7 * target.l3_bytes else _MEMORY_RATE
 
 
+def memory_rate(target: Target, data: int) -> float:
+    """Bytes a cycle that arrive when data is read for the first time in a run: from memory, unless it is little."""
+    return _MEMORY_RATE if data > target.l2_bytes else _L3_RATE
+
+
+def overlapped(one: float, other: float) -> float:
+    """Cycles of two activities that go on together, as computing and fetching; some of the shorter one shows."""
+    return max(one, other) + 0.25 * min(one, other)
+
+
 def unroll_factor(extent: int, limit: int) -> int:
     """The largest divisor of `extent` up to `limit`."""
     return max(d for d in range(1, min(extent, limit) + 1) if extent % d == 0)

@@ -9,14 +9,53 @@ from dataclasses import replace
 from glulam.compiler.kernels import strided
 from glulam.compiler.kernels.concat import select_channels
 from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.strided import Side
 
 
 def transpose(ctx: Context, perm: Sequence[int]) -> Lowered:
-    """Axis i of the output is axis perm[i] of input 0."""
+    """Axis i of the output is axis perm[i] of input 0.
+
+    One side may be in channel blocks, if the other one has the channels last and all else is in order.
+    """
+    if ctx.output.layout.block > 1 or ctx.operand(0).layout.block > 1:
+        return _channels_moved(ctx)
     source = strided.source(ctx, 0)
     turned = replace(source, strides=tuple(source.strides[axis] for axis in perm))
     strided.copy(ctx, ctx.output.shape, turned, strided.target(ctx))
     return ctx.finished()
+
+
+def _channels_moved(ctx: Context) -> Lowered:
+    """Between channel blocks (n, block, *spatial, lane) and plain pixels (n, *spatial, channel)."""
+    source, target = strided.source(ctx, 0, ctx.operand(0).layout.block), strided.target(ctx)
+    if ctx.output.layout.block > 1:
+        blocked, block = ctx.output, ctx.output.layout.block
+        target, source = _lanes_last(target), _channels_in_blocks(source, block)
+    else:
+        blocked, block = ctx.operand(0), ctx.operand(0).layout.block
+        source, target = _lanes_last(source), _channels_in_blocks(target, block)
+    whole, rest = divmod(blocked.shape[1], block)
+    pixels = (blocked.shape[0], *blocked.spatial)
+    strided.copy(ctx, (*pixels, whole, block), source, target)
+    if rest:
+        source, target = source.moved(len(pixels), whole), target.moved(len(pixels), whole)
+        strided.copy(ctx, (*pixels, 1, rest), source, target)
+        if ctx.output.layout.block > 1:
+            zeros = target.moved(len(pixels) + 1, rest)
+            strided.fill(ctx, (*pixels, 1, block - rest), 0.0, zeros, ctx.output.type.dtype)
+    return ctx.finished()
+
+
+def _lanes_last(blocks: Side) -> Side:
+    """(n, block, *spatial, lane) as (n, *spatial, block, lane)."""
+    n, c, *spatial, lane = blocks.strides
+    return replace(blocks, strides=(n, *spatial, c, lane))
+
+
+def _channels_in_blocks(pixels: Side, block: int) -> Side:
+    """(n, *spatial, channel) as (n, *spatial, block, lane)."""
+    *head, channel = pixels.strides
+    return replace(pixels, strides=(*head, channel * block, channel))
 
 
 def shuffle_channels(ctx: Context, groups: int) -> Lowered:

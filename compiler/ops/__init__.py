@@ -73,6 +73,7 @@ from glulam.compiler.ops.recurrent import Gru, Lstm, Rnn
 from glulam.compiler.ops.reduce import ArgReduce, Reduce
 from glulam.compiler.ops.resize import Resize
 from glulam.compiler.ops.roi_align import RoiAlign
+from glulam.compiler.ops.roi_pool import MaxRoiPool
 from glulam.compiler.ops.softmax import LogSoftmax, Softmax
 from glulam.compiler.ops.topk import TopK
 from glulam.compiler.ops.trigonometry import Acos, Acosh, Asin, Asinh, Atan, Atanh, Cosh, Sinh, Tan
@@ -138,6 +139,7 @@ ALL_OPS: tuple[type[Op], ...] = (
     GridSample,
     Det,
     RoiAlign,
+    MaxRoiPool,
     Resize,
     Relu,
     LeakyRelu,
@@ -264,6 +266,7 @@ __all__ = [
     "MatMul",
     "MaxPool",
     "MaxPoolIndices",
+    "MaxRoiPool",
     "MaxUnpool",
     "Maximum",
     "Minimum",

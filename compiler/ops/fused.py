@@ -83,6 +83,12 @@ class FusedRegion(Op):
         types = [None if v is None else v.type for v in self.anchor.inputs]
         return self.anchor.op.reads_plain(self.anchor.inputs.index(value), types, block)
 
+    def reads_blocks(self, index: int) -> bool:
+        value = list(self.body.inputs.values())[index]
+        if self.anchor is None or value not in self.anchor.inputs or value in self.epilogue_inputs:
+            return False
+        return self.anchor.op.reads_blocks(self.anchor.inputs.index(value))
+
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         total = 0
         for node in self.body.nodes:

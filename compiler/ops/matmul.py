@@ -51,6 +51,10 @@ class MatMul(Op):
             return (np.asarray(np.matmul(a, b)),)
         return (np.asarray(np.matmul(wide(a), wide(b))).astype(a.dtype),)
 
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        a = inputs[0]
+        return 0 if a is None else 2 * outputs[0].size * a.shape[-1]
+
     @classmethod
     def cases(cls) -> Sequence[Case]:
         return (
@@ -97,6 +101,10 @@ class Linear(Op):
         if bias is not None:
             total = total + wide(bias)
         return (total.astype(x.dtype),)
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        x = inputs[0]
+        return 0 if x is None else 2 * outputs[0].size * x.shape[-1]
 
     @classmethod
     def cases(cls) -> Sequence[Case]:

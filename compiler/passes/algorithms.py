@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from glulam.compiler.graph.graph import Node
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import DType, Shape
-from glulam.compiler.kernels import conv_direct, conv_winograd
+from glulam.compiler.kernels import conv_direct, conv_winograd, winograd_stages
 from glulam.compiler.kernels.tiling import Tiling, row_cycles, stream_rate, tilings
+from glulam.compiler.kernels.winograd import FILTERINGS
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.ops.matmul import Linear
 from glulam.compiler.ops.tiled import TiledConv, TiledLinear
@@ -138,8 +139,14 @@ def _winograd(target: Target, node: Node) -> list[Candidate]:
     x, op = node.inputs[0], node.op
     assert x is not None
     assert isinstance(op, Conv)
-    cycles = conv_winograd.cost(target, x.shape[0], node.output.shape[2:], x.shape[1], node.output.shape[1])
-    return [Candidate("winograd", cycles, WinogradConv(**op.attributes()))]
+    size = (x.shape[0], node.output.shape[2:], x.shape[1], node.output.shape[1])
+    found = []
+    for f in FILTERINGS.values():
+        for staged, module in ((False, conv_winograd), (True, winograd_stages)):
+            name = f"winograd {f.outputs}x{f.outputs}{' in stages' if staged else ''}"
+            variant = WinogradConv(**op.attributes(), outputs=f.outputs, staged=staged)
+            found.append(Candidate(name, module.cost(target, *size, f), variant))
+    return sorted(found, key=lambda candidate: candidate.cycles)
 
 
 # ---- linear layers

@@ -8,15 +8,15 @@ layout.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.layout import PLAIN, Layout
-from glulam.compiler.graph.op import Padding, Prefers, Trait
+from glulam.compiler.graph.op import Op, Padding, Prefers, Trait
 from glulam.compiler.graph.types import DType, TensorType
 from glulam.compiler.loops import expr as ex
-from glulam.compiler.ops import Concat, MaxPool, Split
+from glulam.compiler.ops import Concat, MaxPool, Split, Transpose
 from glulam.compiler.ops.fused import FusedRegion
 from glulam.compiler.ops.pointwise import Pointwise
 from glulam.compiler.ops.reorder import Reorder
@@ -24,6 +24,8 @@ from glulam.compiler.ops.views import ConcatView, SplitView
 from glulam.compiler.passes.manager import Decision, Pass, PassReport
 from glulam.compiler.passes.storage import Storage, is_alias
 from glulam.compiler.targets import Target
+
+_STEPS = 3  # kernels that work either way, between a transpose and a reader that wants channel blocks
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class _Layouts:
 
     def choose_blocks(self) -> None:
         order: list[Node] = []
+        users = self.graph.users()
         for node in self.graph.nodes:
             types = [None if v is None else v.type for v in node.inputs]
             prefers = node.op.preference(types, [v.type for v in node.outputs])
@@ -73,10 +76,25 @@ class _Layouts:
                 else:
                     inputs.append(self.convert(value, want, order))
             node.inputs = tuple(inputs)
+            turned = is_channels_first(node.op) and any(self.in_blocks_soon(v, users) for v in node.outputs)
             for value in node.outputs:
-                value.layout = self.blocks(value.type) if blocked else PLAIN
+                value.layout = self.blocks(value.type) if blocked or turned else PLAIN
             order.append(node)
         self.graph.nodes = order
+
+    def in_blocks_soon(self, value: Value, users: Mapping[Value, Sequence[Node]], steps: int = _STEPS) -> bool:
+        """Whether a kernel on channel blocks reads the value, or what kernels that can work either way make of it."""
+        if value.type.dtype is not DType.F32 or value.shape[1] < self.block or not steps:
+            return False
+        for node in users.get(value, ()):
+            prefers = node.op.preference(
+                [None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs]
+            )
+            if prefers is Prefers.BLOCKS:
+                return True
+            if prefers is Prefers.EITHER and all(v.type == value.type for v in node.outputs):
+                return any(self.in_blocks_soon(v, users, steps - 1) for v in node.outputs)
+        return False
 
     def blocks(self, type: TensorType) -> Layout:
         if type.rank < 3:
@@ -102,6 +120,8 @@ class _Layouts:
         """Channel block in which the node wants input `i`; None if any serves."""
         if value is None or value.is_constant:
             return None
+        if blocked and node.op.reads_blocks(i):
+            return self.block
         if not blocked or value.type.rank < max(3, *(v.type.rank for v in (*node.present_inputs(), *node.outputs))):
             return 1  # of a lower rank it is broadcast, and its second dimension is not the channels
         types = [None if v is None else v.type for v in node.inputs]
@@ -218,6 +238,13 @@ class _Layouts:
             if fixed.value == 0.0 and free.or_less and is_nonnegative(value):
                 return replace(fixed, spans=spans)
         return None
+
+
+def is_channels_first(op: Op) -> bool:
+    """Whether the op moves the last axis behind the first: its kernel can write channel blocks."""
+    return (
+        isinstance(op, Transpose) and len(op.perm) > 2 and op.perm == (0, len(op.perm) - 1, *range(1, len(op.perm) - 1))
+    )
 
 
 def is_nonnegative(value: Value) -> bool:

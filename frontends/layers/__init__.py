@@ -36,7 +36,15 @@ from glulam.frontends.layers.dropout import AlphaDropout, Dropout, Dropout1d, Dr
 from glulam.frontends.layers.external import External, external
 from glulam.frontends.layers.formulas import FormulaLayer, Weight, layer
 from glulam.frontends.layers.indexing import ArgMax, ArgMin, CumSum, Einsum, Embedding, Gather, Scatter, TopK
-from glulam.frontends.layers.inputs import Input, Normalization, Rescale01, RescaleSymmetric, ZeroCenter, ZScore
+from glulam.frontends.layers.inputs import (
+    Input,
+    Normalization,
+    Rescale,
+    Rescale01,
+    RescaleSymmetric,
+    ZeroCenter,
+    ZScore,
+)
 from glulam.frontends.layers.linear import Linear, Matmul
 from glulam.frontends.layers.module import Block, Layer, Module
 from glulam.frontends.layers.norm import (
@@ -198,6 +206,7 @@ __all__ = [
     "RMSNorm",
     "ReLU",
     "ReLU6",
+    "Rescale",
     "Rescale01",
     "RescaleSymmetric",
     "Reshape",

@@ -75,13 +75,27 @@ class RescaleSymmetric(Normalization):
         super().__init__((low + high) / 2, (high - low) / 2)
 
 
+class Rescale(Normalization):
+    """low + (x - min) (high - low) / (max - min): the range [min, max] becomes [low, high]."""
+
+    def __init__(
+        self, min: npt.ArrayLike, max: npt.ArrayLike, low: npt.ArrayLike = 0.0, high: npt.ArrayLike = 1.0
+    ) -> None:
+        start, end = _statistic(min, "min"), _statistic(max, "max")
+        first, last = _statistic(low, "low"), _statistic(high, "high")
+        if np.any(first == last):
+            raise ShapeError(f"Rescale to a range without width: low is {first.tolist()}, high {last.tolist()}")
+        divisor = (end - start) / (last - first)
+        super().__init__(start - first * divisor, divisor)
+
+
 class Input(Tensor):
     """An input of the network: the start of a functional graph, or the first entry of a Sequential.
 
     shape: without the batch axis, channels first: (C, H, W) for images, (C, D, H, W) for volumes, (C, L) for sequences.
     dtype: a numpy dtype or its name. batch: the extent of the batch axis, None for no such axis; every
-    shape is fixed. normalize: ZScore, ZeroCenter, Rescale01 or RescaleSymmetric, computed in the graph. seed: from
-    which all weights are drawn that layers on this input are not given.
+    shape is fixed. normalize: ZScore, ZeroCenter, Rescale01, RescaleSymmetric or Rescale, computed in the
+    graph. seed: from which all weights are drawn that layers on this input are not given.
     """
 
     __slots__ = ("_read", "normalize")

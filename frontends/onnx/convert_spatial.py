@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -78,6 +79,7 @@ def affine_grid(ctx: Context) -> Value:
     return ctx.apply(ops.Reshape((size[0], *extents, len(extents))), moved)
 
 
+_MOST_SAMPLES = 64
 _SAMPLING = {"bilinear": "linear", "linear": "linear", "nearest": "nearest", "bicubic": "cubic", "cubic": "cubic"}
 
 
@@ -90,19 +92,50 @@ def grid_sample(ctx: Context) -> Value:
 
 
 def roi_align(ctx: Context) -> Value:
-    """How many samples a bin has must be given; before opset 16, element centres lay at whole numbers."""
+    """Before opset 16, element centres lay at whole numbers."""
     transform = ctx.text("coordinate_transformation_mode", "half_pixel" if ctx.opset >= 16 else "output_half_pixel")
     mode = ctx.text("mode", "avg")
     if transform not in ("half_pixel", "output_half_pixel") or mode not in ("avg", "max"):
         raise ctx.malformed(f"coordinate_transformation_mode={transform!r}, mode={mode!r}")
     samples = ctx.integer("sampling_ratio", 0)
-    if samples < 1:
-        raise ctx.unsupported("sampling_ratio=0, by which the work depends on the boxes' values")
     size = (ctx.integer("output_height", 1), ctx.integer("output_width", 1))
-    if min(size) < 1 or samples > 64:
+    if min(size) < 1 or not 0 <= samples <= _MOST_SAMPLES:
         raise ctx.malformed(f"output size {size}, sampling_ratio {samples}")
-    op = ops.RoiAlign(size, samples, ctx.number("spatial_scale", 1.0), transform == "half_pixel", mode)
-    return ctx.apply(op, ctx[0], ctx[1], ctx[2])
+    op = ops.RoiAlign(size, (samples, samples), ctx.number("spatial_scale", 1.0), transform == "half_pixel", mode)
+    return ctx.apply(op, ctx[0], ctx[1], ctx[2]) if samples else _by_size(ctx, op)
+
+
+def _by_size(ctx: Context, op: ops.RoiAlign) -> Value:
+    """With sampling_ratio=0 a bin has a sample per element and axis, rounded up; like boxes are pooled together."""
+    boxes = ctx.known(1, "sampling_ratio=0: the boxes")
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ctx.malformed(f"boxes of shape {boxes.shape}")
+    lengths = (boxes[:, [3, 2]] - boxes[:, [1, 0]]) * boxes.dtype.type(op.scale)
+    if not op.half_pixel:
+        lengths = np.maximum(lengths, 1)
+    wanted = np.ceil(lengths / np.array(op.size, boxes.dtype))
+    if not ((wanted >= 1) & (wanted <= _MOST_SAMPLES)).all():
+        raise ctx.unsupported(f"sampling_ratio=0 with a box of no size, or over {_MOST_SAMPLES} elements to a bin")
+    kinds: dict[tuple[int, ...], list[int]] = {}
+    for r, (down, across) in enumerate(wanted.astype(int).tolist()):
+        kinds.setdefault((down, across), []).append(r)
+    if not kinds:
+        return ctx.apply(replace(op, samples=(1, 1)), ctx[0], ctx[1], ctx[2])
+    parts = []
+    for (down, across), members in kinds.items():
+        image = ctx.apply(ops.Gather(0), ctx[2], ctx.constant(np.array(members, np.int64)))
+        parts.append(ctx.apply(replace(op, samples=(down, across)), ctx[0], ctx.constant(boxes[members]), image))
+    if len(parts) == 1:
+        return parts[0]
+    places = np.argsort(np.concatenate(list(kinds.values())))
+    return ctx.apply(ops.Gather(0), ctx.apply(ops.Concat(0), *parts), ctx.constant(places.astype(np.int64)))
+
+
+def max_roi_pool(ctx: Context) -> Value:
+    size = ctx.integers("pooled_shape")
+    if size is None or len(size) != 2 or min(size) < 1:
+        raise ctx.malformed(f"pooled_shape {size}")
+    return ctx.apply(ops.MaxRoiPool((size[0], size[1]), ctx.number("spatial_scale", 1.0)), ctx[0], ctx[1])
 
 
 TABLE: dict[str, Converter] = {
@@ -111,4 +144,5 @@ TABLE: dict[str, Converter] = {
     "AffineGrid": affine_grid,
     "GridSample": grid_sample,
     "RoiAlign": roi_align,
+    "MaxRoiPool": max_roi_pool,
 }

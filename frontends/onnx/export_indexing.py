@@ -70,6 +70,8 @@ def roi_align(w: Writer, node: Node) -> None:
     assert isinstance(op, ops.RoiAlign)
     if w.opset < 16:
         raise UnsupportedError("the pooling of regions needs opset=16")
+    if op.samples[0] != op.samples[1]:
+        raise UnsupportedError(f"{node.name}: ONNX has one number of samples for rows and columns, not {op.samples}")
     x, boxes, image = w.inputs(node)
     w.emit(
         "RoiAlign",
@@ -77,11 +79,17 @@ def roi_align(w: Writer, node: Node) -> None:
         w.outputs(node),
         output_height=op.size[0],
         output_width=op.size[1],
-        sampling_ratio=op.samples,
+        sampling_ratio=op.samples[0],
         spatial_scale=op.scale,
         mode=op.mode,
         coordinate_transformation_mode="half_pixel" if op.half_pixel else "output_half_pixel",
     )
+
+
+def max_roi_pool(w: Writer, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.MaxRoiPool)
+    w.emit("MaxRoiPool", w.inputs(node), w.outputs(node), pooled_shape=op.size, spatial_scale=op.scale)
 
 
 def det(w: Writer, node: Node) -> None:
@@ -98,4 +106,5 @@ TABLE: dict[type[Op], Export] = {
     ops.GridSample: grid_sample,
     ops.Det: det,
     ops.RoiAlign: roi_align,
+    ops.MaxRoiPool: max_roi_pool,
 }

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from native import aligned, run_native
 
+from glulam.compiler.codegen import maths
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.ir import Access, Builder
 from glulam.compiler.targets import runnable_targets
@@ -82,6 +83,44 @@ def test_special_values(op, expected, target):
 def test_nan_with_any_payload_stays_nan(op):
     payloads = np.array([0x7FC00001, 0xFFC001FF, 0x7F800001, 0xFFFFFFFF], np.uint32).view(np.float32)
     assert np.isnan(native(op, payloads, runnable_targets()[0])).all()
+
+
+FORMS = {
+    "as the op has it": lambda x: (x * 0.5) * (ex.erf(x * math.sqrt(0.5)) + 1),
+    "as PyTorch exports it": lambda x: x * (ex.erf(x / math.sqrt(2)) + 1) * 0.5,
+    "another order": lambda x: 0.5 * (x * (1 + ex.erf(math.sqrt(0.5) * x))),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_gelu_is_recognised_and_exact(form, target):
+    assert maths.gelu_operand(form(ex.Param(0))) is not None
+    b, x = Builder("gelu"), np.linspace(-16, 16, 6400, dtype=np.float32)
+    x[:6] = [0, -0.0, np.nan, np.inf, 3e38, -3e38]
+    source, result = b.param("x", (100, 64)), b.param("y", (100, 64), Access.WRITE)
+    with b.section(i=100) as (i,), b.vector("v", 64) as v:
+        b.store(result[i, v], form(source[i, v]))
+    arrays = [aligned(x), aligned(np.zeros(6400, np.float32))]
+    run_native(b.kernel(), arrays, target)
+    y = arrays[1].ravel()[3:]
+    expected = np.array([float(v) * 0.5 * math.erfc(-float(v) / math.sqrt(2)) for v in x[3:]])
+    assert np.isnan(arrays[1].ravel()[2])
+    assert y[0] == np.inf
+    error = np.abs(y[1:] - expected[1:]) / np.maximum(np.abs(expected[1:]), 1)
+    assert error.max() < 2e-7
+
+
+def test_what_is_not_gelu_is_left_alone():
+    x, y = ex.Param(0), ex.Param(1)
+    for other in (
+        (x * 0.5) * (ex.erf(y * math.sqrt(0.5)) + 1),
+        (x * 0.25) * (ex.erf(x * math.sqrt(0.5)) + 1),
+        (x * 0.5) * (ex.erf(x * 0.7) + 1),
+        (x * 0.5) * (ex.erf(x * math.sqrt(0.5)) + 2),
+        (x * 0.5) * (ex.tanh(x * math.sqrt(0.5)) + 1),
+    ):
+        assert maths.gelu_operand(other) is None
 
 
 @pytest.mark.parametrize("power", [1, 2, 3, 4, 0.5, -1, 2.5])

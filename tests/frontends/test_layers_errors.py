@@ -48,6 +48,8 @@ ARGUMENTS = [
     (lambda: L.Input((3, 4), normalize="zscore"), "normalize is 'zscore'"),
     (lambda: L.ZScore(0.0, 0.0), "ZScore would divide by 0.0"),
     (lambda: L.Rescale01(1.0, 1.0), "Rescale01 would divide"),
+    (lambda: L.Rescale(1.0, 1.0), "Rescale would divide"),
+    (lambda: L.Rescale(0.0, 1.0, 2, 2), "a range without width"),
     (lambda: L.ZeroCenter(np.nan), "not finite"),
     (lambda: L.ZeroCenter("mean"), "an array of numbers"),
 ]

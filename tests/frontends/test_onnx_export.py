@@ -133,8 +133,9 @@ CASES: list[tuple[Op, list]] = [
     (ops.GridSample("cubic", "zeros", True), [f(*X), f(2, 3, 7, 2)]),
     (ops.GridSample("nearest", "reflection"), [f(*X), f(2, 3, 7, 2)]),
     (ops.Det(), [f(2, 4, 4)]),
-    (ops.RoiAlign((3, 2), 2, 0.5), [f(*X), f(3, 4, low=0, high=5), i(3) % 2]),
-    (ops.RoiAlign((2, 2), 1, 1.0, False), [f(*X), f(3, 4, low=0, high=5), i(3) % 2]),
+    (ops.RoiAlign((3, 2), (2, 2), 0.5), [f(*X), f(3, 4, low=0, high=5), i(3) % 2]),
+    (ops.MaxRoiPool((3, 2), 0.5), [f(*X), np.abs(f(3, 5)) * np.float32([0, 4, 4, 9, 9])]),
+    (ops.RoiAlign((2, 2), (1, 1), 1.0, False), [f(*X), f(3, 4, low=0, high=5), i(3) % 2]),
     (ops.Cumulative("sum", 1, True, True), [f(2, 7)]),
 ]  # fmt: skip
 SINCE = {"bitwise_and": 18, "bitwise_or": 18, "bitwise_xor": 18, "bitwise_not": 18}

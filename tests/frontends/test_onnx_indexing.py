@@ -67,6 +67,25 @@ def test_operator(op_type, inputs, opset, attributes):
     check(op_type, inputs, opset, **attributes)
 
 
+BOXES = np.array([[0, 0, 6, 5], [0, 1, 3, 7.5], [1, 0.5, 7, 5], [2, 2, 2.5, 2.5]], np.float32)
+
+
+@pytest.mark.parametrize(("opset", "offset"), [(10, None), (16, "half_pixel"), (16, "output_half_pixel")])
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_regions_with_samples_by_their_size(opset, offset, mode):
+    where = {"coordinate_transformation_mode": offset} if offset else {}
+    inputs = [f(2, 3, 7, 8), BOXES, i64(0, 1, 1, 0)]
+    size = {"output_height": 2, "output_width": 3}
+    check("RoiAlign", inputs, opset, constant=[1], spatial_scale=0.9, mode=mode, **size, **where)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.6])
+def test_largest_elements_of_regions(scale):
+    boxes = np.concatenate([np.float32([[0], [1], [1], [0]]), BOXES * 2 - 3], 1)
+    for size in ([2, 3], [7, 7]):
+        check("MaxRoiPool", [f(2, 3, 7, 8), boxes], 11, pooled_shape=size, spatial_scale=scale)
+
+
 @pytest.mark.parametrize("op_type", ["Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Atanh"])
 def test_trigonometry(op_type):
     check(op_type, [f(3, 7, low=-0.95, high=0.95)])
@@ -162,6 +181,10 @@ def test_attributes_of_a_call_reach_the_functions_inside():
         ("GridSample", [f(1, 1, 2, 2), f(1, 2, 2, 3)], {}),
         ("GridSample", [f(1, 1, 2, 2), f(1, 2, 2, 2)], {"mode": "quintic"}),
         ("Det", [f(2, 3)], {}),
+        ("MaxRoiPool", [f(1, 1, 2, 2), f(1, 5)], {"pooled_shape": [2]}),
+        ("MaxRoiPool", [f(1, 1, 2, 2), f(1, 4)], {"pooled_shape": [2, 2]}),
+        ("RoiAlign", [f(1, 1, 2, 2), np.zeros((1, 4), np.float32), i64(0)], {"sampling_ratio": 0}),
+        ("RoiAlign", [f(1, 1, 2, 2), f(1, 4), i64(0)], {"sampling_ratio": -1}),
         ("Col2Im", [f(1, 4, 5), i64(3, 3), i64(2, 2)], {}),
         ("CenterCropPad", [f(2, 3), i64(1)], {}),
         ("AffineGrid", [f(2, 2, 3), i64(1, 1, 2, 2)], {}),

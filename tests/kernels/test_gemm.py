@@ -7,6 +7,7 @@ import pytest
 from fusing import with_relu
 from harness import run_op
 
+from glulam.compiler.ops.activation import Gelu
 from glulam.compiler.ops.matmul import Linear, MatMul
 from glulam.compiler.targets import runnable_targets
 
@@ -90,6 +91,24 @@ def test_epilogue_reads_what_broadcasts(target, x, w, extra):
             region, given = with_relu(op, [x, right], extra)
             (result,) = run_op(region, given, constants, target)
             np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("shape", [(50, 21, 40), (3, 8, 300), (1, 300, 33), (2, 17, 16, 64)])
+def test_long_epilogue_runs_over_the_finished_tile(target, shape):
+    *rows, depth, columns = shape
+    arrays = [floats(*rows, depth), floats(columns, depth), floats(columns)]
+    region, given = with_relu(Linear(), arrays, floats(*rows, columns), activation=Gelu())
+    (wanted,) = region.reference(*given)
+    for native in (True, False) if shape[0] < 10 else (True,):
+        (result,) = run_op(region, given, (1, 2), target, native)
+        np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("rows", [2, 20, 75])
+def test_weights_fetched_ahead(rows):
+    """As many as do not stay in a cache."""
+    check(Linear(), [floats(rows, 518), floats(560, 518), floats(560)], (1, 2), "native", True)
 
 
 @pytest.mark.parametrize("target", TARGETS)

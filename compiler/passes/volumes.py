@@ -1,0 +1,124 @@
+"""Convolutions of volumes: taps that meet only padding go, and what Winograd can do for images is done on images.
+
+A 3x3x3 convolution is a 3x3 convolution of images that have the channels of three frames. Copying frames into images
+and back costs little against the multiplications that Winograd's algorithm saves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from glulam.compiler.graph.graph import Graph, Node, Value
+from glulam.compiler.graph.patch import Patch
+from glulam.compiler.graph.types import DType, Shape
+from glulam.compiler.kernels import conv_direct, conv_winograd
+from glulam.compiler.ops import Conv
+from glulam.compiler.ops.frames import StackFrames, UnstackFrames
+from glulam.compiler.passes.manager import Decision, NodePass, Uses
+from glulam.compiler.targets import Target
+
+_COPY_RATE = 5.0  # bytes a cycle that are copied
+
+
+@dataclass(frozen=True)
+class TrimTaps(NodePass):
+    """The first or last taps along an axis meet nothing but padding where the extent is small."""
+
+    name = "trim_taps"
+
+    def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
+        if type(node.op) is not Conv or 0 in node.output.shape:
+            return None
+        x, weights, *rest = node.inputs
+        assert x is not None
+        if weights is None or weights.data is None:
+            return None
+        kept = [_met(node.op, d, x.shape[2 + d], weights.shape[2 + d], n) for d, n in enumerate(node.output.shape[2:])]
+        if kept == [(0, extent) for extent in weights.shape[2:]]:
+            return None
+        pads = []
+        for (first, end), (before, after), dilation, taps in zip(
+            kept, node.op.pads, node.op.dilations, weights.shape[2:], strict=True
+        ):
+            pads.append((before - first * dilation, after - (taps - end) * dilation))
+        if any(side < 0 for pair in pads for side in pair):
+            return Decision(node.name, False, f"the padding {node.op.pads} leaves out pixels too")
+        part = np.ascontiguousarray(weights.data[:, :, *(slice(*span) for span in kept)])
+        patch = Patch(graph, f"taps {kept} of {'x'.join(map(str, weights.shape[2:]))} meet the input", at=node.name)
+        trimmed = patch.constant(part, f"{weights.name}_met")
+        patch.replace(node.output, patch.apply(replace(node.op, pads=tuple(pads)), x, trimmed, *rest, name=node.name))
+        return patch
+
+
+def _met(op: Conv, axis: int, extent: int, taps: int, outputs: int) -> tuple[int, int]:
+    """(first, end) of the taps that meet an element of the input; all if none does."""
+    met = [k for k in range(taps) if any(0 <= place < extent for place in _places(op, axis, k, outputs))]
+    return (met[0], met[-1] + 1) if met else (0, taps)
+
+
+def _places(op: Conv, axis: int, tap: int, outputs: int) -> list[int]:
+    """Where a tap meets the input, output after output."""
+    return [o * op.strides[axis] + tap * op.dilations[axis] - op.pads[axis][0] for o in range(outputs)]
+
+
+@dataclass(frozen=True)
+class VolumesToImages(NodePass):
+    """Where the estimated cycles of Winograd's algorithm and the copies are fewer."""
+
+    target: Target
+
+    name = "volumes_to_images"
+
+    def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
+        if type(node.op) is not Conv or len(node.op.strides) != 3:
+            return None
+        if (refused := self.refuses(node)) is not None:
+            return Decision(node.name, False, refused)
+        x, weights, *bias = node.inputs
+        assert x is not None
+        assert weights is not None
+        assert weights.data is not None
+        op, (channels, frames) = node.op, x.shape[1:3]
+        out_channels, images = node.output.shape[1:3]
+        places = [_places(op, 0, k, images) for k in range(weights.shape[2])]
+        stacked = StackFrames(
+            tuple(tuple(p if 0 <= p < frames else -1 for p in image) for image in zip(*places, strict=True))
+        )
+        costs = self.costs(x, node.output, weights.shape[2])
+        if costs[1] >= costs[0]:
+            return Decision(node.name, False, f"on images {costs[1]:.0f}k cycles, on volumes {costs[0]:.0f}k")
+        patch = Patch(graph, f"on images {costs[1]:.0f}k cycles, on volumes {costs[0]:.0f}k", at=node.name)
+        flat = weights.data.swapaxes(1, 2).reshape(out_channels, weights.shape[2] * channels, *weights.shape[3:])
+        image = patch.apply(stacked, x, name=f"{node.name}_images")
+        conv = Conv(op.strides[1:], op.pads[1:], op.dilations[1:])
+        made = patch.constant(np.ascontiguousarray(flat), f"{weights.name}_of_images")
+        result = patch.apply(conv, image, made, *bias, name=f"{node.name}_on_images")
+        patch.replace(node.output, patch.apply(UnstackFrames(images), result, name=node.name))
+        return patch
+
+    def refuses(self, node: Node) -> str | None:
+        """Why the convolution stays one of volumes, None if it might not."""
+        op, (x, weights, *_) = node.op, node.inputs
+        assert isinstance(op, Conv)
+        assert x is not None
+        if weights is None or weights.data is None or x.type.dtype is not DType.F32:
+            return "the weights are not float32 constants"
+        if weights.shape[3:] != (3, 3) or op.strides[1:] != (1, 1) or op.dilations[1:] != (1, 1) or op.groups != 1:
+            return "Winograd's algorithm is for 3x3 without stride, dilation or groups"
+        if x.shape[1] % self.target.lanes:
+            return f"{x.shape[1]} channels do not fill channel blocks"
+        if 0 in node.output.shape or 0 in x.shape:
+            return "nothing to compute"
+        return None
+
+    def costs(self, x: Value, y: Value, taps: int) -> tuple[float, float]:
+        """Thousands of cycles on volumes and on images."""
+        batch, channels = x.shape[:2]
+        out_channels, images, *extents = y.shape[1:]
+        spatial: Shape = tuple(extents)
+        direct = conv_direct.cost(self.target, batch * images, spatial, channels, out_channels, taps=9 * taps)
+        winograd = conv_winograd.cost(self.target, batch * images, spatial, taps * channels, out_channels)
+        moved = 2 * (taps * x.type.size // x.shape[2] * images + y.type.size) * 4
+        return direct / 1e3, (winograd + moved / _COPY_RATE) / 1e3

@@ -1,0 +1,60 @@
+"""Convolutions of volumes: taps in the padding go, and Winograd's algorithm comes in by images."""
+
+from __future__ import annotations
+
+import pytest
+from rewrites import rewrite
+
+from glulam.compiler.passes.volumes import TrimTaps, VolumesToImages
+from glulam.compiler.targets import target
+
+
+def conv(frames, side, taps, *, passes, channels=64, strides=(1, 1, 1), more="", kernel=3, pad=1):
+    text = f"""input %x: f32[1,{channels},{frames},{side},{side}]
+const %w: f32[64,{channels},{taps},{kernel},{kernel}] = random
+const %b: f32[64] = random
+%y = conv(%x, %w, %b) {{strides={strides}, pads=(({pad}, {pad}), (1, 1), (1, 1)), dilations=(1, 1, 1), groups=1}}
+{more}output z = %y"""
+    return rewrite(text, *passes)
+
+
+IMAGES = VolumesToImages(target("native"))
+
+
+@pytest.mark.parametrize("strides", [(1, 1, 1), (2, 1, 1)])
+def test_images_of_three_frames(strides):
+    result = conv(4, 24, 3, passes=[IMAGES], strides=strides)
+    assert result.ops == "stack_frames conv unstack_frames"
+    assert result.error < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"strides": (1, 2, 2)}, "without stride"),
+        ({"channels": 3}, "do not fill channel blocks"),
+        ({"kernel": 1}, "is for 3x3"),
+        ({"side": 1}, "on images"),
+    ],
+)
+def test_declines(change, why):
+    result = conv(**{"frames": 4, "side": 24, "taps": 3, "passes": [IMAGES]} | change)
+    assert result.ops == "conv"
+    assert why in result.declined
+
+
+@pytest.mark.parametrize(("frames", "pad", "kept"), [(1, 1, "[(1, 2)"), (2, 1, None), (1, 2, "[(2, 3)"), (2, 4, None)])
+def test_taps_in_the_padding_go(frames, pad, kept):
+    taps = 2 * pad + 1 if frames == 1 else 3
+    result = conv(frames, 5, taps, passes=[TrimTaps()], pad=pad)
+    assert result.ops == "conv"
+    assert result.error < 1e-5
+    assert bool(result.taken) is (kept is not None)
+    if kept:
+        assert f"taps {kept}" in result.taken[0]
+
+
+def test_keeps_taps_where_padding_leaves_out_pixels():
+    """Nothing is met at the front, but the padding behind is too narrow to be cut."""
+    result = conv(1, 5, 4, passes=[TrimTaps()], pad=2)
+    assert result.error < 1e-5
