@@ -79,12 +79,14 @@ def assign(chunks: Sequence[float], threads: int) -> list[float]:
     next_of = bounds[:-1]
     busy = [(0.0, thread) for thread in range(threads)]
     loads = [0.0] * threads
-    for _ in chunks:
+    while any(first < end for first, end in zip(next_of, bounds[1:], strict=True)):
         now, thread = heapq.heappop(busy)
         turns = ((thread + turn) % shares for turn in range(shares))
         mine = next(number for number in turns if next_of[number] < bounds[number + 1])
-        loads[thread] = now + chunks[next_of[mine]]
-        next_of[mine] += 1
+        size = max(1, (bounds[mine + 1] - bounds[mine]) >> abi.CLAIM_SHIFT)
+        end = min(next_of[mine] + size, bounds[mine + 1])
+        loads[thread] = now + sum(chunks[next_of[mine] : end])
+        next_of[mine] = end
         heapq.heappush(busy, (loads[thread], thread))
     return loads
 

@@ -17,8 +17,8 @@ from glulam.compiler.passes.memory import MemoryPlan, materialise_outputs, plan_
 from glulam.compiler.passes.storage import is_view
 from glulam.compiler.targets import Target
 
-_CHUNK_MICROSECONDS = 8.0
-_MAX_CHUNKS = 64
+_CHUNK_MICROSECONDS = 2.0
+_MAX_CHUNKS = 256
 _FLOPS_PER_MICROSECOND = 80_000.0
 _BYTES_PER_MICROSECOND = 15_000.0
 

@@ -53,6 +53,8 @@ BANK_ROWS = 2 * CACHE_LINE
 MAX_SHARES = 8
 MAX_BANKS = 8
 MAX_THREADS = 256
+CLAIM_SHIFT = 5
+"""A thread claims a part in 2^5 of a share's chunks at a time, at least one: few threads take several at once."""
 
 
 def shares(threads: int) -> int:

@@ -3,9 +3,10 @@
 A run
 -----
 Every step has chunks = ceil(extent / grain) and a row of counters: `done`, and a claim count for each share of the
-chunks. A thread takes chunks of its own share by an atomic add, then of the others' shares, runs each, and adds one
-to `done` after each. The step is complete when `done` equals its chunks; then the thread goes on to the next step.
-A thread that comes late finds completed steps and walks past them with one load each.
+chunks. A thread takes chunks of its own share by an atomic add, then of the others' shares, runs them, and adds their
+number to `done`. A share of many chunks, as with few threads, is taken several chunks at a time. The step is complete
+when `done` equals its chunks; then the thread goes on to the next step. A thread that comes late finds completed
+steps and walks past them with one load each.
 
 *Order.* An add to `done` is a release and the load that finds it full is an acquire; all adds belong to one release
 sequence, so whoever starts step k+1 sees every write of step k, and by induction of all before. That also makes it safe
@@ -67,6 +68,7 @@ def worker_functions(platform: Platform, *, steps: int, rows: int, scratch_strid
             platform.declarations,
             "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)",
             "declare i64 @llvm.umin.i64(i64, i64)",
+            "declare i64 @llvm.umax.i64(i64, i64)",
             _primitives(platform),
             _STEP,
             _STEP_ONCE,
@@ -138,6 +140,8 @@ share:
   %last.scaled = mul i64 %number.next, %chunks
   %last = udiv i64 %last.scaled, %shares
   %count = sub i64 %last, %first
+  %part = lshr i64 %count, {abi.CLAIM_SHIFT}
+  %size = call i64 @llvm.umax.i64(i64 %part, i64 1)
   %claim.at = mul i64 %number.next, {abi.CACHE_LINE}
   %claims = getelementptr i8, ptr %row, i64 %claim.at
   br label %look
@@ -146,16 +150,20 @@ look:
   %some.left = icmp ult i64 %claimed.now, %count
   br i1 %some.left, label %claim, label %share.next
 claim:
-  %mine = atomicrmw add ptr %claims, i64 1 monotonic
+  %mine = atomicrmw add ptr %claims, i64 %size monotonic
   %won = icmp ult i64 %mine, %count
   br i1 %won, label %run, label %share.next
 run:
+  %mine.wanted = add i64 %mine, %size
+  %mine.next = call i64 @llvm.umin.i64(i64 %mine.wanted, i64 %count)
+  %won.chunks = sub i64 %mine.next, %mine
   %chunk = add i64 %first, %mine
+  %chunk.next = add i64 %first, %mine.next
   %begin = mul i64 %chunk, %grain
-  %begin.next = add i64 %begin, %grain
+  %begin.next = mul i64 %chunk.next, %grain
   %end = call i64 @llvm.umin.i64(i64 %begin.next, i64 %extent)
   call void %body(ptr %bind, ptr %scratch, i64 %begin, i64 %end)
-  %counted = atomicrmw add ptr %row, i64 1 release
+  %counted = atomicrmw add ptr %row, i64 %won.chunks release
   br label %look
 share.next:
   %turn.next = add i64 %turn, 1
