@@ -181,14 +181,18 @@ class DirectConv:
         All, unless the image overflows the second-level cache and the weights, which are then read for each chunk, are
         few.
         """
-        l2, image = self.ctx.target.l2_bytes, self.x.operand.type.nbytes // self.ctx.output.shape[0]
+        l2, image = self.ctx.target.l2_bytes, self.image_bytes()
         if image <= l2 // 2 or self.weights.nbytes > l2 // 4:
             return tiles
         return max(1, tiles // -(-image // (l2 // 4)))
 
+    def image_bytes(self) -> int:
+        """Of one image of the input."""
+        return self.x.operand.type.nbytes // max(1, self.ctx.output.shape[0])
+
     def streams_image(self) -> bool:
         """Whether a 1x1 convolution's input comes from afar: short runs of pixels in many places."""
-        far = self.x.operand.type.nbytes // self.ctx.output.shape[0] > self.ctx.target.l2_bytes
+        far = self.image_bytes() > self.ctx.target.l2_bytes
         return far and self.geometry.is_pointwise and self.geometry.rank == 1 and self.groups == 1
 
     def prefetch_image(self, n: Var, block: Affine, start: Affine, part: Var, parts: int) -> None:
