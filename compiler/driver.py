@@ -47,7 +47,14 @@ def build_artifact(graph: Graph, options: Options | None = None) -> Artifact:
     materialise_outputs(optimised)
     with ThreadPoolExecutor(1) as aside:  # most of the text is hashes of weights, which need no interpreter lock
         text = aside.submit(to_text, optimised)
-        program = lower_graph(optimised, machine)
+
+        def release() -> None:
+            """Nobody else has the folded weights, which can go as soon as they are packed."""
+            text.result()
+            for value in list(optimised.constants()):
+                value.data = None
+
+        program = lower_graph(optimised, machine, release)
         code = emit_program(program, machine, cache_for(options))
     manifest = make_manifest(program, machine, options, reports)
     return Artifact(manifest, code, program.weights, text.result(), program.foreign)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from glulam.compiler.errors import GlulamError, UnsupportedError
@@ -22,9 +23,10 @@ _FLOPS_PER_MICROSECOND = 80_000.0
 _BYTES_PER_MICROSECOND = 15_000.0
 
 
-def lower_graph(graph: Graph, target: Target) -> Program:
+def lower_graph(graph: Graph, target: Target, before_packing: Callable[[], None] = lambda: None) -> Program:
     """The program of the graph, which gets copies of outputs that lack memory of their own.
 
+    `before_packing` is called when only the constants remain to be packed; the graph is not needed any more then.
     Raises UnsupportedError that names every node without a kernel.
     """
     materialise_outputs(graph)
@@ -49,6 +51,7 @@ def lower_graph(graph: Graph, target: Target) -> Program:
             steps.append(_step(node, kernel, lowered, plan, weights))
     if refused:
         raise UnsupportedError("these nodes cannot be compiled:", refused)
+    before_packing()
     return Program(
         tuple(steps),
         weights.packed(),

@@ -60,18 +60,19 @@ class WeightBlock:
         return offset
 
     def packed(self) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-        """The block, at an address that is a multiple of a cache line."""
+        """The block, at an address that is a multiple of a cache line. The constants are let go of one by one."""
         block = np.zeros(self._size + _ALIGNMENT, np.uint8)
         start = -block.ctypes.data % _ALIGNMENT
         aligned = block[start : start + self._size]
 
-        def fill(part: tuple[int, Array | Packing]) -> None:
-            offset, constant = part
+        def fill_one(_: int) -> None:
+            offset, constant = self._parts.pop()
             _store(aligned[offset : offset + constant.nbytes], constant)
 
-        largest_first = sorted(self._parts, key=lambda part: -part[1].nbytes)
+        self._known.clear()
+        self._parts.sort(key=lambda part: part[1].nbytes)
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-            for _ in pool.map(fill, largest_first):
+            for _ in pool.map(fill_one, range(len(self._parts))):
                 pass
         return aligned
 

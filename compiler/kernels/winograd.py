@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ from glulam.compiler.loops.ir import Affine, Builder, IndexLike, Load, TileRead,
 from glulam.compiler.targets import Target
 
 Matrix = npt.NDArray[np.float64]
+
+_TRANSFORMED = 64  # input channels whose filters are transformed at a time, in the second-level cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,14 +66,14 @@ class Filtering:
     def transform_filters(self, out: Array, weights: Array) -> None:
         """G g G^T of [OC, C, 3, 3] into [groups, points, C, blocks, lanes], zeros for channels beyond the last."""
         groups, points, in_channels, blocks, lanes = out.shape
-        for group in range(groups):
-            start = group * blocks * lanes
-            filters = weights[start : start + blocks * lanes]
-            wide = np.zeros((*filters.shape[2:], in_channels, blocks * lanes))
+        for group, first in product(range(groups), range(0, in_channels, _TRANSFORMED)):
+            start, some = group * blocks * lanes, slice(first, first + _TRANSFORMED)
+            filters = weights[start : start + blocks * lanes, some]
+            wide = np.zeros((*filters.shape[2:], filters.shape[1], blocks * lanes))
             wide[..., : len(filters)] = filters.transpose(2, 3, 1, 0)
             rows = np.einsum("ai,ijcv->ajcv", self.filter_transform, wide)
             both = np.einsum("bj,ajcv->abcv", self.filter_transform, rows)
-            out[group] = both.reshape(points, in_channels, blocks, lanes)
+            out[group, :, some] = both.reshape(points, -1, blocks, lanes)
 
     # ---- in kernels
 

@@ -1,0 +1,163 @@
+"""How well the steps of a model divide among threads, by simulation: no machine with that many cores is needed.
+
+    python -m glulam.benchmarks.balance resnet50 mobilenet_v2 --threads 2,4,8,16,64
+
+The runtime gives each step out in chunks of `grain` iterations: a thread takes the chunks of its own share in order,
+then those that are left of the other shares, and all wait for the last one (`compiler.codegen.workers`). The work of a
+chunk is that of its iterations, counted in the loop IR (vector operations), so that a short section at an edge weighs
+less than a long one. Neighbouring steps of one chunk are one thread's. The share of balanced work is
+
+    sum over steps of (work / threads)  /  sum over steps of (work of the thread that has most)
+
+which is what the speed-up would be, per thread, if memory, barriers and wake-ups cost nothing. With `--measure` steps
+weigh what they take on one thread of this machine instead of what their operations count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from glulam.benchmarks.cases import Case, open_case
+from glulam.compiler.driver import compile_graph, lower
+from glulam.compiler.loops.ir import Declare, For, Kernel, Kind, Prefetch, Section, Stmt
+from glulam.compiler.loops.program import Program, Step
+from glulam.compiler.options import Options
+from glulam.runtime import abi
+
+
+@dataclass(frozen=True)
+class Balance:
+    """One step on so many threads: its work, and that of the thread with most of it."""
+
+    label: str
+    chunks: int
+    work: float
+    longest: float
+    threads: int
+
+    @property
+    def share(self) -> float:
+        return self.work / (self.threads * self.longest) if self.longest else 1.0
+
+    @property
+    def lost(self) -> float:
+        """Work that the other threads could have done while the longest one was busy."""
+        return self.threads * self.longest - self.work
+
+
+def balance(program: Program, threads: int, seconds: Sequence[float] | None = None) -> list[Balance]:
+    """All steps on so many threads; each weighs `seconds`, or its operations if none are given."""
+    found = []
+    for number, step in enumerate(program.steps):
+        chunks = chunk_work(step)
+        work = sum(chunks)
+        scale = 1.0 if seconds is None or not work else seconds[number] / work
+        longest = max(assign(chunks, threads), default=0.0)
+        found.append(Balance(step.label, len(chunks), work * scale, longest * scale, threads))
+    return found
+
+
+def share(steps: Iterable[Balance]) -> float:
+    """The share of balanced work of a whole run."""
+    steps = list(steps)
+    most = sum(step.longest * step.threads for step in steps)
+    return sum(step.work for step in steps) / most if most else 1.0
+
+
+def assign(chunks: Sequence[float], threads: int) -> list[float]:
+    """Work of each thread: whoever is free first claims the next chunk of its share, then of the shares behind it."""
+    shares = min(threads, abi.MAX_SHARES)
+    bounds = [number * len(chunks) // shares for number in range(shares + 1)]
+    next_of = bounds[:-1]
+    busy = [(0.0, thread) for thread in range(threads)]
+    loads = [0.0] * threads
+    for _ in chunks:
+        now, thread = heapq.heappop(busy)
+        turns = ((thread + turn) % shares for turn in range(shares))
+        mine = next(number for number in turns if next_of[number] < bounds[number + 1])
+        loads[thread] = now + chunks[next_of[mine]]
+        next_of[mine] += 1
+        heapq.heappush(busy, (loads[thread], thread))
+    return loads
+
+
+def chunk_work(step: Step) -> list[float]:
+    """Operations of each chunk of the step."""
+    if step.foreign is not None:
+        return [1.0]
+    each = iteration_work(step.kernel)
+    totals = np.concatenate(([0.0], np.cumsum(each)))
+    starts = np.arange(0, step.kernel.extent, step.grain)
+    ends = np.minimum(starts + step.grain, step.kernel.extent)
+    work: list[float] = (totals[ends] - totals[starts]).tolist()
+    return work
+
+
+def iteration_work(kernel: Kernel) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Operations of every iteration of the kernel's parallel space."""
+    parts = [np.full(section.extent, _work(section)) for section in kernel.sections]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _work(section: Section) -> float:
+    return max(sum(map(_operations, section.body)), 1.0)
+
+
+def _operations(stmt: Stmt) -> float:
+    """Vector (or scalar) operations; each store and each assignment to a tile counts as one."""
+    if isinstance(stmt, For):
+        times = 1 if stmt.kind is Kind.VECTOR else stmt.var.extent
+        return times * sum(map(_operations, stmt.body))
+    return 0.0 if isinstance(stmt, Declare | Prefetch) else 1.0
+
+
+def measured_seconds(case: Case, options: Options, repeat: int) -> list[float]:
+    """What each step takes on one thread of this machine."""
+    with compile_graph(case.graph, options) as model:
+        return [step.seconds for step in model.profile(case.feeds(), repeat).steps]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a row for each model, and with --steps the steps that lose most; 1 if a share is below --bar."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--threads", default="2,4,8,16,64", help="numbers of threads (2,4,8,16,64)")
+    parser.add_argument("--steps", type=int, default=0, metavar="N", help="also the N steps that lose most work")
+    parser.add_argument("--measure", action="store_true", help="weigh steps by their time on one thread")
+    parser.add_argument("--repeat", type=int, default=20, help="runs of a measurement (20)")
+    parser.add_argument("--bar", type=float, default=0.0, help="fail if a share is below this")
+    chosen = parser.parse_args(arguments)
+    counts = [int(count) for count in chosen.threads.split(",")]
+    console, options, worst = Console(width=160, highlight=False), Options(), 1.0
+    table = Table("model", *(f"{count} threads" for count in counts), title="share of balanced work", box=None)
+    for name in chosen.models:
+        case = open_case(name)
+        program = lower(case.graph, options)
+        seconds = measured_seconds(case, options, chosen.repeat) if chosen.measure else None
+        rows = [balance(program, count, seconds) for count in counts]
+        worst = min([worst, *map(share, rows)])
+        table.add_row(name, *(f"{share(steps):.1%}" for steps in rows))
+        for steps in rows if chosen.steps else ():
+            console.print(_steps_table(steps, chosen.steps, name))
+    console.print(table)
+    return int(worst < chosen.bar)
+
+
+def _steps_table(steps: list[Balance], count: int, name: str) -> Table:
+    total = sum(step.longest * step.threads for step in steps)
+    table = Table("lost", "balanced", "chunks", "step", title=f"{name}, {steps[0].threads} threads", box=None)
+    for step in sorted(steps, key=lambda step: -step.lost)[:count]:
+        table.add_row(f"{step.lost / total:.1%}", f"{step.share:.0%}", str(step.chunks), step.label)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
