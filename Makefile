@@ -2,7 +2,7 @@
 #
 #   make demo    finds the text lines on a scanned page, and shows what fusion is worth
 #   make test    passes the tests; make test-long those that are marked as long, whole models among them
-#   make lint | types | fuzz | bench | clean
+#   make lint | types | fuzz | bench | clean; make fuzz EXAMPLES=10000 draws so many random graphs
 
 PYTHON ?= python3
 VENV := .venv

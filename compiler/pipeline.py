@@ -15,6 +15,7 @@ from glulam.compiler.passes.identity_elimination import IdentityElimination
 from glulam.compiler.passes.layout import ChooseLayout
 from glulam.compiler.passes.manager import Pass
 from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
+from glulam.compiler.passes.sliced_linear import SlicedLinear
 from glulam.compiler.passes.split_recurrence import SplitRecurrence
 from glulam.compiler.passes.split_winograd import SplitWinograd
 from glulam.compiler.passes.transposed_blocks import TransposedBlocks
@@ -39,6 +40,7 @@ def pipeline(machine: Target, measured: Measured | None = None) -> tuple[Pass, .
         CommonSubexpressions(),  # what is computed twice would look like a second use
         CanonicalShuffle(),  # three movements that need plain tensors are one that does not
         MatMulToLinear(),  # a constant right operand makes it a layer that norms can fold into
+        SlicedLinear(),  # so that what follows a slice folds into its weights
         FoldNormalisation(),  # on layers as they were written, before regions hide them
         TrimTaps(),  # when padding is folded in
         VolumesToImages(machine),  # before the choice of algorithms, which looks at images

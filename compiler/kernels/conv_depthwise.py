@@ -77,6 +77,7 @@ class _Depthwise:
         self.ctx, self.b, self.geometry, self.grid = ctx, ctx.builder, geometry, grid
         self.x = ctx.input_view(0)
         self.block = ctx.output.layout.block
+        self.far = ctx.operand(0).type.nbytes > ctx.target.l2_bytes
         self.taps = list(itertools.product(*map(range, geometry.kernel)))
         self.unrolls = len(self.taps) <= _UNROLLED_TAPS and not ctx.epilogue.is_long
         self.packed = ctx.constant(self.pack(weights[:, 0]), "w")
@@ -181,6 +182,8 @@ class _Depthwise:
     def tile(self, place: _Place, rows: int, pixels: int) -> None:
         """One register tile: start from the bias, add all taps, finish, store."""
         b, c, v = self.b, place.head[1], place.lane
+        if self.far and len(place.start) > 1:
+            self.fetch_ahead(place, rows, pixels)
         acc = b.tile("acc", rows, pixels)
         with b.unrolled("r", rows) as r, b.unrolled("t", pixels) as t:
             b.store(acc[r, t], self.bias[c, v])
@@ -194,6 +197,14 @@ class _Depthwise:
                 outer[-1] = outer[-1] + r
             point: Point = (*place.head, *self.grid.place([*outer, last + t]), v)
             self.ctx.write(point, self.ctx.finish(acc[r, t], point))
+
+    def fetch_ahead(self, place: _Place, rows: int, pixels: int) -> None:
+        """Ask for the input rows that the tile below this one is the first to read."""
+        (*outer, row, column), geo = place.start, self.geometry
+        below = (rows - 1) * geo.strides[-2] + (geo.kernel[-2] - 1) * geo.dilations[-2] + 1
+        *planes, top, left = geo.input_place((*outer, row, column), (0,) * geo.rank)
+        with self.b.unrolled("r", rows * geo.strides[-2]) as r, self.b.unrolled("t", pixels * geo.strides[-1]) as t:
+            self.b.prefetch(self.x[(*place.head, *planes, top + below + r, left + t, 0)])
 
     def unrolled(self, place: _Place, acc: Tile) -> None:
         """All taps, input row by input row; in a row the taps that meet the same pixels follow each other."""

@@ -68,10 +68,18 @@ def cost(
     *outer, width = spatial
     blocks = -(-out_channels // target.lanes)
     depth = in_channels * taps
-    tiling = tiling or choose_tiling(target, width, blocks, depth)
+    again = second_reading(target, outer, blocks, depth)
+    tiling = tiling or choose_tiling(target, width, blocks, depth, again)
     weights = depth * blocks * target.lanes * 4
     stream = weights / stream_rate(target, weights)
-    return batch * max(math.prod(outer) * row_cycles(target, tiling, width, blocks, depth), stream)
+    rows = math.prod(outer) * row_cycles(target, tiling, width, blocks, depth)
+    return batch * max(rows + (again if width % tiling.pixels else 0.0), stream)
+
+
+def second_reading(target: Target, outer: Sequence[int], blocks: int, depth: int) -> float:
+    """Cycles to fetch all weights once more, which the pixels that fill no tile of a single long row need."""
+    weights = depth * blocks * target.lanes * 4
+    return 0.0 if outer or weights <= target.l2_bytes // 2 else weights / stream_rate(target, weights)
 
 
 class DirectConv:
@@ -88,6 +96,7 @@ class DirectConv:
         self.in_channels = weights.shape[1]
         self.group_blocks = -(-ctx.output.shape[1] // self.groups // self.block)
         self.share = Affine.of(0)  # which share of the next weights the tile in hand asks for
+        self.pixels = 0  # of the tile in hand
         bias = ctx.data(2)
         self.bias = np.zeros(ctx.output.shape[1], np.float32) if bias is None else bias
 
@@ -96,7 +105,9 @@ class DirectConv:
         ctx = self.ctx
         *outer, width = self.grid.extents
         taps = math.prod(self.geometry.kernel)
-        tiling = tiling or choose_tiling(ctx.target, width, self.group_blocks, self.in_channels * taps)
+        depth = self.in_channels * taps
+        again = second_reading(ctx.target, outer, self.group_blocks, depth)
+        tiling = tiling or choose_tiling(ctx.target, width, self.group_blocks, depth, again)
         ctx.output_view()
         for first, per_group, count in tiling.channel_groups(self.group_blocks):
             self.channels(outer, width, tiling, first, per_group, count)
@@ -136,6 +147,7 @@ class DirectConv:
     ) -> None:  # fmt: skip
         """One register tile: start from the bias, reduce, finish, store."""
         b, (n, q, g) = self.b, where
+        self.pixels = pixels
         with b.vector("v", self.block) as v:
             acc = b.tile("acc", pixels, per_group)
             with b.unrolled("j", per_group) as j, b.unrolled("t", pixels) as t:
@@ -169,10 +181,25 @@ class DirectConv:
         All, unless the image overflows the second-level cache and the weights, which are then read for each chunk, are
         few.
         """
-        l2, image = self.ctx.target.l2_bytes, self.x.operand.type.nbytes // self.ctx.output.shape[0]
+        l2, image = self.ctx.target.l2_bytes, self.image_bytes()
         if image <= l2 // 2 or self.weights.nbytes > l2 // 4:
             return tiles
         return max(1, tiles // -(-image // (l2 // 4)))
+
+    def image_bytes(self) -> int:
+        """Of one image of the input."""
+        return self.x.operand.type.nbytes // max(1, self.ctx.output.shape[0])
+
+    def streams_image(self) -> bool:
+        """Whether a 1x1 convolution's input comes from afar: short runs of pixels in many places."""
+        far = self.image_bytes() > self.ctx.target.l2_bytes
+        return far and self.geometry.is_pointwise and self.geometry.rank == 1 and self.groups == 1
+
+    def prefetch_image(self, n: Var, block: Affine, start: Affine, part: Var, parts: int) -> None:
+        """Ask for one of `parts` of the next tile's pixels."""
+        count = -(-self.pixels // parts)
+        with self.b.unrolled("a", count) as a:
+            self.b.prefetch(self.x[n, block, start + self.pixels + part * count + a, 0])
 
     def streams_weights(self) -> bool:
         """Whether the weights come from afar, and few pixels share the time until the next ones are needed."""
@@ -219,6 +246,8 @@ class DirectConv:
                 taps = [stack.enter_context(self.b.serial("k", k)) for k in geo.kernel]
                 unroll = unroll_factor(lanes, 4)
                 i = stack.enter_context(self.b.serial("i", lanes // unroll))
+                if self.streams_image():
+                    self.prefetch_image(n, c + first_block, start, i, lanes // unroll)
                 if look_ahead is not None:
                     look_ahead((c + first_block, *taps), i * unroll, unroll)
                 u = stack.enter_context(self.b.unrolled("u", unroll))

@@ -196,6 +196,7 @@ class _Columns:
                         w = self.element(self.right, 1, place.batch, k, column(j, v))
                     b.store(acc[u, r, j], multiply_add(x, w, acc[u, r, j]))
 
+            self.fetch_extras(chunk, place)
             ahead = None if weights is None else self.look_ahead(chunk, weights, place)
             self.reduce(split, step, ahead)
             if self.ctx.epilogue.is_long and rows * blocks > _TOGETHER:
@@ -249,6 +250,17 @@ class _Columns:
                 self.b.prefetch(weights[place.group + 1, place.turn * share + number * at_once + p, j, 0])
 
         return _LookAhead(every, fetch)
+
+    def fetch_extras(self, chunk: _Chunk, place: _Place) -> None:
+        """Has what the epilogue will read of other tensors come nearer while the sums are made."""
+        for i in self.ctx.epilogue.inputs:
+            operand = self.ctx.operand(i)
+            if operand.data is not None or operand.shape != self.ctx.output.shape:
+                continue
+            view = self.ctx.input_view(i)
+            with self.b.unrolled("r", place.rows) as r, self.b.unrolled("j", chunk.blocks) as j:
+                column = (place.group * chunk.blocks + j) * chunk.lanes + chunk.first
+                self.b.prefetch(view[(*place.batch, place.row + r, column)])
 
     def reduce(self, split: int, step: Callable[[Affine, int | Affine], None], ahead: _LookAhead | None = None) -> None:
         """`step(k, partial sum)` for all of the depth."""

@@ -37,20 +37,26 @@ def step_cycles(target: Target, pixels: int, blocks: int) -> float:
     return max(fmas, loads, stream, _LATENCY)
 
 
-def choose_tiling(target: Target, width: int, blocks: int, depth: int) -> Tiling:
+def choose_tiling(target: Target, width: int, blocks: int, depth: int, for_rest: float = 0.0) -> Tiling:
     """The tile with the fewest estimated cycles for rows of `width` pixels and `blocks` channel blocks."""
-    return min(tilings(target, width, blocks, depth), key=lambda entry: entry[:2])[-1]
+    return min(tilings(target, width, blocks, depth, for_rest), key=lambda entry: entry[:2])[-1]
 
 
-def tilings(target: Target, width: int, blocks: int, depth: int) -> list[tuple[float, int, Tiling]]:
-    """For each number of channel blocks the best tile: (estimated cycles, minus its pixels, tile)."""
+def tilings(
+    target: Target, width: int, blocks: int, depth: int, for_rest: float = 0.0
+) -> list[tuple[float, int, Tiling]]:
+    """For each number of channel blocks the best tile: (estimated cycles, minus its pixels, tile).
+
+    A tile that leaves a rest of the width costs `for_rest` cycles more.
+    """
     best = []
     for per_group in range(1, min(blocks, 8) + 1):
         most = (target.vector_registers - per_group - 1) // per_group
         found = []
         for pixels in range(1, min(width, most) + 1):
             tiling = Tiling(pixels, per_group)
-            found.append((row_cycles(target, tiling, width, blocks, depth), -pixels, tiling))
+            cycles = row_cycles(target, tiling, width, blocks, depth) + (for_rest if width % pixels else 0.0)
+            found.append((cycles, -pixels, tiling))
         if found:
             best.append(min(found, key=lambda entry: entry[:2]))
     return best

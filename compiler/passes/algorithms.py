@@ -91,9 +91,10 @@ def _direct(target: Target, node: Node) -> list[Candidate]:
     if op.groups > 1 or _needs_packing(node) is not None:
         return [own]
     blocks = -(-node.output.shape[1] // target.lanes)
-    width = _rows(node)[-1]
+    *outer, width = _rows(node)
     depth = _depth(node)
-    best, *others = sorted(tilings(target, width, blocks, depth), key=lambda entry: entry[:2])
+    again = conv_direct.second_reading(target, outer, blocks, depth)
+    best, *others = sorted(tilings(target, width, blocks, depth, again), key=lambda entry: entry[:2])
     tiled = [
         Candidate(f"direct {t.pixels}x{t.blocks}", _direct_cycles(target, node, t), TiledConv.of(op, t))
         for _, _, t in others[:_OTHER_TILES]

@@ -19,7 +19,7 @@ from glulam.compiler.ops.fused import FusedRegion
 from glulam.compiler.passes.manager import Decision, Pass
 from glulam.compiler.targets import Target
 
-_REACH = 6  # how many rounds of readers may join before the region has one result again
+_REACH = 12  # how many readers may join before the region has one result again
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,13 @@ class _Region:
                     return False
                 joining += self.users[value]
             joining = [node for node in dict.fromkeys(joining) if node not in trial]
-            # The earliest reader first: a later one may need what it computes.
-            for node in sorted(joining, key=self.rank.__getitem__)[:1] if len(results) > 1 else joining:
-                if (reason := self.refuses(node, [*trial, *joining])) is not None:
-                    self.why = reason
-                    return False
-                trial.append(node)
             if not joining:
                 return False
+            node = min(joining, key=self.rank.__getitem__)  # the earliest: a later one may need what it computes
+            if (reason := self.refuses(node, trial)) is not None:
+                self.why = reason
+                return False
+            trial.append(node)
         self.why = "its result is read in too many places"
         return False
 

@@ -15,6 +15,7 @@ import pytest
 from executors import TARGETS, agree, native, reference
 from hypothesis import HealthCheck, assume, event, given, note, settings
 from hypothesis import strategies as st
+from rewrites import graph_of
 from strategies import feeds_for, graphs
 
 from glulam.compiler.graph.text import to_text
@@ -38,9 +39,49 @@ class Run:
     end: float
     failed: bool = False
     compared: int = 0
+    uncertain: int = 0
 
     def over(self):
         return not self.failed and time.monotonic() > self.end
+
+
+def agree_as_far_as_known(graph, feeds, actual, expected, what):
+    """Whether only the reference's own uncertainty explains a difference; AssertionError if not even that does.
+
+    A sum of what was centred before is nothing but rounding errors: the reference then gives other digits as soon as
+    the last bits of the inputs change.
+    """
+    try:
+        agree(actual, expected, TOLERANCE, what)
+        return False
+    except AssertionError:
+        unknown = uncertainty(graph, feeds, expected)
+        agree(actual, expected, lambda name: TOLERANCE + 8 * unknown[name], what)
+        return True
+
+
+def uncertainty(graph, feeds, expected, draws=8):
+    """By output: how far the reference moves, as a fraction of its magnitude, with the last bits of the inputs."""
+    rng = np.random.default_rng(0)
+    largest = dict.fromkeys(expected, 0.0)
+    for _ in range(draws):
+        near = {k: np.nextafter(x, np.float32(rng.choice([-np.inf, np.inf], x.shape))) for k, x in feeds.items()}
+        for name, moved in reference(graph, near).items():
+            scale = max(np.abs(expected[name]).max(initial=0), 1e-30)
+            largest[name] = max(largest[name], float(np.abs(moved - expected[name]).max(initial=0) / scale))
+    return largest
+
+
+def test_what_is_only_rounding_error_agrees_and_nothing_else_does():
+    text = "input %x: f32[1,1,3,2]\n%m = reduce(%x) {kind='mean', axes=(2,), keepdims=True}\n%s = sub(%x, %m)\n"
+    graph = graph_of(text + "%r = reduce(%s) {kind='sum', axes=(2,), keepdims=True}\noutput y = %r\noutput z = %s")
+    feeds = feeds_for(graph)
+    expected = reference(graph, feeds)
+    assert not agree_as_far_as_known(graph, feeds, expected, expected, "same")
+    assert agree_as_far_as_known(graph, feeds, expected | {"y": -expected["y"] + np.float32(2e-8)}, expected, "noise")
+    for name, wrong in (("y", np.float32(1e-5)), ("z", np.float32(1e-3))):
+        with pytest.raises(AssertionError, match=f"{name}: error"):
+            agree_as_far_as_known(graph, feeds, expected | {name: expected[name] + wrong}, expected, "wrong")
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
@@ -65,16 +106,20 @@ def test_fuzz_random_graphs(shard, record_property):
         expected = reference(graph, feeds)
         # sums of products of such size have no digits in common
         assume(all(np.abs(array).max(initial=0) <= 1e6 for array in expected.values()))
-        passed = False
+        passed, uncertain = False, False
         try:
             for build in ({}, other):
-                agree(native(graph, feeds, Options(target=target, **build)), expected, TOLERANCE, str(build or "fused"))
+                actual = native(graph, feeds, Options(target=target, **build))
+                uncertain |= agree_as_far_as_known(graph, feeds, actual, expected, str(build or "fused"))
             passed = True
         finally:
             run.failed |= not passed
-        run.compared += 1
+        if not run.failed:
+            run.compared += 1
+            run.uncertain += uncertain
 
     try:
         compare()
     finally:
         record_property("random graphs compared", run.compared)
+        record_property("of which some output is little but rounding error", run.uncertain)

@@ -44,14 +44,20 @@ def test_an_output_of_the_graph_ends_the_region():
 
 
 def test_a_second_reader_that_is_not_pointwise_ends_the_region():
-    result = fuse(CONV + f"%r = relu(%c)\n%d = conv(%c, %u) {CONV1}\noutput y = %r\noutput z = %d")
-    assert result.ops == "conv relu conv"
+    both = f"%d = conv(%c, %u) {CONV1}\n%e = conv(%r, %u) {CONV1}\noutput y = %d\noutput z = %e"
+    result = fuse(CONV + "%r = relu(%c)\n" + both)
+    assert result.ops == "conv relu conv conv"
     assert "conv 'd' reads its result and is not pointwise" in result.declined
 
 
 def test_readers_that_meet_again_join_together():
     result = fuse(CONV + "%s = sigmoid(%c)\n%y = mul(%c, %s)\noutput y = %y")
     assert (result.ops, body(result)) == ("fused", "conv sigmoid mul")
+
+
+def test_a_chain_of_readers_that_meets_a_direct_one_joins():
+    result = fuse(CONV + "%a = relu(%c)\n%b = sigmoid(%a)\n%y = mul(%c, %b)\noutput y = %y")
+    assert (result.ops, body(result)) == ("fused", "conv relu sigmoid mul")
 
 
 def test_readers_that_never_meet_stay_outside():
