@@ -1,0 +1,39 @@
+"""The simulation of shared steps: every chunk is done once, and what it says agrees with sums done by hand."""
+
+import pytest
+
+import glulam as gl
+from glulam.benchmarks.balance import assign, balance, chunk_work, iteration_work, share
+from glulam.compiler.driver import lower
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8, 16, 64])
+@pytest.mark.parametrize("chunks", [0, 1, 7, 64, 257])
+def test_all_work_is_done_once(chunks, threads):
+    work = [float(1 + i % 5) for i in range(chunks)]
+    loads = assign(work, threads)
+    assert len(loads) == threads
+    assert sum(loads) == sum(work)
+    assert max(loads) >= sum(work) / threads
+
+
+def test_known_divisions():
+    assert assign([1.0] * 8, 4) == [2.0] * 4
+    assert max(assign([1.0] * 9, 4)) == 3.0
+    assert max(assign([5.0, 1.0, 1.0, 1.0, 1.0, 1.0], 2)) == 5.0, "who is free takes what is left of the others' share"
+
+
+def test_a_model():
+    layers = gl.layers
+    net = gl.Sequential(
+        [layers.Input((16, 32, 32)), layers.Conv2d(32, 3, padding=1), layers.ReLU(), layers.Conv2d(16, 1)]
+    )
+    program = lower(net.graph())
+    for step in program.steps:
+        assert len(iteration_work(step.kernel)) == step.kernel.extent
+        assert sum(chunk_work(step)) == pytest.approx(iteration_work(step.kernel).sum())
+    assert share(balance(program, 1)) == pytest.approx(1.0)
+    shares = [share(balance(program, threads)) for threads in (1, 2, 8, 64)]
+    assert shares == sorted(shares, reverse=True)
+    weighed = balance(program, 2, [1.0] * len(program.steps))
+    assert [step.work for step in weighed] == pytest.approx([1.0] * len(program.steps))
