@@ -64,7 +64,7 @@ def test_the_report_has_a_row_for_each_case():
         "ratios": {"fastest": spread},
     }
     text = markdown({"cpu": "some CPU", "versions": {"glulam": "1", "peer": "2-abc"}, "cases": [case]})
-    assert "| net | 1 | **0.90** (0.80-1.00) | 10.00 | 10.00 |" in text
+    assert "| net | 1 | 1 | **0.90** (0.80-1.00) | 10.00 | 10.00 |" in text
     assert "peer 2." in text
 
 
