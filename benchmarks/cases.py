@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from glulam.benchmarks.models import catalogue, fetch
-from glulam.compiler.errors import GraphError, UnsupportedError
 from glulam.compiler.graph.graph import Graph
 from glulam.frontends.onnx import from_onnx, to_onnx
 from glulam.frontends.zoo import NETWORKS
@@ -66,19 +65,21 @@ def open_case(name: str, shapes: Shapes | None = None, batch: int | None = None)
 
 
 def with_batch(case: Case, batch: int) -> Case:
-    """The case with the leading extent of every input changed from 1 to `batch`; what has it already stays."""
+    """The case with the leading extent of every input changed from 1 to `batch`; what has it already stays.
+
+    Raises GlulamError if an input leads with another number, or if the model cannot be had for the batch: its own
+    shapes contradict, or samples run into each other (an output changes beyond its leading extent).
+    """
     shapes = {name: value.shape for name, value in case.graph.inputs.items()}
     for name, shape in shapes.items():
         if not shape or shape[0] not in (1, batch):
-            raise GlulamError(
-                f"{case.name}: no batch of {batch}; the input {name!r} is {shape}, and 1 is not its first"
-            )
+            raise GlulamError(f"{case.name} has no leading extent of 1 to make {batch}: its input {name!r} is {shape}")
     wanted = {name: (batch, *shape[1:]) for name, shape in shapes.items()}
     if wanted == shapes:
         return case
     try:
         graph = _zoo_network(case.name, wanted) if case.source is None else from_onnx(case.source, shapes=wanted)
-    except (GraphError, UnsupportedError) as error:
+    except GlulamError as error:
         raise GlulamError(f"{case.name} does not take a batch of {batch}: {error}") from error
     for name, value in graph.outputs.items():
         if value.shape[1:] != case.graph.outputs[name].shape[1:]:

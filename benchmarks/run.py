@@ -126,7 +126,7 @@ def table_of(cases: Sequence[Mapping[str, Any]], peers: Sequence[str], title: st
         heads |= {peer: f"{peer} ms\n({cases[0]['engines'][peer]['instructions']})" for peer in peers}
     columns = ["model", "batch", "threads", "ratio", *(f"to {peer}" for peer in limited), "glulam ms", *heads.values()]
     for column in (*columns, "load ms", "peak MB", "difference"):
-        table.add_column(column, justify="left" if column == "model" else "right")
+        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=column == "model")
     for case in cases:
         engines = case["engines"]
         table.add_row(
