@@ -27,6 +27,12 @@ class Case:
     graph: Graph
     source: Path | None
 
+    @property
+    def batch(self) -> int:
+        """The leading extent of the first input, 1 if it has none."""
+        shape = next(iter(self.graph.inputs.values())).shape
+        return shape[0] if shape else 1
+
     def feeds(self, seed: int = 0) -> dict[str, np.ndarray]:
         """Random inputs, the same ones for the same seed."""
         return random_feeds(self.graph, seed)
@@ -39,17 +45,49 @@ class Case:
         return path
 
 
-def open_case(name: str, shapes: Shapes | None = None) -> Case:
-    """The case of that name: a network of the zoo, a model of `models.json`, or the path of an ONNX file."""
+def open_case(name: str, shapes: Shapes | None = None, batch: int | None = None) -> Case:
+    """The case of that name: a network of the zoo, a model of `models.json`, or the path of an ONNX file.
+
+    With `batch`, the leading extent of every input is that instead of 1. Raises GlulamError if it is neither, or if
+    the model does not take that many samples at once.
+    """
     if name in NETWORKS:
-        return Case(name, _zoo_network(name, shapes or {}), None)
-    if name in catalogue():
+        case = Case(name, _zoo_network(name, shapes or {}), None)
+    elif name in catalogue():
         path = fetch(name)
-        return Case(name, from_onnx(path, shapes=shapes or catalogue()[name].shapes), path)
-    path = Path(name)
-    if not path.is_file():
-        raise GlulamError(f"there is no file {name!r}, and no model of that name; {_known_names(name)}")
-    return Case(path.stem, from_onnx(path, shapes=shapes), path)
+        case = Case(name, from_onnx(path, shapes=shapes or catalogue()[name].shapes), path)
+    else:
+        path = Path(name)
+        if not path.is_file():
+            raise GlulamError(f"there is no file {name!r}, and no model of that name; {_known_names(name)}")
+        case = Case(path.stem, from_onnx(path, shapes=shapes), path)
+    return case if batch is None else with_batch(case, batch)
+
+
+def with_batch(case: Case, batch: int) -> Case:
+    """The case with the leading extent of every input changed from 1 to `batch`; what has it already stays.
+
+    Raises GlulamError if an input leads with another number, or if the model cannot be had for the batch: its own
+    shapes contradict, or samples run into each other (an output changes beyond its leading extent).
+    """
+    shapes = {name: value.shape for name, value in case.graph.inputs.items()}
+    for name, shape in shapes.items():
+        if not shape or shape[0] not in (1, batch):
+            raise GlulamError(f"{case.name} has no leading extent of 1 to make {batch}: its input {name!r} is {shape}")
+    wanted = {name: (batch, *shape[1:]) for name, shape in shapes.items()}
+    if wanted == shapes:
+        return case
+    try:
+        graph = _zoo_network(case.name, wanted) if case.source is None else from_onnx(case.source, shapes=wanted)
+    except GlulamError as error:
+        raise GlulamError(f"{case.name} does not take a batch of {batch}: {error}") from error
+    for name, value in graph.outputs.items():
+        if value.shape[1:] != case.graph.outputs[name].shape[1:]:
+            raise GlulamError(
+                f"{case.name} does not take a batch of {batch}: that makes its output {name!r} {value.shape}, "
+                f"with one sample it is {case.graph.outputs[name].shape}"
+            )
+    return Case(case.name, graph, case.source)
 
 
 def _zoo_network(name: str, shapes: Shapes) -> Graph:

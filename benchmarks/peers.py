@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,16 @@ from glulam.runtime.errors import GlulamError
 
 PEERS = ("onnxruntime", "openvino")
 
+SWITCHES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
+    "avx2": {"openvino": {"ONEDNN_MAX_CPU_ISA": "AVX2", "OV_CPU_MAX_ISA": "AVX2"}}
+}
+"""Environment variables that limit a peer's instructions, by instruction set and peer.
+
+OpenVINO has two: its oneDNN (convolutions, matrix products, pointwise code) obeys the first, its own kernels
+(reductions for one) the second. 2026.4.1 knows both; releases before may know the first alone. ONNX Runtime asks the
+processor, and nothing overrides the answer for float32.
+"""
+
 
 class EngineError(GlulamError):
     """An engine refused the model or died; the message carries the last line it printed."""
@@ -31,7 +42,8 @@ def installed_peers() -> list[str]:
 class EngineProcess:
     """One engine with one model loaded. Close it, or use it as a context manager.
 
-    After construction: `version`, `load_seconds`, `first_seconds` (the first run), `outputs` of that run in order.
+    `environment` is added to that of this process. After construction: `version`, `load_seconds`, `first_seconds` (the
+    first run), `outputs` of that run in order.
     """
 
     def __init__(
@@ -42,6 +54,7 @@ class EngineProcess:
         *,
         threads: int,
         label: str = "",
+        environment: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> None:
         self.engine = engine
@@ -54,6 +67,7 @@ class EngineProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
+            env={**os.environ, **(environment or {})},
         )
         try:
             np.savez(folder / "inputs.npz", **feeds)

@@ -17,7 +17,7 @@ OURS = "glulam"
 def markdown(result: Mapping[str, Any]) -> str:
     """One table with a row per model and thread count, then what it was measured with."""
     peers = [label for label in result["versions"] if label != OURS]
-    head = ["model", "threads", "ratio to the faster peer", *(f"{label}, ms" for label in (OURS, *peers))]
+    head = ["model", "batch", "threads", "ratio to the faster peer", *(f"{label}, ms" for label in (OURS, *peers))]
     head += ["load, ms", "peak memory, MB"]
     lines = [_row(head), _row("---" if i == 0 else "---:" for i in range(len(head)))]
     lines += [_row(_cells(case, peers)) for case in result["cases"]]
@@ -27,11 +27,21 @@ def markdown(result: Mapping[str, Any]) -> str:
         [
             *lines,
             "",
-            f"Medians over rounds in which the engines took turns, each in its own process, float32, batch 1, on "
-            f"{result['cpu']}; the range is that of the quartiles. Load and memory: {order}. {versions}.",
+            f"Medians over rounds in which the engines took turns, each in its own process, float32, on "
+            f"{result['cpu']}; the range is that of the quartiles. Load and memory: {order}. {versions}."
+            f"{_instructions(result, peers)}",
             "",
         ]
     )
+
+
+def _instructions(result: Mapping[str, Any], peers: Sequence[str]) -> str:
+    """To which instructions the engines were held, if they were."""
+    case = result["cases"][0]
+    if case.get("isa", "native") == "native":
+        return ""
+    held = ", ".join(f"{label} {case['engines'][label]['instructions']}" for label in (OURS, *peers))
+    return f" Instructions: {held}."
 
 
 def _cells(case: Mapping[str, Any], peers: Sequence[str]) -> list[str]:
@@ -39,6 +49,7 @@ def _cells(case: Mapping[str, Any], peers: Sequence[str]) -> list[str]:
     ratio = case["ratios"].get("fastest")
     return [
         case["model"],
+        str(case.get("batch", 1)),
         str(case["threads"]),
         f"**{ratio['median']:.2f}** ({ratio['low']:.2f}-{ratio['high']:.2f})" if ratio else "-",
         *(f"{engine['seconds']['median'] * 1e3:.2f}" for engine in engines),

@@ -1,15 +1,22 @@
-"""The measuring itself: ratios by round, differences, and engines that fail in their own process."""
+"""The measuring itself: ratios by round, errors, batches, instruction sets, engines that fail in their own process."""
 
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 import glulam as gl
+from glulam.benchmarks import error, run
+from glulam.benchmarks.cases import Case, open_case, with_batch
 from glulam.benchmarks.fusion import build_variants, group_times, variants
 from glulam.benchmarks.measure import Rounds, difference, take_turns
 from glulam.benchmarks.peers import EngineError, EngineProcess
 from glulam.benchmarks.report import markdown
+from glulam.compiler.graph.types import DType, TensorType
+from glulam.compiler.ops.pointwise import Add, Cast
+from glulam.runtime.errors import GlulamError
 
 
 class Metronome:
@@ -64,7 +71,7 @@ def test_the_report_has_a_row_for_each_case():
         "ratios": {"fastest": spread},
     }
     text = markdown({"cpu": "some CPU", "versions": {"glulam": "1", "peer": "2-abc"}, "cases": [case]})
-    assert "| net | 1 | **0.90** (0.80-1.00) | 10.00 | 10.00 |" in text
+    assert "| net | 1 | 1 | **0.90** (0.80-1.00) | 10.00 | 10.00 |" in text
     assert "peer 2." in text
 
 
@@ -122,3 +129,137 @@ def test_a_folded_layer_counts_for_the_group_of_the_layer_before_it():
     *groups, changes = group_times(graph, {"steps": steps}, {"steps": fused})
     assert [(group.unfused, group.fused) for group in groups] == [(len(names) - 3.0, 3.0), (3.0, 2.0)]
     assert (changes.unfused, changes.fused) == (0.5, 0.25)
+
+
+def small_file(tmp_path, *tail):
+    """A convolution and what follows it, for one sample, as an ONNX file."""
+    graph = gl.Sequential([gl.layers.Input((3, 6, 6)), gl.layers.Conv2d(4, 3), gl.layers.ReLU(), *tail]).graph()
+    path = tmp_path / "small.onnx"
+    gl.to_onnx(graph, path)
+    return path
+
+
+def test_a_batch_replaces_the_leading_extent_for_us_and_for_the_peers(tmp_path):
+    case = open_case(str(small_file(tmp_path)), batch=3)
+    assert case.batch == 3
+    assert next(iter(case.feeds().values())).shape == (3, 3, 6, 6)
+    again = open_case(str(case.write_onnx(tmp_path / "again.onnx")))
+    assert again.batch == 3
+    assert [value.shape for value in again.graph.outputs.values()] == [(3, 4, 4, 4)]
+    zoo = open_case("squeezenet1_1", {"input": (1, 3, 64, 64)}, batch=2)
+    assert zoo.graph.inputs["input"].shape == (2, 3, 64, 64)
+
+
+def test_a_batch_that_a_model_does_not_take_is_refused(tmp_path):
+    with pytest.raises(
+        GlulamError, match=r"small has no leading extent of 1 to make 2: its input 'input' is \(3, 3, 6, 6\)"
+    ):
+        with_batch(open_case(str(small_file(tmp_path)), batch=3), 2)
+    for shape, why in (
+        ([1, 16], "Reshape"),
+        ([1, -1], r"makes its output 'y' \(1, 32\), with one sample it is \(1, 16\)"),
+    ):
+        node = helper.make_node("Reshape", ["x", "shape"], ["y"])
+        x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 4, 4])
+        y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 16])
+        target = numpy_helper.from_array(np.array(shape), "shape")
+        model = helper.make_model(helper.make_graph([node], "fixed", [x], [y], [target]))
+        (tmp_path / "fixed.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(GlulamError, match=f"fixed does not take a batch of 2: .*({why})"):
+            open_case(str(tmp_path / "fixed.onnx"), batch=2)
+
+
+def test_engines_are_held_to_an_instruction_set_where_they_can_be():
+    setup = run.Setup(isa="avx2")
+    assert setup.options.target == "x86-64-v3"
+    held = [setup.instructions(label) for label in ("glulam", "onnxruntime", "openvino")]
+    assert held == ["x86-64-v3", "no switch", "avx2"]
+    assert not setup.switches("onnxruntime")
+    assert set(setup.switches("openvino").values()) == {"AVX2"}
+    assert not run.Setup().switches("openvino")
+    assert run.Setup().options.target == "native"
+
+
+@pytest.mark.parametrize("wrong", [["--batch", "0"], ["--batch", "two"], ["--isa", "sse"], ["--numerics", "exact"]])
+def test_arguments_that_make_no_sense_are_refused(wrong, capsys):
+    with pytest.raises(SystemExit):
+        run.parse(wrong)
+    assert f"argument {wrong[0]}: invalid" in capsys.readouterr().err
+
+
+def measured(model, batch, threads=1):
+    """What `measure_case` says, without a clock: OpenVINO held to AVX2, ONNX Runtime not."""
+    setup = run.Setup(("onnxruntime", "openvino"), isa="avx2")
+    engine = {"seconds": {"median": 0.01}, "load_seconds": 0.1, "peak_rss": 5e7, "difference": 1e-6}
+    spread = {"median": 0.9, "low": 0.8, "high": 1.0}
+    engines = {label: engine | {"instructions": setup.instructions(label)} for label in ("glulam", *setup.peers)}
+    ratios = {"onnxruntime": spread, "openvino": spread, "fastest": spread}
+    return {"model": model, "batch": batch, "threads": threads, "isa": "avx2", "engines": engines, "ratios": ratios}
+
+
+def test_tables_tell_batch_instructions_and_the_ratio_among_equals():
+    case = measured("net", 8)
+    table = run.table_of([case], ["onnxruntime", "openvino"], "title")
+    heads = [str(column.header) for column in table.columns]
+    assert heads[:5] == ["model", "batch", "threads", "ratio", "to openvino"]
+    assert {"onnxruntime ms\n(no switch)", "openvino ms\n(avx2)"} <= set(heads)
+    versions = {"glulam": "1", "onnxruntime": "2", "openvino": "3"}
+    text = markdown({"cpu": "some CPU", "versions": versions, "cases": [case]})
+    assert "| net | 8 | 1 | **0.90** (0.80-1.00) | 10.00 | 10.00 | 10.00 |" in text
+    assert "Instructions: glulam x86-64-v3, onnxruntime no switch, openvino avx2." in text
+
+
+def test_the_exact_result_is_float64_all_through():
+    graph = small_net()
+    wide = error.widened(graph)
+    assert {value.type.dtype for value in wide.values()} == {DType.F64}
+    feeds = {"input": np.random.default_rng(0).standard_normal((1, 3, 20, 20), dtype=np.float32)}
+    labels: list[str] = []
+    (exact,) = error.exact(wide, feeds, lambda label, done, of: labels.append(label)).values()
+    (rounded,) = gl.reference(graph, feeds).values()
+    (again,) = gl.reference(wide, {"input": feeds["input"].astype(np.float64)}).values()
+    assert labels == [node.name for node in graph.nodes]
+    assert exact.dtype == np.float64
+    assert np.array_equal(exact, again)
+    assert 0 < error.error_of([({"y": rounded}, {"y": exact})]) < 1e-6
+
+
+def test_a_cast_to_float32_does_not_round_the_exact_result():
+    graph = gl.Graph("casts")
+    x = graph.input("x", TensorType(DType.F32, (3,)))
+    whole = graph.apply(Cast(DType.I64), x)
+    graph.output("y", graph.apply(Add(), graph.apply(Cast(DType.F32), whole), x))
+    wide = error.widened(graph)
+    (y,) = error.exact(wide, {"x": np.array([0.1, 1.1, -2.6], np.float32)}).values()
+    assert np.array_equal(y, np.array([0.1, 1.1, -2.6], np.float32) + np.array([0.0, 1, -2]))
+
+
+def test_an_error_is_relative_and_pooled_over_samples():
+    exact = {"y": np.array([3.0, 4.0]), "index": np.array([1, 2])}
+    near = {"y": np.array([3.0, 4.5], np.float32), "index": np.array([7, 7])}
+    assert error.error_of([(near, exact)]) == pytest.approx(0.1)
+    assert error.error_of([(near, exact), (exact, exact)]) == pytest.approx(0.1 / 2**0.5)
+    assert error.error_of([({"y": np.array([3.0, np.nan])}, {"y": exact["y"]})]) == np.inf
+    with pytest.raises(GlulamError, match="floating point"):
+        error.error_of([({"i": np.zeros(2, int)}, {"i": np.zeros(2, int)})])
+
+
+def test_both_numerics_and_the_peer_are_near_the_exact_result():
+    graph = small_net()
+    errors = error.measure(Case("small", graph, None), ["fast", "strict"], samples=2)
+    assert errors.inputs == {"input": (1, 3, 20, 20)}
+    assert set(errors.ours) == {"fast", "strict"}
+    assert all(0 < value < 1e-5 for value in (*errors.ours.values(), errors.theirs))
+    assert error.medians([errors])["strict"] == errors.ratio("strict") == errors.ours["strict"] / errors.theirs
+    assert error.as_json([errors], "1")["models"][0]["ratios"]["fast"] == errors.ratio("fast")
+    assert len(error.table_of([errors], "title").columns) == 6
+
+
+def test_arguments_of_the_error_measurement(capsys):
+    assert error.parse([]).models == list(error.DEFAULT_MODELS)
+    assert error.parse([]).numerics == ["fast"]
+    assert error.parse(["unet", "--numerics", "strict,fast,strict"]).numerics == ["strict", "fast"]
+    assert error.open_sized("squeezenet1_1", 64).graph.inputs["input"].shape == (1, 3, 64, 64)
+    with pytest.raises(SystemExit):
+        error.parse(["--numerics", "fast,exact"])
+    assert "no numerics 'exact'; there are fast and strict" in capsys.readouterr().err
