@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -25,19 +25,24 @@ BUILDS = {
     **{f"only {name}": {"disable": tuple(other for other in PASSES if other != name)} for name in PASSES},
 }
 SMALL = ("mobilenet_v3_large", "shufflenet_v2_x1_0", "squeezenet1_1")  # compiled in a second: they get every build
+QUICK = (*SMALL, "mobilenet_v2", "mnasnet1_0", "efficientnet_b0", "resnet18", "super_resolution", "googlenet")
 SOME = ("unfused", "without fold_normalisation", "only fuse")
 EVERY_BUILD = bool(os.environ.get("GLULAM_EVERY_BUILD"))
 TOLERANCE = 2e-4
 
 
-@cache
+@lru_cache(2)  # a network's weights may be half a gigabyte
 def network(name):
     graph = small_network(name, SIDES.get(name, 64))
     x = np.random.default_rng(0).standard_normal(graph.inputs["input"].shape).astype(np.float32)
     return graph, {"input": x}, reference(graph, {"input": x})
 
 
-@pytest.mark.parametrize("name", zoo.NETWORKS)
+def large_ones_are_long(names):
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in names]
+
+
+@pytest.mark.parametrize("name", large_ones_are_long(zoo.NETWORKS))
 def test_native_code_agrees_and_keeps_its_bits(name):
     graph, feeds, expected = network(name)
     with driver.compile_graph(graph) as model:

@@ -65,6 +65,9 @@ SMALL = {
 }
 
 
+HEAVY = 12_000_000  # parameters
+
+
 def test_the_list_is_complete():
     assert set(zoo.NETWORKS) == set(PUBLISHED)
 
@@ -86,7 +89,11 @@ def response(graph, seed):
     return evaluate_all(graph, {value.name: x})
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+def heavy_ones_are_long():
+    return [pytest.param(n, marks=pytest.mark.long if p[0] > HEAVY else ()) for n, p in PUBLISHED.items()]
+
+
+@pytest.mark.parametrize("name", heavy_ones_are_long())
 def test_activations_keep_their_scale_and_inputs_are_told_apart(name):
     graph = small_network(name, SMALL.get(name, 96))
     (output,) = graph.outputs.values()
