@@ -33,7 +33,7 @@ class Filtering:
     input_transform: Matrix
     filter_transform: Matrix
     output_transform: Matrix
-    input_cycles: float  # to transform one tile of a block of channels, measured on AVX-512
+    input_cycles: float  # to transform one tile of a block of channels on AVX-512: measured for F4, scaled for F2
     output_cycles: float
 
     @property
