@@ -23,7 +23,7 @@ def address_of(array: npt.NDArray[np.generic]) -> int:
 def allocate(size: int) -> Bytes:
     """Zeroed bytes at an address aligned for kernels; on huge pages, where they exist and the size makes them pay."""
     if size >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        memory = mmap.mmap(-1, size + _HUGE_PAGE)
+        memory = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         memory.madvise(mmap.MADV_HUGEPAGE)
         return _from_aligned(np.frombuffer(memory, np.uint8), size, _HUGE_PAGE)
     return _from_aligned(np.zeros(size + abi.ALIGNMENT, np.uint8), size, abi.ALIGNMENT)

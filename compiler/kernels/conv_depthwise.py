@@ -143,13 +143,15 @@ class _Depthwise:
         )
 
     def cycles(self, height: int, rows: int, width: int, pixels: int, resident: bool) -> float:
-        """Of one plane: what its multiply-adds, loads and stores take, two FMAs and two loads a cycle."""
+        """Of one plane: what its multiply-adds, loads and stores take."""
+        target = self.ctx.target
         total = 0.0
         for _, tile_rows, high in pieces(height, rows):
             for _, count, wide in pieces(width, pixels):
                 fmas = len(self.taps) * high * wide
                 loads = self.loads(high, wide) + (0 if resident else len(self.taps))
-                total += tile_rows * count * (max(fmas, loads) / 2 + high * wide / 2 + 2)
+                work = max(fmas / target.fmas_per_cycle, loads / target.loads_per_cycle)
+                total += tile_rows * count * (work + high * wide / 2 + 2)
         return total
 
     def loads(self, rows: int, pixels: int) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from glulam.compiler.targets import Target
 
 _LATENCY = 4.0  # cycles until an FMA's result can be added to again
-_PER_CYCLE = 2.0  # FMAs, and loads, that start in one cycle
+_BROADCASTS = 2.0  # loads of one element that start in one cycle
 _STREAM_BYTES = 20.0  # bytes a cycle that a tile may draw from the second-level cache without waiting
 _L2_RATE, _L3_RATE, _MEMORY_RATE = 28.0, 18.0, 7.0  # bytes a cycle that one core reads
 
@@ -30,9 +30,8 @@ class Tiling:
 
 def step_cycles(target: Target, pixels: int, blocks: int) -> float:
     """Estimated cycles to add one input channel's product to the tile."""
-    broadcast = 0 if blocks == 1 else pixels
-    fmas = pixels * blocks / _PER_CYCLE
-    loads = (blocks + max(broadcast, pixels)) / _PER_CYCLE
+    fmas = pixels * blocks / target.fmas_per_cycle
+    loads = blocks / target.loads_per_cycle + pixels / _BROADCASTS
     stream = blocks * target.vector_bytes / _STREAM_BYTES
     return max(fmas, loads, stream, _LATENCY)
 

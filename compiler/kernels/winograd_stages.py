@@ -20,6 +20,8 @@ from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Affine, Buffer, Load, Var
 from glulam.compiler.targets import Target
 
+_MOVES = 3  # what it costs to write a tensor and to read it in the next kernel, in readings
+
 
 def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, f: Filtering) -> float:
     """Estimated cycles of all three on one core."""
@@ -31,7 +33,7 @@ def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_chann
     transforms = tiles * (in_blocks * f.input_cycles + out_blocks * f.output_cycles) * transform_slowdown(target)
     tiling = choose_tiling(target, tiles, out_blocks, in_channels)
     products = f.points * row_cycles(target, tiling, tiles, out_blocks, in_channels)
-    moves = sum(2 * size / stream_rate(target, size) for size in tensors)
+    moves = sum(_MOVES * size / stream_rate(target, size) for size in tensors)
     return transforms + moves + overlapped(products, filters / memory_rate(target, filters))
 
 

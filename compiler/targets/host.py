@@ -12,7 +12,7 @@ import llvmlite.binding as llvm
 from glulam.compiler.errors import TargetError
 from glulam.compiler.targets.arm import AARCH64
 from glulam.compiler.targets.target import Target
-from glulam.compiler.targets.x86 import X86_64_V2, X86_64_V3, X86_64_V4
+from glulam.compiler.targets.x86 import NARROW_512, X86_64_V2, X86_64_V3, X86_64_V4
 
 NAMED = (X86_64_V4, X86_64_V3, X86_64_V2, AARCH64)
 """Every target with a name, the widest of an architecture first."""
@@ -55,10 +55,15 @@ def _native() -> Target:
         raise TargetError(f"no target for {platform.machine()} with its features; there are {[t.name for t in NAMED]}")
     level = runnable_targets()[0]
     l1, l2, l3 = _caches()
+    tune = llvm.get_host_cpu_name()
+    two = level.fmas_per_cycle, level.loads_per_cycle
+    fmas, loads = NARROW_512.get(tune, two) if level is X86_64_V4 else two
     return replace(
         level,
         triple=llvm.get_process_triple(),
-        tune=llvm.get_host_cpu_name(),
+        tune=tune,
+        fmas_per_cycle=fmas,
+        loads_per_cycle=loads,
         l1_bytes=l1 or level.l1_bytes,
         l2_bytes=l2 or level.l2_bytes,
         l3_bytes=l3 or level.l3_bytes,

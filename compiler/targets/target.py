@@ -24,6 +24,10 @@ class Target:
     """Without it a multiply-add is two instructions with two roundings."""
     has_f16: bool
     """Whether the processor converts between half and single precision; without it both are computed on bits."""
+    fmas_per_cycle: float
+    """Multiply-adds of whole vectors that start in one cycle."""
+    loads_per_cycle: float
+    """Loads of whole vectors that start in one cycle; broadcasts of an element are at least as many."""
     l1_bytes: int
     l2_bytes: int
     l3_bytes: int

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from glulam.compiler.targets.target import Target
 
 _TRIPLE = "x86_64-unknown-linux-gnu"
@@ -26,6 +28,8 @@ X86_64_V4 = Target(
     vector_registers=32,
     has_fma=True,
     has_f16=True,
+    fmas_per_cycle=2,
+    loads_per_cycle=2,
     l1_bytes=32 << 10,
     l2_bytes=1 << 20,
     l3_bytes=16 << 20,
@@ -42,6 +46,8 @@ X86_64_V3 = Target(
     vector_registers=16,
     has_fma=True,
     has_f16=True,
+    fmas_per_cycle=2,
+    loads_per_cycle=2,
     l1_bytes=32 << 10,
     l2_bytes=512 << 10,
     l3_bytes=8 << 20,
@@ -58,7 +64,22 @@ X86_64_V2 = Target(
     vector_registers=16,
     has_fma=False,
     has_f16=False,
+    fmas_per_cycle=2,
+    loads_per_cycle=2,
     l1_bytes=32 << 10,
     l2_bytes=256 << 10,
     l3_bytes=8 << 20,
 )
+
+NARROW_512: Mapping[str, tuple[float, float]] = {
+    "znver4": (1, 1),
+    "cannonlake": (1, 2),
+    "icelake-client": (1, 2),
+    "tigerlake": (1, 2),
+    "rocketlake": (1, 2),
+}
+"""Processors, by LLVM's name, that start fewer 512-bit FMAs and loads in a cycle than two of each.
+
+Zen 4 passes 512 bits through its 256-bit units in two halves; the others have one 512-bit FMA unit (A. Fog,
+Instruction tables, 2025).
+"""
