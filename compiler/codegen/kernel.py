@@ -101,8 +101,8 @@ class _Emitter:
                     self.loop(var, kind, inner)
                 case Store(buffer, index, value):
                     self.expressions.memory.store(buffer, index, self.expressions.evaluate(value))
-                case Prefetch(buffer, index):
-                    self.expressions.memory.prefetch(buffer, index)
+                case Prefetch(buffer, index, level):
+                    self.expressions.memory.prefetch(buffer, index, level)
                 case Declare(tile):
                     self.declare(tile)
                 case TileWrite(tile, index, value):

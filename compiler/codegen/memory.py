@@ -14,6 +14,7 @@ from glulam.compiler.graph.types import DType
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Access, Bounded, Buffer, Index, Load
 
+_LOCALITY = {1: "3", 2: "1"}  # LLVM's, by the level of the cache
 _NEAR = 4  # elements from lane to lane up to which shuffles beat a gather
 
 
@@ -90,10 +91,11 @@ class Memory:
         for known in [k for k in loads if isinstance(k, tuple) and k[0].access is not Access.READ]:
             del loads[known]
 
-    def prefetch(self, buffer: Buffer, index: tuple[Index, ...]) -> None:
-        """Ask for the line to be read into the first-level cache."""
+    def prefetch(self, buffer: Buffer, index: tuple[Index, ...], level: int) -> None:
+        """Ask for the line to be read into the cache of this level."""
         pointer = self.place(buffer, index).pointer
-        self.function.call_void("llvm.prefetch.p0", [("ptr", pointer), ("i32", "0"), ("i32", "3"), ("i32", "1")])
+        locality = _LOCALITY[level]
+        self.function.call_void("llvm.prefetch.p0", [("ptr", pointer), ("i32", "0"), ("i32", locality), ("i32", "1")])
 
     # ---- addresses
 

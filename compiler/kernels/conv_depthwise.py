@@ -206,7 +206,7 @@ class _Depthwise:
         below = (rows - 1) * geo.strides[-2] + (geo.kernel[-2] - 1) * geo.dilations[-2] + 1
         *planes, top, left = geo.input_place((*outer, row, column), (0,) * geo.rank)
         with self.b.unrolled("r", rows * geo.strides[-2]) as r, self.b.unrolled("t", pixels * geo.strides[-1]) as t:
-            self.b.prefetch(self.x[(*place.head, *planes, top + below + r, left + t, 0)])
+            self.b.prefetch(self.x[(*place.head, *planes, top + below + r, left + t, 0)], level=2)
 
     def unrolled(self, place: _Place, acc: Tile) -> None:
         """All taps, input row by input row; in a row the taps that meet the same pixels follow each other."""

@@ -97,6 +97,7 @@ class DirectConv:
         self.group_blocks = -(-ctx.output.shape[1] // self.groups // self.block)
         self.share = Affine.of(0)  # which share of the next weights the tile in hand asks for
         self.pixels = 0  # of the tile in hand
+        self.image_level = 1  # the cache that the next pixels are brought to
         bias = ctx.data(2)
         self.bias = np.zeros(ctx.output.shape[1], np.float32) if bias is None else bias
 
@@ -109,7 +110,9 @@ class DirectConv:
         again = second_reading(ctx.target, outer, self.group_blocks, depth)
         tiling = tiling or choose_tiling(ctx.target, width, self.group_blocks, depth, again)
         ctx.output_view()
-        for first, per_group, count in tiling.channel_groups(self.group_blocks):
+        groups = tiling.channel_groups(self.group_blocks)  # the second and later ones find the pixels in L2
+        self.image_level = 2 if sum(count for *_, count in groups) == 1 else 1
+        for first, per_group, count in groups:
             self.channels(outer, width, tiling, first, per_group, count)
 
     def channels(
@@ -199,7 +202,7 @@ class DirectConv:
         """Ask for one of `parts` of the next tile's pixels."""
         count = -(-self.pixels // parts)
         with self.b.unrolled("a", count) as a:
-            self.b.prefetch(self.x[n, block, start + self.pixels + part * count + a, 0])
+            self.b.prefetch(self.x[n, block, start + self.pixels + part * count + a, 0], self.image_level)
 
     def streams_weights(self) -> bool:
         """Whether the weights come from afar, and few pixels share the time until the next ones are needed."""

@@ -184,7 +184,7 @@ class Products:
                 b.store(acc[t, j], 0.0)
             with b.serial("i", self.channels // unroll) as i:
                 with b.unrolled("u", share) as u, b.unrolled("j", self.blocks) as j:
-                    b.prefetch(self.ahead(i * unroll + Affine.of(step) * share + u, j))
+                    b.prefetch(self.ahead(i * unroll + Affine.of(step) * share + u, j), level=2)
                 with b.unrolled("u", unroll) as u, b.unrolled("t", pixels) as t, b.unrolled("j", self.blocks) as j:
                     channel = i * unroll + u
                     b.store(acc[t, j], Fma(self.inputs(start + t, channel), self.filters(channel, j, v), acc[t, j]))

@@ -280,6 +280,8 @@ class Prefetch:
 
     buffer: Buffer
     index: tuple[Affine, ...]
+    level: int
+    """The cache that the line shall reach: 1, or 2 for streams faster than the first level has misses in flight."""
 
 
 Stmt = For | Store | Declare | TileWrite | Prefetch
@@ -389,12 +391,12 @@ class Builder:
         else:
             self._emit(TileWrite(place.tile, place.index, value))
 
-    def prefetch(self, place: Load) -> None:
-        """Have the cache line of the place brought nearer."""
+    def prefetch(self, place: Load, level: int = 1) -> None:
+        """Have the cache line of the place brought into the cache of this level."""
         index = tuple(entry for entry in place.index if isinstance(entry, Affine))
         if len(index) < len(place.index):
             raise LoopError(f"{self.name}: only places known before the loop runs can be prefetched")
-        self._emit(Prefetch(place.buffer, index))
+        self._emit(Prefetch(place.buffer, index, level))
 
     def kernel(self) -> Kernel:
         return Kernel(self.name, tuple(self.params), tuple(self.scratch_buffers), tuple(self.sections))

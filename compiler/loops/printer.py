@@ -59,8 +59,8 @@ def _body(body: Iterable[Stmt], depth: int) -> Iterable[str]:
                 yield f"{pad}}}"
             case Store(buffer, index, value):
                 yield f"{pad}{buffer.name}{_index(index)} = {show(value)}"
-            case Prefetch(buffer, index):
-                yield f"{pad}prefetch {buffer.name}{_index(index)}"
+            case Prefetch(buffer, index, level):
+                yield f"{pad}prefetch {buffer.name}{_index(index)} to L{level}"
             case Declare(tile):
                 yield f"{pad}tile {tile.name}: {tile.dtype.value}[{','.join(map(str, tile.shape))}]"
             case TileWrite(tile, index, value):

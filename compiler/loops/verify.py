@@ -64,7 +64,7 @@ class _Verifier:
                     self.tiles[tile] = self.vector is not None
                 case Store(buffer, index, value):
                     self.store(buffer, index, value)
-                case Prefetch(_, index):
+                case Prefetch(_, index, _):
                     for entry in index:
                         if self.affine(entry):
                             self.fail("a prefetch is of one place, not of lanes")
