@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from glulam.compiler.graph.types import Array
+from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels import gemm_dots
 from glulam.compiler.kernels.context import Context, Lowered, Point, View
 from glulam.compiler.kernels.gemm_operands import (
@@ -25,9 +25,10 @@ from glulam.compiler.kernels.gemm_operands import (
     without_batch,
     zero,
 )
-from glulam.compiler.kernels.tiling import Tiling, choose_tiling, pieces, unroll_factor
+from glulam.compiler.kernels.tiling import Tiling, choose_tiling, most_rows, pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Tile, Var
+from glulam.compiler.targets import Target
 
 _ROW_BLOCKS = 8  # column blocks of a tile of one row: as many sums as hide the latency of an addition
 _NARROW_SPLIT = 4  # partial sums of each element where all columns together fill no block, for the same reason
@@ -46,6 +47,11 @@ def linear(ctx: Context, tiling: Tiling | None = None) -> Lowered:
     if weights is None or len(weights) == 1:
         return gemm_dots.build(flat, transposed=True, bias=bias)
     return _Columns(flat, weights.T, bias, tiling).build()
+
+
+def row_limit(target: Target, depth: int, dtype: DType) -> int:
+    """Rows of a left operand of so many columns that a tile should not exceed, or they drive each other out."""
+    return most_rows(target, depth * dtype.size)
 
 
 def matmul(ctx: Context) -> Lowered:
@@ -132,7 +138,8 @@ class _Columns:
     def tile_shape(self, blocks: int) -> tuple[int, int]:
         if self.rows == 1:
             return 1, min(blocks, _ROW_BLOCKS)
-        tiling = self.tiling or choose_tiling(self.ctx.target, self.rows, blocks, self.depth)
+        limit = row_limit(self.ctx.target, self.depth, self.dtype)
+        tiling = self.tiling or choose_tiling(self.ctx.target, self.rows, blocks, self.depth, limit=limit)
         return tiling.pixels, tiling.blocks
 
     def sections(self, chunk: _Chunk) -> None:

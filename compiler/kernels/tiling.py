@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from glulam.compiler.targets import Target
 
 _LATENCY = 4.0  # cycles until an FMA's result can be added to again
+_PAGE, _LINE = 4096, 64  # bytes
 _BROADCASTS = 2.0  # loads of one element that start in one cycle
+_LOADS_SHOW = 0.03  # of the time of loads, even where multiplying takes longer
 _STREAM_BYTES = 20.0  # bytes a cycle that a tile may draw from the second-level cache without waiting
 _L2_RATE, _L3_RATE, _MEMORY_RATE = 28.0, 18.0, 7.0  # bytes a cycle that one core reads
 
@@ -33,24 +36,26 @@ def step_cycles(target: Target, pixels: int, blocks: int) -> float:
     fmas = pixels * blocks / target.fmas_per_cycle
     loads = blocks / target.loads_per_cycle + pixels / _BROADCASTS
     stream = blocks * target.vector_bytes / _STREAM_BYTES
-    return max(fmas, loads, stream, _LATENCY)
+    return max(fmas, loads, stream, _LATENCY) + _LOADS_SHOW * loads
 
 
-def choose_tiling(target: Target, width: int, blocks: int, depth: int, for_rest: float = 0.0) -> Tiling:
+def choose_tiling(
+    target: Target, width: int, blocks: int, depth: int, for_rest: float = 0.0, limit: int | None = None
+) -> Tiling:
     """The tile with the fewest estimated cycles for rows of `width` pixels and `blocks` channel blocks."""
-    return min(tilings(target, width, blocks, depth, for_rest), key=lambda entry: entry[:2])[-1]
+    return min(tilings(target, width, blocks, depth, for_rest, limit), key=lambda entry: entry[:2])[-1]
 
 
 def tilings(
-    target: Target, width: int, blocks: int, depth: int, for_rest: float = 0.0
+    target: Target, width: int, blocks: int, depth: int, for_rest: float = 0.0, limit: int | None = None
 ) -> list[tuple[float, int, Tiling]]:
     """For each number of channel blocks the best tile: (estimated cycles, minus its pixels, tile).
 
-    A tile that leaves a rest of the width costs `for_rest` cycles more.
+    A tile that leaves a rest of the width costs `for_rest` cycles more. It has no more pixels than `limit`.
     """
     best = []
     for per_group in range(1, min(blocks, 8) + 1):
-        most = (target.vector_registers - per_group - 1) // per_group
+        most = min((target.vector_registers - per_group - 1) // per_group, limit or width)
         found = []
         for pixels in range(1, min(width, most) + 1):
             tiling = Tiling(pixels, per_group)
@@ -71,6 +76,15 @@ def row_cycles(target: Target, tiling: Tiling, width: int, blocks: int, depth: i
                 finish = 4.0 + pixels * per_group
                 total += count * times * (step_cycles(target, pixels, per_group) * depth + finish)
     return total
+
+
+def most_rows(target: Target, stride: int) -> int:
+    """Rows, `stride` bytes apart, whose lines of one column stay in the first-level cache while they are gone through.
+
+    A way of that cache is one page large, so that an address tells the set before it is translated.
+    """
+    sets = _PAGE // math.gcd(stride, _PAGE)
+    return max(1, target.l1_bytes // _PAGE) * min(sets, _PAGE // _LINE)
 
 
 def stream_rate(target: Target, working_set: int) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from glulam.compiler.graph.graph import Node
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import DType, Shape
-from glulam.compiler.kernels import conv_direct, conv_winograd, winograd_stages
+from glulam.compiler.kernels import conv_direct, conv_winograd, gemm, winograd_stages
 from glulam.compiler.kernels.tiling import Tiling, row_cycles, stream_rate, tilings
 from glulam.compiler.kernels.winograd import FILTERINGS
 from glulam.compiler.ops.conv import Conv
@@ -160,7 +160,8 @@ def _linear(target: Target, node: Node) -> list[Candidate]:
     columns, depth = weights.shape
     rows, blocks = math.prod(x.shape[:-1]), -(-columns // target.lanes)
     stream = weights.type.nbytes / stream_rate(target, weights.type.nbytes)
-    found = sorted(tilings(target, max(rows, 1), blocks, depth), key=lambda entry: entry[:2])
+    limit = gemm.row_limit(target, depth, x.type.dtype)
+    found = sorted(tilings(target, max(rows, 1), blocks, depth, limit=limit), key=lambda entry: entry[:2])
 
     def cycles(tiling: Tiling) -> float:
         return max(row_cycles(target, tiling, max(rows, 1), blocks, depth), stream)
