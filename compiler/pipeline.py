@@ -17,6 +17,7 @@ from glulam.compiler.passes.manager import Pass
 from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
 from glulam.compiler.passes.sliced_linear import SlicedLinear
 from glulam.compiler.passes.split_recurrence import SplitRecurrence
+from glulam.compiler.passes.split_strassen import SplitStrassen
 from glulam.compiler.passes.split_winograd import SplitWinograd
 from glulam.compiler.passes.transposed_blocks import TransposedBlocks
 from glulam.compiler.passes.volumes import TrimTaps, VolumesToImages
@@ -46,6 +47,7 @@ def pipeline(machine: Target, measured: Measured | None = None) -> tuple[Pass, .
         VolumesToImages(machine),  # before the choice of algorithms, which looks at images
         ChooseAlgorithm(machine, measured or {}),  # before fusion, since not every kernel can pool its result
         SplitWinograd(machine),  # its last stage then carries the epilogue
+        SplitStrassen(),  # likewise
         Fuse(machine),  # before layouts, so that a region gets one layout
         ChooseLayout(machine),  # kernels are built for what it decides
         TransposedBlocks(),  # of the conversions that it put in

@@ -320,19 +320,21 @@ class Context:
 
     # ---- changes of view
 
-    def flattened(self, elementwise: Collection[int] = ()) -> Context | None:
+    def flattened(self, elementwise: Collection[int] = (), apart: Collection[int] = ()) -> Context | None:
         """The same problem with all spatial dimensions as one, if no operand's memory forbids it.
 
-        Inputs numbered `elementwise`, and those of the epilogue, broadcast to the output as in numpy.
+        Inputs numbered `elementwise`, and those of the epilogue, broadcast to the output as in numpy. Those numbered
+        `apart` have spatial extents of their own.
         """
         rank, whole = self.output.type.rank, math.prod(self.output.spatial)
         inputs = list(self.inputs)
+        own = {math.prod(self.operand(i).spatial) for i in apart}
         for i in {*elementwise, *self.epilogue.inputs}:
             inputs[i] = _of_rank(self.operand(i), rank)
         if any(o is not None and 2 < o.type.rank != rank for o in inputs):
             return None
         for operand in (*(o for o in inputs if o is not None and o.type.rank == rank), *self.outputs):
-            if operand.layout.has_halo or (math.prod(operand.spatial) not in (1, whole)):
+            if operand.layout.has_halo or (math.prod(operand.spatial) not in {1, whole, *own}):
                 return None
         flat = [o if o is None or o.type.rank != rank else _flatten(o) for o in inputs]
         return Context(self.name, self.target, flat, [_flatten(o) for o in self.outputs], self.epilogue)

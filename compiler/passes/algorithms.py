@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from glulam.compiler.graph.graph import Node
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import DType, Shape
-from glulam.compiler.kernels import conv_direct, conv_winograd, gemm, winograd_stages
+from glulam.compiler.kernels import conv_direct, conv_winograd, gemm, strassen, winograd_stages
 from glulam.compiler.kernels.tiling import Tiling, row_cycles, stream_rate, tilings
 from glulam.compiler.kernels.winograd import FILTERINGS
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.ops.matmul import Linear
+from glulam.compiler.ops.strassen import StrassenConv, StrassenLinear
 from glulam.compiler.ops.tiled import TiledConv, TiledLinear
 from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.targets import Target
@@ -105,12 +106,16 @@ def _direct(target: Target, node: Node) -> list[Candidate]:
 
 def _rows(node: Node) -> Shape:
     """The pixels of an image as the direct convolution goes through them: 1x1 kernels see one long row."""
+    spatial = node.output.shape[2:]
+    return (math.prod(spatial),) if _is_flat(node) else spatial
+
+
+def _is_flat(node: Node) -> bool:
+    """Whether a convolution has one tap, which meets each pixel once."""
     weights = node.inputs[1]
     assert weights is not None
     assert isinstance(node.op, Conv)
-    spatial = node.output.shape[2:]
-    flat = set(weights.shape[2:]) == {1} and set(node.op.strides) == {1} and not any(map(any, node.op.pads))
-    return (math.prod(spatial),) if flat else spatial
+    return set(weights.shape[2:]) == {1} and set(node.op.strides) == {1} and not any(map(any, node.op.pads))
 
 
 def _depth(node: Node) -> int:
@@ -150,6 +155,33 @@ def _winograd(target: Target, node: Node) -> list[Candidate]:
     return sorted(found, key=lambda candidate: candidate.cycles)
 
 
+def _strassen_conv(target: Target, node: Node) -> list[Candidate]:
+    x, op = node.inputs[0], node.op
+    assert x is not None
+    assert isinstance(op, Conv)
+    cycles = strassen.cost(target, x.shape[0], x.shape[2:], x.shape[1], node.output.shape[1])
+    return [Candidate("strassen", cycles, StrassenConv(**op.attributes()))]
+
+
+def _no_strassen_conv(target: Target, node: Node) -> str | None:
+    op = node.op
+    assert isinstance(op, Conv)
+    if not _is_flat(node) or op.groups != 1:
+        return "the kernel is not 1x1, or there are strides, padding or groups"
+    return _no_strassen(target, node, 2, 1)
+
+
+def _no_strassen(target: Target, node: Node, rows: int, channels: int) -> str | None:
+    """Why the algorithm does not serve a node whose input and output have these axes; None if it does."""
+    x, y, whole = node.inputs[0], node.output, 2 * target.lanes
+    assert x is not None
+    if x.type.rank < 3 or x.shape[rows] < 2:
+        return "no rows of one sample to halve"
+    if x.shape[channels] % whole or y.shape[channels] % whole:
+        return f"{x.shape[channels]} to {y.shape[channels]} channels are no multiples of {whole}"
+    return _needs_packing(node)
+
+
 # ---- linear layers
 
 
@@ -178,9 +210,26 @@ def _linear(target: Target, node: Node) -> list[Candidate]:
     ]
 
 
+def _no_strassen_linear(target: Target, node: Node) -> str | None:
+    x = node.inputs[0]
+    assert x is not None
+    if x.type.rank != 3:
+        return "no rows of one sample to halve"
+    return _no_strassen(target, node, 1, 2)
+
+
+def _strassen_linear(target: Target, node: Node) -> list[Candidate]:
+    x = node.inputs[0]
+    assert x is not None
+    batch, rows, depth = x.shape
+    return [Candidate("strassen", strassen.cost(target, batch, (rows,), depth, node.output.shape[2]), StrassenLinear())]
+
+
 ALGORITHMS = (
     Algorithm("direct", Conv, _never, _direct),
     Algorithm("winograd", Conv, _no_winograd, _winograd),
+    Algorithm("strassen", Conv, _no_strassen_conv, _strassen_conv),
     Algorithm("gemm", Linear, _never, _linear),
+    Algorithm("strassen", Linear, _no_strassen_linear, _strassen_linear),
 )
 """For each class of ops the general one first."""

@@ -1,0 +1,149 @@
+"""1x1 convolutions and linear layers by one step of Strassen's algorithm. Passes put these in; no frontend does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from glulam.compiler.graph.op import Case, Op, Prefers, Trait
+from glulam.compiler.graph.types import Array, Shape, TensorType, f32
+from glulam.compiler.kernels import strassen
+from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.ops.conv import Conv
+from glulam.compiler.ops.inputs import check_shape, optional, required, wide
+from glulam.compiler.ops.matmul import Linear
+
+
+@dataclass(frozen=True)
+class StrassenConv(Conv):
+    """A 1x1 convolution that the pass `split_strassen` makes two ops of: the same meaning, other roundings."""
+
+    name = "strassen_conv"
+    tolerance = 1e-4
+
+
+@dataclass(frozen=True)
+class StrassenLinear(Linear):
+    """A linear layer that the pass `split_strassen` makes two ops of: the same meaning, other roundings."""
+
+    name = "strassen_linear"
+    tolerance = 1e-4
+
+
+@dataclass(frozen=True)
+class _Halved(Op):
+    """Rows are the axis after the batch: the height of [N,C,H,*S], or T of [N,T,K] with `channels_last`."""
+
+    channels_last: bool = False
+
+    @property
+    def _axes(self) -> tuple[int, int]:
+        """Of the rows and of the channels."""
+        return (1, 2) if self.channels_last else (2, 1)
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        return Prefers.PLAIN if self.channels_last else Prefers.BLOCKS
+
+    def _sums_shape(self, x: TensorType) -> Shape:
+        rows, channels = self._axes
+        if x.rank < 3 or (x.rank > 3 and self.channels_last) or x.shape[channels] % 2:
+            raise self.fail(f"the rows and channels of {x} cannot be halved")
+        shape = list(x.shape)
+        shape[rows], shape[channels] = math.ceil(shape[rows] / 2), 2 * shape[channels]
+        return tuple(shape)
+
+    def _quarters(self, x: Array) -> tuple[Array, Array, Array, Array]:
+        """A11, A12, A21 and A22 of x in float64, zeros where the bottom half has no row."""
+        rows, channels = self._axes
+        spans = [(0, 0)] * x.ndim
+        spans[rows] = (0, x.shape[rows] % 2)
+        top, bottom = np.split(np.pad(wide(x), spans), 2, axis=rows)
+        return (*np.split(top, 2, axis=channels), *np.split(bottom, 2, axis=channels))
+
+
+@dataclass(frozen=True)
+class StrassenSums(_Halved):
+    """The sums S1 to S4 of x's quarters, one after the other along the channels.
+
+    x[N,C,H,*S] -> [N, 2 C, ceil(H / 2), *S]; with `channels_last` x[N,T,K] -> [N, ceil(T / 2), 2 K].
+    """
+
+    name = "strassen_sums"
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        (x,) = required(self, inputs, 1)
+        return (x.with_shape(self._sums_shape(x)),)
+
+    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
+        (x,) = required(self, inputs, 1)
+        a11, a12, a21, a22 = self._quarters(x)
+        s1 = a21 + a22
+        s2 = s1 - a11
+        sums = (s1, s2, a11 - a21, a12 - s2)
+        return (np.concatenate(sums, axis=self._axes[1]).astype(x.dtype),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls(), (f32(2, 64, 7, 3),)),
+            Case(cls(), (f32(1, 32, 2),)),
+            Case(cls(channels_last=True), (f32(2, 13, 64),)),
+        )
+
+    def lower(self, ctx: Context) -> Lowered:
+        return strassen.build_sums(ctx, self.channels_last)
+
+
+@dataclass(frozen=True)
+class StrassenProducts(_Halved):
+    """x, its StrassenSums, w and bias?[OC] -> the 1x1 convolution, or with `channels_last` the linear layer, of x.
+
+    w is [OC, C, *1] or [N, K].
+    """
+
+    name = "strassen_products"
+    traits = frozenset({Trait.ANCHOR})
+    tolerance = 1e-4
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        x, s, w = required(self, inputs, 3, 1)
+        channels = self._axes[1]
+        fits = s.shape == self._sums_shape(x) and w.shape[1:] == (x.shape[channels], *(1,) * (w.rank - 2))
+        if not fits or w.shape[0] % 2:
+            raise self.fail(f"{x}, sums {s} and weights {w} do not go together")
+        check_shape(self, "the bias", optional(inputs, 3), (w.shape[0],))
+        shape = list(x.shape)
+        shape[channels] = w.shape[0]
+        return (x.with_shape(tuple(shape)),)
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        """Of the definition, not of the algorithm."""
+        w = inputs[2]
+        return 0 if w is None else 2 * outputs[0].size * w.shape[1]
+
+    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
+        x, s, w = required(self, inputs, 3, 1)
+        bias = optional(inputs, 3)
+        rows, channels = self._axes
+        a11, a12, _, a22 = (np.moveaxis(a, channels, -1) for a in self._quarters(x))
+        s1, s2, s3, s4 = np.split(np.moveaxis(wide(s), channels, -1), 4, axis=-1)
+        left, right = np.split(wide(w).reshape(w.shape[:2]).T, 2, axis=1)
+        (b11, b21), (b12, b22) = np.split(left, 2), np.split(right, 2)
+        t1 = b12 - b11
+        t2 = b22 - t1
+        first = a11 @ b11
+        shared = first + s2 @ t2
+        lower = shared + s3 @ (b22 - b12)
+        top = np.concatenate([first + a12 @ b21, shared + s1 @ t1 + s4 @ b22], axis=-1)
+        bottom = np.concatenate([lower - a22 @ (t2 - b21), lower + s1 @ t1], axis=-1)
+        total = np.moveaxis(np.concatenate([top, bottom], axis=1), -1, channels)
+        total = np.take(total, np.arange(x.shape[rows]), axis=rows)
+        if bias is not None:
+            total = total + wide(bias).reshape(-1, *(1,) * (x.ndim - 1 - channels))
+        return (total.astype(x.dtype),)
+
+    def lower(self, ctx: Context) -> Lowered:
+        return strassen.build_products(ctx, self.channels_last)

@@ -1,0 +1,29 @@
+"""A layer by Strassen's algorithm becomes two ops, the second of which carries the epilogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from glulam.compiler.graph.graph import Graph, Node
+from glulam.compiler.graph.patch import Patch
+from glulam.compiler.ops.strassen import StrassenConv, StrassenLinear, StrassenProducts, StrassenSums
+from glulam.compiler.passes.manager import Decision, NodePass, Uses
+
+
+@dataclass(frozen=True)
+class SplitStrassen(NodePass):
+    """Layers that read the same tensor share its sums."""
+
+    name = "split_strassen"
+
+    def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
+        if not isinstance(node.op, StrassenConv | StrassenLinear):
+            return None
+        last = isinstance(node.op, StrassenLinear)
+        x, *parameters = node.inputs
+        assert x is not None
+        known = [user.output for user in uses.users(x) if user.op == StrassenSums(last)]
+        patch = Patch(graph, "shares the sums of its input" if known else "sums of halves, then products", at=node.name)
+        sums = known[0] if known else patch.apply(StrassenSums(last), x, name=f"{node.name}.sums")
+        patch.replace(node.output, patch.apply(StrassenProducts(last), x, sums, *parameters, name=node.name))
+        return patch
