@@ -66,7 +66,7 @@ def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_chann
 
 @dataclass(frozen=True)
 class _Form:
-    """Where elements lie: in channel blocks, [N, C / lanes, *S, lanes], or with the channels last, [N, T, K].
+    """Where elements lie: in channel blocks, [N, C / lanes, H, *S, lanes], or with the channels last, [N, H, *S, C].
 
     `rows` is the extent that is halved, `top` that of its top half, `inner` are the extents behind it; `blocks` are the
     channel blocks of half of x.
@@ -283,21 +283,31 @@ class _Group:
         b, (n, g), lanes = self.b, self.head, self.products.lanes
         unroll = unroll_factor(lanes, _UNROLL)
         *outer, last = place
-        with b.serial("c", self.form.blocks) as c, b.serial("i", lanes // unroll) as i:
-            channel = c * lanes + i * unroll
+        with b.serial("c", self.form.blocks) as c:
             if self.tiles <= _FEW_TILES:
-                self.look_ahead(product, channel, unroll)
-            with b.unrolled("u", unroll) as u, b.unrolled("t", pixels) as t, b.unrolled("j", self.per_group) as j:
+                self.fetch_weights(product, c * lanes)
+            if self.fetches_pixels:
+                with b.unrolled("t", pixels) as t:
+                    b.prefetch(view[self.form.point(n, c + block, [*outer, t + last + pixels], 0)], level=2)
+            with (
+                b.serial("i", lanes // unroll) as i, b.unrolled("u", unroll) as u,
+                b.unrolled("t", pixels) as t, b.unrolled("j", self.per_group) as j,
+            ):  # fmt: skip
                 value = view[self.form.point(n, c + block, [*outer, t + last], i * unroll + u)]
-                weight = self.packed[g, product, channel + u, j, self.lane]
+                weight = self.packed[g, product, c * lanes + i * unroll + u, j, self.lane]
                 b.store(acc[t, j], Fma(value, weight, acc[t, j]))
 
-    def look_ahead(self, product: int, channel: Affine, unroll: int) -> None:
-        """Ask for a share of the next group's weights."""
+    def fetch_weights(self, product: int, channel: Affine) -> None:
+        """Ask for a share of the next group's weights for the channels of one block."""
         _, g = self.head
-        share = -(-unroll // self.tiles)
+        share = -(-self.products.lanes // self.tiles)
         with self.b.unrolled("u", share) as u, self.b.unrolled("j", self.per_group) as j:
             self.b.prefetch(self.packed[g + 1, product, channel + self.share * share + u, j, 0], level=2)
+
+    @property
+    def fetches_pixels(self) -> bool:
+        """Whether to ask for the next tile's pixels: short runs in many places, which no hardware foresees."""
+        return not self.form.channels_last and self.ctx.operand(0).type.nbytes > self.ctx.target.l2_bytes // 2
 
     def finish(self, acc: Tile, half: int, pixels: int, place: list[IndexLike], plus: int | None = None) -> None:
         """Bias, perhaps what was kept, and the epilogue; a long one in a loop of its own over the tile in memory."""

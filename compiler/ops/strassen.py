@@ -35,21 +35,20 @@ class StrassenLinear(Linear):
 
 @dataclass(frozen=True)
 class _Halved(Op):
-    """Rows are the axis after the batch: the height of [N,C,H,*S], or T of [N,T,K] with `channels_last`."""
+    """What is halved besides the channels is H of x[N,C,H,*S], or of x[N,H,*S,C] with `channels_last`."""
 
     channels_last: bool = False
 
-    @property
-    def _axes(self) -> tuple[int, int]:
-        """Of the rows and of the channels."""
-        return (1, 2) if self.channels_last else (2, 1)
+    def _axes(self, rank: int) -> tuple[int, int]:
+        """Of H and of the channels."""
+        return (1, rank - 1) if self.channels_last else (2, 1)
 
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         return Prefers.PLAIN if self.channels_last else Prefers.BLOCKS
 
     def _sums_shape(self, x: TensorType) -> Shape:
-        rows, channels = self._axes
-        if x.rank < 3 or (x.rank > 3 and self.channels_last) or x.shape[channels] % 2:
+        rows, channels = self._axes(x.rank)
+        if x.rank < 3 or x.shape[channels] % 2:
             raise self.fail(f"the rows and channels of {x} cannot be halved")
         shape = list(x.shape)
         shape[rows], shape[channels] = math.ceil(shape[rows] / 2), 2 * shape[channels]
@@ -57,7 +56,7 @@ class _Halved(Op):
 
     def _quarters(self, x: Array) -> tuple[Array, Array, Array, Array]:
         """A11, A12, A21 and A22 of x in float64, zeros where the bottom half has no row."""
-        rows, channels = self._axes
+        rows, channels = self._axes(x.ndim)
         spans = [(0, 0)] * x.ndim
         spans[rows] = (0, x.shape[rows] % 2)
         top, bottom = np.split(np.pad(wide(x), spans), 2, axis=rows)
@@ -68,7 +67,7 @@ class _Halved(Op):
 class StrassenSums(_Halved):
     """The sums S1 to S4 of x's quarters, one after the other along the channels.
 
-    x[N,C,H,*S] -> [N, 2 C, ceil(H / 2), *S]; with `channels_last` x[N,T,K] -> [N, ceil(T / 2), 2 K].
+    x[N,C,H,*S] -> [N, 2 C, ceil(H / 2), *S]; with `channels_last` x[N,H,*S,C] -> [N, ceil(H / 2), *S, 2 C].
     """
 
     name = "strassen_sums"
@@ -83,7 +82,7 @@ class StrassenSums(_Halved):
         s1 = a21 + a22
         s2 = s1 - a11
         sums = (s1, s2, a11 - a21, a12 - s2)
-        return (np.concatenate(sums, axis=self._axes[1]).astype(x.dtype),)
+        return (np.concatenate(sums, axis=self._axes(x.ndim)[1]).astype(x.dtype),)
 
     @classmethod
     def cases(cls) -> Sequence[Case]:
@@ -91,6 +90,7 @@ class StrassenSums(_Halved):
             Case(cls(), (f32(2, 64, 7, 3),)),
             Case(cls(), (f32(1, 32, 2),)),
             Case(cls(channels_last=True), (f32(2, 13, 64),)),
+            Case(cls(channels_last=True), (f32(1, 7, 3, 32),)),
         )
 
     def lower(self, ctx: Context) -> Lowered:
@@ -101,7 +101,7 @@ class StrassenSums(_Halved):
 class StrassenProducts(_Halved):
     """x, its StrassenSums, w and bias?[OC] -> the 1x1 convolution, or with `channels_last` the linear layer, of x.
 
-    w is [OC, C, *1] or [N, K].
+    w is [OC, C, *1] or [OC, C].
     """
 
     name = "strassen_products"
@@ -110,7 +110,7 @@ class StrassenProducts(_Halved):
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         x, s, w = required(self, inputs, 3, 1)
-        channels = self._axes[1]
+        channels = self._axes(x.rank)[1]
         fits = s.shape == self._sums_shape(x) and w.shape[1:] == (x.shape[channels], *(1,) * (w.rank - 2))
         if not fits or w.shape[0] % 2:
             raise self.fail(f"{x}, sums {s} and weights {w} do not go together")
@@ -127,7 +127,7 @@ class StrassenProducts(_Halved):
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         x, s, w = required(self, inputs, 3, 1)
         bias = optional(inputs, 3)
-        rows, channels = self._axes
+        rows, channels = self._axes(x.ndim)
         a11, a12, _, a22 = (np.moveaxis(a, channels, -1) for a in self._quarters(x))
         s1, s2, s3, s4 = np.split(np.moveaxis(wide(s), channels, -1), 4, axis=-1)
         left, right = np.split(wide(w).reshape(w.shape[:2]).T, 2, axis=1)

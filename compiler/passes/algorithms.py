@@ -211,18 +211,15 @@ def _linear(target: Target, node: Node) -> list[Candidate]:
 
 
 def _no_strassen_linear(target: Target, node: Node) -> str | None:
-    x = node.inputs[0]
-    assert x is not None
-    if x.type.rank != 3:
-        return "no rows of one sample to halve"
-    return _no_strassen(target, node, 1, 2)
+    return _no_strassen(target, node, 1, -1)
 
 
 def _strassen_linear(target: Target, node: Node) -> list[Candidate]:
     x = node.inputs[0]
     assert x is not None
-    batch, rows, depth = x.shape
-    return [Candidate("strassen", strassen.cost(target, batch, (rows,), depth, node.output.shape[2]), StrassenLinear())]
+    batch, *rows, depth = x.shape
+    cycles = strassen.cost(target, batch, tuple(rows), depth, node.output.shape[-1])
+    return [Candidate("strassen", cycles, StrassenLinear())]
 
 
 ALGORITHMS = (

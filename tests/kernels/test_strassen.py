@@ -1,0 +1,166 @@
+"""One step of Strassen's algorithm equals the definition, whatever the rows, layouts and batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from harness import run_op
+
+from glulam.compiler.driver import compile_graph, optimise
+from glulam.compiler.graph.graph import Graph
+from glulam.compiler.graph.types import f32
+from glulam.compiler.kernels.context import Epilogue
+from glulam.compiler.loops.expr import Param, tanh
+from glulam.compiler.ops import Add, Conv, Linear, Relu
+from glulam.compiler.ops.strassen import StrassenConv, StrassenLinear, StrassenProducts, StrassenSums
+from glulam.compiler.options import Options
+from glulam.compiler.targets import runnable_targets
+
+TARGETS = [t.name for t in runnable_targets()]
+SHAPES = [
+    (False, (1, 32, 2), 32),
+    (False, (2, 64, 7, 5), 96),
+    (False, (1, 32, 13, 1), 64),
+    (False, (1, 96, 3, 2, 4), 32),
+    (True, (2, 13, 64), 96),
+    (True, (1, 2, 32), 32),
+    (True, (1, 7, 3, 32), 64),
+]
+
+
+def layer(last, shape, outputs, seed=0):
+    """x, its sums, w and bias."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(shape).astype(np.float32)
+    channels = shape[-1] if last else shape[1]
+    w = rng.standard_normal((outputs, channels, *(() if last else (1,) * (len(shape) - 2)))).astype(np.float32)
+    (sums,) = StrassenSums(last).reference(x)
+    return [x, sums, w, rng.standard_normal(outputs).astype(np.float32)]
+
+
+def definition(last, x, w, bias):
+    op = Linear() if last else Conv((1,) * (x.ndim - 2), ((0, 0),) * (x.ndim - 2), (1,) * (x.ndim - 2), 1)
+    return op.reference(x, w, bias)[0]
+
+
+def near(got, expected):
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("case", SHAPES, ids=str)
+def test_sums_and_products_make_up_the_layer(case):
+    x, sums, w, bias = layer(*case)
+    near(StrassenProducts(case[0]).reference(x, sums, w, bias)[0], definition(case[0], x, w, bias))
+    near(StrassenProducts(case[0]).reference(x, sums, w, None)[0], definition(case[0], x, w, None))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("case", SHAPES, ids=str)
+@pytest.mark.parametrize("out_halo", [0, 2])
+def test_native_equals_reference(name, case, out_halo):
+    last, arrays = case[0], layer(*case)
+    near(run_op(StrassenSums(last), arrays[:1], target=name)[0], arrays[1])
+    (got,) = run_op(StrassenProducts(last), arrays, constants=(2, 3), target=name, out_halo=out_halo)
+    near(got, definition(last, arrays[0], *arrays[2:]))
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_interpreter_equals_native(last):
+    arrays = layer(last, (1, 5, 32) if last else (1, 32, 5, 2), 32)
+    for op, inputs, constants in ((StrassenSums(last), arrays[:1], ()), (StrassenProducts(last), arrays, (2, 3))):
+        (slow,) = run_op(op, inputs, constants=constants, native=False, target="x86-64-v4")
+        (fast,) = run_op(op, inputs, constants=constants, target="x86-64-v4")
+        near(fast, slow)
+
+
+EPILOGUES = {"long": (tanh(Param(0)), np.tanh), "short": (Param(0) * 2.0, lambda y: 2 * y)}
+
+
+@pytest.mark.parametrize("kind", EPILOGUES)
+@pytest.mark.parametrize("case", SHAPES, ids=str)
+def test_epilogue_meets_every_quarter(case, kind):
+    formula, apply = EPILOGUES[kind]
+    x, sums, w, bias = layer(*case)
+    (got,) = run_op(StrassenProducts(case[0]), [x, sums, w, bias], constants=(2, 3), epilogue=Epilogue(formula))
+    near(got, apply(definition(case[0], x, w, bias)))
+
+
+def residual_block(op, last):
+    """relu(layer(x) + x) as a graph, its input and the expected output."""
+    x, _, w, bias = layer(last, (1, 9, 64) if last else (1, 64, 9, 5), 64)
+    graph = Graph("g")
+    value = graph.input("x", f32(*x.shape))
+    y = graph.apply(op, value, graph.constant(w), graph.constant(bias))
+    graph.output("y", graph.apply(Relu(), graph.apply(Add(), y, value)))
+    return graph, x, np.maximum(definition(last, x, w, bias) + x, 0)
+
+
+POINTWISE = Conv((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_layer_is_two_kernels_with_the_epilogue_in_the_second(last):
+    op = StrassenLinear() if last else StrassenConv(**POINTWISE.attributes())
+    graph, x, expected = residual_block(op, last)
+    model = compile_graph(graph)
+    kernels = [step.kernel.split("_", 1)[1] for step in model.manifest.steps if "reorder" not in step.kernel]
+    assert kernels == ["strassen_sums", "fused_strassen_products"]
+    near(model.run({"x": x})["y"], expected)
+    one, two = (compile_graph(graph, Options(threads=threads)).run({"x": x})["y"] for threads in (1, 2))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_layers_that_read_the_same_tensor_share_its_sums():
+    x, _, w, bias = layer(True, (1, 8, 32), 32)
+    graph = Graph("g")
+    value = graph.input("x", f32(*x.shape))
+    for i in range(3):
+        y = graph.apply(StrassenLinear(), value, graph.constant(w * (i + 1)), graph.constant(bias))
+        graph.output(f"y{i}", y)
+    ops = [node.op.name for node in optimise(graph, Options())[0].nodes]
+    assert ops.count("strassen_sums") == 1
+    assert ops.count("strassen_products") == 3
+
+
+def large(last, height):
+    """A layer in which seven products instead of eight pay, if there are rows to halve."""
+    shape = (1, height, 512) if last else (1, 512, height, 28)
+    channels = (512, 512) if last else (512, 512, 1, 1)
+    graph = Graph("g")
+    value, w = graph.input("x", f32(*shape)), graph.constant(np.ones(channels, np.float32))
+    graph.output("y", graph.apply(Linear() if last else POINTWISE, value, w, None))
+    return graph
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_it_is_chosen_where_it_pays_and_kept_out_otherwise(last):
+    def chosen(graph, **options):
+        return any("strassen" in node.op.name for node in optimise(graph, Options(**options))[0].nodes)
+
+    assert chosen(large(last, 28 if not last else 512))
+    assert not chosen(large(last, 1)), "one row has no halves"
+    assert not chosen(large(last, 28 if not last else 512), numerics="strict")
+
+
+def test_it_stays_within_a_sample():
+    """Rows of different samples are not mixed: one that is not finite spoils no other."""
+    x, _, w, bias = layer(True, (3, 4, 32), 32)
+    x[1] = np.nan
+    graph = Graph("g")
+    y = graph.apply(StrassenLinear(), graph.input("x", f32(*x.shape)), graph.constant(w), graph.constant(bias))
+    graph.output("y", y)
+    got = compile_graph(graph).run({"x": x})["y"]
+    assert np.isnan(got[1]).all()
+    near(got[::2], definition(True, x[::2], w, bias))
+
+
+def test_two_dimensional_inputs_may_be_samples():
+    graph = Graph("g")
+    w = graph.constant(np.ones((512, 512), np.float32))
+    graph.output("y", graph.apply(Linear(), graph.input("x", f32(512, 512)), w, None))
+    assert all("strassen" not in node.op.name for node in optimise(graph, Options())[0].nodes)
+
+
+def test_type_is_the_layers():
+    op = StrassenConv(**POINTWISE.attributes())
+    assert op.infer(f32(1, 32, 7, 7), f32(64, 32, 1, 1), f32(64)) == (f32(1, 64, 7, 7),)
