@@ -44,6 +44,7 @@ from glulam.compiler.loops.ir import Affine, IndexLike, Tile, Var
 from glulam.compiler.targets import Target
 
 PRODUCTS, SUMS = 7, 4
+_OF_BOTTOM = 3  # products that only the bottom half needs
 
 _SUM_CYCLES = 12.0  # to make the four sums of a vector of each quarter
 _TOGETHER = 8  # results that a long epilogue is applied to where they are
@@ -55,12 +56,16 @@ _LEFT, _RIGHT = 0, 1
 def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int) -> float:
     """Estimated cycles of both kernels on one core."""
     lanes, (height, *rest) = target.lanes, spatial
-    pairs = math.ceil(height / 2) * math.prod(rest)
+    bottom, top = (half * math.prod(rest) for half in (height // 2, height - height // 2))
     blocks, depth = out_channels // lanes // 2, in_channels // 2
     weights = PRODUCTS * depth * blocks * lanes * 4
-    products = PRODUCTS * row_cycles(target, choose_tiling(target, pairs, blocks, depth), pairs, blocks, depth)
-    image = SUMS * pairs * depth * 4
-    sums = pairs * depth / lanes * _SUM_CYCLES + 2 * image / stream_rate(target, 2 * image)
+    tiling = choose_tiling(target, bottom, blocks, depth)
+    products = sum(
+        times * row_cycles(target, tiling, pixels, blocks, depth)
+        for times, pixels in ((PRODUCTS - _OF_BOTTOM, top), (_OF_BOTTOM, bottom))
+    )
+    image = SUMS * top * depth * 4
+    sums = top * depth / lanes * _SUM_CYCLES + 2 * image / stream_rate(target, 2 * image)
     return batch * (sums + overlapped(products, weights / memory_rate(target, weights)))
 
 
