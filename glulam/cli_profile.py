@@ -38,13 +38,14 @@ def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
 
 def profile_model(arguments: argparse.Namespace) -> None:
     """Compile, profile, and print a row for each kernel call."""
-    from glulam.benchmarks.peak import measure_peak
+    from glulam.benchmarks.peak import PeakMeter
     from glulam.compiler.driver import compile_graph
 
     case, options = open_model(arguments), compile_options(arguments)
     with compile_graph(case.graph, options) as model:
-        peak = measure_peak(options.target) * model.threads
-        profile = model.profile(case.feeds(), repeat=arguments.repeat)
+        meter = PeakMeter(options.target)
+        profile = model.profile(case.feeds(), repeat=arguments.repeat, before=meter.sample)
+        peak = meter.peak * model.threads
     rows = figures(profile, peak)
     console().print(table(case.name, profile, peak, rows, arguments.top))
     if arguments.json:
