@@ -65,3 +65,8 @@ class PeakMeter:
     def peak(self) -> float:
         """The median of the samples."""
         return statistics.median(self._samples)
+
+    @property
+    def best(self) -> float:
+        """The highest of the samples."""
+        return max(self._samples)

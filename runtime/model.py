@@ -131,8 +131,9 @@ class Model:
             self._contexts.give(context, home)
         table = np.array(rows, np.float64).reshape(repeat, -1) * (elapsed / max(1, last_tick - first_tick))
         durations: list[float] = np.median(table, axis=0).tolist()
+        shortest: list[float] = table.min(axis=0).tolist()
         seconds = statistics.median(table.sum(axis=1).tolist())
-        return Profile.of(self._artifact.manifest.steps, durations, seconds, self._threads, repeat)
+        return Profile.of(self._artifact.manifest.steps, durations, shortest, seconds, self._threads, repeat)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model to one file, or leaves what was there untouched (OSError: no space, no permission, ...).

@@ -9,11 +9,12 @@ from glulam.runtime.manifest import StepInfo
 
 @dataclass(frozen=True)
 class StepProfile:
-    """One step: what it is, and the median of its duration in seconds, as the calling thread saw it."""
+    """One step: what it is, and its duration in seconds as the calling thread saw it, the median and the shortest."""
 
     label: str
     kernel: str
     seconds: float
+    shortest: float
     flops: int
     bytes: int
 
@@ -39,11 +40,12 @@ class Profile:
 
     @classmethod
     def of(
-        cls, infos: tuple[StepInfo, ...], durations: list[float], seconds: float, threads: int, repeat: int
-    ) -> Profile:
+        cls, infos: tuple[StepInfo, ...], durations: list[float], shortest: list[float], seconds: float, threads: int,
+        repeat: int,
+    ) -> Profile:  # fmt: skip
         steps = (
-            StepProfile(info.label, info.kernel, duration, info.flops, info.bytes)
-            for info, duration in zip(infos, durations, strict=True)
+            StepProfile(info.label, info.kernel, duration, least, info.flops, info.bytes)
+            for info, duration, least in zip(infos, durations, shortest, strict=True)
         )
         return cls(tuple(steps), seconds, threads, repeat)
 

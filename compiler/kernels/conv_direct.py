@@ -25,6 +25,7 @@ from glulam.compiler.targets import Target
 Step = Callable[[tuple[IndexLike, ...], tuple[IndexLike, ...], int], None]
 LookAhead = Callable[[tuple[IndexLike, ...], Affine, int], None]
 
+_MANY_BLOCKS = 4  # of channels, so that the next one is mostly another one of the same pixels
 _FEW_PIXELS = 200  # of an image that is done with a group of weights before the next group has arrived
 
 
@@ -199,10 +200,14 @@ class DirectConv:
         return far and self.geometry.is_pointwise and self.geometry.rank == 1 and self.groups == 1
 
     def prefetch_image(self, n: Var, block: Affine, start: Affine, part: Var, parts: int) -> None:
-        """Ask for one of `parts` of the next tile's pixels."""
+        """Ask for one of `parts` of the tile's pixels in the next channel block; of few blocks, the next tile's."""
         count = -(-self.pixels // parts)
         with self.b.unrolled("a", count) as a:
-            self.b.prefetch(self.x[n, block, start + self.pixels + part * count + a, 0], self.image_level)
+            place = start + part * count + a
+            if self.in_channels >= _MANY_BLOCKS * self.in_block:
+                self.b.prefetch(self.x[n, block + 1, place, 0])
+            else:
+                self.b.prefetch(self.x[n, block, place + self.pixels, 0], self.image_level)
 
     def streams_weights(self) -> bool:
         """Whether the weights come from afar, and few pixels share the time until the next ones are needed."""
