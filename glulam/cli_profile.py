@@ -37,7 +37,7 @@ def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
 
 
 _CAPTION = (
-    "medians, held against the median of the peak; best: the shortest run of each kernel, against the best of the peak\n"
+    "medians, held against the peak's median; best: the shortest run of each kernel, against the highest peak\n"
     "winograd and strassen kernels count the multiplications of the definition"
 )
 

@@ -17,9 +17,10 @@ from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context, Lowered, Point, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights, not_packable
+from glulam.compiler.kernels.partial_sums import PartialSums, parts
 from glulam.compiler.kernels.tiling import Tiling, choose_tiling, pieces, row_cycles, stream_rate, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
-from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
+from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Tile, Var
 from glulam.compiler.targets import Target
 
 Step = Callable[[tuple[IndexLike, ...], tuple[IndexLike, ...], int], None]
@@ -97,6 +98,7 @@ class DirectConv:
         self.in_channels = weights.shape[1]
         self.group_blocks = -(-ctx.output.shape[1] // self.groups // self.block)
         self.share = Affine.of(0)  # which share of the next weights the tile in hand asks for
+        self.sums: dict[tuple[int, ...], Buffer] = {}  # by the shape of the tile
         self.pixels = 0  # of the tile in hand
         self.image_level = 1  # the cache that the next pixels are brought to
         bias = ctx.data(2)
@@ -154,8 +156,12 @@ class DirectConv:
         self.pixels = pixels
         with b.vector("v", self.block) as v:
             acc = b.tile("acc", pixels, per_group)
-            with b.unrolled("j", per_group) as j, b.unrolled("t", pixels) as t:
-                b.store(acc[t, j], bias[q, g, j, v])
+            sums = self.partial_sums(acc, v)
+            if sums is not None:
+                sums.start(lambda t, j: bias[q, g, j, v])
+            else:
+                with b.unrolled("j", per_group) as j, b.unrolled("t", pixels) as t:
+                    b.store(acc[t, j], bias[q, g, j, v])
 
             def step(point: tuple[IndexLike, ...], weight: tuple[IndexLike, ...], strides: int) -> None:
                 with b.unrolled("t", pixels) as t, b.unrolled("j", per_group) as j:
@@ -173,11 +179,21 @@ class DirectConv:
                     for share in shares:
                         b.prefetch(packed[(q, g + 1, *taps, channel + share, j, 0)])
 
-            self.reduce((n, q), rows, start, step, look_ahead if self.streams_weights() else None)
+            flush = None if sums is None else sums.flush
+            self.reduce((n, q), rows, start, step, look_ahead if self.streams_weights() else None, flush)
             with b.unrolled("j", per_group) as j, b.unrolled("t", pixels) as t:
                 block = q * self.group_blocks + g * per_group + j + first
                 point: Point = (n, block, *self.grid.place([*rows, start + t]), v)
-                self.put(point, j, self.ctx.finish(acc[t, j], point))
+                total = acc[t, j] if sums is None else sums.total(t, j)
+                self.put(point, j, self.ctx.finish(total, point))
+
+    def partial_sums(self, acc: Tile, v: Var) -> PartialSums | None:
+        """Where the tile's sums go part by part, if they are long."""
+        if self.in_block == 1 or sum(count for _, count, _, lanes in self.runs() if lanes == self.in_block) < 2:
+            return None
+        if acc.shape not in self.sums:
+            self.sums[acc.shape] = self.b.scratch(f"sums{len(self.sums)}", (*acc.shape, self.block))
+        return PartialSums(self.b, self.sums[acc.shape], lambda t, j: acc[t, j], v)
 
     def chunk(self, tiles: int) -> int:
         """How many of an image's `tiles` go through all channel groups before the next ones do.
@@ -220,11 +236,12 @@ class DirectConv:
 
     def reduce(
         self, where: tuple[Var, Var], rows: Sequence[IndexLike], start: Affine, step: Step,
-        look_ahead: LookAhead | None = None,
+        look_ahead: LookAhead | None = None, flush: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
         """Loops over input channels and kernel taps around `step(input point, weight index, pixel stride)`.
 
-        `look_ahead(weight index, channel, count)` is called once for the `count` channels that are unrolled together.
+        `look_ahead(weight index, channel, count)` is called once for the `count` channels that are unrolled together,
+        `flush` at the end of each part of the sum.
         """
         geo, (n, q) = self.geometry, where
         places = [Affine.of(r) for r in rows] + [start]
@@ -244,24 +261,30 @@ class DirectConv:
                 channel = q * self.in_channels + i * unroll + u
                 step((n, channel, *spatial(taps)), (*taps, i * unroll + u), geo.strides[-1])
             return
-        blocks, rest = divmod(self.in_channels, self.in_block)
         group_blocks = self.in_channels // self.in_block if self.groups > 1 else 0
-        for first_block, count, lanes in ((0, blocks, self.in_block), (blocks, min(rest, 1), rest)):
-            if not count:
-                continue
-            with ExitStack() as stack:
-                c = stack.enter_context(self.b.serial("c", count))
-                taps = [stack.enter_context(self.b.serial("k", k)) for k in geo.kernel]
-                unroll = unroll_factor(lanes, 4)
-                i = stack.enter_context(self.b.serial("i", lanes // unroll))
-                if self.streams_image():
-                    self.prefetch_image(n, c + first_block, start, i, lanes // unroll)
-                if look_ahead is not None:
-                    look_ahead((c + first_block, *taps), i * unroll, unroll)
-                u = stack.enter_context(self.b.unrolled("u", unroll))
-                block = q * group_blocks + c + first_block
-                channel = (c + first_block, *taps, i * unroll + u)
-                step((n, block, *spatial(taps), i * unroll + u), channel, geo.strides[-1])
+        for first, count, length, lanes in self.runs():
+            with self.b.serial("p", count) as p:
+                with ExitStack() as stack:
+                    c = stack.enter_context(self.b.serial("c", length)) + p * length + first
+                    taps = [stack.enter_context(self.b.serial("k", k)) for k in geo.kernel]
+                    unroll = unroll_factor(lanes, 4)
+                    i = stack.enter_context(self.b.serial("i", lanes // unroll))
+                    if self.streams_image():
+                        self.prefetch_image(n, c, start, i, lanes // unroll)
+                    if look_ahead is not None:
+                        look_ahead((c, *taps), i * unroll, unroll)
+                    u = stack.enter_context(self.b.unrolled("u", unroll))
+                    channel = (c, *taps, i * unroll + u)
+                    step((n, q * group_blocks + c, *spatial(taps), i * unroll + u), channel, geo.strides[-1])
+                if flush is not None:
+                    flush()
+
+    def runs(self) -> list[tuple[int, int, int, int]]:
+        """(first, count, length, lanes) of the parts of a sum: of so many input channel blocks, of so many lanes."""
+        blocks, rest = divmod(self.in_channels, self.in_block)
+        products = math.prod(self.geometry.kernel) * self.in_block
+        whole = [(*part, self.in_block) for part in parts(blocks, products)] if blocks else []
+        return [*whole, (blocks, 1, 1, rest)] if rest else whole
 
     def pack(self, first: int, per_group: int, count: int) -> Array:
         """[groups, count, in blocks, *taps, in lanes, per_group, block]; for plain inputs *taps come before C."""

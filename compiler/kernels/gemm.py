@@ -25,6 +25,7 @@ from glulam.compiler.kernels.gemm_operands import (
     without_batch,
     zero,
 )
+from glulam.compiler.kernels.partial_sums import PartialSums, parts
 from glulam.compiler.kernels.tiling import Tiling, choose_tiling, most_rows, pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Tile, Var
@@ -188,10 +189,14 @@ class _Columns:
 
         with b.vector("v", chunk.lanes) as v:
             acc = b.tile("acc", split, rows, blocks, dtype=self.dtype)
-            with b.unrolled("r", rows) as r, b.unrolled("j", blocks) as j:
-                b.store(acc[0, r, j], self.start(bias, (place.group, j, v), column(j, v)))
-                for u in range(1, split):
-                    b.store(acc[u, r, j], zero(self.dtype))
+            kept = self.partial_sums(acc, v)
+            if kept is not None:
+                kept.start(lambda r, j: self.start(bias, (place.group, j, v), column(j, v)))
+            else:
+                with b.unrolled("r", rows) as r, b.unrolled("j", blocks) as j:
+                    b.store(acc[0, r, j], self.start(bias, (place.group, j, v), column(j, v)))
+                    for u in range(1, split):
+                        b.store(acc[u, r, j], zero(self.dtype))
 
             def step(k: Affine, u: int | Affine) -> None:
                 with b.unrolled("r", rows) as r, b.unrolled("j", blocks) as j:
@@ -205,13 +210,32 @@ class _Columns:
 
             self.fetch_extras(chunk, place)
             ahead = None if weights is None else self.look_ahead(chunk, weights, place)
-            self.reduce(split, step, ahead)
+            self.reduce(split, step, ahead, None if kept is None else kept.flush)
             if self.ctx.epilogue.is_long and rows * blocks > _TOGETHER:
-                self.finish_apart(acc, place, v, column)
+                self.finish_apart(acc, kept, place, v, column)
                 return
             with b.unrolled("r", rows) as r, b.unrolled("j", blocks) as j:
                 point: Point = (*place.batch, place.row + r, column(j, v))
-                self.ctx.write(point, self.ctx.finish(self.total(acc, r, j), point))
+                total = self.total(acc, r, j) if kept is None else kept.total(r, j)
+                self.ctx.write(point, self.ctx.finish(total, point))
+
+    def partial_sums(self, acc: Tile, v: Var) -> PartialSums | None:
+        """Where the tile's sums go part by part, if they are long."""
+        if self.dtype is not DType.F32 or acc.shape[0] > 1 or sum(count for _, count, _ in self.parts) < 2:
+            return None
+        return PartialSums(self.b, self.sums_buffer(acc, v), lambda r, j: acc[0, r, j], v)
+
+    @property
+    def parts(self) -> list[tuple[int, int, int]]:
+        """Of the rounds of the loop over the depth: (first, count, length)."""
+        return parts(self.depth // _UNROLL, _UNROLL)
+
+    def sums_buffer(self, acc: Tile, v: Var) -> Buffer:
+        """Memory for a tile."""
+        shape = (*acc.shape[1:], v.extent)
+        if shape not in self.sums:
+            self.sums[shape] = self.b.scratch(f"sums{len(self.sums)}", shape, self.dtype)
+        return self.sums[shape]
 
     def total(self, acc: Tile, r: Var, j: Var) -> Expr:
         """The partial sums of an element added up."""
@@ -220,18 +244,18 @@ class _Columns:
             total = total + acc[u, r, j]
         return total
 
-    def finish_apart(self, acc: Tile, place: _Place, v: Var, column: Callable[[Var, Var], Affine]) -> None:
+    def finish_apart(
+        self, acc: Tile, kept: PartialSums | None, place: _Place, v: Var, column: Callable[[Var, Var], Affine]
+    ) -> None:
         """The epilogue in a loop of its own over the tile in memory.
 
         In one block of code with the reduction its constants would take the registers of the sums.
         """
         b, (_, rows, blocks) = self.b, acc.shape
-        shape = (rows, blocks, v.extent)
-        if shape not in self.sums:
-            self.sums[shape] = b.scratch(f"sums{len(self.sums)}", shape, self.dtype)
-        sums = self.sums[shape]
-        with b.unrolled("r", rows) as r, b.unrolled("j", blocks) as j:
-            b.store(sums[r, j, v], self.total(acc, r, j))
+        sums = self.sums_buffer(acc, v)
+        if kept is None:
+            with b.unrolled("r", rows) as r, b.unrolled("j", blocks) as j:
+                b.store(sums[r, j, v], self.total(acc, r, j))
         with b.serial("r", rows) as r, b.unrolled("j", blocks) as j:
             point: Point = (*place.batch, place.row + r, column(j, v))
             self.ctx.write(point, self.ctx.finish(sums[r, j, v], point))
@@ -248,7 +272,8 @@ class _Columns:
         if passes < _LOOK_AHEAD or self.packed is None or self.packed.nbytes <= self.ctx.target.l2_bytes // 2:
             return None
         rounds = self.depth // _UNROLL
-        every = unroll_factor(rounds, max(1, passes // _UNROLL)) if rounds else 1
+        together = math.gcd(*(length for *_, length in self.parts))
+        every = unroll_factor(together, max(1, passes // _UNROLL)) if rounds else 1
         at_once = -(-_UNROLL * every // passes)
         share = rounds // every * at_once
 
@@ -269,20 +294,28 @@ class _Columns:
                 column = (place.group * chunk.blocks + j) * chunk.lanes + chunk.first
                 self.b.prefetch(view[(*place.batch, place.row + r, column)])
 
-    def reduce(self, split: int, step: Callable[[Affine, int | Affine], None], ahead: _LookAhead | None = None) -> None:
-        """`step(k, partial sum)` for all of the depth."""
+    def reduce(
+        self, split: int, step: Callable[[Affine, int | Affine], None], ahead: _LookAhead | None,
+        flush: Callable[[], None] | None,
+    ) -> None:  # fmt: skip
+        """`step(k, partial sum)` for all of the depth; `flush` at the end of each part of the sum."""
         b = self.b
         full, rest = divmod(self.depth, _UNROLL)
         every = 1 if ahead is None else ahead.every
-        if full:
-            with b.serial("a", full // every) as a:
-                if ahead is not None:
-                    ahead.fetch(Affine.of(a))
-                with b.serial("k", every) as k, b.unrolled("u", _UNROLL) as u:
-                    step((a * every + k) * _UNROLL + u, 0 if split == 1 else Affine.of(u))
+        for first, count, length in self.parts if full else []:
+            with b.serial("p", count) as p:
+                with b.serial("a", length // every) as a:
+                    if ahead is not None:
+                        ahead.fetch(p * (length // every) + a + first // every)
+                    with b.serial("k", every) as k, b.unrolled("u", _UNROLL) as u:
+                        step((p * length + a * every + k + first) * _UNROLL + u, 0 if split == 1 else Affine.of(u))
+                if flush is not None:
+                    flush()
         if rest:
             with b.unrolled("u", rest) as u:
                 step(u + full * _UNROLL, 0 if split == 1 else Affine.of(u))
+            if flush is not None:
+                flush()
 
     def element(self, source: View | Buffer, i: int, batch: Sequence[Var], row: IndexLike, column: IndexLike) -> Expr:
         """Element of operand `i` at a batch index that may broadcast."""
