@@ -14,7 +14,7 @@ from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Buffer, Builder, IndexLike, TileRead, Var
 
-PART = 256  # products of a part, about
+PART = 384  # products of a part, about
 
 
 def parts(rounds: int, products: int) -> list[tuple[int, int, int]]:
