@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from glulam.compiler.graph.graph import Node
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import DType, Shape
-from glulam.compiler.kernels import conv_direct, conv_winograd, gemm, strassen, winograd_stages
+from glulam.compiler.kernels import conv_direct, conv_narrow, conv_winograd, gemm, strassen, winograd_stages
 from glulam.compiler.kernels.tiling import Tiling, row_cycles, stream_rate, tilings
 from glulam.compiler.kernels.winograd import FILTERINGS
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.ops.matmul import Linear
+from glulam.compiler.ops.narrow import NarrowConv
 from glulam.compiler.ops.strassen import StrassenConv, StrassenLinear
 from glulam.compiler.ops.tiled import TiledConv, TiledLinear
 from glulam.compiler.ops.winograd import WinogradConv
@@ -155,6 +156,24 @@ def _winograd(target: Target, node: Node) -> list[Candidate]:
     return sorted(found, key=lambda candidate: candidate.cycles)
 
 
+def _no_narrow(target: Target, node: Node) -> str | None:
+    op = node.op
+    assert isinstance(op, Conv)
+    if op.groups > 1 or node.output.shape[1] >= target.lanes or op.strides[-1] > conv_narrow.MOST_STRIDE:
+        return f"groups, {target.lanes} or more output channels, or a stride of more than {conv_narrow.MOST_STRIDE}"
+    return _needs_packing(node)
+
+
+def _narrow(target: Target, node: Node) -> list[Candidate]:
+    (x, weights, *_), op = node.inputs, node.op
+    assert x is not None
+    assert weights is not None
+    assert isinstance(op, Conv)
+    size = (x.shape[0], node.output.shape[2:], x.shape[1], node.output.shape[1])
+    cycles = conv_narrow.cost(target, *size, math.prod(weights.shape[2:]), op.strides[-1])
+    return [Candidate("narrow", cycles, NarrowConv(**op.attributes()))]
+
+
 def _strassen_conv(target: Target, node: Node) -> list[Candidate]:
     x, op = node.inputs[0], node.op
     assert x is not None
@@ -225,6 +244,7 @@ def _strassen_linear(target: Target, node: Node) -> list[Candidate]:
 ALGORITHMS = (
     Algorithm("direct", Conv, _never, _direct),
     Algorithm("winograd", Conv, _no_winograd, _winograd),
+    Algorithm("narrow", Conv, _no_narrow, _narrow),
     Algorithm("strassen", Conv, _no_strassen_conv, _strassen_conv),
     Algorithm("gemm", Linear, _never, _linear),
     Algorithm("strassen", Linear, _no_strassen_linear, _strassen_linear),

@@ -1,0 +1,33 @@
+"""Convolutions with fewer output channels than a vector has lanes, on plain tensors. The choice of algorithms puts
+them in; no frontend does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from glulam.compiler.graph.op import Prefers
+from glulam.compiler.graph.types import TensorType
+from glulam.compiler.kernels import conv_narrow
+from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.pool import Window
+from glulam.compiler.ops.conv import Conv
+
+
+@dataclass(frozen=True)
+class NarrowConv(Conv):
+    """A convolution without groups and with constant weights: the same sums in the same order."""
+
+    name = "narrow_conv"
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        return Prefers.PLAIN
+
+    def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
+        return False
+
+    def pools(self, window: Window, result: TensorType, pooled: TensorType, block_bytes: int) -> str | None:
+        return "the convolution's result is no channel blocks"
+
+    def lower(self, ctx: Context) -> Lowered:
+        return conv_narrow.build(ctx, self.geometry(ctx))

@@ -1,0 +1,85 @@
+"""Convolutions of few output channels along rows of plain tensors equal the definition."""
+
+import numpy as np
+import pytest
+from harness import run_op
+
+from glulam.compiler.driver import compile_graph, optimise
+from glulam.compiler.graph.graph import Graph
+from glulam.compiler.graph.types import f32
+from glulam.compiler.ops import Conv, Relu
+from glulam.compiler.ops.narrow import NarrowConv
+from glulam.compiler.options import Options
+from glulam.compiler.targets import runnable_targets
+
+TARGETS = [t.name for t in runnable_targets()]
+CASES = [
+    (NarrowConv((1, 1), ((0, 0), (0, 0)), (1, 1)), (1, 1, 1, 1), (1, 1, 1, 1)),
+    (NarrowConv((1, 1), ((1, 1), (19, 19)), (1, 1)), (1, 8, 5, 37), (8, 8, 3, 39)),
+    (NarrowConv((1, 2), ((0, 0), (0, 0)), (1, 1)), (1, 1, 1, 300), (1, 1, 1, 64)),
+    (NarrowConv((2, 3), ((1, 0), (0, 2)), (1, 1)), (2, 3, 7, 50), (3, 3, 3, 5)),
+    (NarrowConv((1, 4), ((2, 2), (3, 1)), (2, 3)), (1, 17, 13, 70), (7, 17, 3, 3)),
+    (NarrowConv((1,), ((2, 1),), (1,)), (1, 3, 33), (2, 3, 4)),
+    (NarrowConv((1, 1, 1), ((1, 1), (1, 1), (1, 1)), (1, 1, 1)), (1, 3, 3, 4, 19), (3, 3, 3, 3, 3)),
+]
+
+
+def arrays_of(x, w, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in (x, w, w[:1])]
+
+
+def near(got, expected):
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_native_equals_reference(name, case):
+    op, *shapes = case
+    x, w, bias = arrays_of(*shapes)
+    near(run_op(op, [x, w, bias], constants=(1, 2), target=name)[0], op.reference(x, w, bias)[0])
+    near(run_op(op, [x, w, None], constants=(1,), target=name)[0], op.reference(x, w, None)[0])
+
+
+def test_interpreter_equals_native():
+    op, *shapes = CASES[3]
+    arrays = arrays_of(*shapes)
+    (slow,) = run_op(op, arrays, constants=(1, 2), native=False)
+    (fast,) = run_op(op, arrays, constants=(1, 2))
+    np.testing.assert_array_equal(slow, fast)
+
+
+def narrow_chain(width):
+    """Two convolutions with few channels, an activation between and after them."""
+    (x, first, bias), (_, second, _) = arrays_of((1, 8, 40, width), (8, 8, 3, 3)), arrays_of((1,), (1, 8, 5, 5), 1)
+    graph = Graph("g")
+    value = graph.input("x", f32(*x.shape))
+    one, two = (Conv((1, 1), ((pad, pad), (pad, pad)), (1, 1)) for pad in (1, 2))
+    y = graph.apply(Relu(), graph.apply(one, value, graph.constant(first), graph.constant(bias)))
+    graph.output("y", graph.apply(Relu(), graph.apply(two, y, graph.constant(second), None)))
+    middle = np.maximum(one.reference(x, first, bias)[0], 0)
+    return graph, x, np.maximum(two.reference(middle, second, None)[0], 0)
+
+
+@pytest.mark.parametrize("width", [1, 13, 264])
+def test_a_chain_of_them_is_right_at_any_width_and_number_of_threads(width):
+    graph, x, expected = narrow_chain(width)
+    one, two = (compile_graph(graph, Options(threads=threads)).run({"x": x})["y"] for threads in (1, 2))
+    near(one, expected)
+    np.testing.assert_array_equal(one, two)
+
+
+def test_it_is_chosen_for_wide_images_and_keeps_them_plain():
+    graph, *_ = narrow_chain(264)
+    optimised, _ = optimise(graph, Options(target="x86-64-v4"))
+    names = [node.name for node in optimised.nodes if node.op.name == "fused"]
+    assert len(names) == 2
+    assert all(value.layout.block == 1 for node in optimised.nodes for value in node.outputs)
+
+
+def test_many_output_channels_stay_in_blocks():
+    graph = Graph("g")
+    w = graph.constant(np.ones((32, 8, 3, 3), np.float32))
+    graph.output("y", graph.apply(Conv((1, 1), ((1, 1), (1, 1)), (1, 1)), graph.input("x", f32(1, 8, 40, 264)), w))
+    assert "NarrowConv" not in str([node.op for node in optimise(graph, Options())[0].nodes])
