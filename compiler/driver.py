@@ -66,7 +66,7 @@ def optimise(
     """A copy of the graph after all passes, and what they did."""
     work = graph.copy()
     measured = {layer.signature: layer.seconds for layer in tuned(graph, options)} if options.tune else {}
-    passes = pipeline(target(options.target), measured)
+    passes = pipeline(target(options.target), measured, options.numerics == "strict")
     reports = run_passes(work, passes, disable=disabled_passes(options), stop_after=options.stop_after, dump=dump)
     return work, reports
 
@@ -89,7 +89,9 @@ def tuned(graph: Graph, options: Options, progress: Callable[[str], None] = lamb
     before = list(takewhile(lambda each: each.name != ChooseAlgorithm.name, pipeline(machine)))
     work = graph.copy()
     run_passes(work, before, disable=[name for name in disabled if name in {each.name for each in before}])
-    return tune(work, machine, options.threads, cache_for(options), partial(build_artifact, options=alone), progress)
+    build = partial(build_artifact, options=alone)
+    exact = options.numerics == "strict"
+    return tune(work, machine, options.threads, cache_for(options), build, progress, exact)
 
 
 def cache_for(options: Options) -> Cache:

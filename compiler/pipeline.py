@@ -27,11 +27,14 @@ from glulam.compiler.targets import Target, target
 FUSIONS = ("fold_normalisation", "fuse")
 
 # Left out with `numerics="strict"`: they compute other sums than the definition's.
-REORDERING = ("volumes_to_images", "choose_algorithm")
+REORDERING = ("volumes_to_images",)
 
 
-def pipeline(machine: Target, measured: Measured | None = None) -> tuple[Pass, ...]:
-    """What `compile` runs on a graph before it is lowered; `measured` are the times that tuning found."""
+def pipeline(machine: Target, measured: Measured | None = None, exact: bool = False) -> tuple[Pass, ...]:
+    """What `compile` runs on a graph before it is lowered; `measured` are the times that tuning found.
+
+    With `exact` only algorithms are chosen that add up what the definition does.
+    """
     return (
         DeadCode(),  # so that nothing is looked at in vain
         SplitRecurrence(),  # a linear layer like others, whose weights the next passes fold
@@ -45,7 +48,7 @@ def pipeline(machine: Target, measured: Measured | None = None) -> tuple[Pass, .
         FoldNormalisation(),  # on layers as they were written, before regions hide them
         TrimTaps(),  # when padding is folded in
         VolumesToImages(machine),  # before the choice of algorithms, which looks at images
-        ChooseAlgorithm(machine, measured or {}),  # before fusion, since not every kernel can pool its result
+        ChooseAlgorithm(machine, measured or {}, exact),  # before fusion, since not every kernel can pool its result
         SplitWinograd(machine),  # its last stage then carries the epilogue
         SplitStrassen(),  # likewise
         Fuse(machine),  # before layouts, so that a region gets one layout

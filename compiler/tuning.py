@@ -64,20 +64,21 @@ class Tuned:
 
 def tune(
     graph: Graph, target: Target, threads: int, store: Cache, build: Build,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str], None] = lambda text: None, exact: bool = False,
 ) -> list[Tuned]:  # fmt: skip
     """Measurements for all nodes of the graph that have a choice, from the store or made now.
 
-    Raises CpuMismatchError if this machine cannot execute the target's code.
+    With `exact` only of algorithms that add up what the definition does. Raises CpuMismatchError if this machine
+    cannot execute the target's code.
     """
     layers: dict[Hashable, list[Node]] = {}
     for node in graph.nodes:
-        if len(candidates(target, node)[0]) > 1:
+        if len(candidates(target, node, exact)[0]) > 1:
             layers.setdefault(signature(node), []).append(node)
     tuned = []
     for number, (key, nodes) in enumerate(layers.items(), 1):
         progress(f"measuring {nodes[0].name} ({number} of {len(layers)})")
-        found = tuple(candidates(target, nodes[0])[0])
+        found = tuple(candidates(target, nodes[0], exact)[0])
         seconds = _stored(nodes[0], found, target, threads, store, build)
         tuned.append(Tuned(tuple(node.name for node in nodes), key, found, seconds))
     return tuned

@@ -117,9 +117,11 @@ def test_times_that_are_none_are_measured_again(bad):
     assert tuning._read(json.dumps({"seconds": {"a": 1.0, "b": bad}}).encode(), ["a", "b"]) is None
 
 
-def test_strict_numerics_have_no_choice(folder, clock):
-    assert driver.tuned(network(), gl.Options(tune=True, numerics="strict")) == []
-    assert clock.asked == []
+def test_strict_numerics_choose_among_the_definitions_sums(folder, clock):
+    for layer in driver.tuned(network(), gl.Options(tune=True, numerics="strict")):
+        assert not any(word in name for name in layer.seconds for word in ("winograd", "strassen"))
+    report = next(r for r in driver.explain(network(), gl.Options(numerics="strict")) if r.name == ChooseAlgorithm.name)
+    assert any("no winograd: numerics are strict" in decision.reason for decision in report.decisions)
 
 
 def test_the_general_algorithm_comes_first_and_wins_ties():

@@ -43,23 +43,30 @@ class Candidate:
 class Algorithm:
     """`refuses` says why it does not serve a node, None if it does; `candidates` are its variants, the best first.
 
-    An algorithm serves nodes of the op class `serves` only; the first that serves a class must refuse nothing.
+    An algorithm serves nodes of the op class `serves` only; the first that serves a class must refuse nothing. An
+    `exact` one adds up what the definition does.
     """
 
     name: str
     serves: type[Op]
     refuses: Callable[[Target, Node], str | None]
     candidates: Callable[[Target, Node], list[Candidate]]
+    exact: bool = True
 
 
-def candidates(target: Target, node: Node) -> tuple[list[Candidate], list[str]]:
-    """What may compute the node, with equal costs in order of preference, and why other algorithms may not."""
+def candidates(target: Target, node: Node, exact: bool = False) -> tuple[list[Candidate], list[str]]:
+    """What may compute the node, with equal costs in order of preference, and why other algorithms may not.
+
+    With `exact` the sums are to be the definition's.
+    """
     found: list[Candidate] = []
     refused: list[str] = []
     for algorithm in ALGORITHMS:
         if type(node.op) is not algorithm.serves:
             continue
-        if (why := algorithm.refuses(target, node)) is not None:
+        if exact and not algorithm.exact:
+            refused.append(f"no {algorithm.name}: numerics are strict")
+        elif (why := algorithm.refuses(target, node)) is not None:
             refused.append(f"no {algorithm.name}: {why}")
         else:
             found += algorithm.candidates(target, node)
@@ -243,10 +250,10 @@ def _strassen_linear(target: Target, node: Node) -> list[Candidate]:
 
 ALGORITHMS = (
     Algorithm("direct", Conv, _never, _direct),
-    Algorithm("winograd", Conv, _no_winograd, _winograd),
+    Algorithm("winograd", Conv, _no_winograd, _winograd, exact=False),
     Algorithm("narrow", Conv, _no_narrow, _narrow),
-    Algorithm("strassen", Conv, _no_strassen_conv, _strassen_conv),
+    Algorithm("strassen", Conv, _no_strassen_conv, _strassen_conv, exact=False),
     Algorithm("gemm", Linear, _never, _linear),
-    Algorithm("strassen", Linear, _no_strassen_linear, _strassen_linear),
+    Algorithm("strassen", Linear, _no_strassen_linear, _strassen_linear, exact=False),
 )
 """For each class of ops the general one first."""

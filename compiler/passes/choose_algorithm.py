@@ -20,15 +20,19 @@ Measured = Mapping[Hashable, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class ChooseAlgorithm(NodePass):
-    """By cost, not by rule: small images of many channels would stream too many transformed weights."""
+    """By cost, not by rule: small images of many channels would stream too many transformed weights.
+
+    With `exact` only among those that add up what the definition does.
+    """
 
     target: Target
     measured: Measured = field(default_factory=dict)
+    exact: bool = False
 
     name = "choose_algorithm"
 
     def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
-        found, refused = candidates(self.target, node)
+        found, refused = candidates(self.target, node, self.exact)
         if not found:
             return None
         seconds = self.measured.get(signature(node), {})
