@@ -31,7 +31,7 @@ from glulam.runtime import processors
 from glulam.runtime.errors import ArtifactError, ArtifactVersionError
 from glulam.runtime.foreign import Foreign
 from glulam.runtime.manifest import FORMAT_VERSION, Manifest
-from glulam.runtime.memory import Bytes
+from glulam.runtime.memory import Bytes, let_go
 
 MAGIC = b"GLULAM\r\n"
 PAGE = 4096
@@ -90,12 +90,12 @@ def write_artifact(path: str | os.PathLike[str], artifact: Artifact) -> None:
 
 
 def _write(file: BinaryIO, artifact: Artifact) -> None:
-    contents: dict[str, bytes | memoryview] = {
-        _GRAPH: artifact.graph_text.encode(),
-        _CODE: artifact.object_code,
-        _WEIGHTS: np.ascontiguousarray(artifact.weights).data,
+    contents: dict[str, Bytes] = {
+        _GRAPH: np.frombuffer(artifact.graph_text.encode(), np.uint8),
+        _CODE: np.frombuffer(artifact.object_code, np.uint8),
+        _WEIGHTS: np.ascontiguousarray(artifact.weights),
     }
-    hashes = {name: _digest(memoryview(content)) for name, content in contents.items()}
+    hashes = {name: _digest(content) for name, content in contents.items()}
     lengths = {name: len(content) for name, content in contents.items()}
     parts, end = _place(lengths, hashes)
     places = {name: asdict(part) for name, part in parts.items()}
@@ -106,7 +106,9 @@ def _write(file: BinaryIO, artifact: Artifact) -> None:
     file.write(table)
     for name, content in contents.items():
         file.write(b"\0" * (base + parts[name].offset - file.tell()))
-        file.write(content)
+        for piece in _pieces(content):
+            file.write(piece.data)
+            let_go(piece)
     file.write(b"\0" * (base + end - file.tell()))
 
 
@@ -215,22 +217,30 @@ def _contents(data: Bytes, table: object, verify: bool) -> dict[str, Bytes]:
         if start > data.size:
             raise ArtifactError(f"part {name} ends beyond the file; the file is truncated")
         contents[name] = data[part.offset : start]
-        if (verify or name != _WEIGHTS) and _digest(contents[name].data) != part.sha256:
+        if (verify or name != _WEIGHTS) and _digest(contents[name]) != part.sha256:
             raise ArtifactError(f"part {name} does not match its hash; the file is damaged")
     if start != data.size:
         raise ArtifactError(f"{data.size - start} bytes follow the last part; the file is damaged")
     return contents
 
 
-def _digest(content: memoryview) -> str:
+def _digest(content: Bytes) -> str:
     """SHA-256 of a part; of a long one, SHA-256 over the digests of its pieces, which are computed side by side."""
     if content.nbytes <= _PIECE:
-        return hashlib.sha256(content).hexdigest()
-    flat = content.cast("B")
-    pieces = [flat[start : start + _PIECE] for start in range(0, flat.nbytes, _PIECE)]
+        return hashlib.sha256(content.data).hexdigest()
+    pieces = _pieces(content)
     with ThreadPoolExecutor(min(len(pieces), 4, processors.usable())) as pool:
-        digests = pool.map(lambda piece: hashlib.sha256(piece).digest(), pieces)
-        return hashlib.sha256(b"".join(digests)).hexdigest()
+        return hashlib.sha256(b"".join(pool.map(_piece_digest, pieces))).hexdigest()
+
+
+def _piece_digest(piece: Bytes) -> bytes:
+    digest = hashlib.sha256(piece.data).digest()
+    let_go(piece)
+    return digest
+
+
+def _pieces(content: Bytes) -> list[Bytes]:
+    return [content[start : start + _PIECE] for start in range(0, content.nbytes, _PIECE)]
 
 
 def _part(record: object) -> _Part:

@@ -1,8 +1,13 @@
-"""Aligned memory for arenas, scratch and weights."""
+"""Aligned memory for arenas, scratch and weights, and files that stand for memory."""
 
 from __future__ import annotations
 
 import mmap
+import os
+import tempfile
+from contextlib import ExitStack
+from threading import Lock
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -42,3 +47,48 @@ def aligned(data: Bytes | bytes | bytearray | memoryview) -> Bytes:
 def _from_aligned(memory: Bytes, size: int, alignment: int) -> Bytes:
     skip = -address_of(memory) % alignment
     return memory[skip : skip + size]
+
+
+class FileMap(mmap.mmap):
+    """A file mapped for reading. Its pages can be let go of at any time, since the file has them."""
+
+
+class Spool:
+    """Bytes that are written to a file without a name and then mapped, so that only those in use take memory."""
+
+    def __init__(self, size: int) -> None:
+        """Raises OSError if there is no room for so many bytes, or the platform cannot tell."""
+        if not hasattr(os, "posix_fallocate"):
+            raise OSError("no room can be reserved in files on this platform")
+        self._lock = Lock()
+        with ExitStack() as opened:
+            self._file: BinaryIO = opened.enter_context(tempfile.TemporaryFile())
+            os.posix_fallocate(self._file.fileno(), 0, size)
+            opened.pop_all()
+
+    def write(self, offset: int, data: npt.NDArray[np.generic]) -> None:
+        """Puts a contiguous array at an offset; any thread may."""
+        with self._lock:
+            self._file.seek(offset)
+            self._file.write(data.data)
+
+    def mapped(self) -> Bytes:
+        """All bytes, at the beginning of a page; nothing can be written any more."""
+        with self._file as file:
+            file.flush()
+            return map_file(file)
+
+
+def map_file(file: BinaryIO) -> Bytes:
+    """The bytes of a file that is not empty, where they are."""
+    return np.frombuffer(FileMap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+def let_go(array: Bytes) -> None:
+    """If the array lies in a mapped file, its memory is free until it is read again. A hint, for long files."""
+    owner: object = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    owner = owner.obj if isinstance(owner, memoryview) else owner
+    if isinstance(owner, FileMap) and hasattr(mmap, "MADV_DONTNEED"):
+        owner.madvise(mmap.MADV_DONTNEED)

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import glulam as gl
-from glulam.benchmarks import error, run
+from glulam.benchmarks import compile, error, run
 from glulam.benchmarks.cases import Case, open_case, with_batch
 from glulam.benchmarks.fusion import build_variants, group_times, variants
 from glulam.benchmarks.measure import Rounds, difference, take_turns
@@ -263,3 +263,15 @@ def test_arguments_of_the_error_measurement(capsys):
     with pytest.raises(SystemExit):
         error.parse(["--numerics", "fast,exact"])
     assert "no numerics 'exact'; there are fast and strict" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_compilations_are_measured_in_processes_of_their_own(tmp_path):
+    gl.to_onnx(small_net(), tmp_path / "net.onnx")
+    costs = compile.measure(str(tmp_path / "net.onnx"), tmp_path)
+    assert costs.network is None
+    assert all(run.seconds > 0 and run.peak > 30e6 for run in (costs.file, costs.cached, costs.shell, costs.load))
+    assert costs.load.peak < costs.peak, "loading takes no compiler"
+    assert costs.peak <= costs.bar == 3 * costs.file_bytes + 300e6
+    with pytest.raises(GlulamError, match=r"load .*none\.glulam failed: .*none\.glulam"):
+        compile._run(tmp_path, "load", str(tmp_path / "none.glulam"))

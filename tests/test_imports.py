@@ -32,6 +32,9 @@ USES_RUNTIME = {
     "compiler/kernels/context.py": {"runtime.foreign"},
     "compiler/loops/program.py": {"runtime.foreign"},
     "compiler/ops/external.py": {"runtime.foreign"},
+    # large arrays lie in memory that goes back to the system, or in files
+    "compiler/kernels/packing.py": {"runtime.memory"},
+    "compiler/passes/scaled_weights.py": {"runtime.memory"},
 }
 USES_LLVM = {"compiler/codegen/module.py", "compiler/targets/host.py", "runtime/cpu.py", "runtime/loader.py"}
 FILES = sorted(p for room in ("compiler", "runtime", "frontends") for p in (ROOT / room).rglob("*.py"))

@@ -214,7 +214,7 @@ class _Winograd:
         """Transformed filters as [group, point, in channel, block of the group, lane]."""
         lanes = slice(first * self.block, (first + per_group * count) * self.block)
         shape = (count, self.f.points, self.in_channels, per_group, self.block)
-        return Packing(self.weights[lanes], shape, DType.F32, self.f.transform_filters)
+        return Packing(self.weights[lanes], shape, DType.F32, self.f.transform_filters, per_group * self.block)
 
     def pack_bias(self, first: int, per_group: int, count: int) -> Array:
         padded = np.zeros(self.ctx.output.blocks * self.block, np.float32)

@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from glulam.compiler.graph.types import Array, DType, Shape
+from glulam.runtime.memory import Bytes, Spool
 
 _ALIGNMENT = 64
 _SAMPLED = 256  # elements that tell most arrays apart
 _THREADS = 4
+_PIECE = 4 << 20  # bytes of a constant that are packed at a time on their way to a file
+_KEPT = 2  # times the bytes of its sources that a block takes in memory
+_SMALL = 64 << 20  # bytes beyond them that do not matter
 
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """An array of a shape and type that `fill(array, source)` makes from another one when it is needed."""
+    """An array of a shape and type that `fill(array, source)` makes from another one when it is needed.
+
+    `rows` of the source make one row of the array (along the first axis of each); 0 if it takes all of the source.
+    """
 
     source: Array
     shape: Shape
     dtype: DType
     fill: Callable[[Array, Array], None]
+    rows: int = 0
+
+    @classmethod
+    def copy(cls, source: Array) -> Packing:
+        """The array itself, which has at least one dimension."""
+        return cls(source, source.shape, DType.of(source.dtype), np.copyto, 1)
 
     @property
     def nbytes(self) -> int:
@@ -36,52 +50,79 @@ class Packing:
         self.fill(out, self.source)
         return out
 
+    def pieces(self) -> Iterator[Array]:
+        """The result a few rows at a time; each piece is overwritten by the next one."""
+        count = self.shape[0]
+        step = max(1, _PIECE * count // max(1, self.nbytes)) if self.rows else count
+        place = np.empty((min(step, count), *self.shape[1:]), self.dtype.numpy)
+        for first in range(0, count, max(1, step)):
+            out = place[: count - first]
+            self.fill(out, self.source[first * self.rows : (first + step) * self.rows] if self.rows else self.source)
+            yield out
+
 
 class WeightBlock:
     """Places for constants, each at a cache line of its own; equal ones are stored once."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[int, Array | Packing]] = []
+        self._parts: list[tuple[int, Packing]] = []
         self._known: dict[Hashable, list[tuple[int, Array]]] = {}
-        self._size = 0
+        self._size = self._sources = 0
 
     def add(self, constant: Array | Packing) -> int:
         """Offset of the constant's bytes; it must not change until `packed` has been called."""
-        source = constant.source if isinstance(constant, Packing) else constant
-        how = constant.fill if isinstance(constant, Packing) else None
-        bucket = self._known.setdefault((how, constant.shape, _fingerprint(source)), [])
+        packing = constant if isinstance(constant, Packing) else Packing.copy(constant)
+        source = packing.source
+        bucket = self._known.setdefault((packing.fill, packing.shape, _fingerprint(source)), [])
         for offset, known in bucket:
             if _same_bits(known, source):
                 return offset
         offset = self._size
         bucket.append((offset, source))
-        self._parts.append((offset, constant))
-        self._size += -(-constant.nbytes // _ALIGNMENT) * _ALIGNMENT
+        self._parts.append((offset, packing))
+        self._size += -(-packing.nbytes // _ALIGNMENT) * _ALIGNMENT
+        self._sources += source.nbytes
         return offset
 
-    def packed(self) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-        """The block, at an address that is a multiple of a cache line. The constants are let go of one by one."""
+    def packed(self) -> Bytes:
+        """The block, at an address that is a multiple of a cache line. The constants are let go of one by one.
+
+        A block that has far outgrown its sources (Winograd's filters take four times the memory) is written to a
+        temporary file, where there is room, so that it takes memory only when it is used.
+        """
+        if self._size > _KEPT * self._sources + _SMALL:
+            try:
+                spool = Spool(self._size)
+            except OSError:
+                return self._in_memory()
+            self._fill(partial(_spool, spool))
+            return spool.mapped()
+        return self._in_memory()
+
+    def _in_memory(self) -> Bytes:
         block = np.zeros(self._size + _ALIGNMENT, np.uint8)
         start = -block.ctypes.data % _ALIGNMENT
         aligned = block[start : start + self._size]
+        self._fill(partial(_store, aligned))
+        return aligned
 
-        def fill_one(_: int) -> None:
-            offset, constant = self._parts.pop()
-            _store(aligned[offset : offset + constant.nbytes], constant)
-
+    def _fill(self, store: Callable[[int, Packing], None]) -> None:
         self._known.clear()
         self._parts.sort(key=lambda part: part[1].nbytes)
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-            for _ in pool.map(fill_one, range(len(self._parts))):
+            for _ in pool.map(lambda _: store(*self._parts.pop()), range(len(self._parts))):
                 pass
-        return aligned
 
 
-def _store(place: Array, constant: Array | Packing) -> None:
-    if isinstance(constant, Packing):
-        constant.fill(place.view(constant.dtype.numpy).reshape(constant.shape), constant.source)
-    elif constant.size:
-        np.copyto(place.view(constant.dtype).reshape(constant.shape), constant)
+def _store(block: Bytes, offset: int, packing: Packing) -> None:
+    place = block[offset : offset + packing.nbytes]
+    packing.fill(place.view(packing.dtype.numpy).reshape(packing.shape), packing.source)
+
+
+def _spool(spool: Spool, offset: int, packing: Packing) -> None:
+    for piece in packing.pieces():
+        spool.write(offset, piece)
+        offset += piece.nbytes
 
 
 def _fingerprint(data: Array) -> Hashable:

@@ -74,7 +74,7 @@ def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int) -> Lowere
     for first, per_group, count in tiling.channel_groups(blocks):
         part = weights[first * lanes : (first + per_group * count) * lanes]
         shape = (count, f.points, in_channels, per_group, lanes)
-        packed = ctx.constant(Packing(part, shape, DType.F32, f.transform_filters), "u")
+        packed = ctx.constant(Packing(part, shape, DType.F32, f.transform_filters, per_group * lanes), "u")
         _products(ctx, inputs, packed, outputs, first, tiling.pixels, row)
     return ctx.finished()
 

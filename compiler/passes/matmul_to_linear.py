@@ -1,10 +1,8 @@
-"""MatMul by a constant matrix becomes a Linear layer: its weights are transposed now, and it can take a bias."""
+"""MatMul by a constant matrix becomes a Linear layer over its transpose, not copied; so it can take a bias."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
 
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
@@ -34,6 +32,6 @@ class MatMulToLinear(NodePass):
         if w.type.rank < 2 or w.type.rank > max(x.type.rank, 2) or any(extent != 1 for extent in w.shape[:-2]):
             return Decision(node.name, False, f"the right operand %{w.name} of shape {list(w.shape)} is not one matrix")
         patch = Patch(graph, f"multiplies by the constant matrix %{w.name}", at=node.name)
-        weights = patch.constant(np.ascontiguousarray(w.data.reshape(w.shape[-2:]).T), f"{w.name}.T")
+        weights = patch.constant(w.data.reshape(w.shape[-2:]).T, f"{w.name}.T")
         patch.replace(node.output, patch.apply(Linear(), x, weights, name=node.name))
         return patch

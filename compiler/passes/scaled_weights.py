@@ -16,6 +16,7 @@ from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.ops import Conv, ConvTranspose, Linear
 from glulam.compiler.passes.affine import Affine, Wide, rounded
+from glulam.runtime.memory import allocate
 
 LinearOp = Conv | ConvTranspose | Linear
 
@@ -121,9 +122,11 @@ def channel_axis(op: LinearOp, shape: Shape) -> int:
 
 def _product(weight: Array, factor: Wide | None) -> Array:
     """The product in float64, rounded once to the weights' type, without a copy of all weights in float64."""
-    out = np.empty(weight.shape, weight.dtype)
+    if factor is None or (factor == 1.0).all():
+        return weight
+    out = allocate(weight.nbytes).view(weight.dtype).reshape(weight.shape)
     with np.errstate(over="ignore"):
-        return np.multiply(weight, 1.0 if factor is None else factor, out=out, dtype=np.float64, casting="unsafe")
+        return np.multiply(weight, factor, out=out, dtype=np.float64, casting="unsafe")
 
 
 def _parameters(node: Node) -> tuple[Value, Value | None]:

@@ -38,18 +38,18 @@ def conv(w: Writer, node: Node) -> None:
 
 
 def linear(w: Writer, node: Node) -> None:
-    """Gemm for a matrix; otherwise a product with the transposed weights."""
-    x, weights, bias = (*w.inputs(node), "")[:3]
-    value, weight_value = node.inputs[:2]
+    """Gemm for a matrix; otherwise a product with the transposed weights, which are stored so if they are constant."""
+    value, weight, *rest = node.inputs
     assert value is not None
-    assert weight_value is not None
+    assert weight is not None
+    x, bias = w.name(value), w.name(rest[0]) if rest and rest[0] is not None else ""
     if len(value.shape) == 2:
-        w.emit("Gemm", [x, weights, bias], w.outputs(node), transB=1)
+        w.emit("Gemm", [x, w.name(weight), bias], w.outputs(node), transB=1)
         return
-    if weight_value.data is not None:
-        turned = w.constant(weight_value.data.T, weight_value.type.dtype)
+    if weight.data is not None:
+        turned = w.constant(weight.data.T, weight.type.dtype)
     else:
-        turned = w.call("Transpose", weights, perm=[1, 0])
+        turned = w.call("Transpose", w.name(weight), perm=[1, 0])
     if not bias:
         w.emit("MatMul", [x, turned], w.outputs(node))
     else:

@@ -51,6 +51,7 @@ def load_model(source: str | os.PathLike[str] | bytes | ModelProto) -> tuple[Mod
         else:
             raise TypeError(f"from_onnx takes a path, bytes or a ModelProto, not {type(source).__name__}")
         model = _parse(onnx, data, shown)
+        del data  # as large as the model itself
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise ModelFileError("not an ONNX model: the file holds no graph (truncated, or of another format?)")
     _check_text(model)
@@ -131,11 +132,10 @@ def tensor_array(tensor: TensorProto, folder: Path | None, where: str) -> Array:
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return _decoded(_external(tensor, nbytes, folder, where), stored, dtype, shape)
     if tensor.HasField("raw_data"):
-        if len(tensor.raw_data) != nbytes:
-            raise ModelFileError(
-                f"{where}: {len(tensor.raw_data)} bytes of data for shape {shape}, which takes {nbytes}"
-            )
-        return _decoded(tensor.raw_data, stored, dtype, shape)
+        data = tensor.raw_data  # a copy each time
+        if len(data) != nbytes:
+            raise ModelFileError(f"{where}: {len(data)} bytes of data for shape {shape}, which takes {nbytes}")
+        return _decoded(data, stored, dtype, shape)
     count = max(len(tensor.float_data), len(tensor.int32_data), len(tensor.int64_data), len(tensor.double_data))
     if count != math.prod(shape):
         raise ModelFileError(f"{where}: {count} elements of data for shape {shape}")

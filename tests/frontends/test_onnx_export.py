@@ -263,3 +263,11 @@ def test_large_weights_lie_beside_the_file(tmp_path, monkeypatch):
     expected = evaluate(graph, feeds)
     assert_close(run_ort(str(tmp_path / "big.onnx"), feeds), expected)
     assert_close(evaluate(from_onnx(tmp_path / "big.onnx"), feeds), expected, 1e-6)
+
+
+def test_weights_are_stored_once():
+    graph = Graph("g")
+    x = graph.input("x", f32(2, 5, 30))
+    graph.output("y", graph.apply(ops.Linear(), x, graph.constant(f(40, 30)), graph.constant(f(40))))
+    stored = [tuple(tensor.dims) for tensor in to_onnx(graph).graph.initializer]
+    assert sorted(stored) == [(30, 40), (40,)]

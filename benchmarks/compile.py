@@ -1,0 +1,121 @@
+"""What a compilation takes: seconds, and memory at its peak against three times the parameters and 300 MB.
+
+    python -m glulam.benchmarks.compile resnet50 unet vit_b_16
+
+Every figure is from a fresh process. `network` builds a network of the zoo and compiles it, `file` imports the same
+from an ONNX file, `shell` is `glulam compile` from that file to an artifact, which `load` loads. Cold means that no
+generated code is on disk, cached that the same was compiled before. The parameters count with the size of the ONNX
+file, which stores them in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from glulam.benchmarks.cases import open_case
+from glulam.compiler.cache import VARIABLE
+from glulam.frontends.zoo import NETWORKS
+from glulam.runtime.errors import GlulamError
+
+FACTOR, REST = 3, 300e6
+"""The bar: so many times the model file, and so many bytes."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Seconds of one process's work, and the most memory (bytes) that the process had."""
+
+    seconds: float
+    peak: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the ways to a compiled model take; `network` is None for a model that is not in the zoo."""
+
+    name: str
+    file_bytes: int
+    network: Run | None
+    file: Run
+    cached: Run
+    shell: Run
+    load: Run
+
+    @property
+    def bar(self) -> float:
+        return FACTOR * self.file_bytes + REST
+
+    @property
+    def peak(self) -> float:
+        """The highest of all compilations."""
+        return max(run.peak for run in (self.network, self.file, self.cached, self.shell) if run is not None)
+
+
+def measure(name: str, folder: Path) -> Costs:
+    """The costs of a model, with files in the folder."""
+    path, artifact = folder / "model.onnx", folder / "model.glulam"
+    open_case(name).write_onnx(path)
+    return Costs(
+        name,
+        path.stat().st_size,
+        _run(folder / "network", "network", name) if name in NETWORKS else None,
+        _run(folder / "file", "file", str(path)),
+        _run(folder / "file", "file", str(path)),
+        _run(folder / "shell", "shell", str(path), str(artifact)),
+        _run(folder / "shell", "load", str(artifact)),
+    )
+
+
+def _run(cache: Path, *arguments: str) -> Run:
+    done = subprocess.run(
+        [sys.executable, "-m", "glulam.benchmarks.compile_worker", *arguments],
+        env={**os.environ, VARIABLE: str(cache)},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise GlulamError(f"{' '.join(arguments)} failed: {done.stderr.strip().rpartition(chr(10))[2]}")
+    return Run(**json.loads(done.stdout))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a row for each model; 1 if a compilation takes more memory than the bar."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+")
+    chosen = parser.parse_args(arguments)
+    columns = ("cold s", "from a file", "cached", "load", "model MB", "bar MB", "network", "file", "shell", "load MB")
+    table = Table("model", *columns, box=None)
+    missed = False
+    for name in chosen.models:
+        with tempfile.TemporaryDirectory() as folder:
+            costs = measure(name, Path(folder))
+        missed |= costs.peak > costs.bar
+        table.add_row(name, *_cells(costs))
+    Console(width=160, highlight=False).print(table)
+    return int(missed)
+
+
+def _cells(costs: Costs) -> list[str]:
+    compilations = (costs.network, costs.file, costs.shell)
+    seconds = [_shown(run and run.seconds, 2) for run in (costs.network, costs.file, costs.cached, costs.load)]
+    peaks = [_shown(run and run.peak / 1e6) for run in (*compilations, costs.load)]
+    return [*seconds, _shown(costs.file_bytes / 1e6), _shown(costs.bar / 1e6), *peaks]
+
+
+def _shown(number: float | None, digits: int = 0) -> str:
+    return "" if number is None else f"{number:.{digits}f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
