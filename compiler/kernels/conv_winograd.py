@@ -1,4 +1,4 @@
-"""Winograd's minimal filtering for 3x3 convolutions, in one kernel.
+"""Convolution by Winograd's minimal filtering, in one kernel.
 
 One iteration takes a block of tiles: it transforms their inputs into scratch memory that stays in the second-level
 cache, multiplies the matrices of all points for one group of channel blocks after the other, and transforms each result
@@ -9,20 +9,19 @@ block of tiles; `winograd_stages` serves where they are too many for that.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 
-import numpy as np
-
-from glulam.compiler.graph.types import Array, DType, Shape
+from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import constant_weights
+from glulam.compiler.kernels.minimal_filtering import Filtering
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.tiling import Tiling, memory_rate, overlapped, row_cycles, stream_rate, tilings
-from glulam.compiler.kernels.winograd import F4, Filtering, Products, transform_slowdown
-from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
+from glulam.compiler.kernels.winograd import FinishedTiles, Products, padded_bias, transform_slowdown
+from glulam.compiler.loops.ir import Affine, Buffer, Builder, Load, Var
 from glulam.compiler.targets import Target
 
 _PARTS = 4  # iterations that a convolution should have at least
@@ -45,7 +44,7 @@ class Plan:
 
 def choose_plan(target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, f: Filtering) -> Plan:
     """The cheapest way to cut the image that still gives several threads something to do."""
-    height, width = map(f.tiles_along, spatial)
+    height, width = f.tiles(spatial)
     blocks = -(-out_channels // target.lanes)
     candidates = []
     for rows, columns in _cuts(height, width):
@@ -58,10 +57,10 @@ def choose_plan(target: Target, batch: int, spatial: Shape, in_channels: int, ou
     return min(candidates, key=lambda candidate: candidate[0])[1]
 
 
-def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, f: Filtering = F4) -> float:
+def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, f: Filtering) -> float:
     """Estimated cycles of the whole convolution on one core."""
     plan = choose_plan(target, batch, spatial, in_channels, out_channels, f)
-    height, width = map(f.tiles_along, spatial)
+    height, width = f.tiles(spatial)
     iterations = batch * (height // plan.rows) * (width // plan.columns)
     return _cycles(target, plan, iterations, in_channels, out_channels, f)
 
@@ -101,12 +100,12 @@ class _Winograd:
         self.block = ctx.output.layout.block
         self.x: View = ctx.input_view(0)
         self.weights = constant_weights(ctx)
-        self.out_channels, self.in_channels = self.weights.shape[:2]
-        bias = ctx.data(2)
-        self.bias = np.zeros(self.out_channels, np.float32) if bias is None else bias
+        out_channels, self.in_channels = self.weights.shape[:2]
+        self.bias = padded_bias(ctx.data(2), out_channels, ctx.output.blocks, self.block)
         self.in_blocks = -(-self.in_channels // self.block)
+        self.finished = FinishedTiles(ctx, f, ctx.output.spatial)
         spatial = ctx.output.spatial
-        self.plan = choose_plan(ctx.target, ctx.output.shape[0], spatial, self.in_channels, self.out_channels, f)
+        self.plan = choose_plan(ctx.target, ctx.output.shape[0], spatial, self.in_channels, out_channels, f)
 
     def build(self) -> Lowered:
         ctx, plan = self.ctx, self.plan
@@ -117,8 +116,9 @@ class _Winograd:
         for first, per_group, count in plan.tiling.channel_groups(blocks):
             splits = math.gcd(plan.splits, count)
             packed = ctx.constant(self.filters(first, per_group, count), "u")
-            bias = ctx.constant(self.pack_bias(first, per_group, count), "b")
-            for below, rows, right, columns in self.classes():
+            part = self.bias[first : first + per_group * count]
+            bias = ctx.constant(part.reshape(count, per_group, self.block), "b")
+            for (below, rows, height), (right, columns, width) in product(*self.classes()):
                 extents = {"q": splits, "n": ctx.output.shape[0], "a": rows, "e": columns}
                 with self.b.section(**extents) as (q, n, a, e):
                     corner = ((a + below) * plan.rows, (e + right) * plan.columns)
@@ -126,26 +126,23 @@ class _Winograd:
                     with self.b.serial("g", count // splits) as g:
                         group = q * (count // splits) + g
                         self.multiply(packed, group, per_group)
-                        last = (below + rows) * plan.rows == self.f.tiles_along(ctx.output.spatial[0])
-                        edge = (right + columns) * plan.columns == self.f.tiles_along(ctx.output.spatial[1])
-                        self.transform_outputs(n, corner, bias, group, first, per_group, (last, edge))
+                        self.transform_outputs(n, corner, bias, group, first, per_group, (height, width))
         return ctx.finished()
 
-    def classes(self) -> list[tuple[int, int, int, int]]:
-        """(first row of blocks, rows, first column, columns); blocks at a ragged edge stand by themselves."""
+    def classes(self) -> list[list[tuple[int, int, int]]]:
+        """(first row of blocks, rows, outputs inside their last tiles), the same for columns.
 
-        def cut(extent: int, size: int) -> list[tuple[int, int]]:
-            count = self.f.tiles_along(extent) // size
-            if extent % self.f.outputs == 0 or count == 1:
-                return [(0, count)]
-            return [(0, count - 1), (count - 1, 1)]
-
-        height, width = self.ctx.output.spatial
-        return [
-            (row, rows, column, columns)
-            for row, rows in cut(height, self.plan.rows)
-            for column, columns in cut(width, self.plan.columns)
-        ]
+        Blocks at a ragged edge stand by themselves.
+        """
+        found = []
+        for tiles, size, whole, inside in zip(
+            self.f.tiles(self.ctx.output.spatial), (self.plan.rows, self.plan.columns), self.f.outputs,
+            self.finished.inside, strict=True,
+        ):  # fmt: skip
+            count = tiles // size
+            ragged = [(0, count - 1, whole)] * (count > 1) + [(count - 1, 1, inside)]
+            found.append([(0, count, whole)] if inside == whole else ragged)
+        return found
 
     # ---- the three stages
 
@@ -157,7 +154,7 @@ class _Winograd:
             b.serial("r", plan.rows) as r, b.serial("s", plan.columns) as s,
             b.serial("c", self.in_blocks) as c, b.vector("v", self.block) as v,
         ):  # fmt: skip
-            row, column = (corner[0] + r) * self.f.outputs - top, (corner[1] + s) * self.f.outputs - left
+            row, column = (corner[0] + r) * self.f.outputs[0] - top, (corner[1] + s) * self.f.outputs[1] - left
             tile, channel = r * plan.columns + s, c * self.block + v
             self.f.input_tile(
                 b,
@@ -178,35 +175,23 @@ class _Winograd:
 
     def transform_outputs(
         self, n: Var, corner: tuple[Affine, Affine], bias: Buffer, group: Affine, first: int, per_group: int,
-        ragged: tuple[bool, bool],
+        inside: tuple[int, int],
     ) -> None:  # fmt: skip
-        """A^T m A of each tile, with bias and epilogue; tiles that stick out of the image store what lies inside."""
-        plan, (height, width) = self.plan, self.ctx.output.spatial
-        rows = self.f.ragged(plan.rows, height if ragged[0] else 0)
-        columns = self.f.ragged(plan.columns, width if ragged[1] else 0)
-        for first_row, count, inside in rows:
-            for first_column, across, inside_across in columns:
-                with (
-                    self.b.serial("j", per_group) as j,
-                    self.b.serial("r", count) as r, self.b.serial("s", across) as s,
-                    self.b.vector("v", self.block) as v,
-                ):  # fmt: skip
-                    place = (r + first_row, s + first_column)
-                    tile = (r + first_row) * plan.columns + s + first_column
-                    block = group * per_group + j + first
-                    at = tuple((c + p) * self.f.outputs for c, p in zip(corner, place, strict=True))
-                    start = bias[group, j, v]
-                    self.output_tile(self.products, (j, tile), start, (n, block), at, (inside, inside_across), v)
+        """A^T m A of each tile of a block, of whose last ones so many rows and columns lie inside the image."""
+        plan, b = self.plan, self.b
+        down, across = self.f.down.runs(plan.rows, inside[0]), self.f.across.runs(plan.columns, inside[1])
+        for (top, rows, height), (left, columns, width) in product(down, across):
+            with (
+                b.serial("j", per_group) as j, b.serial("r", rows) as r, b.serial("s", columns) as s,
+                b.vector("v", self.block) as v,
+            ):  # fmt: skip
+                tile = (r + top) * plan.columns + s + left
+                block, place = group * per_group + j + first, (corner[0] + r + top, corner[1] + s + left)
+                read = partial(self.result, j, tile, v)
+                self.finished.write(read, bias[group, j, v], (n, block), place, (height, width), v)
 
-    def output_tile(
-        self, source: Buffer, where: tuple[IndexLike, ...], bias: Expr, head: tuple[IndexLike, ...],
-        at: Sequence[Affine], inside: tuple[int, int], v: Var,
-    ) -> None:  # fmt: skip
-        def write(i: int, j: int, value: Expr) -> None:
-            point = (*head, at[0] + i, at[1] + j, v)
-            self.ctx.write(point, self.ctx.finish(value + bias, point))
-
-        self.f.output_tile(self.b, inside, lambda point: source[(*where, point, v)], write)
+    def result(self, j: Var, tile: Affine, v: Var, point: int) -> Load:
+        return self.products[j, tile, point, v]
 
     # ---- weights
 
@@ -215,9 +200,3 @@ class _Winograd:
         lanes = slice(first * self.block, (first + per_group * count) * self.block)
         shape = (count, self.f.points, self.in_channels, per_group, self.block)
         return Packing(self.weights[lanes], shape, DType.F32, self.f.transform_filters, per_group * self.block)
-
-    def pack_bias(self, first: int, per_group: int, count: int) -> Array:
-        padded = np.zeros(self.ctx.output.blocks * self.block, np.float32)
-        padded[: self.out_channels] = self.bias
-        part = padded[first * self.block : (first + per_group * count) * self.block]
-        return np.ascontiguousarray(part.reshape(count, per_group, self.block))

@@ -7,17 +7,16 @@ meanwhile.
 from __future__ import annotations
 
 import math
-
-import numpy as np
+from functools import partial
 
 from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.minimal_filtering import Filtering
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.tiling import choose_tiling, memory_rate, overlapped, row_cycles, stream_rate
-from glulam.compiler.kernels.winograd import Filtering, Products, transform_slowdown
-from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Buffer, Load, Var
+from glulam.compiler.kernels.winograd import FinishedTiles, Products, padded_bias, transform_slowdown
+from glulam.compiler.loops.ir import Buffer, IndexLike, Load, Var
 from glulam.compiler.targets import Target
 
 _MOVES = 3  # what it costs to write a tensor and to read it in the next kernel, in readings
@@ -27,7 +26,7 @@ def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_chann
     """Estimated cycles of all three on one core."""
     lanes = target.lanes
     in_blocks, out_blocks = -(-in_channels // lanes), -(-out_channels // lanes)
-    tiles = batch * math.prod(map(f.tiles_along, spatial))
+    tiles = batch * math.prod(f.tiles(spatial))
     filters = f.points * in_channels * out_blocks * lanes * 4
     tensors = [f.points * tiles * blocks * lanes * 4 for blocks in (in_blocks, out_blocks)]
     transforms = tiles * (in_blocks * f.input_cycles + out_blocks * f.output_cycles) * transform_slowdown(target)
@@ -46,11 +45,11 @@ def build_input(ctx: Context, f: Filtering, pads: tuple[tuple[int, int], ...]) -
     v_buffer = ctx.memory("output", 0, (points, row))
     (top, bottom), (left, right) = pads
     batch, _, height, width = ctx.operand(0).shape
-    rows, columns = f.tiles_along(height + top + bottom - 2), f.tiles_along(width + left + right - 2)
+    rows, columns = f.tiles((height + top + bottom - f.taps[0] + 1, width + left + right - f.taps[1] + 1))
     blocks = ctx.operand(0).blocks
     with b.section(n=batch, a=rows, c=blocks) as (n, a, c), b.serial("e", columns) as e, b.vector("v", block) as v:
         place = (((n * rows + a) * columns + e) * blocks + c) * block + v
-        y, z = a * f.outputs - top, e * f.outputs - left
+        y, z = a * f.outputs[0] - top, e * f.outputs[1] - left
         f.input_tile(
             b,
             lambda i, j: x[n, c, y + i, z + j, v],
@@ -62,7 +61,7 @@ def build_input(ctx: Context, f: Filtering, pads: tuple[tuple[int, int], ...]) -
 
 
 def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int) -> Lowered:
-    """v and constant w[OC,C,3,3] to m[OC / lanes, tiles * points * lanes], one point after the other."""
+    """v and constant w[OC,C,*taps] to m[OC / lanes, tiles * points * lanes], one point after the other."""
     weights = ctx.data(1)
     if weights is None or ctx.output.type.dtype is not DType.F32 or lanes != ctx.target.lanes:
         raise UnsupportedError(f"{ctx.name}: the weights are not float32 constants")
@@ -100,32 +99,20 @@ def build_output(ctx: Context, f: Filtering) -> Lowered:
     blocks = ctx.operand(0).shape[0]
     if block == 1 or (ctx.has(1) and ctx.data(1) is None):
         raise UnsupportedError(f"{ctx.name}: the output lies in no channel blocks, or the bias varies")
-    rows, columns = f.tiles_along(height), f.tiles_along(width)
+    rows, columns = f.tiles((height, width))
     products = ctx.memory("input", 0, (blocks, batch * rows * columns, f.points, block))
-    padded, data = np.zeros(blocks * block, np.float32), ctx.data(1)
-    padded[:channels] = 0.0 if data is None else data
-    bias = ctx.constant(padded.reshape(blocks, block), "b")
+    bias = ctx.constant(padded_bias(ctx.data(1), channels, blocks, block), "b")
+    finished = FinishedTiles(ctx, f, (height, width))
     ctx.output_view()
-    for first_row, count, inside in f.ragged(rows, height):
+    for top, count, inside in f.down.runs(rows, finished.inside[0]):
         with b.section(n=batch, c=blocks, a=count) as (n, c, a):
-            for first_column, across, inside_across in f.ragged(columns, width):
+            for left, across, inside_across in f.across.runs(columns, finished.inside[1]):
                 with b.serial("e", across) as e, b.vector("v", block) as v:
-                    at, tile = (a + first_row, e + first_column), (a + first_row) * columns + e + first_column
-                    source = products[c, n * (rows * columns) + tile, 0, v]
-                    _output_tile(ctx, f, source, bias[c, v], (n, c), at, (inside, inside_across))
+                    tile = n * (rows * columns) + (a + top) * columns + e + left
+                    read = partial(_product, products, c, tile, v)
+                    finished.write(read, bias[c, v], (n, c), (a + top, e + left), (inside, inside_across), v)
     return ctx.finished()
 
 
-def _output_tile(
-    ctx: Context, f: Filtering, source: Load, bias: Expr, head: tuple[Var, Var], at: tuple[Affine, Affine],
-    inside: tuple[int, int],
-) -> None:  # fmt: skip
-    """The tile whose products begin at `source`, to the place that is `at` tiles from the corner."""
-    row, column = (place * f.outputs for place in at)
-    (*tile, _, v) = source.index
-
-    def write(i: int, j: int, value: Expr) -> None:
-        point = (*head, row + i, column + j, v)
-        ctx.write(point, ctx.finish(value + bias, point))
-
-    f.output_tile(ctx.builder, inside, lambda point: source.buffer[(*tile, point, v)], write)
+def _product(products: Buffer, block: Var, tile: IndexLike, v: Var, point: int) -> Load:
+    return products[block, tile, point, v]

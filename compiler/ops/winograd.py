@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -12,20 +13,24 @@ from glulam.compiler.graph.op import Op, Padding, Prefers, Trait
 from glulam.compiler.graph.types import Array, Shape, TensorType
 from glulam.compiler.kernels import conv_winograd, winograd_stages
 from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.minimal_filtering import Filtering, filtering
 from glulam.compiler.kernels.pool import Window
-from glulam.compiler.kernels.winograd import FILTERINGS, Filtering
 from glulam.compiler.ops.conv import Conv, Pads
 from glulam.compiler.ops.inputs import optional, required, wide
+
+Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class WinogradConv(Conv):
-    """A 3x3 convolution without stride, dilation or groups: the same meaning, other roundings.
+    """A convolution of images without stride, dilation or groups: the same meaning, other roundings.
 
-    `outputs` is the extent of a tile. With `staged`, the pass `split_winograd` makes three ops of it.
+    `outputs` are the rows and columns of a tile, `taps` those of the filters. With `staged`, the pass `split_winograd`
+    makes three ops of it.
     """
 
-    outputs: int = 4
+    outputs: Pair = (4, 4)
+    taps: Pair = (3, 3)
     staged: bool = False
 
     name = "winograd_conv"
@@ -33,7 +38,14 @@ class WinogradConv(Conv):
 
     @property
     def filtering(self) -> Filtering:
-        return FILTERINGS[self.outputs]
+        return filtering(self.outputs, self.taps)
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        types = super().infer(*inputs)
+        _, w = required(self, inputs, 2, 1)
+        if w.shape[2:] != self.taps:
+            raise self.fail(f"weights {w} are no filters of {'x'.join(map(str, self.taps))} taps")
+        return types
 
     def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
         x = inputs[0]
@@ -58,7 +70,8 @@ class WinogradInput(Op):
     """
 
     pads: Pads
-    outputs: int
+    outputs: Pair
+    taps: Pair
     lanes: int
 
     name = "winograd_input"
@@ -66,12 +79,12 @@ class WinogradInput(Op):
 
     @property
     def filtering(self) -> Filtering:
-        return FILTERINGS[self.outputs]
+        return filtering(self.outputs, self.taps)
 
     def tiles(self, x: TensorType) -> Shape:
         """Tiles along height and width."""
-        height, width = (n + sum(pad) - 2 for n, pad in zip(x.shape[2:], self.pads, strict=True))
-        return self.filtering.tiles_along(height), self.filtering.tiles_along(width)
+        zipped = zip(x.shape[2:], self.pads, self.taps, strict=True)
+        return self.filtering.tiles(tuple(n + sum(pad) - taps + 1 for n, pad, taps in zipped))
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         (x,) = required(self, inputs, 1)
@@ -92,12 +105,11 @@ class WinogradInput(Op):
         rows, columns = self.tiles(type)
         halo = tile_padding(f, x.shape[2:], self.pads).spans
         padded = np.pad(wide(x), ((0, 0), (0, -channels % self.lanes), *halo))
-        result = np.zeros((f.inputs, f.inputs, batch, rows, columns, padded.shape[1]))
-        for a in range(rows):
-            for e in range(columns):
-                tile = padded[:, :, a * f.outputs :, e * f.outputs :][:, :, : f.inputs, : f.inputs]
-                both = np.einsum("pi,ncij,qj->pqnc", f.input_transform, tile, f.input_transform)
-                result[:, :, :, a, e] = both
+        result = np.zeros((*f.inputs, batch, rows, columns, padded.shape[1]))
+        for a, e in product(range(rows), range(columns)):
+            tile = padded[:, :, a * f.outputs[0] :, e * f.outputs[1] :][:, :, : f.inputs[0], : f.inputs[1]]
+            both = np.einsum("pi,ncij,qj->pqnc", f.down.input_transform, tile, f.across.input_transform)
+            result[:, :, :, a, e] = both
         flat = np.pad(result.reshape(f.points, -1), ((0, 0), (0, self.lanes)))
         return (flat.astype(x.dtype),)
 
@@ -107,13 +119,14 @@ class WinogradInput(Op):
 
 @dataclass(frozen=True)
 class WinogradProducts(Op):
-    """For each point the product of the tiles' channels, as WinogradInput gives them, and of w[OC,C,3,3]'s.
+    """For each point the product of the tiles' channels, as WinogradInput gives them, and of w[OC,C,*taps]'s.
 
     The result is [OC / lanes, tiles * points * lanes], channels in whole blocks; `shape` is that of the convolution's.
     """
 
     shape: Shape
-    outputs: int
+    outputs: Pair
+    taps: Pair
     lanes: int
 
     name = "winograd_products"
@@ -121,16 +134,16 @@ class WinogradProducts(Op):
 
     @property
     def filtering(self) -> Filtering:
-        return FILTERINGS[self.outputs]
+        return filtering(self.outputs, self.taps)
 
     @property
     def tiles(self) -> int:
-        return self.shape[0] * math.prod(map(self.filtering.tiles_along, self.shape[2:]))
+        return self.shape[0] * math.prod(self.filtering.tiles(self.shape[2:]))
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         v, w = required(self, inputs, 2)
         row = self.tiles * -(-w.shape[1] // self.lanes) * self.lanes + self.lanes
-        if v.shape != (self.filtering.points, row) or w.shape[0] != self.shape[1] or w.shape[2:] != (3, 3):
+        if v.shape != (self.filtering.points, row) or w.shape[0] != self.shape[1] or w.shape[2:] != self.taps:
             raise self.fail(f"tiles {v} and weights {w} do not go with {list(self.shape)}")
         return (v.with_shape((-(-w.shape[0] // self.lanes), self.tiles * self.filtering.points * self.lanes)),)
 
@@ -144,7 +157,7 @@ class WinogradProducts(Op):
         f, lanes = self.filtering, self.lanes
         blocks, channels = -(-w.shape[0] // lanes), w.shape[1]
         tiles = wide(v)[:, :-lanes].reshape(f.points, self.tiles, -1)[..., :channels]
-        filters = np.einsum("pi,ocij,qj->pqco", f.filter_transform, wide(w), f.filter_transform)
+        filters = np.einsum("pi,ocij,qj->pqco", f.down.filter_transform, wide(w), f.across.filter_transform)
         filters = np.pad(filters.reshape(f.points, channels, -1), ((0, 0), (0, 0), (0, -w.shape[0] % lanes)))
         products = (tiles @ filters).reshape(f.points, self.tiles, blocks, lanes)
         return (products.transpose(2, 1, 0, 3).reshape(blocks, -1).astype(v.dtype),)
@@ -158,7 +171,8 @@ class WinogradOutput(Op):
     """A^T m A of the tiles that WinogradProducts gives, plus bias?[OC] -> `shape`, which is [N,OC,H,W]."""
 
     shape: Shape
-    outputs: int
+    outputs: Pair
+    taps: Pair
     lanes: int
 
     name = "winograd_output"
@@ -167,12 +181,12 @@ class WinogradOutput(Op):
 
     @property
     def filtering(self) -> Filtering:
-        return FILTERINGS[self.outputs]
+        return filtering(self.outputs, self.taps)
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         (m,) = required(self, inputs, 1, 1)
         f, (batch, channels, *spatial) = self.filtering, self.shape
-        tiles = batch * math.prod(map(f.tiles_along, spatial))
+        tiles = batch * math.prod(f.tiles(tuple(spatial)))
         if m.shape != (-(-channels // self.lanes), tiles * f.points * self.lanes):
             raise self.fail(f"tiles {m} do not go with {list(self.shape)}")
         return (m.with_shape(self.shape),)
@@ -184,10 +198,10 @@ class WinogradOutput(Op):
         (m,) = required(self, inputs, 1, 1)
         bias = optional(inputs, 1)
         f, (batch, channels, height, width) = self.filtering, self.shape
-        rows, columns = f.tiles_along(height), f.tiles_along(width)
-        tiles = wide(m).reshape(-1, batch, rows, columns, f.inputs, f.inputs, self.lanes)
-        both = np.einsum("ip,bnaepql,jq->nblaiej", f.output_transform, tiles, f.output_transform)
-        image = both.reshape(batch, -1, rows * f.outputs, columns * f.outputs)[:, :channels, :height, :width]
+        rows, columns = f.tiles((height, width))
+        tiles = wide(m).reshape(-1, batch, rows, columns, *f.inputs, self.lanes)
+        both = np.einsum("ip,bnaepql,jq->nblaiej", f.down.output_transform, tiles, f.across.output_transform)
+        image = both.reshape(batch, -1, rows * f.outputs[0], columns * f.outputs[1])[:, :channels, :height, :width]
         return ((image if bias is None else image + wide(bias)[:, None, None]).astype(m.dtype),)
 
     def lower(self, ctx: Context) -> Lowered:
@@ -197,7 +211,7 @@ class WinogradOutput(Op):
 def tile_padding(f: Filtering, extents: Shape, pads: Pads) -> Padding:
     """Zeros as far as the tiles at the edges reach."""
     spans = []
-    for extent, (before, after) in zip(extents, pads, strict=True):
-        outputs = f.tiles_along(extent + before + after - 2) * f.outputs
-        spans.append((before, outputs + 2 - before - extent))
+    for extent, (before, after), line in zip(extents, pads, (f.down, f.across), strict=True):
+        tiles = line.tiles_along(extent + before + after - line.taps + 1)
+        spans.append((before, tiles * line.outputs + line.taps - 1 - before - extent))
     return Padding(tuple(spans))

@@ -14,8 +14,8 @@ from glulam.compiler.graph.graph import Node
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels import conv_direct, conv_narrow, conv_winograd, gemm, strassen, winograd_stages
+from glulam.compiler.kernels.minimal_filtering import Filtering, filtering
 from glulam.compiler.kernels.tiling import Tiling, row_cycles, stream_rate, tilings
-from glulam.compiler.kernels.winograd import FILTERINGS
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.ops.matmul import Linear
 from glulam.compiler.ops.narrow import NarrowConv
@@ -138,11 +138,15 @@ def _direct_cycles(target: Target, node: Node, tiling: Tiling | None) -> float:
     return conv_direct.cost(target, node.output.shape[0], spatial, _depth(node), channels, 1, tiling)
 
 
+def _filterings(taps: Shape) -> list[Filtering]:
+    return [filtering((m, m), (3, 3)) for m in (2, 4)] if taps == (3, 3) else []
+
+
 def _no_winograd(target: Target, node: Node) -> str | None:
     op, weights = node.op, node.inputs[1]
     assert isinstance(op, Conv)
     assert weights is not None
-    if weights.shape[2:] != (3, 3):
+    if not _filterings(weights.shape[2:]):
         return f"the kernel is {'x'.join(map(str, weights.shape[2:]))}"
     if op.strides != (1, 1) or op.dilations != (1, 1) or op.groups != 1:
         return "strides, dilation or groups"
@@ -150,15 +154,17 @@ def _no_winograd(target: Target, node: Node) -> str | None:
 
 
 def _winograd(target: Target, node: Node) -> list[Candidate]:
-    x, op = node.inputs[0], node.op
+    x, weights, *_ = node.inputs
+    op = node.op
     assert x is not None
+    assert weights is not None
     assert isinstance(op, Conv)
     size = (x.shape[0], node.output.shape[2:], x.shape[1], node.output.shape[1])
     found = []
-    for f in FILTERINGS.values():
+    for f in _filterings(weights.shape[2:]):
         for staged, module in ((False, conv_winograd), (True, winograd_stages)):
-            name = f"winograd {f.outputs}x{f.outputs}{' in stages' if staged else ''}"
-            variant = WinogradConv(**op.attributes(), outputs=f.outputs, staged=staged)
+            name = f"winograd {f.name}{' in stages' if staged else ''}"
+            variant = WinogradConv(**op.attributes(), outputs=f.outputs, taps=f.taps, staged=staged)
             found.append(Candidate(name, module.cost(target, *size, f), variant))
     return sorted(found, key=lambda candidate: candidate.cycles)
 

@@ -24,10 +24,12 @@ class SplitWinograd(NodePass):
         if not isinstance(op, WinogradConv) or not op.staged:
             return None
         x, weights, *bias = node.inputs
-        patch = Patch(graph, f"transforms, products and transforms of {op.outputs}x{op.outputs} tiles", at=node.name)
+        patch = Patch(graph, f"transforms, products and transforms of {op.filtering.name} tiles", at=node.name)
         shape, lanes = node.output.shape, self.target.lanes
-        tiles = patch.apply(WinogradInput(op.pads, op.outputs, lanes), x, name=f"{node.name}.tiles")
-        products = patch.apply(WinogradProducts(shape, op.outputs, lanes), tiles, weights, name=f"{node.name}.products")
-        result = patch.apply(WinogradOutput(shape, op.outputs, lanes), products, *bias, name=node.name)
+        tiles = patch.apply(WinogradInput(op.pads, op.outputs, op.taps, lanes), x, name=f"{node.name}.tiles")
+        products = patch.apply(
+            WinogradProducts(shape, op.outputs, op.taps, lanes), tiles, weights, name=f"{node.name}.products"
+        )
+        result = patch.apply(WinogradOutput(shape, op.outputs, op.taps, lanes), products, *bias, name=node.name)
         patch.replace(node.output, result)
         return patch

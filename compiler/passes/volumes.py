@@ -14,12 +14,14 @@ from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels import conv_direct, conv_winograd
+from glulam.compiler.kernels.minimal_filtering import filtering
 from glulam.compiler.ops import Conv
 from glulam.compiler.ops.frames import StackFrames, UnstackFrames
 from glulam.compiler.passes.manager import Decision, NodePass, Uses
 from glulam.compiler.targets import Target
 
 _COPY_RATE = 5.0  # bytes a cycle that are copied
+_FILTERING = filtering((4, 4), (3, 3))
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,6 @@ class VolumesToImages(NodePass):
         out_channels, images, *extents = y.shape[1:]
         spatial: Shape = tuple(extents)
         direct = conv_direct.cost(self.target, batch * images, spatial, channels, out_channels, taps=9 * taps)
-        winograd = conv_winograd.cost(self.target, batch * images, spatial, taps * channels, out_channels)
+        winograd = conv_winograd.cost(self.target, batch * images, spatial, taps * channels, out_channels, _FILTERING)
         moved = 2 * (taps * x.type.size // x.shape[2] * images + y.type.size) * 4
         return direct / 1e3, (winograd + moved / _COPY_RATE) / 1e3

@@ -1,0 +1,241 @@
+"""Minimal filtering, F(m, r): m outputs of a filter with r taps from m + r - 1 multiplications instead of m * r.
+
+Inputs d and taps g give A^T [(G g) * (B^T d)] (S. Winograd: Arithmetic Complexity of Computations, 1980), and images
+the same along their rows and columns (A. Lavin, S. Gray: Fast Algorithms for Convolutional Neural Networks, 2015).
+Longer tiles multiply less and round more, and they blow the filters up: r taps become m + r - 1 numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache, cached_property, reduce
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from glulam.compiler.errors import UnsupportedError
+from glulam.compiler.graph.types import Array, Shape
+from glulam.compiler.loops.expr import Const, Expr, Fma
+from glulam.compiler.loops.ir import Builder
+
+Matrix = npt.NDArray[np.float64]
+Polynomial = list[Fraction]  # coefficients, the constant first
+
+_POINTS = tuple(map(Fraction, ["0", "1", "-1", "2", "-2", "1/2", "-1/2", "-1/4", "4", "1/4", "-4"]))
+"""Where the polynomials are interpolated, besides infinity: those first that round least."""
+
+_TRANSFORMED = 64  # input channels whose filters are transformed at a time, in the second-level cache
+_OPERATION_CYCLES = 0.6  # of a transform's arithmetic, loads and stores, on AVX-512
+
+
+@dataclass(frozen=True)
+class Line:
+    """The algorithm of Cook and Toom, transposed, for `outputs` outputs and `taps` taps. F(1, 1) is the identity.
+
+    Tiles and filters are evaluated at the first of the points and at infinity, in exact arithmetic.
+    """
+
+    outputs: int
+    taps: int
+
+    @property
+    def inputs(self) -> int:
+        """Inputs of a tile, and numbers that it, or a filter, becomes."""
+        return self.outputs + self.taps - 1
+
+    @property
+    def points(self) -> tuple[Fraction, ...]:
+        """All but infinity."""
+        return _POINTS[: self.inputs - 1]
+
+    @cached_property
+    def input_transform(self) -> Matrix:
+        """B^T: a row has the coefficients of the polynomial that is zero at all points but its own."""
+        rows = [[*_with_roots(p for p in self.points if p != own), Fraction(0)] for own in self.points]
+        rows = [[c * _sign(scale) for c in row] for row, scale in zip(rows, self._scales, strict=True)]
+        return np.array([*rows, _with_roots(self.points)], np.float64)
+
+    @cached_property
+    def filter_transform(self) -> Matrix:
+        """G: a row has the powers of its point, over what that polynomial is there."""
+        scales = [scale * _sign(scale) for scale in self._scales]
+        rows = [[p**k / scale for k in range(self.taps)] for p, scale in zip(self.points, scales, strict=True)]
+        return np.array([*rows, [0] * (self.taps - 1) + [1]], np.float64)
+
+    @cached_property
+    def output_transform(self) -> Matrix:
+        """A^T: a column has the powers of its point."""
+        rows = [[*(p**k for p in self.points), k == self.outputs - 1] for k in range(self.outputs)]
+        return np.array(rows, np.float64)
+
+    @property
+    def _scales(self) -> list[Fraction]:
+        return [math.prod((own - p for p in self.points if p != own), start=Fraction(1)) for own in self.points]
+
+    def tiles_along(self, extent: int) -> int:
+        """Tiles that cover an extent; the last one may stick out."""
+        return -(-extent // self.outputs)
+
+    def runs(self, tiles: int, inside: int) -> list[tuple[int, int, int]]:
+        """(first tile, tiles, outputs of each) of a row of tiles, of whose last one `inside` outputs count."""
+        if inside == self.outputs:
+            return [(0, tiles, inside)]
+        whole = [(0, tiles - 1, self.outputs)] if tiles > 1 else []
+        return [*whole, (tiles - 1, 1, inside)] if inside else whole
+
+
+def _with_roots(roots: Iterable[Fraction]) -> Polynomial:
+    """The product of x - root."""
+
+    def times(p: Polynomial, root: Fraction) -> Polynomial:
+        return [high - root * low for high, low in zip([Fraction(0), *p], [*p, Fraction(0)], strict=True)]
+
+    return reduce(times, roots, [Fraction(1)])
+
+
+def _sign(scale: Fraction) -> int:
+    """-1 where that spares the filters a change of sign."""
+    return -1 if scale == -1 else 1
+
+
+@dataclass(frozen=True)
+class Filtering:
+    """Two dimensions: along the columns of an image and, from top to bottom, along its rows."""
+
+    down: Line
+    across: Line
+
+    @property
+    def outputs(self) -> tuple[int, int]:
+        """Rows and columns of a tile of outputs."""
+        return self.down.outputs, self.across.outputs
+
+    @property
+    def taps(self) -> tuple[int, int]:
+        """Of the filters."""
+        return self.down.taps, self.across.taps
+
+    @property
+    def inputs(self) -> tuple[int, int]:
+        """Rows and columns of a tile of inputs."""
+        return self.down.inputs, self.across.inputs
+
+    @property
+    def points(self) -> int:
+        """Numbers that a tile, or a filter, becomes."""
+        return math.prod(self.inputs)
+
+    @property
+    def name(self) -> str:
+        """Rows and columns of a tile of outputs, as in 4x4."""
+        return "x".join(map(str, self.outputs))
+
+    def tiles(self, extents: Shape) -> tuple[int, int]:
+        """Rows and columns of tiles that cover an image."""
+        height, width = extents
+        return self.down.tiles_along(height), self.across.tiles_along(width)
+
+    # ---- costs
+
+    @cached_property
+    def input_cycles(self) -> float:
+        """Estimated cycles to transform one tile of a block of channels."""
+        down, across = (_operations(line.input_transform) for line in (self.down, self.across))
+        arithmetic = self.inputs[1] * down + self.inputs[0] * across
+        return _OPERATION_CYCLES * (arithmetic + 2 * self.points)
+
+    @cached_property
+    def output_cycles(self) -> float:
+        """Estimated cycles to transform one tile of products for a block of channels, with bias."""
+        down, across = (_operations(line.output_transform) for line in (self.down, self.across))
+        arithmetic = self.inputs[1] * down + self.outputs[0] * across
+        return _OPERATION_CYCLES * (arithmetic + self.points + 2 * math.prod(self.outputs))
+
+    # ---- at compile time
+
+    def transform_filters(self, out: Array, weights: Array) -> None:
+        """G g G^T of [OC, C, *taps] into [groups, points, C, blocks, lanes], zeros for channels beyond the last."""
+        groups, points, in_channels, blocks, lanes = out.shape
+        for group, first in product(range(groups), range(0, in_channels, _TRANSFORMED)):
+            start, some = group * blocks * lanes, slice(first, first + _TRANSFORMED)
+            filters = weights[start : start + blocks * lanes, some]
+            wide = np.zeros((*filters.shape[2:], filters.shape[1], blocks * lanes))
+            wide[..., : len(filters)] = filters.transpose(2, 3, 1, 0)
+            rows = np.einsum("ai,ijcv->ajcv", self.down.filter_transform, wide)
+            both = np.einsum("bj,ajcv->abcv", self.across.filter_transform, rows)
+            out[group, :, some] = both.reshape(points, -1, blocks, lanes)
+
+    # ---- in kernels
+
+    def input_tile(self, b: Builder, read: Callable[[int, int], Expr], write: Callable[[int, Expr], None]) -> None:
+        """B^T d B of the inputs read(row, column); write(point, value) takes the result."""
+        rows, columns = self.inputs
+        half = b.tile("half", rows, columns)
+        for j in range(columns):
+            seen = [read(i, j) for i in range(rows)]
+            for i, value in enumerate(_combine(self.down.input_transform, seen)):
+                b.store(half[i, j], value)
+        for i in range(rows):
+            seen = [half[i, k] for k in range(columns)]
+            for j, value in enumerate(_combine(self.across.input_transform, seen)):
+                write(i * columns + j, value)
+
+    def output_tile(
+        self, b: Builder, inside: tuple[int, int], read: Callable[[int], Expr], write: Callable[[int, int, Expr], None]
+    ) -> None:
+        """A^T m A of the products read(point), of which the first `inside` rows and columns are written."""
+        rows, columns = self.inputs
+        half = b.tile("half", inside[0], columns)
+        for j in range(columns):
+            seen = [read(i * columns + j) for i in range(rows)]
+            for i, value in enumerate(_combine(self.down.output_transform[: inside[0]], seen)):
+                b.store(half[i, j], value)
+        for i in range(inside[0]):
+            seen = [half[i, k] for k in range(columns)]
+            for j, value in enumerate(_combine(self.across.output_transform[: inside[1]], seen)):
+                write(i, j, value)
+
+
+@cache
+def filtering(outputs: tuple[int, int], taps: tuple[int, int]) -> Filtering:
+    """The one of tiles with these outputs, for filters with these taps; always the same object.
+
+    Raises UnsupportedError where there are too few points to interpolate.
+    """
+    down, across = (Line(m, r) for m, r in zip(outputs, taps, strict=True))
+    if not all(min(line.outputs, line.taps) > 0 and line.inputs <= len(_POINTS) + 1 for line in (down, across)):
+        raise UnsupportedError(
+            f"no tiles of {outputs} outputs for filters of {taps} taps: along each axis, outputs and taps together are "
+            f"at most {len(_POINTS) + 2}, and neither is less than one"
+        )
+    return Filtering(down, across)
+
+
+def _combine(matrix: Matrix, xs: Sequence[Expr]) -> list[Expr]:
+    """The matrix times a vector of expressions."""
+    return [_dot(row, xs) for row in matrix.tolist()]
+
+
+def _operations(matrix: Matrix) -> int:
+    """Instructions of that: one for each term but the first, which may need a factor."""
+    return sum(int(np.count_nonzero(row)) - (1 in np.abs(row)) for row in matrix)
+
+
+def _dot(row: Sequence[float], xs: Sequence[Expr]) -> Expr:
+    terms = sorted(((float(k), x) for k, x in zip(row, xs, strict=True) if k), key=lambda term: abs(term[0]) != 1)
+    (k, x), *rest = terms
+    start = x if k == 1 else -x if k == -1 else x * k
+    return reduce(_add_term, rest, start)
+
+
+def _add_term(total: Expr, term: tuple[float, Expr]) -> Expr:
+    k, x = term
+    if k == 1:
+        return total + x
+    if k == -1:
+        return total - x
+    return Fma(x, Const(k), total)
