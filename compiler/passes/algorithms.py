@@ -24,6 +24,7 @@ from glulam.compiler.ops.tiled import TiledConv, TiledLinear
 from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.targets import Target
 
+_TILES = {3: (2, 4), 5: (3, 4), 7: (4, 6)}  # outputs of Winograd's tiles along an axis, by the taps along it
 _OTHER_TILES = 2  # tiles besides the model's own that are worth a measurement
 
 
@@ -139,7 +140,13 @@ def _direct_cycles(target: Target, node: Node, tiling: Tiling | None) -> float:
 
 
 def _filterings(taps: Shape) -> list[Filtering]:
-    return [filtering((m, m), (3, 3)) for m in (2, 4)] if taps == (3, 3) else []
+    """Of square tiles, or of tiles in a line where the filters have one row or column; none for other taps."""
+    lines = [r for r in taps if r > 1]
+    if len(taps) != 2 or not lines or any(r not in _TILES for r in lines):
+        return []
+    rows, columns = taps
+    sizes = [m for m in _TILES[max(lines)] if m in _TILES[min(lines)]]
+    return [filtering((m if rows > 1 else 1, m if columns > 1 else 1), (rows, columns)) for m in sizes]
 
 
 def _no_winograd(target: Target, node: Node) -> str | None:

@@ -1,0 +1,77 @@
+"""Which algorithms may compute a convolution, which one the cost model takes, and that the choice keeps the meaning."""
+
+import numpy as np
+import pytest
+
+from glulam.compiler.driver import compile_graph, optimise
+from glulam.compiler.graph.evaluate import evaluate
+from glulam.compiler.graph.graph import Graph
+from glulam.compiler.graph.types import f32
+from glulam.compiler.ops import Conv
+from glulam.compiler.options import Options
+from glulam.compiler.passes.algorithms import candidates
+from glulam.compiler.targets import runnable_targets, target
+
+TARGETS = [t.name for t in runnable_targets()]
+
+
+def network(taps, channels=64, extents=(17, 18), strides=(1, 1), dilations=(1, 1), groups=1):
+    rng = np.random.default_rng(2)
+    graph = Graph()
+    x = graph.input("x", f32(1, channels, *extents))
+    scale = np.sqrt(np.prod(taps) * channels)
+    w = graph.constant((rng.standard_normal((channels, channels // groups, *taps)) / scale).astype(np.float32))
+    pads = tuple((r // 2, (r - 1) // 2) for r in taps)
+    graph.output("y", graph.apply(Conv(strides, pads, dilations, groups), x, w, None, name="layer"))
+    return graph, {"x": rng.standard_normal((1, channels, *extents)).astype(np.float32)}
+
+
+def winograds(graph):
+    found, refused = candidates(target("x86-64-v3"), graph.nodes[-1])
+    return sorted(c.name for c in found if c.name.startswith("winograd ")), refused
+
+
+@pytest.mark.parametrize(
+    ("taps", "tiles"),
+    [
+        ((3, 3), ["2x2", "4x4"]), ((1, 3), ["1x2", "1x4"]), ((3, 1), ["2x1", "4x1"]), ((5, 5), ["3x3", "4x4"]),
+        ((1, 7), ["1x4", "1x6"]), ((7, 1), ["4x1", "6x1"]), ((3, 5), ["4x4"]), ((7, 5), ["4x4"]),
+    ],
+)  # fmt: skip
+def test_tiles_for_taps(taps, tiles):
+    names, _ = winograds(network(taps)[0])
+    assert names == sorted(f"winograd {each}{how}" for each in tiles for how in ("", " in stages"))
+
+
+@pytest.mark.parametrize("taps", [(1, 1), (2, 2), (3, 4), (1, 9)])
+def test_other_taps_are_refused(taps):
+    names, refused = winograds(network(taps)[0])
+    assert not names
+    assert f"no winograd: the kernel is {taps[0]}x{taps[1]}" in refused
+
+
+@pytest.mark.parametrize("how", [{"strides": (1, 2)}, {"dilations": (2, 1)}, {"groups": 2}], ids=str)
+def test_strides_dilation_and_groups_are_refused(how):
+    names, refused = winograds(network((1, 7), **how)[0])
+    assert not names
+    assert "no winograd: strides, dilation or groups" in refused
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("taps", [(1, 7), (7, 1), (5, 5), (1, 3)], ids=str)
+def test_the_cheapest_is_taken_and_equals_the_definition(taps, name):
+    graph, feeds = network(taps)
+    options = Options(target=name)
+    optimised, reports = optimise(graph, options)
+    assert any(node.op.name.startswith("winograd_") for node in optimised.nodes)
+    assert any("winograd" in str(report) and "direct" in str(report) for report in reports)
+    expected = evaluate(graph, feeds)["y"]
+    one, two = (compile_graph(graph, Options(target=name, threads=threads)).run(feeds)["y"] for threads in (1, 2))
+    np.testing.assert_allclose(one, expected, rtol=0, atol=3e-5 * np.abs(expected).max())
+    np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("taps", [(1, 7), (5, 5)], ids=str)
+def test_strict_numerics_keep_it_out(taps):
+    optimised, _ = optimise(network(taps)[0], Options(numerics="strict"))
+    assert not any(node.op.name.startswith("winograd_") for node in optimised.nodes)
