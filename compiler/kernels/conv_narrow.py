@@ -14,11 +14,11 @@ import numpy as np
 
 from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.types import DType, Shape
-from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.tiling import pieces, unroll_factor
 from glulam.compiler.loops.expr import Fma
-from glulam.compiler.loops.ir import Affine, Buffer, Var
+from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Var
 from glulam.compiler.targets import Target
 
 MOST_STRIDE = 4  # along the vectors; further apart, elements are gathered one by one
@@ -106,9 +106,9 @@ class _Narrow:
                 i = stack.enter_context(b.serial("i", last // unroll))
                 u = stack.enter_context(b.unrolled("u", unroll))
                 t, j = stack.enter_context(b.unrolled("t", vectors)), stack.enter_context(b.unrolled("j", channels))
-                tap = [*taps, i * unroll + u]
+                tap: list[IndexLike] = [*taps, i * unroll + u]
                 place = self.geometry.input_place([*map(Affine.of, rows), column + t * lanes + v], tap)
                 b.store(acc[t, j], Fma(self.x[n, c, *place], self.weights[c, *tap, j], acc[t, j]))
             with b.unrolled("t", vectors) as t, b.unrolled("j", channels) as j:
-                point = (n, j, *rows, column + t * lanes + v)
+                point: Point = (n, j, *rows, column + t * lanes + v)
                 self.ctx.write(point, self.ctx.finish(acc[t, j], point))

@@ -118,7 +118,7 @@ def build_sums(ctx: Context, channels_last: bool) -> Lowered:
         with b.section(n=form.batch, r=count, c=form.blocks) as (n, r, c), ExitStack() as stack:
             inner = [stack.enter_context(b.serial(f"i{d}", extent)) for d, extent in enumerate(form.inner)]
             v = stack.enter_context(b.vector("v", form.lanes))
-            place = [r + begin, *inner]
+            place: list[IndexLike] = [r + begin, *inner]
             a11, a12 = (x[form.point(n, c + half * form.blocks, place, v)] for half in (_LEFT, _RIGHT))
             sums: tuple[Expr, ...] = (Const(0.0), -a11, a11, a12 + a11)
             if paired:

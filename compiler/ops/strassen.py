@@ -13,7 +13,7 @@ from glulam.compiler.graph.types import Array, Shape, TensorType, f32
 from glulam.compiler.kernels import strassen
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.conv import Conv
-from glulam.compiler.ops.inputs import check_shape, optional, required, wide
+from glulam.compiler.ops.inputs import F64Array, check_shape, optional, required, wide
 from glulam.compiler.ops.matmul import Linear
 
 
@@ -54,13 +54,15 @@ class _Halved(Op):
         shape[rows], shape[channels] = math.ceil(shape[rows] / 2), 2 * shape[channels]
         return tuple(shape)
 
-    def _quarters(self, x: Array) -> tuple[Array, Array, Array, Array]:
+    def _quarters(self, x: Array) -> tuple[F64Array, F64Array, F64Array, F64Array]:
         """A11, A12, A21 and A22 of x in float64, zeros where the bottom half has no row."""
         rows, channels = self._axes(x.ndim)
         spans = [(0, 0)] * x.ndim
         spans[rows] = (0, x.shape[rows] % 2)
         top, bottom = np.split(np.pad(wide(x), spans), 2, axis=rows)
-        return (*np.split(top, 2, axis=channels), *np.split(bottom, 2, axis=channels))
+        a11, a12 = np.split(top, 2, axis=channels)
+        a21, a22 = np.split(bottom, 2, axis=channels)
+        return a11, a12, a21, a22
 
 
 @dataclass(frozen=True)
