@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -46,24 +46,45 @@ def build_assembly(kernels: Sequence[Kernel], entry_text: str, target: Target) -
 
 def module_text(kernels: Sequence[Kernel], entry_text: str, target: Target) -> str:
     """The LLVM IR of the whole module as it goes to LLVM. Declarations may be repeated in `entry_text`."""
-    declarations: set[str] = set()
+    entry, declarations = _declared(entry_text)
     functions = []
     for kernel in kernels:
         text, needs = emit_kernel(kernel, target)
         functions.append(text)
         declarations |= needs
-    lines = entry_text.splitlines()
-    declarations.update(line.strip() for line in lines if line.startswith("declare "))
-    entry = "\n".join(line for line in lines if not line.startswith("declare "))
-    attributes = f'nounwind "tune-cpu"="{target.tune}" "prefer-vector-width"="{target.vector_bytes * 8}"'
-    head = f'target triple = "{target.triple}"'
-    return "\n".join([head, *sorted(declarations), *functions, entry, f"attributes #0 = {{ {attributes} }}", ""])
+    return _text(target, declarations, [*functions, entry])
 
 
 def _optimised(
     kernels: Sequence[Kernel], entry_text: str, target: Target, machine: llvm.TargetMachine
 ) -> llvm.ModuleRef:
-    text = module_text(kernels, entry_text, target)
+    """One module, linked from one for each function: text takes several times the memory of what it says."""
+    entry, declarations = _declared(entry_text)
+    prototypes = {f"declare void @{k.name}({', '.join(['ptr'] * (len(k.params) + 1))}, i64, i64)" for k in kernels}
+    module = _parsed(_text(target, declarations | prototypes, [entry]), target)
+    for kernel in kernels:
+        text, needs = emit_kernel(kernel, target)
+        visible = text.replace("define internal", "define", 1)  # what is internal cannot be linked
+        module.link_in(_parsed(_text(target, needs, [visible]), target))
+        module.get_function(kernel.name).linkage = llvm.Linkage.internal
+    module.data_layout = str(machine.target_data)
+    return module
+
+
+def _declared(text: str) -> tuple[str, set[str]]:
+    """Text without its declarations, and these."""
+    lines = text.splitlines()
+    rest = "\n".join(line for line in lines if not line.startswith("declare "))
+    return rest, {line.strip() for line in lines if line.startswith("declare ")}
+
+
+def _text(target: Target, declarations: Iterable[str], functions: Iterable[str]) -> str:
+    attributes = f'nounwind "tune-cpu"="{target.tune}" "prefer-vector-width"="{target.vector_bytes * 8}"'
+    head = f'target triple = "{target.triple}"'
+    return "\n".join([head, *sorted(declarations), *functions, f"attributes #0 = {{ {attributes} }}", ""])
+
+
+def _parsed(text: str, target: Target) -> llvm.ModuleRef:
     try:
         module = llvm.parse_assembly(text)
         module.verify()
@@ -74,7 +95,6 @@ def _optimised(
         )
         refused.add_note(text)
         raise refused from error
-    module.data_layout = str(machine.target_data)
     return module
 
 
