@@ -11,9 +11,9 @@ the quarters of the result are (N. Higham, Accuracy and Stability of Numerical A
     C11 = A11 B11 + A12 B21                  C12 = A11 B11 + S2 T2 + S1 T1 + S4 B22
     C21 = A11 B11 + S2 T2 + S3 T3 - A22 T4   C22 = A11 B11 + S2 T2 + S3 T3 + S1 T1
 
-A kernel of its own makes S; T is known at compile time. One register tile computes the same place of all four quarters,
-so that the partial sums which they share never leave the first-level cache. If the number of rows is odd, the last one
-of the top half has no partner, and zeros stand for it.
+A kernel of its own makes S; T is known at compile time. One register tile after the other computes the products for the
+same place of all four quarters, so that what they share never leaves the first-level cache. If the number of rows is
+odd, the last one of the top half has no partner, and zeros stand for it.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ from glulam.compiler.kernels.tiling import (
     unroll_factor,
 )
 from glulam.compiler.loops.expr import Const, Expr, Fma
-from glulam.compiler.loops.ir import Affine, IndexLike, Tile, Var
+from glulam.compiler.loops.ir import Affine, IndexLike, Var
 from glulam.compiler.targets import Target
 
 PRODUCTS, SUMS = 7, 4
 _OF_BOTTOM = 3  # products that only the bottom half needs
+_A11, _A12, _A22, _S1, _S2, _S3, _S4 = range(PRODUCTS)  # products by their left factor
 
+_KEEP_CYCLES = 4.0  # to put a vector of a product aside and to take it up again
 _SUM_CYCLES = 12.0  # to make the four sums of a vector of each quarter
-_TOGETHER = 8  # results that a long epilogue is applied to where they are
 _UNROLL = 4  # channels in one round of the loop
 _FEW_TILES = 8  # that share the time in which the next weights have to arrive
 _LEFT, _RIGHT = 0, 1
@@ -64,6 +65,7 @@ def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_chann
         times * row_cycles(target, tiling, pixels, blocks, depth)
         for times, pixels in ((PRODUCTS - _OF_BOTTOM, top), (_OF_BOTTOM, bottom))
     )
+    products += PRODUCTS * top * blocks * _KEEP_CYCLES
     image = SUMS * top * depth * 4
     sums = top * depth / lanes * _SUM_CYCLES + 2 * image / stream_rate(target, 2 * image)
     return batch * (sums + overlapped(products, weights / memory_rate(target, weights)))
@@ -187,8 +189,9 @@ def _pack(out: Array, halves: Array) -> None:
     (b11, b21), (b12, b22) = split
     t1 = b12 - b11
     t2 = b22 - t1
-    for i, product in enumerate((b11, b21, t2, b22 - b12, b21 - t2, t1, b22)):
-        out[:, i] = product
+    products = {_A11: b11, _A12: b21, _A22: b21 - t2, _S1: t1, _S2: t2, _S3: b22 - b12, _S4: b22}
+    for number, product in products.items():
+        out[:, number] = product
 
 
 class _Group:
@@ -199,7 +202,7 @@ class _Group:
         self.first, self.per_group, self.count, self.pixels = first, per_group, count, pixels
         self.packed = self.ctx.constant(products.pack(first, per_group, count), "w")
         self.bias = self.ctx.constant(products.pack_bias(first, per_group, count), "b")
-        self.kept = self.b.scratch(f"kept{first}", (3, pixels, per_group, products.lanes))
+        self.kept = self.b.scratch(f"kept{first}", (PRODUCTS, pixels, per_group, products.lanes))
         self.head: Sequence[Var] = ()  # of the tile in hand: image and group
         self.lane: IndexLike = 0
         self.share = Affine.of(0)  # which share of the next group's weights it asks for
@@ -246,93 +249,69 @@ class _Group:
 
     def tile(self, place: list[IndexLike], top: int, bottom: int) -> None:
         """All four quarters at `top` pixels from a place on; in the bottom half there are only `bottom` of them."""
-        x, s, half = self.products.x, self.products.s, self.form.blocks
+        x, s = self.products.x, self.products.s
         below = self.form.below(place)
         with self.b.vector("v", self.products.lanes) as self.lane:
-            acc = self.b.tile("acc", top, self.per_group)
-            self.start(acc)
-            self.add(acc, 0, top, x, 0, place)
-            self.keep(acc, 0, top)
-            self.add(acc, 1, top, x, half, place)
-            self.finish(acc, _LEFT, top, place)
-            self.start(acc, 0)
-            self.add(acc, 2, top, s, half, place)
+            with self.b.serial("e", 2) as e:
+                self.product(top, Affine.of(e), x, Affine.of(e), place)
             if bottom:
-                self.keep(acc, 0, top)
-                self.add(acc, 3, bottom, s, 2 * half, place)
-                self.keep(acc, 1, bottom)
-                self.add(acc, 4, bottom, x, half, below)
-                self.finish(acc, _LEFT, bottom, below)
-                self.start(acc)
-                self.add(acc, 5, bottom, s, 0, place)
-                self.finish(acc, _RIGHT, bottom, below, plus=1)
-                self.add_kept(acc, 0)
-            self.add(acc, 6, top, s, 3 * half, place)
-            self.finish(acc, _RIGHT, top, place)
+                self.product(bottom, Affine.of(_A22), x, Affine.of(1), below)
+            first, step = (0, 1) if bottom else (1, 2)  # without a partner S1 is zero, and S3 is for the bottom half
+            with self.b.serial("e", SUMS // step) as e:
+                self.product(top, e * step + (first + _S1), s, e * step + first, place)
+            self.finish(_LEFT, top, place, (_A11, _A12))
+            if bottom:
+                self.finish(_RIGHT, top, place, (_A11, _S2, _S1, _S4))
+                self.finish(_LEFT, bottom, below, (_A11, _S2, _S3, _A22))
+                self.finish(_RIGHT, bottom, below, (_A11, _S2, _S3, _S1))
+            else:
+                self.finish(_RIGHT, top, place, (_A11, _S2, _S4))
 
-    def start(self, acc: Tile, kept: int | None = None) -> None:
-        """Begin with zeros or with what was kept."""
-        with self.b.unrolled("t", acc.shape[0]) as t, self.b.unrolled("j", self.per_group) as j:
-            self.b.store(acc[t, j], 0.0 if kept is None else self.kept[kept, t, j, self.lane])
-
-    def keep(self, acc: Tile, slot: int, pixels: int) -> None:
-        with self.b.unrolled("t", pixels) as t, self.b.unrolled("j", self.per_group) as j:
-            self.b.store(self.kept[slot, t, j, self.lane], acc[t, j])
-
-    def add_kept(self, acc: Tile, slot: int) -> None:
-        with self.b.unrolled("t", acc.shape[0]) as t, self.b.unrolled("j", self.per_group) as j:
-            self.b.store(acc[t, j], acc[t, j] + self.kept[slot, t, j, self.lane])
-
-    def add(self, acc: Tile, product: int, pixels: int, view: View, block: int, place: list[IndexLike]) -> None:
-        """A product of half the depth: of `view` from a channel block on, and the `product`-th of the weights."""
+    def product(self, pixels: int, number: Affine, view: View, half: Affine, place: list[IndexLike]) -> None:
+        """The `number`-th one: of channels of `view`, so many halves of x's on, and of as many of the weights."""
         b, (n, g), lanes = self.b, self.head, self.products.lanes
         unroll = unroll_factor(lanes, _UNROLL)
         *outer, last = place
+        acc = b.tile("acc", pixels, self.per_group)
+        with b.unrolled("t", pixels) as t, b.unrolled("j", self.per_group) as j:
+            b.store(acc[t, j], 0.0)
         with b.serial("c", self.form.blocks) as c:
+            block = c + half * self.form.blocks
             if self.tiles <= _FEW_TILES:
-                self.fetch_weights(product, c * lanes)
+                self.fetch_weights(number, c * lanes)
             if self.fetches_pixels:
                 with b.unrolled("t", pixels) as t:
-                    b.prefetch(view[self.form.point(n, c + block, [*outer, t + last + pixels], 0)], level=2)
+                    b.prefetch(view[self.form.point(n, block, [*outer, t + last + pixels], 0)], level=2)
             with (
                 b.serial("i", lanes // unroll) as i, b.unrolled("u", unroll) as u,
                 b.unrolled("t", pixels) as t, b.unrolled("j", self.per_group) as j,
             ):  # fmt: skip
-                value = view[self.form.point(n, c + block, [*outer, t + last], i * unroll + u)]
-                weight = self.packed[g, product, c * lanes + i * unroll + u, j, self.lane]
+                value = view[self.form.point(n, block, [*outer, t + last], i * unroll + u)]
+                weight = self.packed[g, number, c * lanes + i * unroll + u, j, self.lane]
                 b.store(acc[t, j], Fma(value, weight, acc[t, j]))
+        with b.unrolled("t", pixels) as t, b.unrolled("j", self.per_group) as j:
+            b.store(self.kept[number, t, j, self.lane], acc[t, j])
 
-    def fetch_weights(self, product: int, channel: Affine) -> None:
+    def fetch_weights(self, number: Affine, channel: Affine) -> None:
         """Ask for a share of the next group's weights for the channels of one block."""
         _, g = self.head
         share = -(-self.products.lanes // self.tiles)
         with self.b.unrolled("u", share) as u, self.b.unrolled("j", self.per_group) as j:
-            self.b.prefetch(self.packed[g + 1, product, channel + self.share * share + u, j, 0], level=2)
+            self.b.prefetch(self.packed[g + 1, number, channel + self.share * share + u, j, 0], level=2)
 
     @property
     def fetches_pixels(self) -> bool:
         """Whether to ask for the next tile's pixels: short runs in many places, which no hardware foresees."""
         return not self.form.channels_last and self.ctx.operand(0).type.nbytes > self.ctx.target.l2_bytes // 2
 
-    def finish(self, acc: Tile, half: int, pixels: int, place: list[IndexLike], plus: int | None = None) -> None:
-        """Bias, perhaps what was kept, and the epilogue; a long one in a loop of its own over the tile in memory."""
+    def finish(self, half: int, pixels: int, place: list[IndexLike], numbers: Sequence[int]) -> None:
+        """Add up products for one quarter, and bias and epilogue."""
         b, (n, g) = self.b, self.head
         *outer, last = place
-
-        def total(t: Var, j: Var) -> Expr:
-            value = acc[t, j] + self.bias[half, g, j, self.lane]
-            return value if plus is None else value + self.kept[plus, t, j, self.lane]
-
-        def write(t: Var, j: Var, value: Expr) -> None:
+        with b.serial("t", pixels) as t, b.unrolled("j", self.per_group) as j:
+            total: Expr = self.bias[half, g, j, self.lane]
+            for number in numbers:
+                total = total + self.kept[number, t, j, self.lane]
             block = Affine.of(g) * self.per_group + j + (self.first + half * self.products.out_blocks)
             point = self.form.point(n, block, [*outer, t + last], self.lane)
-            self.ctx.write(point, self.ctx.finish(value, point))
-
-        if self.ctx.epilogue.is_long and pixels * self.per_group > _TOGETHER:
-            with b.unrolled("t", pixels) as t, b.unrolled("j", self.per_group) as j:
-                b.store(self.kept[2, t, j, self.lane], total(t, j))
-            with b.serial("t", pixels) as t, b.unrolled("j", self.per_group) as j:
-                write(t, j, self.kept[2, t, j, self.lane])
-            return
-        with b.unrolled("t", pixels) as t, b.unrolled("j", self.per_group) as j:
-            write(t, j, total(t, j))
+            self.ctx.write(point, self.ctx.finish(total, point))
