@@ -29,6 +29,8 @@ from glulam.runtime.model import Model
 
 VERSION = "0.1.0"
 
+_FEW_THREADS = 2
+
 
 def compile_graph(graph: Graph, options: Options | None = None) -> Model:
     """Native code for the graph, ready to run; the graph itself is not changed.
@@ -54,7 +56,7 @@ def build_artifact(graph: Graph, options: Options | None = None) -> Artifact:
             for value in list(optimised.constants()):
                 value.data = None
 
-        program = lower_graph(optimised, machine, release)
+        program = lower_graph(optimised, cut_for(machine, options), release)
         code = emit_program(program, machine, cache_for(options))
     manifest = make_manifest(program, machine, options, reports)
     return Artifact(manifest, code, program.weights, text.result(), program.foreign)
@@ -102,7 +104,12 @@ def cache_for(options: Options) -> Cache:
 def lower(graph: Graph, options: Options | None = None) -> Program:
     """The program that `compile_graph` would emit, for inspection and for the loop interpreter."""
     options = options or Options()
-    return lower_graph(optimise(graph, options)[0], target(options.target))
+    return lower_graph(optimise(graph, options)[0], cut_for(target(options.target), options))
+
+
+def cut_for(machine: Target, options: Options) -> Target:
+    """The machine with the threads that kernels are cut for; a few find enough parts in what suits one best."""
+    return replace(machine, threads=options.threads) if options.threads > _FEW_THREADS else machine
 
 
 def emit_program(program: Program, machine: Target, cache: Cache = NO_CACHE) -> bytes:

@@ -18,6 +18,7 @@ from glulam.compiler.passes.storage import is_view
 from glulam.compiler.targets import Target
 
 _CHUNK_MICROSECONDS = 2.0
+_LEAST_MICROSECONDS = 0.5  # of a chunk, where there are more threads than chunks
 _MAX_CHUNKS = 256
 _FLOPS_PER_MICROSECOND = 80_000.0
 _BYTES_PER_MICROSECOND = 15_000.0
@@ -48,7 +49,7 @@ def lower_graph(graph: Graph, target: Target, before_packing: Callable[[], None]
             error.add_note(f"while lowering {node!r} with layouts {[str(v.layout) for v in node.outputs]}")
             raise
         if kernel.extent:
-            steps.append(_step(node, kernel, lowered, plan, weights))
+            steps.append(_step(node, kernel, lowered, plan, weights, target.threads))
     if refused:
         raise UnsupportedError("these nodes cannot be compiled:", refused)
     before_packing()
@@ -85,7 +86,7 @@ def _kind(node: Node) -> str:
     return node.op.name if anchor is None else f"fused_{anchor.op.name}"
 
 
-def _step(node: Node, kernel: Kernel, lowered: Lowered, plan: MemoryPlan, weights: WeightBlock) -> Step:
+def _step(node: Node, kernel: Kernel, lowered: Lowered, plan: MemoryPlan, weights: WeightBlock, threads: int) -> Step:
     def ref(arg: Arg) -> Ref:
         if isinstance(arg, tuple):
             kind, i = arg
@@ -97,8 +98,9 @@ def _step(node: Node, kernel: Kernel, lowered: Lowered, plan: MemoryPlan, weight
     flops = node.op.flops([None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs])
     traffic = sum(v.type.nbytes for v in (*node.present_inputs(), *node.outputs))
     estimate = flops / _FLOPS_PER_MICROSECOND + traffic / _BYTES_PER_MICROSECOND
-    chunks = int(min(max(estimate / _CHUNK_MICROSECONDS, 1), _MAX_CHUNKS))
-    grain = -(-kernel.extent // min(chunks, kernel.extent))
+    for_all = min(estimate / _LEAST_MICROSECONDS, threads)
+    chunks = int(min(max(estimate / _CHUNK_MICROSECONDS, for_all, 1), _MAX_CHUNKS))
+    grain = max(1, kernel.extent // chunks) if threads > 1 else -(-kernel.extent // chunks)
     refs = tuple(ref(arg) for arg in lowered.args)
     anchor = getattr(node.op, "anchor", None) or node
     label = _label(node)

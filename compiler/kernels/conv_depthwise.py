@@ -168,7 +168,7 @@ class _Depthwise:
         """Rows of an iteration: a divisor of the height."""
         outer = self.ctx.output.shape[0] * self.ctx.output.blocks * math.prod(planes)
         useful = max(2, _CHUNK_FMAS // max(1, width * len(self.taps)))
-        parallel = max(1, height * outer // _ENOUGH)
+        parallel = max(1, height * outer // max(_ENOUGH, 2 * self.ctx.target.threads))
         return unroll_factor(height, max(1, min(useful, parallel))) if height else 1
 
     # ---- code

@@ -18,7 +18,7 @@ from glulam.compiler.kernels.context import Context, Lowered, Point, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights, not_packable
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
-from glulam.compiler.kernels.tiling import Tiling, choose_tiling, pieces, row_cycles, stream_rate, unroll_factor
+from glulam.compiler.kernels.tiling import Parts, Tiling, choose_tiling, pieces, row_cycles, stream_rate, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Tile, Var
 from glulam.compiler.targets import Target
@@ -111,7 +111,12 @@ class DirectConv:
         taps = math.prod(self.geometry.kernel)
         depth = self.in_channels * taps
         again = second_reading(ctx.target, outer, self.group_blocks, depth)
-        tiling = tiling or choose_tiling(ctx.target, width, self.group_blocks, depth, again)
+
+        def parts(tiling: Tiling) -> Parts:
+            rows = ctx.output.shape[0] * self.groups * -(-self.group_blocks // tiling.blocks)
+            return Parts(rows * math.prod(outer)) if outer else Parts.of(rows, width, tiling.pixels)
+
+        tiling = tiling or choose_tiling(ctx.target, width, self.group_blocks, depth, again, parts=parts)
         ctx.output_view()
         groups = tiling.channel_groups(self.group_blocks)  # the second and later ones find the pixels in L2
         self.image_level = 2 if sum(count for *_, count in groups) == 1 else 1

@@ -20,7 +20,7 @@ from glulam.compiler.kernels.conv_direct import DirectConv
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import constant_weights
 from glulam.compiler.kernels.pool import Window
-from glulam.compiler.kernels.tiling import choose_tiling
+from glulam.compiler.kernels.tiling import Parts, Tiling, tilings
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Var
@@ -82,9 +82,8 @@ class _ConvPool(DirectConv):
         ctx, (height, width) = self.ctx, self.anchor.spatial
         pooled_rows, pooled_width = ctx.output.spatial
         taps = math.prod(self.geometry.kernel)
-        tiling = choose_tiling(ctx.target, width, self.group_blocks, self.in_channels * taps)
+        tiling, rows = self.cut(width, pooled_rows, self.in_channels * taps)
         ctx.output_view()
-        rows = chunk_rows(self.window, pooled_rows)
         columns = self.window.span(1, pooled_width)
         for first, per_group, count in tiling.channel_groups(self.group_blocks):
             packed = ctx.constant(self.pack(first, per_group, count), "w")
@@ -99,6 +98,18 @@ class _ConvPool(DirectConv):
                     block = q * self.group_blocks + g * per_group + first
                     self.pool(chunks, chunk * rows, n, block, per_group)
         return ctx.finished()
+
+    def cut(self, width: int, pooled_rows: int, depth: int) -> tuple[Tiling, int]:
+        """The register tile, and the pooled rows of a chunk: few where many threads share them."""
+        target, most = self.ctx.target, chunk_rows(self.window, pooled_rows)
+        found = []
+        for rows in range(most, 0, -1) if target.threads > 1 else [most]:
+            count = self.ctx.output.shape[0] * self.groups * -(-pooled_rows // rows)
+            again = self.window.span(0, rows) / (rows * self.window.geometry.strides[0])
+            for cycles, _, tiling in tilings(target, width, self.group_blocks, depth):
+                parts = Parts(count * -(-self.group_blocks // tiling.blocks))
+                found.append((cycles * again * parts.busiest(target.threads), -tiling.pixels, tiling, rows))
+        return min(found, key=lambda entry: entry[:2])[2:]
 
     def classes(self, pooled_rows: int, rows: int, height: int) -> list[Chunks]:
         """The chunks in order, equal neighbours together: those at the edges meet padding."""

@@ -19,7 +19,7 @@ from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import constant_weights
 from glulam.compiler.kernels.minimal_filtering import Filtering
 from glulam.compiler.kernels.packing import Packing
-from glulam.compiler.kernels.tiling import Tiling, memory_rate, overlapped, row_cycles, stream_rate, tilings
+from glulam.compiler.kernels.tiling import Parts, Tiling, memory_rate, overlapped, row_cycles, stream_rate, tilings
 from glulam.compiler.kernels.winograd import FinishedTiles, Products, padded_bias, transform_slowdown
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, Load, Var
 from glulam.compiler.targets import Target
@@ -51,9 +51,11 @@ def choose_plan(target: Target, batch: int, spatial: Shape, in_channels: int, ou
         iterations = batch * (height // rows) * (width // columns)
         for _, _, tiling in tilings(target, rows * columns, blocks, in_channels):
             groups = -(-blocks // tiling.blocks)
-            enough = (s for s in range(1, groups + 1) if groups % s == 0 and (iterations * s >= _PARTS or s == groups))
-            plan = Plan(rows, columns, next(enough), tiling)
-            candidates.append((_cycles(target, plan, iterations, in_channels, out_channels, f), plan))
+            for splits in (s for s in range(1, groups + 1) if groups % s == 0):
+                if iterations * splits >= _PARTS or splits == groups:
+                    plan = Plan(rows, columns, splits, tiling)
+                    cycles = _cycles(target, plan, iterations, in_channels, out_channels, f)
+                    candidates.append((cycles * Parts(iterations * splits).busiest(target.threads), plan))
     return min(candidates, key=lambda candidate: candidate[0])[1]
 
 

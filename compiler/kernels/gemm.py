@@ -32,6 +32,7 @@ from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Tile, Var
 from glulam.compiler.targets import Target
 
 _ROW_BLOCKS = 8  # column blocks of a tile of one row: as many sums as hide the latency of an addition
+_FEW_BLOCKS = 2  # the fewest, where there are more threads than tiles; memory is what they wait for then
 _NARROW_SPLIT = 4  # partial sums of each element where all columns together fill no block, for the same reason
 _UNROLL = 4  # steps of the depth in one round of the loop
 _LOOK_AHEAD = 2  # passes over the weights of a group in which those of the next one can be fetched
@@ -138,7 +139,7 @@ class _Columns:
 
     def tile_shape(self, blocks: int) -> tuple[int, int]:
         if self.rows == 1:
-            return 1, min(blocks, _ROW_BLOCKS)
+            return 1, min(blocks, _ROW_BLOCKS, max(_FEW_BLOCKS, -(-blocks // self.ctx.target.threads)))
         limit = row_limit(self.ctx.target, self.depth, self.dtype)
         tiling = self.tiling or choose_tiling(self.ctx.target, self.rows, blocks, self.depth, limit=limit)
         return tiling.pixels, tiling.blocks

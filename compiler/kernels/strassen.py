@@ -31,6 +31,8 @@ from glulam.compiler.kernels import gemm
 from glulam.compiler.kernels.context import Context, Lowered, Operand, Point, View
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.tiling import (
+    Parts,
+    Tiling,
     choose_tiling,
     memory_rate,
     overlapped,
@@ -160,7 +162,14 @@ class _Products:
         self.ctx.output_view()
         width = form.inner[-1] if form.inner else max(1, form.bottom)
         limit = gemm.row_limit(self.ctx.target, 2 * depth, DType.F32) if form.channels_last else None
-        tiling = choose_tiling(self.ctx.target, width, self.out_blocks, depth, limit=limit)
+
+        def parts(tiling: Tiling) -> Parts:
+            rows = form.batch * -(-self.out_blocks // tiling.blocks)
+            if form.inner:
+                return Parts(rows * form.bottom * math.prod(form.inner[:-1]))
+            return Parts.of(rows, width, tiling.pixels)
+
+        tiling = choose_tiling(self.ctx.target, width, self.out_blocks, depth, limit=limit, parts=parts)
         for first, per_group, count in tiling.channel_groups(self.out_blocks):
             group = _Group(self, first, per_group, count, tiling.pixels)
             if form.inner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from glulam.compiler.targets import Target
@@ -40,15 +41,42 @@ def step_cycles(target: Target, pixels: int, blocks: int) -> float:
 
 
 def choose_tiling(
-    target: Target, width: int, blocks: int, depth: int, for_rest: float = 0.0, limit: int | None = None
-) -> Tiling:
-    """The tile with the fewest estimated cycles for rows of `width` pixels and `blocks` channel blocks."""
-    return min(tilings(target, width, blocks, depth, for_rest, limit), key=lambda entry: entry[:2])[-1]
+    target: Target, width: int, blocks: int, depth: int, for_rest: float = 0.0, limit: int | None = None,
+    parts: Callable[[Tiling], Parts] | None = None,
+) -> Tiling:  # fmt: skip
+    """The tile with the fewest estimated cycles for rows of `width` pixels and `blocks` channel blocks.
+
+    With `parts`, how many parts of the work threads can share, those of the thread with most of them count.
+    """
+    return min(tilings(target, width, blocks, depth, for_rest, limit, parts), key=lambda entry: entry[:2])[-1]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What threads can share: `whole` equal parts, and `smaller` ones of `size` times their work."""
+
+    whole: int
+    smaller: int = 0
+    size: float = 0.0
+
+    @classmethod
+    def of(cls, rows: int, width: int, pixels: int) -> Parts:
+        """Tiles of so many pixels along rows of a width."""
+        full, rest = divmod(width, pixels)
+        return cls(rows * full, rows if rest else 0, rest / pixels)
+
+    def busiest(self, threads: int) -> float:
+        """How many times its share the thread with most work has to do."""
+        rounds = math.ceil(self.whole / threads)
+        late = max(0, self.smaller - (rounds * threads - self.whole))
+        total = self.whole + self.smaller * self.size
+        return threads * (rounds + math.ceil(late / threads) * self.size) / total if total else 1.0
 
 
 def tilings(
-    target: Target, width: int, blocks: int, depth: int, for_rest: float = 0.0, limit: int | None = None
-) -> list[tuple[float, int, Tiling]]:
+    target: Target, width: int, blocks: int, depth: int, for_rest: float = 0.0, limit: int | None = None,
+    parts: Callable[[Tiling], Parts] | None = None,
+) -> list[tuple[float, int, Tiling]]:  # fmt: skip
     """For each number of channel blocks the best tile: (estimated cycles, minus its pixels, tile).
 
     A tile that leaves a rest of the width costs `for_rest` cycles more. It has no more pixels than `limit`.
@@ -60,6 +88,7 @@ def tilings(
         for pixels in range(1, min(width, most) + 1):
             tiling = Tiling(pixels, per_group)
             cycles = row_cycles(target, tiling, width, blocks, depth) + (for_rest if width % pixels else 0.0)
+            cycles *= 1.0 if parts is None else parts(tiling).busiest(target.threads)
             found.append((cycles, -pixels, tiling))
         if found:
             best.append(min(found, key=lambda entry: entry[:2]))

@@ -31,6 +31,8 @@ class Target:
     l1_bytes: int
     l2_bytes: int
     l3_bytes: int
+    threads: int = 1
+    """How many threads kernels are cut for; any number can run them, with the same bits."""
 
     @property
     def architecture(self) -> str:

@@ -1,0 +1,67 @@
+"""Kernels cut for many threads: more parts, the same bits, and the work of the busiest thread counted right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import glulam as gl
+from glulam.benchmarks.balance import balance, share
+from glulam.compiler.driver import lower
+from glulam.compiler.kernels.tiling import Parts
+from glulam.compiler.options import Options
+
+layers = gl.layers
+
+
+def network():
+    """Every kernel that looks at the threads: pooled, Winograd's, 1x1, depthwise, strided, a single row."""
+    return gl.Sequential(
+        [
+            layers.Input((3, 61, 57)),
+            layers.Conv2d(48, 7, stride=2, padding=3),
+            layers.ReLU(),
+            layers.MaxPool2d(3, 2, padding=1),
+            layers.Conv2d(64, 3, padding=1),
+            layers.Conv2d(65, 1),
+            layers.Conv2d(65, 3, padding=1, groups=65),
+            layers.Conv2d(256, 1),
+            layers.Conv2d(70, 3, stride=2),
+            layers.Conv2d(512, 1),
+            layers.Flatten(),
+            layers.Linear(333),
+        ]
+    )
+
+
+@pytest.mark.parametrize("target", ["native", "x86-64-v3"])
+def test_the_bits_do_not_depend_on_the_threads_that_a_model_is_cut_for(target):
+    net = network()
+    x = np.random.default_rng(1).standard_normal((1, 3, 61, 57), np.float32)
+    expected = gl.compile(net, target=target)(x)
+    for threads in (2, 5, 16, 64):
+        with gl.compile(net, target=target, threads=threads) as model:
+            np.testing.assert_array_equal(model(x).view(np.int32), expected.view(np.int32))
+
+
+def test_a_model_cut_for_many_threads_divides_better():
+    graph = network().graph()
+    single = balance(lower(graph), 1)
+    whole, cut = lower(graph), lower(graph, Options(threads=64))
+    assert share(balance(cut, 64), single) > 1.2 * share(balance(whole, 64), single)
+    extents = [(a.kernel.extent, b.kernel.extent) for a, b in zip(whole.steps, cut.steps, strict=True)]
+    assert sum(b > a for a, b in extents) >= 4
+
+
+@pytest.mark.parametrize("parts", [Parts(11), Parts(10, 1, 0.5), Parts(0, 3, 0.25), Parts(6, 6, 0.9)])
+def test_one_thread_is_never_busier_than_its_share(parts):
+    assert parts.busiest(1) == pytest.approx(1.0)
+    assert parts.busiest(2) <= parts.busiest(64)
+
+
+def test_the_busiest_thread_by_hand():
+    assert Parts(11).busiest(2) == pytest.approx(12 / 11)
+    assert Parts(3, 1, 0.5).busiest(2) == pytest.approx(4 / 3.5), "the smaller part fills the gap"
+    assert Parts(4, 1, 0.5).busiest(2) == pytest.approx(5 / 4.5), "there is no gap"
+    assert Parts.of(2, 49, 20) == Parts(4, 2, 9 / 20)
+    assert Parts(0).busiest(7) == 1.0
