@@ -8,8 +8,8 @@ import pytest
 import glulam as gl
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels import packing
+from glulam.compiler.kernels.minimal_filtering import filtering
 from glulam.compiler.kernels.packing import Packing, WeightBlock
-from glulam.compiler.kernels.winograd import F2, F4
 from glulam.runtime import memory
 from glulam.runtime.memory import FileMap, Spool, let_go
 
@@ -22,7 +22,8 @@ def owner(array):
     return array.obj if isinstance(array, memoryview) else array
 
 
-def filters(f, out_channels, in_channels, blocks, lanes):
+def filters(outputs, out_channels, in_channels, blocks, lanes):
+    f = filtering((outputs, outputs), (3, 3))
     weights = RNG.standard_normal((out_channels, in_channels, 3, 3), np.float32)
     groups = -(-out_channels // (blocks * lanes))
     shape = (groups, f.points, in_channels, blocks, lanes)
@@ -31,8 +32,8 @@ def filters(f, out_channels, in_channels, blocks, lanes):
 
 def constants():
     return [
-        filters(F4, 70, 65, 2, 16),
-        filters(F2, 17, 3, 1, 8),
+        filters(4, 70, 65, 2, 16),
+        filters(2, 17, 3, 1, 8),
         RNG.standard_normal((5, 7, 3), np.float32).transpose(2, 0, 1),
         np.zeros((0, 4), np.float32),
         np.arange(11, dtype=np.int64),
