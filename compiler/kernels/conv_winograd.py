@@ -90,14 +90,14 @@ def _cycles(target: Target, plan: Plan, iterations: int, in_channels: int, out_c
     return iterations * transforms + first + (iterations - 1) * others
 
 
-def build(ctx: Context, geometry: ConvGeometry, f: Filtering) -> Lowered:
+def build(ctx: Context, geometry: ConvGeometry, finished: FinishedTiles) -> Lowered:
     """The kernel. Inputs as for the direct convolution; x carries zeros around it as far as the last tile reaches."""
-    return _Winograd(ctx, geometry, f).build()
+    return _Winograd(ctx, geometry, finished).build()
 
 
 class _Winograd:
-    def __init__(self, ctx: Context, geometry: ConvGeometry, f: Filtering) -> None:
-        self.ctx, self.geometry, self.f = ctx, geometry, f
+    def __init__(self, ctx: Context, geometry: ConvGeometry, finished: FinishedTiles) -> None:
+        self.ctx, self.geometry, self.finished, self.f = ctx, geometry, finished, finished.f
         self.b: Builder = ctx.builder
         self.block = ctx.output.layout.block
         self.x: View = ctx.input_view(0)
@@ -105,9 +105,8 @@ class _Winograd:
         out_channels, self.in_channels = self.weights.shape[:2]
         self.bias = padded_bias(ctx.data(2), out_channels, ctx.output.blocks, self.block)
         self.in_blocks = -(-self.in_channels // self.block)
-        self.finished = FinishedTiles(ctx, f, ctx.output.spatial)
-        spatial = ctx.output.spatial
-        self.plan = choose_plan(ctx.target, ctx.output.shape[0], spatial, self.in_channels, out_channels, f)
+        size = (ctx.output.shape[0], finished.wanted, self.in_channels, out_channels)
+        self.plan = choose_plan(ctx.target, *size, self.f)
 
     def build(self) -> Lowered:
         ctx, plan = self.ctx, self.plan
@@ -138,7 +137,7 @@ class _Winograd:
         """
         found = []
         for tiles, size, whole, inside in zip(
-            self.f.tiles(self.ctx.output.spatial), (self.plan.rows, self.plan.columns), self.f.outputs,
+            self.f.tiles(self.finished.wanted), (self.plan.rows, self.plan.columns), self.f.outputs,
             self.finished.inside, strict=True,
         ):  # fmt: skip
             count = tiles // size

@@ -85,7 +85,7 @@ class Line:
         if inside == self.outputs:
             return [(0, tiles, inside)]
         whole = [(0, tiles - 1, self.outputs)] if tiles > 1 else []
-        return [*whole, (tiles - 1, 1, inside)] if inside else whole
+        return [*whole, (tiles - 1, 1, inside)]
 
 
 def _with_roots(roots: Iterable[Fraction]) -> Polynomial:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
 from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context
 from glulam.compiler.kernels.minimal_filtering import Filtering
+from glulam.compiler.kernels.pool import Window
 from glulam.compiler.kernels.tiling import unroll_factor
+from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Builder, IndexLike, Load, TileRead, Var
 from glulam.compiler.targets import Target
+
+Pair = tuple[int, int]
 
 _TRANSFORM_REGISTERS = 32
 
@@ -65,34 +71,78 @@ class Products:
 
 @dataclass(frozen=True)
 class FinishedTiles:
-    """Writes the tiles of a result of `extents` rows and columns: A^T m A, bias, epilogue.
+    """Writes the tiles of a result of `extents` rows and columns: A^T m A, bias, epilogue, and a pool if there is one.
 
-    Tiles that stick out of the image store what lies inside.
+    Of tiles that stick out of the image what lies inside is written. The pool's windows lie side by side in the tiles,
+    see `holds_windows`.
     """
 
     ctx: Context
     f: Filtering
     extents: Shape
+    window: Window | None = None
 
     @property
-    def inside(self) -> tuple[int, int]:
-        """Rows and columns of outputs that the last tiles of the image have inside."""
-        outputs, tiles = self.f.outputs, self.f.tiles(self.extents)
-        rows, columns = (n - (count - 1) * m for n, count, m in zip(self.extents, tiles, outputs, strict=True))
-        return rows, columns
+    def wanted(self) -> Shape:
+        """Rows and columns of the result that are needed: without those that no window of a pool reaches."""
+        if self.window is None:
+            return self.extents
+        reach = zip(self.ctx.output.spatial, self.window.geometry.strides, strict=True)
+        return tuple(min(extent, n * s) for extent, (n, s) in zip(self.extents, reach, strict=True))
+
+    @property
+    def inside(self) -> Pair:
+        """Rows and columns of them in the last tiles that have any."""
+        (rows, columns), (height, width) = self.f.tiles(self.wanted), self.wanted
+        return height - (rows - 1) * self.f.outputs[0], width - (columns - 1) * self.f.outputs[1]
 
     def write(
         self, read: Callable[[int], Expr], bias: Expr, head: tuple[IndexLike, IndexLike], place: tuple[Affine, Affine],
-        inside: tuple[int, int], v: Var,
+        inside: Pair, v: Var,
     ) -> None:  # fmt: skip
         """The tile of products read(point) that is `place` tiles from the corner of image and block `head`."""
         top, left = (at * m for at, m in zip(place, self.f.outputs, strict=True))
+        found: dict[Pair, Expr] = {}
 
-        def write(i: int, j: int, value: Expr) -> None:
-            point = (*head, top + i, left + j, v)
-            self.ctx.write(point, self.ctx.finish(value + bias, point))
+        def finish(i: int, j: int, value: Expr) -> None:
+            found[i, j] = self.ctx.finish(value + bias, (*head, top + i, left + j, v))
 
-        self.f.output_tile(self.ctx.builder, inside, read, write)
+        self.f.output_tile(self.ctx.builder, inside, read, finish)
+        if self.window is not None:
+            down, across = self.window.geometry.strides
+            top, left = place[0] * (self.f.outputs[0] // down), place[1] * (self.f.outputs[1] // across)
+            found = self._pooled(self.window, found, inside)
+        for (i, j), value in found.items():
+            self.ctx.write((*head, top + i, left + j, v), value)
+
+    @staticmethod
+    def _pooled(window: Window, found: Mapping[Pair, Expr], inside: Pair) -> dict[Pair, Expr]:
+        """One value for each window; the last windows of the image may be cut off."""
+        size = window.geometry.kernel
+        fold = operator.add if window.counts else ex.maximum
+        members: dict[Pair, list[Expr]] = {}
+        for (i, j), value in found.items():
+            members.setdefault((i // size[0], j // size[1]), []).append(value)
+        folded = {place: reduce(fold, values) for place, values in members.items()}
+        if not window.counts:
+            return folded
+
+        def count(d: int, at: int) -> int:
+            return window.counts[d][-1 if (at + 1) * size[d] > inside[d] else 0]
+
+        return {(i, j): total * (1.0 / (count(0, i) * count(1, j))) for (i, j), total in folded.items()}
+
+
+def holds_windows(f: Filtering, window: Window, extents: Shape, pooled: Shape) -> str | None:
+    """Why the tiles of an image do not hold the windows of a pool with so many results; None if they do."""
+    geo = window.geometry
+    if geo.kernel != geo.strides or set(geo.dilations) != {1} or any(geo.before):
+        return "its windows do not lie side by side from the corner on"
+    if any(m % k for m, k in zip(f.outputs, geo.kernel, strict=True)):
+        return f"the convolution computes tiles of {f.name}, which hold no whole windows"
+    if any(not 0 < (n - 1) * k + 1 <= extent for n, k, extent in zip(pooled, geo.kernel, extents, strict=True)):
+        return "there is no window, or one in the padding alone"
+    return None
 
 
 def transform_slowdown(target: Target) -> float:

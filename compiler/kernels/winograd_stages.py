@@ -92,25 +92,28 @@ def _products(ctx: Context, inputs: Buffer, packed: Buffer, outputs: Buffer, fir
         ).emit()  # fmt: skip
 
 
-def build_output(ctx: Context, f: Filtering) -> Lowered:
+def build_output(ctx: Context, finished: FinishedTiles) -> Lowered:
     """m and a constant bias?[OC] to y in channel blocks, with what the epilogue reads."""
-    b, block = ctx.builder, ctx.output.layout.block
-    batch, channels, height, width = ctx.output.shape
+    b, block, f = ctx.builder, ctx.output.layout.block, finished.f
+    batch, channels = ctx.output.shape[:2]
     blocks = ctx.operand(0).shape[0]
     if block == 1 or (ctx.has(1) and ctx.data(1) is None):
         raise UnsupportedError(f"{ctx.name}: the output lies in no channel blocks, or the bias varies")
-    rows, columns = f.tiles((height, width))
+    rows, columns = f.tiles(finished.extents)
     products = ctx.memory("input", 0, (blocks, batch * rows * columns, f.points, block))
     bias = ctx.constant(padded_bias(ctx.data(1), channels, blocks, block), "b")
-    finished = FinishedTiles(ctx, f, (height, width))
     ctx.output_view()
-    for top, count, inside in f.down.runs(rows, finished.inside[0]):
+    down, across = [
+        line.runs(tiles, inside)
+        for line, tiles, inside in zip((f.down, f.across), f.tiles(finished.wanted), finished.inside, strict=True)
+    ]
+    for top, count, height in down:
         with b.section(n=batch, c=blocks, a=count) as (n, c, a):
-            for left, across, inside_across in f.across.runs(columns, finished.inside[1]):
-                with b.serial("e", across) as e, b.vector("v", block) as v:
+            for left, length, width in across:
+                with b.serial("e", length) as e, b.vector("v", block) as v:
                     tile = n * (rows * columns) + (a + top) * columns + e + left
                     read = partial(_product, products, c, tile, v)
-                    finished.write(read, bias[c, v], (n, c), (a + top, e + left), (inside, inside_across), v)
+                    finished.write(read, bias[c, v], (n, c), (a + top, e + left), (height, width), v)
     return ctx.finished()
 
 

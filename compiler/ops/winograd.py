@@ -12,9 +12,10 @@ import numpy as np
 from glulam.compiler.graph.op import Op, Padding, Prefers, Trait
 from glulam.compiler.graph.types import Array, Shape, TensorType
 from glulam.compiler.kernels import conv_winograd, winograd_stages
-from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.context import Context, Lowered, Operand
 from glulam.compiler.kernels.minimal_filtering import Filtering, filtering
 from glulam.compiler.kernels.pool import Window
+from glulam.compiler.kernels.winograd import FinishedTiles, holds_windows
 from glulam.compiler.ops.conv import Conv, Pads
 from glulam.compiler.ops.inputs import optional, required, wide
 
@@ -55,10 +56,14 @@ class WinogradConv(Conv):
         return False
 
     def pools(self, window: Window, result: TensorType, pooled: TensorType, block_bytes: int) -> str | None:
-        return "the convolution computes tiles, not rows"
+        return holds_windows(self.filtering, window, result.shape[2:], pooled.shape[2:])
+
+    def lower_pooled(self, ctx: Context, window: Window, result: Operand) -> Lowered:
+        finished = FinishedTiles(ctx, self.filtering, result.spatial, window)
+        return conv_winograd.build(ctx, self.geometry(ctx), finished)
 
     def lower(self, ctx: Context) -> Lowered:
-        return conv_winograd.build(ctx, self.geometry(ctx), self.filtering)
+        return conv_winograd.build(ctx, self.geometry(ctx), FinishedTiles(ctx, self.filtering, ctx.output.spatial))
 
 
 @dataclass(frozen=True)
@@ -204,8 +209,16 @@ class WinogradOutput(Op):
         image = both.reshape(batch, -1, rows * f.outputs[0], columns * f.outputs[1])[:, :channels, :height, :width]
         return ((image if bias is None else image + wide(bias)[:, None, None]).astype(m.dtype),)
 
+    def pools(self, window: Window, result: TensorType, pooled: TensorType, block_bytes: int) -> str | None:
+        """Why the kernel should not fold these windows of its result, None if it should."""
+        return holds_windows(self.filtering, window, result.shape[2:], pooled.shape[2:])
+
+    def lower_pooled(self, ctx: Context, window: Window, result: Operand) -> Lowered:
+        """The kernel that folds windows of `result`, what `lower` would compute."""
+        return winograd_stages.build_output(ctx, FinishedTiles(ctx, self.filtering, result.spatial, window))
+
     def lower(self, ctx: Context) -> Lowered:
-        return winograd_stages.build_output(ctx, self.filtering)
+        return winograd_stages.build_output(ctx, FinishedTiles(ctx, self.filtering, ctx.output.spatial))
 
 
 def tile_padding(f: Filtering, extents: Shape, pads: Pads) -> Padding:
