@@ -85,6 +85,8 @@ def _cycles(target: Target, plan: Plan, iterations: int, in_channels: int, out_c
     passes = -(-out_blocks // plan.tiling.blocks)
     if inputs > _L2_SHARE * target.l2_bytes:  # they come and go between caches, and not all of it is hidden
         transforms += (1 + passes) * inputs / stream_rate(target, inputs)
+    results = f.points * tiles * lanes * 4 * plan.tiling.blocks
+    transforms += 2 * passes * results / stream_rate(target, inputs + results)  # written and read
     first = overlapped(products, filters / memory_rate(target, filters))
     others = overlapped(products, filters / stream_rate(target, filters + inputs))
     return iterations * transforms + first + (iterations - 1) * others
@@ -113,7 +115,8 @@ class _Winograd:
         ctx.output_view()
         blocks = ctx.output.blocks
         self.inputs = self.b.scratch("v", (self.f.points, plan.tiles, self.in_blocks * self.block))
-        self.products = self.b.scratch("m", (plan.tiling.blocks, plan.tiles, self.f.points, self.block))
+        odd = self.f.points | 1  # so that the tiles begin in different sets of a cache
+        self.products = self.b.scratch("m", (plan.tiling.blocks, plan.tiles, odd, self.block))
         for first, per_group, count in plan.tiling.channel_groups(blocks):
             splits = math.gcd(plan.splits, count)
             packed = ctx.constant(self.filters(first, per_group, count), "u")

@@ -57,6 +57,17 @@ def test_strides_dilation_and_groups_are_refused(how):
     assert "no winograd: strides, dilation or groups" in refused
 
 
+@pytest.mark.parametrize("name", ["x86-64-v4", "x86-64-v3"])
+@pytest.mark.parametrize("taps", [(3, 3), (5, 5), (1, 7)], ids=str)
+def test_products_of_one_channel_do_not_pay_for_their_transforms(taps, name):
+    graph = Graph()
+    w = graph.constant(np.ones((64, 1, *taps), np.float32))
+    pads = tuple((r // 2, r // 2) for r in taps)
+    graph.apply(Conv((1, 1), pads, (1, 1), 1), graph.input("x", f32(1, 1, 56, 56)), w, None)
+    found, _ = candidates(target(name), graph.nodes[-1])
+    assert min(found, key=lambda candidate: candidate.cycles).name.startswith("direct ")
+
+
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("taps", [(1, 7), (7, 1), (5, 5), (1, 3)], ids=str)
 def test_the_cheapest_is_taken_and_equals_the_definition(taps, name):
