@@ -16,6 +16,7 @@ from glulam.compiler.graph.text import to_text
 from glulam.compiler.loops.printer import show_kernel
 from glulam.compiler.loops.program import Program
 from glulam.compiler.lowering import lower_graph
+from glulam.compiler.ops.batch_map import bodies
 from glulam.compiler.options import Options
 from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm
 from glulam.compiler.passes.manager import PassReport, run_passes
@@ -53,8 +54,9 @@ def build_artifact(graph: Graph, options: Options | None = None) -> Artifact:
         def release() -> None:
             """Nobody else has the folded weights, which can go as soon as they are packed."""
             text.result()
-            for value in list(optimised.constants()):
-                value.data = None
+            for graph in (optimised, *bodies(optimised)):
+                for value in list(graph.constants()):
+                    value.data = None
 
         program = lower_graph(optimised, cut_for(machine, options), release)
         code = emit_program(program, machine, cache_for(options))

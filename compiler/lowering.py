@@ -13,6 +13,7 @@ from glulam.compiler.loops.ir import Kernel
 from glulam.compiler.loops.printer import show_kernel
 from glulam.compiler.loops.program import Program, Ref, Step
 from glulam.compiler.loops.verify import verify_kernel
+from glulam.compiler.ops.batch_map import BatchMap
 from glulam.compiler.passes.memory import MemoryPlan, materialise_outputs, plan_memory
 from glulam.compiler.passes.storage import is_view
 from glulam.compiler.targets import Target
@@ -32,34 +33,70 @@ def lower_graph(graph: Graph, target: Target, before_packing: Callable[[], None]
     """
     materialise_outputs(graph)
     plan = plan_memory(graph)
-    weights = WeightBlock()
-    kernels: dict[str, Kernel] = {}
-    steps: list[Step] = []
-    refused: list[str] = []
-    for node in graph.nodes:
-        if is_view(node):
-            continue
-        try:
-            lowered = _lower(node, target, plan)
-            kernel = _shared(lowered.kernel, node, kernels)
-        except UnsupportedError as error:
-            refused.append(f"{node.name!r} ({node.op.name}): {error}")
-            continue
-        except GlulamError as error:
-            error.add_note(f"while lowering {node!r} with layouts {[str(v.layout) for v in node.outputs]}")
-            raise
-        if kernel.extent:
-            steps.append(_step(node, kernel, lowered, plan, weights, target.threads))
-    if refused:
-        raise UnsupportedError("these nodes cannot be compiled:", refused)
+    lowering = _Lowering(target)
+    steps = lowering.steps(graph, plan)
+    if lowering.refused:
+        raise UnsupportedError("these nodes cannot be compiled:", lowering.refused)
     before_packing()
     return Program(
         tuple(steps),
-        weights.packed(),
+        lowering.weights.packed(),
         plan.arena_bytes,
         {name: value.type for name, value in graph.inputs.items()},
         {name: value.type for name, value in graph.outputs.items()},
     )
+
+
+class _Lowering:
+    """Kernels that are shared by text, constants that are shared by contents, and the nodes without a kernel."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.weights = WeightBlock()
+        self.kernels: dict[str, Kernel] = {}
+        self.refused: list[str] = []
+
+    def steps(self, graph: Graph, plan: MemoryPlan) -> list[Step]:
+        steps: list[Step] = []
+        for node in graph.nodes:
+            if isinstance(node.op, BatchMap):
+                once = self.steps(node.op.body, plan.inner[node])
+                steps += [_placed(step, node, plan, part) for part in range(node.op.parts(node)) for step in once]
+            elif not is_view(node):
+                steps += self.node_steps(node, plan)
+        return steps
+
+    def node_steps(self, node: Node, plan: MemoryPlan) -> list[Step]:
+        """The call of the node's kernel; none if it has nothing to do or no kernel."""
+        try:
+            lowered = _lower(node, self.target, plan)
+            kernel = _shared(lowered.kernel, node, self.kernels)
+        except UnsupportedError as error:
+            self.refused.append(f"{node.name!r} ({node.op.name}): {error}")
+            return []
+        except GlulamError as error:
+            error.add_note(f"while lowering {node!r} with layouts {[str(v.layout) for v in node.outputs]}")
+            raise
+        return [_step(node, kernel, lowered, plan, self.weights, self.target.threads)] if kernel.extent else []
+
+
+def _placed(step: Step, node: Node, plan: MemoryPlan, part: int) -> Step:
+    """A step of a batch map's body as a step of the graph around it, for one part of the samples."""
+    assert isinstance(node.op, BatchMap)
+    inner = {"input": list(node.op.body.inputs.values()), "output": list(node.op.body.outputs.values())}
+    outer = {"input": node.inputs, "output": node.outputs}
+
+    def placed(ref: Ref) -> Ref:
+        if ref.space == "weights":
+            return ref
+        if ref.space == "arena":
+            return replace(ref, offset=ref.offset + plan.inner_offsets[node])
+        value = outer[ref.space][ref.index]
+        assert value is not None
+        whole = plan.refs[value]
+        return replace(whole, offset=whole.offset + part * inner[ref.space][ref.index].type.nbytes + ref.offset)
+
+    return replace(step, refs=tuple(map(placed, step.refs)))
 
 
 def _lower(node: Node, target: Target, plan: MemoryPlan) -> Lowered:

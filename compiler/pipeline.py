@@ -16,6 +16,7 @@ from glulam.compiler.passes.layout import ChooseLayout
 from glulam.compiler.passes.manager import Pass
 from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
 from glulam.compiler.passes.sliced_linear import SlicedLinear
+from glulam.compiler.passes.split_batch import SplitBatch
 from glulam.compiler.passes.split_recurrence import SplitRecurrence
 from glulam.compiler.passes.split_strassen import SplitStrassen
 from glulam.compiler.passes.split_winograd import SplitWinograd
@@ -47,6 +48,7 @@ def pipeline(machine: Target, measured: Measured | None = None, exact: bool = Fa
         SlicedLinear(),  # so that what follows a slice folds into its weights
         FoldNormalisation(),  # on layers as they were written, before regions hide them
         TrimTaps(),  # when padding is folded in
+        SplitBatch(machine),  # before the choice of algorithms, which depends on how many samples there are
         VolumesToImages(machine),  # before the choice of algorithms, which looks at images
         ChooseAlgorithm(machine, measured or {}, exact),  # before fusion, since not every kernel can pool its result
         SplitWinograd(machine),  # its last stage then carries the epilogue

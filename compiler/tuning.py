@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 from glulam.compiler.cache import Cache, key_of
 from glulam.compiler.codegen.module import generator
 from glulam.compiler.graph.graph import Graph, Node
+from glulam.compiler.ops.batch_map import bodies
 from glulam.compiler.passes.algorithms import Candidate, candidates, signature
 from glulam.compiler.passes.choose_algorithm import choose
 from glulam.compiler.targets import Target
@@ -72,7 +74,7 @@ def tune(
     cannot execute the target's code.
     """
     layers: dict[Hashable, list[Node]] = {}
-    for node in graph.nodes:
+    for node in chain(graph.nodes, *(body.nodes for body in bodies(graph))):
         if len(candidates(target, node, exact)[0]) > 1:
             layers.setdefault(signature(node), []).append(node)
     tuned = []

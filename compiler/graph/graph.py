@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Self
 
 import networkx as nx
@@ -237,10 +238,18 @@ class Graph:
         twin.inputs = {name: table[value] for name, value in self.inputs.items()}
         twin.outputs = {name: table[value] for name, value in self.outputs.items()}
         twin.nodes = [
-            Node(n.op, [None if v is None else table[v] for v in n.inputs], [table[v] for v in n.outputs], n.name)
+            Node(
+                _copied(n.op), [None if v is None else table[v] for v in n.inputs], [table[v] for v in n.outputs], n.name
+            )
             for n in self.nodes
         ]
         return twin
+
+
+def _copied(op: Op) -> Op:
+    """The op with sub-graphs of its own."""
+    inner = {name: value.copy() for name, value in op.attributes().items() if isinstance(value, Graph)}
+    return replace(op, **inner) if inner else op
 
 
 def _by_name(values: Named, what: str) -> dict[str, Value]:

@@ -20,6 +20,7 @@ class Trait(enum.Enum):
     VIEW = "view"  # the output's elements in order are the input's elements in order
     ANCHOR = "anchor"  # may carry a fused epilogue
     RANDOM = "random"  # two equal nodes need not give equal values
+    PER_SAMPLE = "per_sample"  # element i along the first axis of the output needs only element i of the first input
 
 
 class Prefers(enum.Enum):
@@ -87,6 +88,15 @@ class Op:
     def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
         """What the kernel wants around input `index`; None if it stays inside the tensor."""
         return None
+
+    def for_samples(self, count: int, inputs: Sequence[TensorType | None]) -> Op | None:
+        """The op that does with the first `count` elements along the first axes what this one does with all of them.
+
+        `inputs` are the types of those inputs that have samples along their first axis; None stands for one that is the
+        same for all samples. None if samples depend on each other.
+        """
+        alone = not any(type is not None for type in inputs[1:])
+        return self if Trait.PER_SAMPLE in self.traits and alone else None
 
     def lower(self, ctx: Any) -> Any:
         """The kernel of this op: a `kernels.context.Lowered` from a `kernels.context.Context`."""

@@ -37,6 +37,9 @@ class Concat(Op):
         total = sum(type.shape[self.axis] for type in types)
         return (TensorType(dtype, (*first.shape[: self.axis], total, *first.shape[self.axis + 1 :])),)
 
+    def for_samples(self, count: int, inputs: Sequence[TensorType | None]) -> Op | None:
+        return self if self.axis else None
+
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         return Prefers.EITHER
 
@@ -76,6 +79,9 @@ class Split(Op):
         if not self.sizes or sum(self.sizes) != x.shape[self.axis]:
             raise self.fail(f"sizes {self.sizes} do not add up to the extent {x.shape[self.axis]} of axis {self.axis}")
         return tuple(x.with_shape((*x.shape[: self.axis], size, *x.shape[self.axis + 1 :])) for size in self.sizes)
+
+    def for_samples(self, count: int, inputs: Sequence[TensorType | None]) -> Op | None:
+        return self if self.axis else None
 
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         return Prefers.EITHER

@@ -30,7 +30,7 @@ class LocalResponseNorm(Op):
     bias: float = 1.0
 
     name = "local_response_norm"
-    traits = frozenset({Trait.ANCHOR})
+    traits = frozenset({Trait.ANCHOR, Trait.PER_SAMPLE})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         (x,) = required(self, inputs, 1)

@@ -51,6 +51,10 @@ class MatMul(Op):
             return (np.asarray(np.matmul(a, b)),)
         return (np.asarray(np.matmul(wide(a), wide(b))).astype(a.dtype),)
 
+    def for_samples(self, count: int, inputs: Sequence[TensorType | None]) -> Op | None:
+        ranks = [type.rank for type in inputs if type is not None]
+        return self if min(ranks) == max(ranks) and ranks[0] > 2 else None
+
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         a = inputs[0]
         return 0 if a is None else 2 * outputs[0].size * a.shape[-1]
@@ -81,7 +85,7 @@ class Linear(Op):
     """x[..., K], w[N, K], bias?[N] -> x @ w.T + bias, of shape [..., N] (PyTorch's layout of the weights)."""
 
     name = "linear"
-    traits = frozenset({Trait.ANCHOR})
+    traits = frozenset({Trait.ANCHOR, Trait.PER_SAMPLE})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         x, w = required(self, inputs, 2, 1)

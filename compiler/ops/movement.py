@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ class Identity(Op):
     """The input as it is."""
 
     name = "identity"
-    traits = frozenset({Trait.VIEW})
+    traits = frozenset({Trait.VIEW, Trait.PER_SAMPLE})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         return required(self, inputs, 1)
@@ -57,7 +57,7 @@ class Dropout(Op):
     p: float = 0.5
 
     name = "dropout"
-    traits = frozenset({Trait.VIEW})
+    traits = frozenset({Trait.VIEW, Trait.PER_SAMPLE})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         return required(self, inputs, 1)
@@ -96,6 +96,11 @@ class Reshape(Op):
         if math.prod(self.shape) != x.size:
             raise self.fail(f"{x} has {x.size} elements, but shape {list(self.shape)} has {math.prod(self.shape)}")
         return (x.with_shape(self.shape),)
+
+    def for_samples(self, count: int, inputs: Sequence[TensorType | None]) -> Op | None:
+        (x,) = required(self, inputs, 1)
+        whole = x.rank > 0 and self.shape[:1] == x.shape[:1]
+        return replace(self, shape=(count, *self.shape[1:])) if whole else None
 
     def lower(self, ctx: Context) -> Lowered:
         return movement.identity(ctx)
@@ -158,6 +163,9 @@ class Transpose(Op):
             raise self.fail(f"perm {self.perm} is not an order of the {x.rank} axes of {x}")
         return (x.with_shape(tuple(x.shape[axis] for axis in self.perm)),)
 
+    def for_samples(self, count: int, inputs: Sequence[TensorType | None]) -> Op | None:
+        return self if self.perm[:1] == (0,) else None
+
     def lower(self, ctx: Context) -> Lowered:
         return transpose.transpose(ctx, self.perm)
 
@@ -191,6 +199,7 @@ class ChannelShuffle(Op):
     groups: int
 
     name = "channel_shuffle"
+    traits = frozenset({Trait.PER_SAMPLE})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         (x,) = required(self, inputs, 1)
@@ -243,6 +252,11 @@ class Slice(Op):
             if step == 0 or (size and not (0 <= start < extent and 0 <= last < extent)):
                 raise self.fail(f"{size} elements from {start} in steps of {step} leave axis {axis} of {x}")
         return (x.with_shape(self.sizes),)
+
+    def for_samples(self, count: int, inputs: Sequence[TensorType | None]) -> Op | None:
+        (x,) = required(self, inputs, 1)
+        whole = x.rank > 0 and (self.starts[0], self.steps[0], self.sizes[0]) == (0, 1, x.shape[0])
+        return replace(self, sizes=(count, *self.sizes[1:])) if whole else None
 
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         """Channel blocks serve if either the channels or the spatial extents are sliced."""
@@ -328,6 +342,9 @@ class Pad(Op):
         period = max(2 * (length - 1), 1)
         folded = place % period
         return np.minimum(folded, period - folded) % length + first
+
+    def for_samples(self, count: int, inputs: Sequence[TensorType | None]) -> Op | None:
+        return self if self.pads[:1] == ((0, 0),) else None
 
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         return Prefers.EITHER if len(self.pads) > 2 and self.pads[:2] == ((0, 0), (0, 0)) else Prefers.PLAIN

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from glulam.compiler.graph.op import Case, Op, Prefers
+from glulam.compiler.graph.op import Case, Op, Prefers, Trait
 from glulam.compiler.graph.types import Array, TensorType, f32
 from glulam.compiler.kernels import pointwise, rows
 from glulam.compiler.kernels.context import Context, Lowered, Operand, Point
@@ -23,6 +23,7 @@ class BatchNorm(Op):
     epsilon: float = 1e-5
 
     name = "batch_norm"
+    traits = frozenset({Trait.PER_SAMPLE})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         x, *statistics = required(self, inputs, 5)
@@ -116,6 +117,9 @@ class LayerNorm(Op):
         check_shape(self, "the scale", scale, x.shape[self.axis :])
         check_shape(self, "the bias", bias, x.shape[self.axis :])
         return (x,)
+
+    def for_samples(self, count: int, inputs: Sequence[TensorType | None]) -> Op | None:
+        return self if self.axis and not any(inputs[1:]) else None
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         return 7 * outputs[0].size

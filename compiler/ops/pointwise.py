@@ -78,6 +78,9 @@ class Pointwise(Op):
             raise self.fail(str(error)) from error
         return (TensorType(dtype, broadcast(self, *(type.shape for type in types))),)
 
+    def for_samples(self, count: int, inputs: Sequence[TensorType | None]) -> Op | None:
+        return self if len({type.rank for type in inputs if type is not None}) == 1 else None
+
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         return Prefers.EITHER
 

@@ -37,7 +37,7 @@ class Pool(Op):
     dilations: Ints
     ceil_mode: bool = False
 
-    traits = frozenset({Trait.ANCHOR})
+    traits = frozenset({Trait.ANCHOR, Trait.PER_SAMPLE})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         (x,) = required(self, inputs, 1)

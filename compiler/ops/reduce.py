@@ -87,6 +87,9 @@ class Reduce(Op):
             raise self.fail(f"axes {self.axes} are not sorted and distinct")
         return (x.with_shape(self.output_shape(x.shape)),)
 
+    def for_samples(self, count: int, inputs: Sequence[TensorType | None]) -> Op | None:
+        return self if 0 not in self.axes else None
+
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         (x,) = required(self, inputs, 1)
         spatial = x.rank > 2 and self.axes == tuple(range(2, x.rank))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,11 @@ class Resize(Op):
             if not (math.isfinite(self.scales[axis]) and self.scales[axis] > 0):
                 raise self.fail(f"scale {self.scales[axis]} of axis {axis} is not a positive number")
         return (x.with_shape(self.sizes),)
+
+    def for_samples(self, count: int, inputs: Sequence[TensorType | None]) -> Op | None:
+        (x,) = required(self, inputs, 1)
+        alone = x.rank > 0 and not self.touches(0, x.shape[0])
+        return replace(self, sizes=(count, *self.sizes[1:])) if alone else None
 
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         (x,) = required(self, inputs, 1)

@@ -38,6 +38,9 @@ class _AlongAxis(Op):
         check_axis(self, self.axis, x.rank)
         return (x,)
 
+    def for_samples(self, count: int, inputs: Sequence[TensorType | None]) -> Op | None:
+        return self if self.axis else None
+
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         return 4 * outputs[0].size
 

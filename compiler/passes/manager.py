@@ -15,6 +15,7 @@ from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.text import to_text
 from glulam.compiler.graph.verify import verify
+from glulam.compiler.ops.batch_map import bodies
 
 
 @dataclass(frozen=True)
@@ -159,12 +160,24 @@ def run_passes(
         limit = max(stop_after - done, 0) if stop_after is not None and each.optional else None
         if limit == 0:
             continue
-        reports.append(each.run(graph, limit))
+        reports.append(_run(each, graph, limit))
         _verify_after(each, graph)
         held.update(each.ensures)
         if dump:
             dump(each.name, to_text(graph))
     return reports
+
+
+def _run(each: Pass, graph: Graph, limit: int | None) -> PassReport:
+    """On the graph, and on the sub-graphs that it had before."""
+    inner = bodies(graph)
+    report = each.run(graph, limit)
+    for body in inner:
+        more = _run(each, body, None if limit is None else limit - report.patches)
+        report.patches += more.patches
+        report.changed |= more.changed
+        report.decisions += more.decisions
+    return report
 
 
 def _check_disabled(passes: Sequence[Pass], disable: Collection[str]) -> None:

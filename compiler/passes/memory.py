@@ -13,6 +13,7 @@ from glulam.compiler.graph.op import Trait
 from glulam.compiler.loops.ir import dense_strides
 from glulam.compiler.loops.program import Ref
 from glulam.compiler.ops import Identity
+from glulam.compiler.ops.batch_map import BatchMap, bodies
 from glulam.compiler.ops.fused import FusedRegion
 from glulam.compiler.passes.storage import Storage, is_view
 
@@ -27,10 +28,14 @@ class MemoryPlan:
     strides: dict[Value, tuple[int, ...]]
     arena_bytes: int
     in_place: dict[Node, str] = field(default_factory=dict)  # which input each node overwrites
+    inner: dict[Node, MemoryPlan] = field(default_factory=dict)  # of the bodies of batch maps
+    inner_offsets: dict[Node, int] = field(default_factory=dict)  # where in the arena the arenas of those lie
 
 
 def materialise_outputs(graph: Graph) -> None:
     """Give each output memory of its own: inputs, constants, repeats and parts of other tensors are copied."""
+    for body in bodies(graph):
+        materialise_outputs(body)
     storage = Storage(graph.nodes)
     taken: set[Value] = set()
     for name, value in graph.outputs.items():
@@ -58,6 +63,7 @@ class _Planner:
         self.death: dict[Value, int] = {}
         self.shared: dict[Value, Value] = {}  # a root that takes over the memory of another one
         self.in_place: dict[Node, str] = {}
+        self.inner = {n: plan_memory(n.op.body) for n in graph.nodes if isinstance(n.op, BatchMap)}
 
     def plan(self) -> MemoryPlan:
         self.lifetimes()
@@ -71,7 +77,9 @@ class _Planner:
             refs[value] = self.ref(place.root, self.inner_offset(place.root, value, place.channel), offsets)
             if place.root is not value and value.layout.block > 1:
                 strides[value] = self.part_strides(place.root, value)
-        return MemoryPlan(refs, strides, total, self.in_place)
+        return MemoryPlan(
+            refs, strides, total, self.in_place, self.inner, {node: offsets[node] for node in self.inner}
+        )
 
     def lifetimes(self) -> None:
         for i, node in enumerate(self.graph.nodes):
@@ -107,18 +115,23 @@ class _Planner:
             root = self.shared[root]
         return root
 
-    def offsets(self) -> tuple[dict[Value, int], int]:
-        """Largest first, each at the lowest place that is free during its life."""
-        lives: dict[Value, tuple[int, int]] = {}
+    def offsets(self) -> tuple[dict[Value | Node, int], int]:
+        """Largest first, each at the lowest place that is free during its life. A node stands for its own arena."""
+        lives: dict[Value | Node, tuple[int, int]] = {}
         for root, birth in self.birth.items():
             if root in self.outputs or root in self.inputs:
                 continue
             owner = self.owner(root)
             old = lives.get(owner, (birth, self.death[root]))
             lives[owner] = (min(old[0], birth), max(old[1], self.death[root]))
-        sizes = {root: root.layout.size(root.shape) * root.type.dtype.size for root in lives}
+        sizes: dict[Value | Node, int] = {
+            root: root.layout.size(root.shape) * root.type.dtype.size for root in lives if isinstance(root, Value)
+        }
+        for i, node in enumerate(self.graph.nodes):
+            if node in self.inner:
+                lives[node], sizes[node] = (i, i), self.inner[node].arena_bytes
         placed: list[tuple[int, int, int, int]] = []
-        offsets: dict[Value, int] = {}
+        offsets: dict[Value | Node, int] = {}
         for root in sorted(lives, key=lambda r: (-sizes[r], lives[r])):
             birth, death = lives[root]
             size = -(-sizes[root] // _ALIGNMENT) * _ALIGNMENT
@@ -132,7 +145,7 @@ class _Planner:
             placed.append((offset, offset + size, birth, death))
         return offsets, max((high for _, high, _, _ in placed), default=0)
 
-    def ref(self, root: Value, inner: int, offsets: dict[Value, int]) -> Ref:
+    def ref(self, root: Value, inner: int, offsets: dict[Value | Node, int]) -> Ref:
         if root in self.inputs:
             return Ref("input", self.inputs[root], inner)
         if root in self.outputs:
