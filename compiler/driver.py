@@ -9,12 +9,12 @@ from functools import partial
 from itertools import takewhile
 
 from glulam.compiler.cache import NO_CACHE, Cache, default_cache, key_of
-from glulam.compiler.codegen.entry import EntryStep, emit_entry
+from glulam.compiler.codegen.entry import EntryLoop, EntryStep, emit_entry
 from glulam.compiler.codegen.module import build_object, generator
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.text import to_text
 from glulam.compiler.loops.printer import show_kernel
-from glulam.compiler.loops.program import Program
+from glulam.compiler.loops.program import Program, Step
 from glulam.compiler.lowering import lower_graph
 from glulam.compiler.ops.batch_map import bodies
 from glulam.compiler.options import Options
@@ -116,20 +116,8 @@ def cut_for(machine: Target, options: Options) -> Target:
 
 def emit_program(program: Program, machine: Target, cache: Cache = NO_CACHE) -> bytes:
     """The object file of the program's kernels and entry points, from the cache if the same was emitted before."""
-    functions = {function: number for number, function in enumerate(program.foreign)}
-    steps = [
-        EntryStep(
-            step.kernel.name,
-            tuple((ref.space, ref.index, ref.offset) for ref in step.refs),
-            step.kernel.extent,
-            step.grain,
-            None if step.foreign is None else functions[step.foreign],
-            step.reads,
-        )
-        for step in program.steps
-    ]
     entry = emit_entry(
-        steps,
+        entry_loops(program),
         inputs=len(program.inputs),
         outputs=len(program.outputs),
         scratch_bytes=program.scratch_bytes,
@@ -141,6 +129,33 @@ def emit_program(program: Program, machine: Target, cache: Cache = NO_CACHE) -> 
         code = build_object(program.kernels, entry, machine)
         cache.put(key, code)
     return code
+
+
+def entry_loops(program: Program) -> list[EntryLoop]:
+    """The program's calls, in loops where they repeat."""
+    functions = {function: number for number, function in enumerate(program.foreign)}
+
+    def called(step: Step) -> EntryStep:
+        return EntryStep(
+            step.kernel.name,
+            tuple((ref.space, ref.index, ref.offset) for ref in step.refs),
+            step.kernel.extent,
+            step.grain,
+            None if step.foreign is None else functions[step.foreign],
+            step.reads,
+        )
+
+    loops, done = [], 0
+    for repeat in program.repeats:
+        first, second = (program.steps[repeat.first + part * repeat.count :][: repeat.count] for part in (0, 1))
+        strides = [
+            tuple(later.offset - ref.offset for ref, later in zip(step.refs, again.refs, strict=True))
+            for step, again in zip(first, second, strict=True)
+        ]
+        loops.append(EntryLoop.once([called(step) for step in program.steps[done : repeat.first]]))
+        loops.append(EntryLoop(tuple(map(called, first)), tuple(strides), repeat.parts))
+        done = repeat.first + repeat.count * repeat.parts
+    return [*loops, EntryLoop.once([called(step) for step in program.steps[done:]])]
 
 
 def make_manifest(program: Program, machine: Target, options: Options, reports: Sequence[PassReport] = ()) -> Manifest:

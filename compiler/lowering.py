@@ -11,7 +11,7 @@ from glulam.compiler.kernels.context import Arg, Context, Lowered, Operand
 from glulam.compiler.kernels.packing import WeightBlock
 from glulam.compiler.loops.ir import Kernel
 from glulam.compiler.loops.printer import show_kernel
-from glulam.compiler.loops.program import Program, Ref, Step
+from glulam.compiler.loops.program import Program, Ref, Repeat, Step
 from glulam.compiler.loops.verify import verify_kernel
 from glulam.compiler.ops.batch_map import BatchMap
 from glulam.compiler.passes.memory import MemoryPlan, materialise_outputs, plan_memory
@@ -34,7 +34,7 @@ def lower_graph(graph: Graph, target: Target, before_packing: Callable[[], None]
     materialise_outputs(graph)
     plan = plan_memory(graph)
     lowering = _Lowering(target)
-    steps = lowering.steps(graph, plan)
+    steps = lowering.steps(graph, plan, lowering.repeats)
     if lowering.refused:
         raise UnsupportedError("these nodes cannot be compiled:", lowering.refused)
     before_packing()
@@ -44,24 +44,28 @@ def lower_graph(graph: Graph, target: Target, before_packing: Callable[[], None]
         plan.arena_bytes,
         {name: value.type for name, value in graph.inputs.items()},
         {name: value.type for name, value in graph.outputs.items()},
+        tuple(lowering.repeats),
     )
 
 
 class _Lowering:
-    """Kernels that are shared by text, constants that are shared by contents, and the nodes without a kernel."""
+    """Kernels that are shared by text, constants that are shared by contents, and what was met on the way."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self.weights = WeightBlock()
         self.kernels: dict[str, Kernel] = {}
-        self.refused: list[str] = []
+        self.refused: list[str] = []  # nodes without a kernel, and why
+        self.repeats: list[Repeat] = []  # in the graph itself; those inside others are written out
 
-    def steps(self, graph: Graph, plan: MemoryPlan) -> list[Step]:
+    def steps(self, graph: Graph, plan: MemoryPlan, repeats: list[Repeat]) -> list[Step]:
+        """The calls of all kernels in order. Those of a batch map come once for each part, which `repeats` is told."""
         steps: list[Step] = []
         for node in graph.nodes:
             if isinstance(node.op, BatchMap):
-                once = self.steps(node.op.body, plan.inner[node])
-                steps += [_placed(step, node, plan, part) for part in range(node.op.parts(node)) for step in once]
+                once, parts = self.steps(node.op.body, plan.inner[node], []), node.op.parts(node)
+                repeats.append(Repeat(len(steps), len(once), parts))
+                steps += [_placed(step, node, plan, part) for part in range(parts) for step in once]
             elif not is_view(node):
                 steps += self.node_steps(node, plan)
         return steps

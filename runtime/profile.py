@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from glulam.runtime.manifest import StepInfo
 
@@ -18,6 +18,16 @@ class StepProfile:
     flops: int
     bytes: int
 
+    def followed_by(self, other: StepProfile) -> StepProfile:
+        """The same step for other samples too."""
+        return replace(
+            self,
+            seconds=self.seconds + other.seconds,
+            shortest=self.shortest + other.shortest,
+            flops=self.flops + other.flops,
+            bytes=self.bytes + other.bytes,
+        )
+
     @property
     def gflops(self) -> float:
         """Arithmetic throughput in GFLOP/s; 0 where there is no time or no arithmetic."""
@@ -31,7 +41,10 @@ class StepProfile:
 
 @dataclass(frozen=True)
 class Profile:
-    """All steps of a program, and the median duration of the whole run in seconds."""
+    """All steps of a program, and the median duration of the whole run in seconds.
+
+    A step that is repeated for the parts of a batch is one here, with the sum of its times.
+    """
 
     steps: tuple[StepProfile, ...]
     seconds: float
@@ -43,11 +56,12 @@ class Profile:
         cls, infos: tuple[StepInfo, ...], durations: list[float], shortest: list[float], seconds: float, threads: int,
         repeat: int,
     ) -> Profile:  # fmt: skip
-        steps = (
-            StepProfile(info.label, info.kernel, duration, least, info.flops, info.bytes)
-            for info, duration, least in zip(infos, durations, shortest, strict=True)
-        )
-        return cls(tuple(steps), seconds, threads, repeat)
+        steps: dict[tuple[str, str], StepProfile] = {}
+        for info, duration, least in zip(infos, durations, shortest, strict=True):
+            key = info.label, info.kernel
+            step = StepProfile(info.label, info.kernel, duration, least, info.flops, info.bytes)
+            steps[key] = steps[key].followed_by(step) if key in steps else step
+        return cls(tuple(steps.values()), seconds, threads, repeat)
 
     @property
     def flops(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, groupby
 from typing import Literal
 
 from glulam.compiler.codegen.platform import Platform
@@ -42,21 +43,37 @@ class EntryStep:
 
 
 @dataclass(frozen=True)
+class EntryLoop:
+    """Steps that are run in order, `parts` times. For each step, how many bytes each argument moves on every time."""
+
+    steps: tuple[EntryStep, ...]
+    strides: tuple[tuple[int, ...], ...]
+    parts: int
+
+    @classmethod
+    def once(cls, steps: Sequence[EntryStep]) -> EntryLoop:
+        return cls(tuple(steps), tuple((0,) * len(step.args) for step in steps), 1)
+
+
+@dataclass(frozen=True)
 class _Group:
     """Steps that a thread takes as one: a step of several chunks, or a row of steps that have one chunk each."""
 
     members: tuple[EntryStep, ...]
+    strides: tuple[tuple[int, ...], ...]
 
     @property
     def chunks(self) -> int:
         return self.members[0].chunks
 
 
-def emit_entry(steps: Sequence[EntryStep], *, inputs: int, outputs: int, scratch_bytes: int, triple: str) -> str:
+def emit_entry(
+    program: Sequence[EntryStep | EntryLoop], *, inputs: int, outputs: int, scratch_bytes: int, triple: str
+) -> str:
     """LLVM text of all functions in `abi.ENTRY_SYMBOLS`; the kernels are expected in the same module.
 
     Args:
-        steps: what to run, in order. A step with extent 0 is allowed and does nothing.
+        program: what to run, in order. A step with extent 0 is allowed and does nothing.
         inputs, outputs: number of each in the binding table.
         scratch_bytes: private memory of each thread.
         triple: target triple; selects the system calls that park a thread, and the clock.
@@ -66,51 +83,65 @@ def emit_entry(steps: Sequence[EntryStep], *, inputs: int, outputs: int, scratch
         TargetError: no way to park a thread is known for the platform.
     """
     platform = Platform.of_triple(triple)
-    for step in steps:
-        _check(step, inputs, outputs)
+    loops = list(_loops(program))
+    for loop in loops:
+        _check(loop, inputs, outputs)
     bindings = _Bindings(inputs, outputs)
-    groups = tuple(_grouped(steps))
-    singles = tuple(_Group((step,)) for step in steps)
-    parts = [
-        _single(abi.RUN_SINGLE, steps, bindings, profiled=False),
-        _single(abi.RUN_SINGLE_PROFILED, steps, bindings, profiled=True),
-        *(_body(f"glulam.body.{i}", group, bindings) for i, group in enumerate(groups)),
-        *(_body(f"glulam.profiled.body.{i}", group, bindings) for i, group in enumerate(singles)),
-        _walk("glulam.walk", "glulam.body", groups, profiled=False),
+    grouped = [(tuple(_grouped(loop)), loop.parts) for loop in loops]
+    singles = [(tuple(_alone(loop)), loop.parts) for loop in loops]
+    texts = [
+        _single(abi.RUN_SINGLE, loops, bindings, profiled=False),
+        _single(abi.RUN_SINGLE_PROFILED, loops, bindings, profiled=True),
+        *_bodies("glulam.body", grouped, bindings),
+        *_bodies("glulam.profiled.body", singles, bindings),
+        _walk("glulam.walk", "glulam.body", grouped, profiled=False),
         _walk("glulam.walk.profiled", "glulam.profiled.body", singles, profiled=True),
         worker_functions(
-            platform, steps=len(steps), rows=len(groups), scratch_stride=abi.scratch_stride(scratch_bytes)
+            platform,
+            steps=sum(len(groups) * parts for groups, parts in singles),
+            rows=sum(len(groups) * parts for groups, parts in grouped),
+            scratch_stride=abi.scratch_stride(scratch_bytes),
         ),
     ]
-    return "\n".join(parts)
+    return "\n".join(texts)
 
 
-def _check(step: EntryStep, inputs: int, outputs: int) -> None:
-    if step.foreign is not None and (step.chunks != 1 or not 0 <= step.reads <= len(step.args)):
-        raise CompileError(f"step {step.kernel}: an external function is called once, with its inputs first")
-    if step.extent < 0 or step.grain < 1:
-        raise CompileError(f"step {step.kernel}: extent {step.extent} and grain {step.grain}; need >= 0 and >= 1")
+def _loops(program: Sequence[EntryStep | EntryLoop]) -> Iterator[EntryLoop]:
+    """The program as loops only, some of which are done once."""
+    for is_loop, items in groupby(program, lambda item: isinstance(item, EntryLoop)):
+        if is_loop:
+            yield from (item for item in items if isinstance(item, EntryLoop))
+        else:
+            yield EntryLoop.once([item for item in items if isinstance(item, EntryStep)])
+
+
+def _check(loop: EntryLoop, inputs: int, outputs: int) -> None:
     limits = {"arena": 1, "weights": 1, "input": inputs, "output": outputs}
-    for space, index, offset in step.args:
-        if not 0 <= index < limits[space] or offset < 0:
-            raise CompileError(f"step {step.kernel}: no {space} {index} at offset {offset} in this program")
+    for step, strides in zip(loop.steps, loop.strides, strict=True):
+        if step.foreign is not None and (step.chunks != 1 or not 0 <= step.reads <= len(step.args) or loop.parts > 1):
+            raise CompileError(f"step {step.kernel}: an external function is called once, with its inputs first")
+        if step.extent < 0 or step.grain < 1:
+            raise CompileError(f"step {step.kernel}: extent {step.extent} and grain {step.grain}; need >= 0 and >= 1")
+        for (space, index, offset), stride in zip(step.args, strides, strict=True):
+            if not 0 <= index < limits[space] or offset < 0 or stride < 0:
+                raise CompileError(f"step {step.kernel}: no {space} {index} at offset {offset} in this program")
 
 
-def _grouped(steps: Sequence[EntryStep]) -> Iterator[_Group]:
+def _grouped(loop: EntryLoop) -> Iterator[_Group]:
     """Joins neighbouring one-chunk steps, so that threads meet once for all of them; drops steps without iterations."""
-    pending: list[EntryStep] = []
-    for step in steps:
-        if step.chunks == 1:
-            pending.append(step)
-            continue
-        if step.chunks == 0:
-            continue
-        if pending:
-            yield _Group(tuple(pending))
-            pending = []
-        yield _Group((step,))
-    if pending:
-        yield _Group(tuple(pending))
+    for chunks, groups in groupby((g for g in _alone(loop) if g.chunks), lambda group: group.chunks == 1):
+        alone = list(groups)
+        if chunks:
+            members, strides = zip(*((g.members[0], g.strides[0]) for g in alone), strict=True)
+            yield _Group(members, strides)
+        else:
+            yield from alone
+
+
+def _alone(loop: EntryLoop) -> Iterator[_Group]:
+    """Each step by itself."""
+    for step, strides in zip(loop.steps, loop.strides, strict=True):
+        yield _Group((step,), (strides,))
 
 
 @dataclass(frozen=True)
@@ -146,12 +177,18 @@ class _Bindings:
         slots |= first | {slot + 1 for slot in first}
         return [line for slot in sorted(slots) for line in self.load(slot)]
 
-    def call(self, step: EntryStep, label: str, begin: str, end: str) -> list[str]:
-        """The call of a step's kernel; expects its bases loaded and %scratch."""
+    def call(self, step: EntryStep, strides: Sequence[int], label: str, part: str, begin: str, end: str) -> list[str]:
+        """The call of a step's kernel for a part; expects its bases loaded and %scratch."""
         lines, arguments = [], []
-        for position, (space, index, offset) in enumerate(step.args):
-            name = f"%arg.{label}.{position}"
-            lines.append(f"  {name} = getelementptr i8, ptr %base.{self.slot(space, index)}, i64 {offset}")
+        for position, ((space, index, offset), stride) in enumerate(zip(step.args, strides, strict=True)):
+            name, base = f"%arg.{label}.{position}", f"%base.{self.slot(space, index)}"
+            if stride:
+                lines += [
+                    f"  {name}.moved = mul i64 {part}, {stride}",
+                    f"  {name}.part = getelementptr i8, ptr {base}, i64 {name}.moved",
+                ]
+                base = f"{name}.part"
+            lines.append(f"  {name} = getelementptr i8, ptr {base}, i64 {offset}")
             arguments.append(f"ptr {name}")
         if step.foreign is not None:
             slot = self.function(step.foreign)
@@ -175,62 +212,125 @@ def _pointer_table(name: str, pointers: Sequence[str]) -> list[str]:
     return lines
 
 
-def _single(name: str, steps: Sequence[EntryStep], bindings: _Bindings, *, profiled: bool) -> str:
+def _single(name: str, loops: Sequence[EntryLoop], bindings: _Bindings, *, profiled: bool) -> str:
     """The run of one thread: every kernel over its whole extent, no atomics."""
-    lines = [f"define void @{name}(ptr %bind{', ptr %ticks' if profiled else ''}) nounwind {{"]
-    lines += bindings.load_all(steps)
+    lines = [f"define void @{name}(ptr %bind{', ptr %ticks' if profiled else ''}) nounwind {{", "entry:"]
+    lines += bindings.load_all([step for loop in loops for step in loop.steps])
     lines += [
         f"  %scratch.slot = getelementptr i8, ptr %bind, i64 {abi.BIND_SCRATCH * abi.POINTER_BYTES}",
         "  %scratch = load ptr, ptr %scratch.slot, align 8",
     ]
-    lines += _stamp(0) if profiled else []
-    for number, step in enumerate(steps):
-        lines += bindings.call(step, str(number), "0", str(step.extent)) if step.extent else []
-        lines += _stamp(number + 1) if profiled else []
+    lines += _stamp("start", "0") if profiled else []
+    first, block = 0, "entry"
+    for number, loop in enumerate(loops):
+        body = []
+        for i, (step, strides) in enumerate(zip(loop.steps, loop.strides, strict=True)):
+            label = f"{number}.{i}"
+            part = f"%part.{number}"
+            body += bindings.call(step, strides, label, part, "0", str(step.extent)) if step.extent else []
+            body += _numbered(label, number, first + i + 1, len(loop.steps), loop.parts) if profiled else []
+            body += _stamp(label, f"%number.{label}") if profiled else []
+        lines += _repeated(number, loop.parts, body, block)
+        first, block = first + len(loop.steps) * loop.parts, _last_block(number, loop.parts, block)
     return "\n".join([*lines, "  ret void", "}"])
+
+
+def _bodies(name: str, rows: Sequence[tuple[Sequence[_Group], int]], bindings: _Bindings) -> Iterator[str]:
+    numbers = count()
+    for groups, _ in rows:
+        for group in groups:
+            yield _body(f"{name}.{next(numbers)}", group, bindings)
 
 
 def _body(name: str, group: _Group, bindings: _Bindings) -> str:
-    """One group as a function of (bind, scratch, begin, end); a group of one-chunk steps ignores the range."""
-    lines = [f"define internal void @{name}(ptr %bind, ptr %scratch, i64 %begin, i64 %end) nounwind {{"]
+    """One group as a function of (bind, scratch, part, begin, end); one of one-chunk steps ignores the range."""
+    lines = [f"define internal void @{name}(ptr %bind, ptr %scratch, i64 %part, i64 %begin, i64 %end) nounwind {{"]
     lines += bindings.load_all(group.members)
-    for number, step in enumerate(group.members):
+    for number, (step, strides) in enumerate(zip(group.members, group.strides, strict=True)):
         begin, end = ("%begin", "%end") if step.chunks > 1 else ("0", str(step.extent))
-        lines += bindings.call(step, str(number), begin, end) if step.extent else []
+        lines += bindings.call(step, strides, str(number), "%part", begin, end) if step.extent else []
     return "\n".join([*lines, "  ret void", "}"])
 
 
-def _walk(name: str, body: str, groups: Sequence[_Group], *, profiled: bool) -> str:
+def _walk(name: str, body: str, rows: Sequence[tuple[Sequence[_Group], int]], *, profiled: bool) -> str:
     """What every thread of a shared run does: all groups in order, each claimed in chunks, until it is complete."""
     ticks = ", ptr %ticks" if profiled else ""
     lines = [
         f"define internal void @{name}(ptr %rows, ptr %bind, ptr %scratch, i64 %tid, i64 %shares{ticks})"
         " noinline nounwind {",
+        "entry:",
         "  %lines = add i64 %shares, 1",
         f"  %stride = mul i64 %lines, {abi.CACHE_LINE}",
     ]
-    lines += _stamp(0) if profiled else []
-    for number, group in enumerate(groups):
-        lines += [
-            f"  %at.{number} = mul i64 %stride, {number}",
-            f"  %row.{number} = getelementptr i8, ptr %rows, i64 %at.{number}",
-        ]
-        common = f"ptr %row.{number}, ptr @{body}.{number}, ptr %bind, ptr %scratch"
-        if group.chunks == 1:
-            lines.append(f"  call void @glulam.step.once({common})")
-        elif group.chunks > 1:
-            step = group.members[0]
-            lines.append(
-                f"  call void @glulam.step({common}, i64 %tid, i64 %shares,"
-                f" i64 {step.chunks}, i64 {step.grain}, i64 {step.extent})"
-            )
-        lines += _stamp(number + 1) if profiled else []
+    lines += _stamp("start", "0") if profiled else []
+    functions, first, block = count(), 0, "entry"
+    for number, (groups, parts) in enumerate(rows):
+        inner = []
+        for i, group in enumerate(groups):
+            label = f"{number}.{i}"
+            inner += _numbered(label, number, first + i, len(groups), parts)
+            inner += _take(group, label, f"@{body}.{next(functions)}", "0" if parts == 1 else f"%part.{number}")
+            if profiled:
+                inner += [f"  %after.{label} = add i64 %number.{label}, 1", *_stamp(label, f"%after.{label}")]
+        lines += _repeated(number, parts, inner, block)
+        first, block = first + len(groups) * parts, _last_block(number, parts, block)
     return "\n".join([*lines, "  ret void", "}"])
 
 
-def _stamp(entry: int) -> list[str]:
+def _take(group: _Group, label: str, body: str, part: str) -> list[str]:
+    """Join in a group, whose row of counters has the number %number.label."""
+    lines = [
+        f"  %at.{label} = mul i64 %stride, %number.{label}",
+        f"  %row.{label} = getelementptr i8, ptr %rows, i64 %at.{label}",
+    ]
+    common = f"ptr %row.{label}, ptr {body}, ptr %bind, ptr %scratch, i64 {part}"
+    if group.chunks == 1:
+        lines.append(f"  call void @glulam.step.once({common})")
+    elif group.chunks > 1:
+        step = group.members[0]
+        lines.append(
+            f"  call void @glulam.step({common}, i64 %tid, i64 %shares,"
+            f" i64 {step.chunks}, i64 {step.grain}, i64 {step.extent})"
+        )
+    return lines
+
+
+def _repeated(number: int, parts: int, body: Sequence[str], before: str) -> list[str]:
+    """Loop `number` around the body, in which %part.number counts; the body alone if it is done once."""
+    if parts == 1:
+        return list(body)
+    loop, part = f"loop.{number}", f"%part.{number}"
     return [
-        f"  %now.{entry} = call i64 @{abi.READ_TICKS}()",
-        f"  %stamp.{entry} = getelementptr i8, ptr %ticks, i64 {8 * entry}",
-        f"  store i64 %now.{entry}, ptr %stamp.{entry}, align 8",
+        f"  br label %{loop}",
+        f"{loop}:",
+        f"  {part} = phi i64 [ 0, %{before} ], [ {part}.next, %{loop} ]",
+        *body,
+        f"  {part}.next = add i64 {part}, 1",
+        f"  {part}.more = icmp ult i64 {part}.next, {parts}",
+        f"  br i1 {part}.more, label %{loop}, label %{loop}.end",
+        f"{loop}.end:",
+    ]
+
+
+def _last_block(number: int, parts: int, before: str) -> str:
+    """The block that the code after loop `number` is in."""
+    return before if parts == 1 else f"loop.{number}.end"
+
+
+def _numbered(label: str, loop: int, first: int, each: int, parts: int) -> list[str]:
+    """%number.label: the number of a call that is `first` in the first part, with `each` calls a part."""
+    if parts == 1:
+        return [f"  %number.{label} = add i64 {first}, 0"]
+    return [
+        f"  %number.{label}.moved = mul i64 %part.{loop}, {each}",
+        f"  %number.{label} = add i64 %number.{label}.moved, {first}",
+    ]
+
+
+def _stamp(label: str, number: str) -> list[str]:
+    """Write the time to entry `number` of the table of ticks."""
+    return [
+        f"  %now.{label} = call i64 @{abi.READ_TICKS}()",
+        f"  %stamp.{label} = getelementptr i64, ptr %ticks, i64 {number}",
+        f"  store i64 %now.{label}, ptr %stamp.{label}, align 8",
     ]

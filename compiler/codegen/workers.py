@@ -119,7 +119,7 @@ define void @{abi.STOP_WORKERS}(ptr %control) nounwind {{
 
 
 _STEP = f"""
-define internal void @glulam.step(ptr %row, ptr %body, ptr %bind, ptr %scratch, i64 %tid, i64 %shares,
+define internal void @glulam.step(ptr %row, ptr %body, ptr %bind, ptr %scratch, i64 %part, i64 %tid, i64 %shares,
                                   i64 %chunks, i64 %grain, i64 %extent) noinline nounwind {{
 entry:
   %done.now = load atomic i64, ptr %row acquire, align 8
@@ -140,8 +140,8 @@ share:
   %last.scaled = mul i64 %number.next, %chunks
   %last = udiv i64 %last.scaled, %shares
   %count = sub i64 %last, %first
-  %part = lshr i64 %count, {abi.CLAIM_SHIFT}
-  %size = call i64 @llvm.umax.i64(i64 %part, i64 1)
+  %several = lshr i64 %count, {abi.CLAIM_SHIFT}
+  %size = call i64 @llvm.umax.i64(i64 %several, i64 1)
   %claim.at = mul i64 %number.next, {abi.CACHE_LINE}
   %claims = getelementptr i8, ptr %row, i64 %claim.at
   br label %look
@@ -162,7 +162,7 @@ run:
   %begin = mul i64 %chunk, %grain
   %begin.next = mul i64 %chunk.next, %grain
   %end = call i64 @llvm.umin.i64(i64 %begin.next, i64 %extent)
-  call void %body(ptr %bind, ptr %scratch, i64 %begin, i64 %end)
+  call void %body(ptr %bind, ptr %scratch, i64 %part, i64 %begin, i64 %end)
   %counted = atomicrmw add ptr %row, i64 %won.chunks release
   br label %look
 share.next:
@@ -182,7 +182,7 @@ exit:
 }}"""
 
 _STEP_ONCE = f"""
-define internal void @glulam.step.once(ptr %row, ptr %body, ptr %bind, ptr %scratch) noinline nounwind {{
+define internal void @glulam.step.once(ptr %row, ptr %body, ptr %bind, ptr %scratch, i64 %part) noinline nounwind {{
 entry:
   %done.now = load atomic i64, ptr %row acquire, align 8
   %complete.already = icmp ne i64 %done.now, 0
@@ -197,7 +197,7 @@ claim:
   %won = icmp eq i64 %mine, 0
   br i1 %won, label %run, label %wait
 run:
-  call void %body(ptr %bind, ptr %scratch, i64 0, i64 0)
+  call void %body(ptr %bind, ptr %scratch, i64 %part, i64 0, i64 0)
   store atomic i64 1, ptr %row release, align 8
   ret void
 wait:

@@ -237,12 +237,9 @@ class Graph:
             table[value] = clone
         twin.inputs = {name: table[value] for name, value in self.inputs.items()}
         twin.outputs = {name: table[value] for name, value in self.outputs.items()}
-        twin.nodes = [
-            Node(
-                _copied(n.op), [None if v is None else table[v] for v in n.inputs], [table[v] for v in n.outputs], n.name
-            )
-            for n in self.nodes
-        ]
+        for node in self.nodes:
+            inputs = [None if value is None else table[value] for value in node.inputs]
+            twin.nodes.append(Node(_copied(node.op), inputs, [table[value] for value in node.outputs], node.name))
         return twin
 
 

@@ -50,14 +50,27 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Repeat:
+    """From step `first` on `count` steps, which come `parts` times; each operand moves on by equal distances."""
+
+    first: int
+    count: int
+    parts: int
+
+
+@dataclass(frozen=True)
 class Program:
-    """Everything a run needs. `weights` is one block of bytes; inputs and outputs are plain arrays of the caller."""
+    """Everything a run needs. `weights` is one block of bytes; inputs and outputs are plain arrays of the caller.
+
+    `repeats` tells which of the steps, in order, are the same over and over, so that their code need not be repeated.
+    """
 
     steps: tuple[Step, ...]
     weights: np.ndarray[tuple[int], np.dtype[np.uint8]]
     arena_bytes: int
     inputs: Mapping[str, TensorType]
     outputs: Mapping[str, TensorType]
+    repeats: tuple[Repeat, ...] = ()
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:

@@ -1,4 +1,4 @@
-"""A part of a network that takes the samples of a batch a few at a time, so that what it computes stays in the caches."""
+"""A part of a network that takes a batch a few samples at a time, so that what it computes stays in the caches."""
 
 from __future__ import annotations
 

@@ -77,9 +77,7 @@ class _Planner:
             refs[value] = self.ref(place.root, self.inner_offset(place.root, value, place.channel), offsets)
             if place.root is not value and value.layout.block > 1:
                 strides[value] = self.part_strides(place.root, value)
-        return MemoryPlan(
-            refs, strides, total, self.in_place, self.inner, {node: offsets[node] for node in self.inner}
-        )
+        return MemoryPlan(refs, strides, total, self.in_place, self.inner, {node: offsets[node] for node in self.inner})
 
     def lifetimes(self) -> None:
         for i, node in enumerate(self.graph.nodes):
@@ -118,30 +116,29 @@ class _Planner:
     def offsets(self) -> tuple[dict[Value | Node, int], int]:
         """Largest first, each at the lowest place that is free during its life. A node stands for its own arena."""
         lives: dict[Value | Node, tuple[int, int]] = {}
+        sizes: dict[Value | Node, int] = {}
         for root, birth in self.birth.items():
             if root in self.outputs or root in self.inputs:
                 continue
             owner = self.owner(root)
             old = lives.get(owner, (birth, self.death[root]))
             lives[owner] = (min(old[0], birth), max(old[1], self.death[root]))
-        sizes: dict[Value | Node, int] = {
-            root: root.layout.size(root.shape) * root.type.dtype.size for root in lives if isinstance(root, Value)
-        }
+            sizes[owner] = owner.layout.size(owner.shape) * owner.type.dtype.size
         for i, node in enumerate(self.graph.nodes):
             if node in self.inner:
                 lives[node], sizes[node] = (i, i), self.inner[node].arena_bytes
         placed: list[tuple[int, int, int, int]] = []
         offsets: dict[Value | Node, int] = {}
-        for root in sorted(lives, key=lambda r: (-sizes[r], lives[r])):
-            birth, death = lives[root]
-            size = -(-sizes[root] // _ALIGNMENT) * _ALIGNMENT
+        for each in sorted(lives, key=lambda each: (-sizes[each], lives[each])):
+            birth, death = lives[each]
+            size = -(-sizes[each] // _ALIGNMENT) * _ALIGNMENT
             busy = sorted((lo, hi) for lo, hi, b, d in placed if b <= death and birth <= d)
             offset = 0
             for low, high in busy:
                 if low - offset >= size:
                     break
                 offset = max(offset, high)
-            offsets[root] = offset
+            offsets[each] = offset
             placed.append((offset, offset + size, birth, death))
         return offsets, max((high for _, high, _, _ in placed), default=0)
 

@@ -23,7 +23,7 @@ _FAR_RATE = 5.0  # bytes a cycle that come from memory and go back there, all of
 _CROWDED = 4  # a tensor stays in the last-level cache, which others use too, if it takes no more than such a part of it
 _WEIGHTS_SHOW = 0.4  # of the time that weights take to arrive: they are prefetched
 _CALL = 2000.0  # cycles that one more kernel call costs
-_MOST_PARTS = 32
+_MOST_PARTS = 64
 
 
 @dataclass(frozen=True)
