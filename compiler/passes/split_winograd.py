@@ -13,7 +13,10 @@ from glulam.compiler.targets import Target
 
 @dataclass(frozen=True)
 class SplitWinograd(NodePass):
-    """The transformed tiles become tensors in the arena; the filters are then read once."""
+    """The transformed tiles become tensors in the arena, so the filters are read once.
+
+    Convolutions that read the same tensor share its tiles.
+    """
 
     target: Target
 
@@ -24,9 +27,13 @@ class SplitWinograd(NodePass):
         if not isinstance(op, WinogradConv) or not op.staged:
             return None
         x, weights, *bias = node.inputs
-        patch = Patch(graph, f"transforms, products and transforms of {op.filtering.name} tiles", at=node.name)
+        assert x is not None
         shape, lanes = node.output.shape, self.target.lanes
-        tiles = patch.apply(WinogradInput(op.pads, op.outputs, op.taps, lanes), x, name=f"{node.name}.tiles")
+        transform = WinogradInput(op.pads, op.outputs, op.taps, lanes)
+        known = [user.output for user in uses.users(x) if user.op == transform]
+        what = "shares the tiles of its input" if known else f"transforms {op.filtering.name} tiles"
+        patch = Patch(graph, f"{what}, multiplies, transforms back", at=node.name)
+        tiles = known[0] if known else patch.apply(transform, x, name=f"{node.name}.tiles")
         products = patch.apply(
             WinogradProducts(shape, op.outputs, op.taps, lanes), tiles, weights, name=f"{node.name}.products"
         )

@@ -8,6 +8,7 @@ from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import f32
 from glulam.compiler.ops import Conv
+from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.options import Options
 from glulam.compiler.passes.algorithms import candidates
 from glulam.compiler.targets import runnable_targets, target
@@ -86,3 +87,21 @@ def test_the_cheapest_is_taken_and_equals_the_definition(taps, name):
 def test_strict_numerics_keep_it_out(taps):
     optimised, _ = optimise(network(taps)[0], Options(numerics="strict"))
     assert not any(node.op.name.startswith("winograd_") for node in optimised.nodes)
+
+
+def test_branches_share_the_tiles_of_their_input():
+    """Two of three convolutions transform the same tiles; the third one pads differently."""
+    rng = np.random.default_rng(3)
+    graph = Graph()
+    x = graph.input("x", f32(1, 32, 13, 17))
+    for i, pad in enumerate((1, 1, 0)):
+        w = graph.constant((rng.standard_normal((48, 32, 3, 3)) / 17).astype(np.float32))
+        op = WinogradConv((1, 1), ((pad, pad),) * 2, (1, 1), 1, outputs=(4, 4), taps=(3, 3), staged=True)
+        graph.output(f"y{i}", graph.apply(op, x, w, None, name=f"branch{i}"))
+    feeds = {"x": rng.standard_normal(x.shape).astype(np.float32)}
+    expected = evaluate(graph, feeds)
+    optimised, reports = optimise(graph, Options())
+    assert [node.op.name for node in optimised.nodes].count("winograd_input") == 2
+    assert any("shares the tiles" in str(report) for report in reports)
+    for name, result in compile_graph(graph).run(feeds).items():
+        np.testing.assert_allclose(result, expected[name], rtol=0, atol=3e-5 * np.abs(expected[name]).max())
