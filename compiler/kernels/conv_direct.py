@@ -18,7 +18,7 @@ from glulam.compiler.kernels.context import Context, Lowered, Point, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights, not_packable
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
-from glulam.compiler.kernels.tiling import Parts, Tiling, choose_tiling, pieces, row_cycles, stream_rate, unroll_factor
+from glulam.compiler.kernels.tiling import Parts, Tiling, choose_tiling, pieces, row_cycles, stream_rate, unrolled_steps
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Tile, Var
 from glulam.compiler.targets import Target
@@ -99,7 +99,7 @@ class DirectConv:
         self.group_blocks = -(-ctx.output.shape[1] // self.groups // self.block)
         self.share = Affine.of(0)  # which share of the next weights the tile in hand asks for
         self.sums: dict[tuple[int, ...], Buffer] = {}  # by the shape of the tile
-        self.pixels = 0  # of the tile in hand
+        self.pixels = self.fmas = 0  # of the tile in hand; FMAs of one step
         self.image_level = 1  # the cache that the next pixels are brought to
         bias = ctx.data(2)
         self.bias = np.zeros(ctx.output.shape[1], np.float32) if bias is None else bias
@@ -158,7 +158,7 @@ class DirectConv:
     ) -> None:  # fmt: skip
         """One register tile: start from the bias, reduce, finish, store."""
         b, (n, q, g) = self.b, where
-        self.pixels = pixels
+        self.pixels, self.fmas = pixels, pixels * per_group
         with b.vector("v", self.block) as v:
             acc = b.tile("acc", pixels, per_group)
             sums = self.partial_sums(acc, v)
@@ -260,7 +260,7 @@ class DirectConv:
         if self.in_block == 1:
             with ExitStack() as stack:
                 taps = [stack.enter_context(self.b.serial("k", k)) for k in geo.kernel]
-                unroll = unroll_factor(self.in_channels, 4)
+                unroll = unrolled_steps(self.in_channels, self.fmas)
                 i = stack.enter_context(self.b.serial("i", self.in_channels // unroll))
                 u = stack.enter_context(self.b.unrolled("u", unroll))
                 channel = q * self.in_channels + i * unroll + u
@@ -272,7 +272,7 @@ class DirectConv:
                 with ExitStack() as stack:
                     c = stack.enter_context(self.b.serial("c", length)) + p * length + first
                     taps = [stack.enter_context(self.b.serial("k", k)) for k in geo.kernel]
-                    unroll = unroll_factor(lanes, 4)
+                    unroll = unrolled_steps(lanes, self.fmas)
                     i = stack.enter_context(self.b.serial("i", lanes // unroll))
                     if self.streams_image():
                         self.prefetch_image(n, c, start, i, lanes // unroll)

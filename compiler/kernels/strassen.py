@@ -39,7 +39,7 @@ from glulam.compiler.kernels.tiling import (
     pieces,
     row_cycles,
     stream_rate,
-    unroll_factor,
+    unrolled_steps,
 )
 from glulam.compiler.loops.expr import Const, Expr, Fma
 from glulam.compiler.loops.ir import Affine, IndexLike, Var
@@ -51,7 +51,6 @@ _A11, _A12, _A22, _S1, _S2, _S3, _S4 = range(PRODUCTS)  # products by their left
 
 _KEEP_CYCLES = 4.0  # to put a vector of a product aside and to take it up again
 _SUM_CYCLES = 12.0  # to make the four sums of a vector of each quarter
-_UNROLL = 4  # channels in one round of the loop
 _FEW_TILES = 8  # that share the time in which the next weights have to arrive
 _LEFT, _RIGHT = 0, 1
 
@@ -279,7 +278,7 @@ class _Group:
     def product(self, pixels: int, number: Affine, view: View, half: Affine, place: list[IndexLike]) -> None:
         """The `number`-th one: of channels of `view`, so many halves of x's on, and of as many of the weights."""
         b, (n, g), lanes = self.b, self.head, self.products.lanes
-        unroll = unroll_factor(lanes, _UNROLL)
+        unroll = unrolled_steps(lanes, pixels * self.per_group)
         *outer, last = place
         acc = b.tile("acc", pixels, self.per_group)
         with b.unrolled("t", pixels) as t, b.unrolled("j", self.per_group) as j:

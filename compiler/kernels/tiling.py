@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 from glulam.compiler.targets import Target
 
+_ROUND, _MOST_STEPS = (
+    56,
+    4,
+)  # FMAs, and steps, of a round of an unrolled loop; more of them is more code, not more speed
 _LATENCY = 4.0  # cycles until an FMA's result can be added to again
 _PAGE, _LINE = 4096, 64  # bytes
 _BROADCASTS = 2.0  # loads of one element that start in one cycle
@@ -136,6 +140,11 @@ def overlapped(one: float, other: float) -> float:
 def unroll_factor(extent: int, limit: int) -> int:
     """The largest divisor of `extent` up to `limit`."""
     return max(d for d in range(1, min(extent, limit) + 1) if extent % d == 0)
+
+
+def unrolled_steps(extent: int, fmas: int) -> int:
+    """How many of `extent` steps of so many FMAs make one round of a loop: enough to hide the loop's own work."""
+    return unroll_factor(extent, min(_MOST_STEPS, max(1, _ROUND // fmas)))
 
 
 def pieces(extent: int, size: int) -> list[tuple[int, int, int]]:
