@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import takewhile
@@ -46,9 +48,10 @@ def build_artifact(graph: Graph, options: Options | None = None) -> Artifact:
     """What `compile_graph` loads and `Model.save` writes: for any target, also one that this machine cannot execute."""
     options = options or Options()
     machine = target(options.target)
-    optimised, reports = optimise(graph, options)
-    materialise_outputs(optimised)
-    with ThreadPoolExecutor(1) as aside:  # most of the text is hashes of weights, which need no interpreter lock
+    with without_collector(), ThreadPoolExecutor(1) as aside:
+        optimised, reports = optimise(graph, options)
+        materialise_outputs(optimised)
+        # Most of the text is hashes of weights, which need no interpreter lock.
         text = aside.submit(to_text, optimised)
 
         def release() -> None:
@@ -62,6 +65,18 @@ def build_artifact(graph: Graph, options: Options | None = None) -> Artifact:
         code = emit_program(program, machine, cache_for(options))
     manifest = make_manifest(program, machine, options, reports)
     return Artifact(manifest, code, program.weights, text.result(), program.foreign)
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Python's cyclic garbage is left alone meanwhile: there is little, among very many objects that stay."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def optimise(

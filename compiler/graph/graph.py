@@ -185,16 +185,9 @@ class Graph:
 
     def values(self) -> Iterator[Value]:
         """Every value once: inputs, then in the order of the nodes (constants before their first user)."""
-        seen: set[Value] = set()
-        chain = itertools.chain(
-            self.inputs.values(),
-            (v for node in self.nodes for v in itertools.chain(node.present_inputs(), node.outputs)),
-            self.outputs.values(),
-        )
-        for value in chain:
-            if value not in seen:
-                seen.add(value)
-                yield value
+        of_nodes = itertools.chain.from_iterable((node.inputs, node.outputs) for node in self.nodes)
+        every = itertools.chain(self.inputs.values(), *of_nodes, self.outputs.values())
+        return (value for value in dict.fromkeys(every) if value is not None)
 
     def constants(self) -> Iterator[Value]:
         return (value for value in self.values() if value.is_constant)
@@ -203,8 +196,9 @@ class Graph:
         """For each value, the nodes that read it (once per reading input). Graph outputs do not count as users."""
         table: dict[Value, list[Node]] = {value: [] for value in self.values()}
         for node in self.nodes:
-            for value in node.present_inputs():
-                table[value].append(node)
+            for value in node.inputs:
+                if value is not None:
+                    table[value].append(node)
         return table
 
     def is_output(self, value: Value) -> bool:

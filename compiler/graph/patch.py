@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 
 from glulam.compiler.errors import GraphError
 from glulam.compiler.graph.graph import Graph, Node, Value
@@ -61,12 +63,22 @@ class Patch:
         graph = self.graph
         producers = {old.producer for old in self.replaced}
         at = next((i for i, node in enumerate(graph.nodes) if node in producers), 0)
+        before = set(graph.nodes[:at])
         replace_values(graph, self.replaced)
         graph.nodes[at:at] = self.added
+        if not (self._keeps_order(before) or in_order(graph)):
+            graph.sort()
         remove_dead(graph)
         self._take_over_names()
-        if not in_order(graph):
-            graph.sort()
+
+    def _keeps_order(self, before: set[Node]) -> bool:
+        """Whether all that is read anew is computed by nodes `before` the place where this patch puts its own."""
+        done = before | {None}
+        for node in self.added:
+            if not done.issuperset(value.producer for value in node.present_inputs()):
+                return False
+            done.add(node)
+        return done.issuperset(new.producer for new in self.replaced.values())
 
     def _take_over_names(self) -> None:
         """Call new values as the dead ones that they replace: names keep their meaning through the passes."""
@@ -99,23 +111,24 @@ def replace_values(graph: Graph, table: dict[Value, Value]) -> None:
         return value
 
     for node in graph.nodes:
-        if any(value in table for value in node.inputs):
+        if not table.keys().isdisjoint(node.inputs):
             node.inputs = tuple(None if v is None else latest(v) for v in node.inputs)
     graph.outputs = {name: latest(value) for name, value in graph.outputs.items()}
 
 
 def remove_dead(graph: Graph) -> int:
-    """Remove the nodes that no output needs; the number of nodes removed."""
-    needed: set[Node] = set()
-    stack = [v.producer for v in graph.outputs.values() if v.producer]
-    while stack:
-        node = stack.pop()
-        if node not in needed:
-            needed.add(node)
-            stack.extend(v.producer for v in node.present_inputs() if v.producer)
-    before = len(graph.nodes)
-    graph.nodes = [node for node in graph.nodes if node in needed]
-    return before - len(graph.nodes)
+    """Remove the nodes that no output needs from a graph whose nodes are in order; the number of nodes removed."""
+    readers = Counter(chain.from_iterable(node.inputs for node in graph.nodes))
+    readers.update(graph.outputs.values())
+    kept = []
+    for node in reversed(graph.nodes):
+        if any(readers[value] for value in node.outputs):
+            kept.append(node)
+        else:
+            readers.subtract(node.inputs)
+    removed = len(graph.nodes) - len(kept)
+    graph.nodes = kept[::-1]
+    return removed
 
 
 def in_order(graph: Graph) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import product
 
 from glulam.compiler.graph.types import DType, Shape
@@ -42,6 +42,7 @@ class Plan:
         return self.rows * self.columns
 
 
+@lru_cache(maxsize=1024)
 def choose_plan(target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, f: Filtering) -> Plan:
     """The cheapest way to cut the image that still gives several threads something to do."""
     height, width = f.tiles(spatial)

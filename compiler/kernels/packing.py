@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from glulam.compiler.graph.types import Array, DType, Shape
-from glulam.runtime.memory import Bytes, Spool
+from glulam.runtime.memory import Bytes, Spool, allocate
 
 _ALIGNMENT = 64
 _SAMPLED = 256  # elements that tell most arrays apart
@@ -100,11 +100,9 @@ class WeightBlock:
         return self._in_memory()
 
     def _in_memory(self) -> Bytes:
-        block = np.zeros(self._size + _ALIGNMENT, np.uint8)
-        start = -block.ctypes.data % _ALIGNMENT
-        aligned = block[start : start + self._size]
-        self._fill(partial(_store, aligned))
-        return aligned
+        block = allocate(self._size)
+        self._fill(partial(_store, block))
+        return block
 
     def _fill(self, store: Callable[[int, Packing], None]) -> None:
         self._known.clear()

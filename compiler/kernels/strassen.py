@@ -193,13 +193,14 @@ class _Products:
 def _pack(out: Array, halves: Array) -> None:
     """Fills [group, product, channel, block, lane] from the weights [half, outputs, channels] of some columns."""
     count, _, depth, per_group, lanes = out.shape
-    split = halves.reshape(2, count, per_group, lanes, 2, depth).transpose(0, 4, 1, 5, 2, 3).astype(np.float64)
-    (b11, b21), (b12, b22) = split
-    t1 = b12 - b11
-    t2 = b22 - t1
-    products = {_A11: b11, _A12: b21, _A22: b21 - t2, _S1: t1, _S2: t2, _S3: b22 - b12, _S4: b22}
-    for number, product in products.items():
-        out[:, number] = product
+    split = halves.reshape(2, count, per_group, lanes, 2, depth).transpose(1, 0, 4, 5, 2, 3)
+    for packed, quarters in zip(out, split, strict=True):  # group by group, which the caches hold
+        (b11, b21), (b12, b22) = quarters.astype(np.float64, order="C")
+        t1 = b12 - b11
+        t2 = b22 - t1
+        products = {_A11: b11, _A12: b21, _A22: b21 - t2, _S1: t1, _S2: t2, _S3: b22 - b12, _S4: b22}
+        for number, product in products.items():
+            packed[number] = product
 
 
 class _Group:

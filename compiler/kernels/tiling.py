@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from glulam.compiler.targets import Target
 
@@ -85,6 +86,23 @@ def tilings(
 
     A tile that leaves a rest of the width costs `for_rest` cycles more. It has no more pixels than `limit`.
     """
+    if parts is None or target.threads == 1:
+        return list(_for_one_thread(target, width, blocks, depth, for_rest, limit))
+    return _best_tiles(target, width, blocks, depth, for_rest, limit, parts)
+
+
+@lru_cache(maxsize=4096)
+def _for_one_thread(
+    target: Target, width: int, blocks: int, depth: int, for_rest: float, limit: int | None
+) -> tuple[tuple[float, int, Tiling], ...]:
+    """Kept, since the layers of a network ask for few different ones, many times."""
+    return tuple(_best_tiles(target, width, blocks, depth, for_rest, limit, None))
+
+
+def _best_tiles(
+    target: Target, width: int, blocks: int, depth: int, for_rest: float, limit: int | None,
+    parts: Callable[[Tiling], Parts] | None,
+) -> list[tuple[float, int, Tiling]]:  # fmt: skip
     best = []
     for per_group in range(1, min(blocks, 8) + 1):
         most = min((target.vector_registers - per_group - 1) // per_group, limit or width)

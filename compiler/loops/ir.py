@@ -42,15 +42,17 @@ class Affine:
         if isinstance(x, Affine):
             return x
         if isinstance(x, Var):
-            return Affine({x: 1})
+            return _affine({x: 1}, 0)
         if isinstance(x, int):
-            return Affine(None, x)
+            return _affine({}, x)
         if isinstance(x, Bounded):
             raise LoopError("an index that is computed at run time is not affine")
         return Affine(None, int(x))
 
     def __add__(self, other: IndexLike) -> Affine:
         o = Affine.of(other)
+        if not (self.terms and o.terms):
+            return _affine(self.terms or o.terms, self.const + o.const)
         terms = dict(self.terms)
         for v, k in o.terms.items():
             terms[v] = terms.get(v, 0) + k
@@ -80,10 +82,18 @@ class Affine:
     def __str__(self) -> str:
         if not self.terms:
             return str(self.const)
-        parts = [v.name if k == 1 else f"{v.name}*{k}" for v, k in self.terms.items()]
+        text = " + ".join([v.name if k == 1 else f"{v.name}*{k}" for v, k in self.terms.items()])
         if self.const:
-            parts.append(str(self.const))
-        return " + ".join(parts).replace("+ -", "- ") if len(parts) > 1 else parts[0]
+            text = f"{text} + {self.const}"
+        return text.replace("+ -", "- ") if "+ -" in text else text
+
+
+def _affine(terms: dict[Var, int], const: int) -> Affine:
+    """The sum of these terms, none of which is zero; the table is shared, since nobody changes one."""
+    made = object.__new__(Affine)
+    made.terms = terms
+    made.const = const
+    return made
 
 
 class Var:

@@ -68,25 +68,27 @@ def _body(body: Iterable[Stmt], depth: int) -> Iterable[str]:
 
 
 def _index(index: Iterable[Index]) -> str:
-    entries = (f"clamp({show(i.value)}, {i.extent})" if isinstance(i, Bounded) else str(i) for i in index)
+    entries = [f"clamp({show(i.value)}, {i.extent})" if isinstance(i, Bounded) else str(i) for i in index]
     return f"[{', '.join(entries)}]"
 
 
 def show(e: Expr) -> str:
     """An expression, fully parenthesised."""
     match e:
-        case LaneReduce(op, x):
-            return f"lanes_{op}({show(x)})"
-        case LaneShuffle(x, y, lanes):
-            return f"shuffle({show(x)}, {show(y)}, {list(lanes)})"
+        case ex.Fma(x, y, z):
+            return f"fma({show(x)}, {show(y)}, {show(z)})"
+        case Load() | TileRead() | ex.Const():
+            return _leaf(e)
         case ex.Binary(op, x, y) | ex.Compare(op, x, y):
             return f"({show(x)} {_INFIX[op]} {show(y)})" if op in _INFIX else f"{op}({show(x)}, {show(y)})"
         case ex.Unary(op, x):
             return f"{op}({show(x)})"
         case ex.Select(c, yes, no):
             return f"select({show(c)}, {show(yes)}, {show(no)})"
-        case ex.Fma(x, y, z):
-            return f"fma({show(x)}, {show(y)}, {show(z)})"
+        case LaneReduce(op, x):
+            return f"lanes_{op}({show(x)})"
+        case LaneShuffle(x, y, lanes):
+            return f"shuffle({show(x)}, {show(y)}, {list(lanes)})"
         case ex.Cast(x, dtype):
             return f"{dtype.value}({show(x)})"
         case ex.Bitcast(x, dtype):
@@ -96,14 +98,14 @@ def show(e: Expr) -> str:
 
 def _leaf(e: Expr) -> str:
     match e:
-        case ex.Const(value, dtype):
-            return repr(value) if dtype in (DType.F32, DType.BOOL) else f"{dtype.value}({value!r})"
-        case ex.Param(index):
-            return f"${index}"
         case Load(buffer, index):
             return f"{buffer.name}{_index(index)}"
         case TileRead(tile, index):
             return f"{tile.name}{_index(index)}"
+        case ex.Const(value, dtype):
+            return repr(value) if dtype in (DType.F32, DType.BOOL) else f"{dtype.value}({value!r})"
+        case ex.Param(index):
+            return f"${index}"
         case IndexValue(index):
             return f"index({index})"
     raise LoopError(f"no text for {type(e).__name__}")

@@ -34,22 +34,32 @@ class Fuse(Pass):
     def proposals(self, graph: Graph) -> Iterator[Patch | Decision]:
         for wanted in (Trait.ANCHOR, Trait.POINTWISE):
             done: set[Node] = set()
+            readers = _Readers(graph)
             while (
                 start := next((n for n in graph.nodes if wanted in n.op.traits and n not in done), None)
             ) is not None:
                 done.add(start)
-                grown = _Region(graph, start, self.target).grow()
+                grown = _Region(graph, start, self.target, readers).grow()
                 if grown is not None:
                     yield grown
+                if isinstance(grown, Patch):
+                    readers = _Readers(graph)
+
+
+class _Readers:
+    """Who reads what, and in which order the nodes are, at one moment."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.users = graph.users()
+        self.rank = {node: i for i, node in enumerate(graph.nodes)}
 
 
 class _Region:
     """Grows from one node. `nodes` always has a single result that is read outside."""
 
-    def __init__(self, graph: Graph, start: Node, target: Target) -> None:
+    def __init__(self, graph: Graph, start: Node, target: Target, readers: _Readers) -> None:
         self.graph, self.start, self.target = graph, start, target
-        self.users = graph.users()
-        self.rank = {node: i for i, node in enumerate(graph.nodes)}
+        self.users, self.rank = readers.users, readers.rank
         self.nodes = [start]
         self.blocks = start.op.preference(
             [None if v is None else v.type for v in start.inputs], [v.type for v in start.outputs]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 from glulam.compiler.errors import GraphError
@@ -85,9 +86,13 @@ class Uses:
     """Who reads what, at one moment: made anew after each change of the graph."""
 
     def __init__(self, graph: Graph) -> None:
-        self._users = graph.users()
+        self._graph = graph
         self._outputs = set(graph.outputs.values())
         self.nodes = frozenset(graph.nodes)
+
+    @cached_property
+    def _users(self) -> dict[Value, list[Node]]:
+        return self._graph.users()
 
     def users(self, value: Value) -> list[Node]:
         return self._users.get(value, [])
@@ -141,7 +146,7 @@ def run_passes(
 ) -> list[PassReport]:
     """Run the passes in order on a graph that the caller owns; it is changed in place.
 
-    The graph is verified before the first pass and after each one. `disable` names passes to leave out; `stop_after`
+    The graph is verified before the first pass and after each one that changed it. `disable` names passes to leave out; `stop_after`
     is the number of patches after which optional passes do nothing more; `dump` is called with the name of each pass
     and the text of the graph after it (first with "input").
     Raises GraphError if a pass breaks the graph, lacks what it requires, or must not be disabled.
@@ -161,7 +166,8 @@ def run_passes(
         if limit == 0:
             continue
         reports.append(_run(each, graph, limit))
-        _verify_after(each, graph)
+        if reports[-1].changed:
+            _verify_after(each, graph)
         held.update(each.ensures)
         if dump:
             dump(each.name, to_text(graph))
