@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from weakref import WeakKeyDictionary
 
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import DType
@@ -20,6 +21,7 @@ from glulam.compiler.loops.ir import (
     LaneShuffle,
     Load,
     Prefetch,
+    Section,
     Stmt,
     Store,
     TileRead,
@@ -35,12 +37,20 @@ def show_kernel(kernel: Kernel) -> str:
     lines = [f"kernel {kernel.name} {{"]
     for buffer in (*kernel.params, *kernel.scratch):
         lines.append(f"  {_buffer(buffer)}")
-    for section in kernel.sections:
+    return "\n".join([*lines, *map(_section, kernel.sections), "}"]) + "\n"
+
+
+_SECTIONS: WeakKeyDictionary[Section, str] = WeakKeyDictionary()
+"""Texts of finished sections: a kernel is printed to be compared with others, and again under its name."""
+
+
+def _section(section: Section) -> str:
+    text = _SECTIONS.get(section)
+    if text is None:
         head = ", ".join(f"{v.name} < {v.extent}" for v in section.vars)
-        lines.append(f"  parallel {head} {{")
-        lines.extend(_body(section.body, 2))
-        lines.append("  }")
-    return "\n".join([*lines, "}"]) + "\n"
+        text = "\n".join([f"  parallel {head} {{", *_body(section.body, 2), "  }"])
+        _SECTIONS[section] = text
+    return text
 
 
 def _buffer(b: Buffer) -> str:

@@ -146,9 +146,9 @@ def run_passes(
 ) -> list[PassReport]:
     """Run the passes in order on a graph that the caller owns; it is changed in place.
 
-    The graph is verified before the first pass and after each one that changed it. `disable` names passes to leave out; `stop_after`
-    is the number of patches after which optional passes do nothing more; `dump` is called with the name of each pass
-    and the text of the graph after it (first with "input").
+    The graph is verified before the first pass and after each one that changed it. `disable` names passes to leave out;
+    `stop_after` is the number of patches after which optional passes do nothing more; `dump` is called with the name of
+    each pass and the text of the graph after it (first with "input").
     Raises GraphError if a pass breaks the graph, lacks what it requires, or must not be disabled.
     """
     _check_disabled(passes, disable)
@@ -165,8 +165,9 @@ def run_passes(
         limit = max(stop_after - done, 0) if stop_after is not None and each.optional else None
         if limit == 0:
             continue
+        before = _wiring(graph)
         reports.append(_run(each, graph, limit))
-        if reports[-1].changed:
+        if reports[-1].changed or _wiring(graph) != before:
             _verify_after(each, graph)
         held.update(each.ensures)
         if dump:
@@ -184,6 +185,11 @@ def _run(each: Pass, graph: Graph, limit: int | None) -> PassReport:
         report.changed |= more.changed
         report.decisions += more.decisions
     return report
+
+
+def _wiring(graph: Graph) -> tuple[object, ...]:
+    """What differs after a change that a pass does not own up to."""
+    return list(graph.nodes), [(node.op, node.inputs) for node in graph.nodes], dict(graph.outputs)
 
 
 def _check_disabled(passes: Sequence[Pass], disable: Collection[str]) -> None:

@@ -10,7 +10,7 @@ from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.text import to_text
 from glulam.compiler.graph.types import f32
 from glulam.compiler.graph.verify import verify
-from toy_ops import Halve, Note, Plus
+from toy_ops import Note, Plus
 
 
 def chain() -> Graph:
@@ -86,3 +86,33 @@ def test_chains_of_replacements_are_followed():
     verify(graph)
     assert graph.nodes == []
     assert graph.outputs == {"y": graph.inputs["x"], "z": graph.inputs["x"]}
+
+
+def test_a_whole_chain_that_nobody_needs_goes():
+    graph = Graph()
+    x = graph.input("x", f32(4))
+    value = x
+    for i in range(5):
+        value = graph.apply(Note(i), value, name=f"n{i}")
+    graph.output("y", graph.apply(Note(9), value, name="last"))
+    patch = Patch(graph, "short cut")
+    patch.replace(value, x)
+    patch.commit()
+    verify(graph)
+    assert [node.name for node in graph.nodes] == ["last"]
+
+
+def test_order_is_restored_where_readers_get_a_value_that_was_computed_later():
+    graph = Graph()
+    x = graph.input("x", f32(4))
+    early = graph.apply(Note(1), x, name="early")
+    reader = graph.apply(Note(2), early, name="reader")
+    late = graph.apply(Note(1), x, name="late")
+    graph.output("y", reader)
+    graph.output("z", late)
+    patch = Patch(graph, "the later of two equal ones")
+    patch.replace(early, late)
+    patch.commit()
+    verify(graph)
+    assert [node.name for node in graph.nodes] == ["late", "reader"]
+    assert reader.producer.inputs == (late,)

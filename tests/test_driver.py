@@ -1,0 +1,54 @@
+"""The way from a graph to an artifact as a whole: what it leaves alone, and that it gives the same every time."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+
+from glulam.compiler.driver import build_artifact, without_collector
+from glulam.compiler.errors import UnsupportedError
+from glulam.compiler.graph.graph import Graph
+from glulam.compiler.graph.types import f32
+from glulam.compiler.ops import Conv, Relu
+from glulam.compiler.options import Options
+
+
+def network():
+    graph = Graph()
+    x = graph.input("x", f32(1, 3, 9, 9))
+    w = graph.constant(np.random.default_rng(0).standard_normal((17, 3, 3, 3), dtype=np.float32))
+    graph.output("y", graph.apply(Relu(), graph.apply(Conv((1, 1), ((1, 1), (1, 1)), (1, 1)), x, w, None)))
+    return graph
+
+
+@pytest.fixture(params=[True, False], ids=["collected", "uncollected"])
+def collector(request):
+    was = gc.isenabled()
+    (gc.enable if request.param else gc.disable)()
+    yield request.param
+    (gc.enable if was else gc.disable)()
+
+
+def test_the_collector_is_as_it_was(collector):
+    build_artifact(network(), Options())
+    assert gc.isenabled() is collector
+
+
+def test_the_collector_is_as_it_was_after_an_error(collector):
+    def failing():
+        with without_collector():
+            assert not gc.isenabled()
+            raise UnsupportedError("no kernel")
+
+    with pytest.raises(UnsupportedError):
+        failing()
+    assert gc.isenabled() is collector
+
+
+def test_the_same_graph_gives_the_same_artifact():
+    one, two = (build_artifact(network(), Options(cache=False)) for _ in range(2))
+    assert one.object_code == two.object_code
+    assert one.graph_text == two.graph_text
+    np.testing.assert_array_equal(one.weights, two.weights)
