@@ -10,7 +10,7 @@ from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.text import to_text
 from glulam.compiler.graph.types import f32
 from glulam.compiler.graph.verify import verify
-from toy_ops import Note, Plus
+from toy_ops import Halve, Note, Plus
 
 
 def chain() -> Graph:
