@@ -14,7 +14,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,38 +57,45 @@ class Cache:
 
     def put(self, key: str, contents: bytes) -> None:
         """Store the contents if that can be done; then let go of what is too much."""
-        if self.folder is None or len(contents) > self.limit:
+        self.put_all({key: contents})
+
+    def put_all(self, entries: Mapping[str, bytes]) -> None:
+        """Store several at once."""
+        if self.folder is None or not entries or sum(map(len, entries.values())) > self.limit:
             return
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for key, contents in entries.items():
+                self._write(key, contents)
+        except OSError:
+            return
+        self._shrink(keep={self._path(key) for key in entries})
+
+    def _write(self, key: str, contents: bytes) -> None:
         path = self._path(key)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY}")
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            try:
-                with temporary.open("xb") as file:
-                    file.writelines((_MAGIC, _seal(key, contents), contents))
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError:
-            return
-        self._shrink(keep=path)
+            with temporary.open("xb") as file:
+                file.writelines((_MAGIC, _seal(key, contents), contents))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None
         return self.folder / f"{key}{_SUFFIX}"
 
-    def _shrink(self, keep: Path) -> None:
+    def _shrink(self, keep: Set[Path]) -> None:
         """Remove abandoned files, and the oldest entries until the others have room; others may do so at once."""
-        entries = []
+        entries, room = [], self.limit
         for path, status in self._files():
             if path.suffix == _TEMPORARY and time.time() - status.st_mtime > _ABANDONED:
                 with suppress(OSError):
                     path.unlink()
-            elif path.suffix == _SUFFIX and path != keep:
-                entries.append((status.st_mtime, status.st_size, path))
-        room = self.limit - sum(size for _, size, _ in entries)
-        with suppress(OSError):
-            room -= keep.stat().st_size
+            elif path.suffix == _SUFFIX:
+                room -= status.st_size
+                if path not in keep:
+                    entries.append((status.st_mtime, status.st_size, path))
         for _, size, path in sorted(entries):
             if room >= 0:
                 break

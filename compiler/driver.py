@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -12,7 +12,7 @@ from itertools import takewhile
 
 from glulam.compiler.cache import NO_CACHE, Cache, default_cache, key_of
 from glulam.compiler.codegen.entry import EntryLoop, EntryStep, emit_entry
-from glulam.compiler.codegen.module import build_object, generator
+from glulam.compiler.codegen.module import build_objects, declarations, generator
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.text import to_text
 from glulam.compiler.loops.printer import show_kernel
@@ -27,12 +27,14 @@ from glulam.compiler.pipeline import disabled_passes, pipeline
 from glulam.compiler.targets import Target, target
 from glulam.compiler.tuning import Tuned, tune
 from glulam.runtime.artifact import Artifact
+from glulam.runtime.library import pack
 from glulam.runtime.manifest import Manifest, StepInfo, TensorSpec
 from glulam.runtime.model import Model
 
 VERSION = "0.1.0"
 
 _FEW_THREADS = 2
+_ENTRY = "entry"
 
 
 def compile_graph(graph: Graph, options: Options | None = None) -> Model:
@@ -130,29 +132,42 @@ def cut_for(machine: Target, options: Options) -> Target:
 
 
 def emit_program(program: Program, machine: Target, cache: Cache = NO_CACHE) -> bytes:
-    """The object file of the program's kernels and entry points, from the cache if the same was emitted before."""
-    entry = emit_entry(
-        entry_loops(program),
+    """The library of the program's kernels and entry points, from the cache what was emitted for any program before."""
+    made_by = (VERSION, *generator(), repr(machine))
+    keys = {k.name: key_of("kernel", (*made_by, show_kernel(replace(k, name="kernel")))) for k in program.kernels}
+    kernels = [replace(kernel, name=_symbol(keys[kernel.name])) for kernel in program.kernels]
+    entry = declarations(kernels) + emit_entry(
+        entry_loops(program, {name: _symbol(key) for name, key in keys.items()}),
         inputs=len(program.inputs),
         outputs=len(program.outputs),
         scratch_bytes=program.scratch_bytes,
         triple=machine.triple,
     )
-    key = key_of("code", (VERSION, *generator(), repr(machine), entry, *map(show_kernel, program.kernels)))
-    code = cache.get(key)
-    if code is None:
-        code = build_object(program.kernels, entry, machine)
-        cache.put(key, code)
-    return code
+    keys[_ENTRY] = key_of("entry", (*made_by, entry))
+    objects = {name: cache.get(key) for name, key in keys.items()}
+    missing = [name for name, code in objects.items() if code is None]
+    made = build_objects(
+        [kernel for kernel, name in zip(kernels, keys, strict=False) if name in missing],
+        machine,
+        entry if _ENTRY in missing else "",
+    )
+    new = dict(zip(missing, made, strict=True))
+    cache.put_all({keys[name]: code for name, code in new.items()})
+    return pack({f"{name}.o": new[name] if code is None else code for name, code in objects.items()})
 
 
-def entry_loops(program: Program) -> list[EntryLoop]:
-    """The program's calls, in loops where they repeat."""
+def _symbol(key: str) -> str:
+    """What a kernel is called in object code: the same in every program, and unlike all others."""
+    return f"kernel_{key.rpartition('-')[2][:32]}"
+
+
+def entry_loops(program: Program, symbols: Mapping[str, str]) -> list[EntryLoop]:
+    """The program's calls, in loops where they repeat; `symbols` are the kernels' names in the object code."""
     functions = {function: number for number, function in enumerate(program.foreign)}
 
     def called(step: Step) -> EntryStep:
         return EntryStep(
-            step.kernel.name,
+            symbols.get(step.kernel.name, step.kernel.name),
             tuple((ref.space, ref.index, ref.offset) for ref in step.refs),
             step.kernel.extent,
             step.grain,

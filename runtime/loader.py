@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from glulam.runtime import abi, cpu
 from glulam.runtime.errors import ArtifactError
+from glulam.runtime.library import is_library, unpack
 
 _POINTER = ctypes.c_void_p
 _I64 = ctypes.c_int64
@@ -30,7 +32,9 @@ _COFF_MACHINE = {"x86_64": b"\x64\x86", "aarch64": b"\x64\xaa"}
 
 
 class NativeCode:
-    """A loaded program. Its functions live as long as this object; all of them release the interpreter lock.
+    """A loaded program: one object file, or a library of several.
+
+    Its functions live as long as this object; all of them release the interpreter lock.
 
     Raises:
         CpuMismatchError: the machine cannot execute the code; nothing was loaded.
@@ -39,8 +43,10 @@ class NativeCode:
 
     def __init__(self, object_code: bytes, triple: str, cpu_features: tuple[str, ...]) -> None:
         cpu.check_host(triple, cpu_features)
-        _check_object(object_code)
-        self._engine = _load(object_code)
+        objects = list(unpack(object_code).values()) if is_library(object_code) else [object_code]
+        for code in objects:
+            _check_object(code)
+        self._engine = _load(objects)
         functions = {name: self._function(name) for name in abi.ENTRY_SYMBOLS}
         self.run_single = functions[abi.RUN_SINGLE]
         self.run_single_profiled = functions[abi.RUN_SINGLE_PROFILED]
@@ -68,8 +74,8 @@ def _check_object(code: bytes) -> None:
         raise ArtifactError(f"the object code is not in the format of {sys.platform} on {machine}")
 
 
-def _load(object_code: bytes) -> Any:
-    """An MCJIT engine that owns its TargetMachine and holds the code."""
+def _load(objects: Sequence[bytes]) -> Any:
+    """An MCJIT engine that owns its TargetMachine and holds the code of all objects, which may call each other."""
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
@@ -78,7 +84,8 @@ def _load(object_code: bytes) -> Any:
     machine = llvm.Target.from_default_triple().create_target_machine(reloc="pic", codemodel="small")
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     try:
-        engine.add_object_file(llvm.ObjectFileRef.from_data(object_code))
+        for code in objects:
+            engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     except RuntimeError as error:
         raise ArtifactError(f"LLVM refused the object code: {error}") from error
     engine.finalize_object()

@@ -12,6 +12,7 @@ import numpy as np
 from glulam.compiler.codegen.module import build_object
 from glulam.compiler.loops.interpreter import interpret
 from glulam.compiler.loops.verify import verify_kernel
+from glulam.runtime.library import unpack
 
 
 def aligned(array):
@@ -30,18 +31,19 @@ def entry_text(kernel):
     return f"define void @run({params}) {{\n  call void @{kernel.name}({params})\n  ret void\n}}\n"
 
 
-def load_object(code):
+def load_library(code):
     """The engine that holds the loaded code; it must outlive the calls."""
     machine = llvm.Target.from_default_triple().create_target_machine(reloc="pic", codemodel="small")
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    for member in unpack(code).values():
+        engine.add_object_file(llvm.ObjectFileRef.from_data(member))
     engine.finalize_object()
     return engine
 
 
 def run_native(kernel, arrays, target, cuts: Sequence[int] = (), begin=0, end=None):
     """Call the kernel on flat arrays, its iterations cut at the given places and run from the last piece on."""
-    engine = load_object(build_object([kernel], entry_text(kernel), target))
+    engine = load_library(build_object([kernel], entry_text(kernel), target))
     signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (len(arrays) + 1), ctypes.c_int64, ctypes.c_int64)
     function = signature(engine.get_function_address("run"))
     scratch = aligned(np.full(kernel.scratch_bytes + 64, 0xFF, np.uint8))

@@ -24,10 +24,15 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def builds(monkeypatch):
-    """Each call of LLVM appends to this list."""
+    """The kernels that LLVM makes code of, one after the other, and "entry" for entry points."""
     calls = []
-    build = driver.build_object
-    monkeypatch.setattr(driver, "build_object", lambda *args: calls.append(args) or build(*args))
+    build = driver.build_objects
+
+    def recorded(kernels, machine, entry):
+        calls.extend([*(kernel.name for kernel in kernels), *(["entry"] if entry else [])])
+        return build(kernels, machine, entry)
+
+    monkeypatch.setattr(driver, "build_objects", recorded)
     return calls
 
 
@@ -39,13 +44,49 @@ def entries(folder):
     return sorted(folder.glob("*.entry"))
 
 
+def deeper(channels=4):
+    """The network with a second layer behind it."""
+    more = [gl.layers.Conv2d(channels, 1), gl.layers.Sigmoid()]
+    return gl.Sequential([gl.layers.Input((3, 8, 8)), gl.layers.Conv2d(4, 3), gl.layers.ReLU(), *more])
+
+
 def test_the_same_code_is_generated_once(folder, builds):
     x = np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)
-    first, second = gl.compile(network()), gl.compile(network())
-    assert len(builds) == 1
-    assert len(entries(folder)) == 1
+    first = gl.compile(network())
+    made = list(builds)
+    second = gl.compile(network())
+    assert builds == made
+    assert made[-1] == "entry"
+    assert len(entries(folder)) == len(made)
     np.testing.assert_array_equal(first(x), second(x))
     assert first.manifest == second.manifest
+
+
+def test_networks_share_kernels(folder, builds):
+    """Another layer costs its own kernel and the entry points; a change to it likewise."""
+    x = np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)
+    expected = [gl.compile(net, cache=False)(x) for net in (network(), deeper(), deeper(5))]
+    builds.clear()
+    shared = set()
+    for net, wanted in zip((network(), deeper(), deeper(5)), expected, strict=True):
+        np.testing.assert_array_equal(gl.compile(net)(x), wanted)
+        assert not shared & set(builds)
+        shared |= {name for name in builds if name != "entry"}
+        assert builds[-1] == "entry"
+        builds.clear()
+    assert len(shared) < 7  # without sharing there would be three for each network
+
+
+def test_what_is_missing_is_made_anew(folder, builds):
+    x = np.ones((1, 3, 8, 8), np.float32)
+    expected = gl.compile(deeper())(x)
+    made = len(builds)
+    for path in entries(folder):
+        path.unlink()
+        builds.clear()
+        np.testing.assert_array_equal(gl.compile(deeper())(x), expected)
+        assert len(builds) == 1
+    assert len(entries(folder)) == made
 
 
 @pytest.mark.parametrize(
@@ -54,7 +95,9 @@ def test_the_same_code_is_generated_once(folder, builds):
 def test_other_code_is_another_entry(folder, builds, settings):
     driver.build_artifact(network().graph(), gl.Options())
     driver.build_artifact(network().graph(), gl.Options(**settings))
-    assert len(builds) == len(entries(folder)) == 2
+    assert builds.count("entry") == 2
+    assert len(set(builds)) == len(builds) - 1
+    assert len(entries(folder)) == len(builds)
 
 
 def test_whoever_wants_none_gets_none(folder, builds, monkeypatch):
@@ -62,7 +105,7 @@ def test_whoever_wants_none_gets_none(folder, builds, monkeypatch):
     gl.compile(network(), cache=False)
     monkeypatch.setenv(caches.VARIABLE, "off")
     gl.compile(network())
-    assert len(builds) == 3
+    assert builds.count("entry") == 3
     assert not folder.exists()
 
 
@@ -79,14 +122,14 @@ def damaged(data):
 def test_damage_is_noticed_and_repaired(folder, builds):
     x = np.ones((1, 3, 8, 8), np.float32)
     expected = gl.compile(network())(x)
-    (path,) = entries(folder)
-    good = path.read_bytes()
-    for bad in damaged(good):
-        path.write_bytes(bad)
-        builds.clear()
-        np.testing.assert_array_equal(gl.compile(network())(x), expected)
-        assert len(builds) == 1
-        assert path.read_bytes() == good
+    for path in entries(folder):
+        good = path.read_bytes()
+        for bad in damaged(good):
+            path.write_bytes(bad)
+            builds.clear()
+            np.testing.assert_array_equal(gl.compile(network())(x), expected)
+            assert len(builds) == 1
+            assert path.read_bytes() == good
 
 
 def test_an_entry_under_another_key_is_not_believed(tmp_path):
@@ -116,7 +159,7 @@ def test_it_goes_on_where_nothing_can_be_written(tmp_path, monkeypatch, builds):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv(caches.VARIABLE, str(tmp_path / "file" / "below"))
     assert gl.compile(network())(np.zeros((1, 3, 8, 8), np.float32)).shape == (1, 4, 6, 6)
-    assert len(builds) == 1
+    assert builds.count("entry") == 1
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):

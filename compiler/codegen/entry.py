@@ -8,9 +8,9 @@ their memory is fixed in `runtime.abi`; how threads share the steps is in `codeg
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, groupby
+from itertools import groupby
 from typing import Literal
 
 from glulam.compiler.codegen.platform import Platform
@@ -89,17 +89,18 @@ def emit_entry(
     bindings = _Bindings(inputs, outputs)
     grouped = [(tuple(_grouped(loop)), loop.parts) for loop in loops]
     singles = [(tuple(_alone(loop)), loop.parts) for loop in loops]
+    groups = dict.fromkeys(group for row, _ in (*grouped, *singles) for group in row)
+    bodies = {group: f"@glulam.body.{number}" for number, group in enumerate(groups)}
     texts = [
-        _single(abi.RUN_SINGLE, loops, bindings, profiled=False),
-        _single(abi.RUN_SINGLE_PROFILED, loops, bindings, profiled=True),
-        *_bodies("glulam.body", grouped, bindings),
-        *_bodies("glulam.profiled.body", singles, bindings),
-        _walk("glulam.walk", "glulam.body", grouped, profiled=False),
-        _walk("glulam.walk.profiled", "glulam.profiled.body", singles, profiled=True),
+        *(_body(name, group, bindings) for group, name in bodies.items()),
+        _single(abi.RUN_SINGLE, grouped, bodies, profiled=False),
+        _single(abi.RUN_SINGLE_PROFILED, singles, bodies, profiled=True),
+        _walk("glulam.walk", grouped, bodies, profiled=False),
+        _walk("glulam.walk.profiled", singles, bodies, profiled=True),
         worker_functions(
             platform,
-            steps=sum(len(groups) * parts for groups, parts in singles),
-            rows=sum(len(groups) * parts for groups, parts in grouped),
+            steps=sum(len(row) * parts for row, parts in singles),
+            rows=sum(len(row) * parts for row, parts in grouped),
             scratch_stride=abi.scratch_stride(scratch_bytes),
         ),
     ]
@@ -142,6 +143,10 @@ def _alone(loop: EntryLoop) -> Iterator[_Group]:
     """Each step by itself."""
     for step, strides in zip(loop.steps, loop.strides, strict=True):
         yield _Group((step,), (strides,))
+
+
+_Row = tuple[tuple[_Group, ...], int]
+"""Groups that are taken in order, and how often."""
 
 
 @dataclass(frozen=True)
@@ -212,39 +217,9 @@ def _pointer_table(name: str, pointers: Sequence[str]) -> list[str]:
     return lines
 
 
-def _single(name: str, loops: Sequence[EntryLoop], bindings: _Bindings, *, profiled: bool) -> str:
-    """The run of one thread: every kernel over its whole extent, no atomics."""
-    lines = [f"define void @{name}(ptr %bind{', ptr %ticks' if profiled else ''}) nounwind {{", "entry:"]
-    lines += bindings.load_all([step for loop in loops for step in loop.steps])
-    lines += [
-        f"  %scratch.slot = getelementptr i8, ptr %bind, i64 {abi.BIND_SCRATCH * abi.POINTER_BYTES}",
-        "  %scratch = load ptr, ptr %scratch.slot, align 8",
-    ]
-    lines += _stamp("start", "0") if profiled else []
-    first, block = 0, "entry"
-    for number, loop in enumerate(loops):
-        body = []
-        for i, (step, strides) in enumerate(zip(loop.steps, loop.strides, strict=True)):
-            label = f"{number}.{i}"
-            part = f"%part.{number}"
-            body += bindings.call(step, strides, label, part, "0", str(step.extent)) if step.extent else []
-            body += _numbered(label, number, first + i + 1, len(loop.steps), loop.parts) if profiled else []
-            body += _stamp(label, f"%number.{label}") if profiled else []
-        lines += _repeated(number, loop.parts, body, block)
-        first, block = first + len(loop.steps) * loop.parts, _last_block(number, loop.parts, block)
-    return "\n".join([*lines, "  ret void", "}"])
-
-
-def _bodies(name: str, rows: Sequence[tuple[Sequence[_Group], int]], bindings: _Bindings) -> Iterator[str]:
-    numbers = count()
-    for groups, _ in rows:
-        for group in groups:
-            yield _body(f"{name}.{next(numbers)}", group, bindings)
-
-
 def _body(name: str, group: _Group, bindings: _Bindings) -> str:
     """One group as a function of (bind, scratch, part, begin, end); one of one-chunk steps ignores the range."""
-    lines = [f"define internal void @{name}(ptr %bind, ptr %scratch, i64 %part, i64 %begin, i64 %end) nounwind {{"]
+    lines = [f"define internal void {name}(ptr %bind, ptr %scratch, i64 %part, i64 %begin, i64 %end) nounwind {{"]
     lines += bindings.load_all(group.members)
     for number, (step, strides) in enumerate(zip(group.members, group.strides, strict=True)):
         begin, end = ("%begin", "%end") if step.chunks > 1 else ("0", str(step.extent))
@@ -252,7 +227,23 @@ def _body(name: str, group: _Group, bindings: _Bindings) -> str:
     return "\n".join([*lines, "  ret void", "}"])
 
 
-def _walk(name: str, body: str, rows: Sequence[tuple[Sequence[_Group], int]], *, profiled: bool) -> str:
+def _single(name: str, rows: Sequence[_Row], bodies: Mapping[_Group, str], *, profiled: bool) -> str:
+    """The run of one thread: every group over its whole extent, no atomics."""
+    lines = [
+        f"define void @{name}(ptr %bind{', ptr %ticks' if profiled else ''}) nounwind {{",
+        "entry:",
+        f"  %scratch.slot = getelementptr i8, ptr %bind, i64 {abi.BIND_SCRATCH * abi.POINTER_BYTES}",
+        "  %scratch = load ptr, ptr %scratch.slot, align 8",
+    ]
+
+    def do(group: _Group, label: str, part: str) -> list[str]:
+        call = f"  call void {bodies[group]}(ptr %bind, ptr %scratch, i64 {part}, i64 0, i64 {group.members[0].extent})"
+        return [call] if group.chunks else []
+
+    return "\n".join([*lines, *_in_order(rows, do, profiled=profiled), "  ret void", "}"])
+
+
+def _walk(name: str, rows: Sequence[_Row], bodies: Mapping[_Group, str], *, profiled: bool) -> str:
     """What every thread of a shared run does: all groups in order, each claimed in chunks, until it is complete."""
     ticks = ", ptr %ticks" if profiled else ""
     lines = [
@@ -262,19 +253,28 @@ def _walk(name: str, body: str, rows: Sequence[tuple[Sequence[_Group], int]], *,
         "  %lines = add i64 %shares, 1",
         f"  %stride = mul i64 %lines, {abi.CACHE_LINE}",
     ]
-    lines += _stamp("start", "0") if profiled else []
-    functions, first, block = count(), 0, "entry"
+
+    def do(group: _Group, label: str, part: str) -> list[str]:
+        return _take(group, label, bodies[group], part)
+
+    return "\n".join([*lines, *_in_order(rows, do, profiled=profiled), "  ret void", "}"])
+
+
+def _in_order(rows: Sequence[_Row], do: Callable[[_Group, str, str], list[str]], *, profiled: bool) -> list[str]:
+    """All groups one after the other; `do(group, label, part)` may use %number.label, the number of the call."""
+    lines = _stamp("start", "0") if profiled else []
+    first, block = 0, "entry"
     for number, (groups, parts) in enumerate(rows):
         inner = []
         for i, group in enumerate(groups):
             label = f"{number}.{i}"
             inner += _numbered(label, number, first + i, len(groups), parts)
-            inner += _take(group, label, f"@{body}.{next(functions)}", "0" if parts == 1 else f"%part.{number}")
+            inner += do(group, label, "0" if parts == 1 else f"%part.{number}")
             if profiled:
                 inner += [f"  %after.{label} = add i64 %number.{label}, 1", *_stamp(label, f"%after.{label}")]
         lines += _repeated(number, parts, inner, block)
         first, block = first + len(groups) * parts, _last_block(number, parts, block)
-    return "\n".join([*lines, "  ret void", "}"])
+    return lines
 
 
 def _take(group: _Group, label: str, body: str, part: str) -> list[str]:

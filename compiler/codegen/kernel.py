@@ -57,7 +57,7 @@ class _Emitter:
             self.section(section, first)
             first += section.extent
         body = "\n".join(self.function.lines)
-        return f"define internal void @{self.kernel.name}({head}) #0 {{\nentry:\n{body}\n  ret void\n}}\n"
+        return f"define void @{self.kernel.name}({head}) #0 {{\nentry:\n{body}\n  ret void\n}}\n"
 
     # ---- loops
 

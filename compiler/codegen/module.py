@@ -1,9 +1,10 @@
-"""All kernels of a model and its entry functions as one object file, by LLVM."""
+"""Kernels of a model and its entry functions as object files, by LLVM."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -14,15 +15,31 @@ from glulam.compiler.codegen.kernel import emit_kernel
 from glulam.compiler.errors import CompileError
 from glulam.compiler.loops.ir import Kernel
 from glulam.compiler.targets import Target
+from glulam.runtime.library import pack
 
 
-def build_object(kernels: Sequence[Kernel], entry_text: str, target: Target) -> bytes:
-    """An object file, position independent, that exports what `entry_text` (LLVM IR that calls the kernels) defines.
+def build_objects(kernels: Sequence[Kernel], target: Target, entry_text: str = "") -> list[bytes]:
+    """Object files, position independent: one for each kernel, which it exports under its name, and one for the entry.
 
+    `entry_text` is LLVM IR that declares and calls kernels, of these or other objects; "" for none.
     Raises CompileError if LLVM refuses the text.
     """
     machine = _machine(target)
-    return bytes(machine.emit_object(_optimised(kernels, entry_text, target, machine)))
+    with ThreadPoolExecutor(1) as aside:  # LLVM needs no interpreter lock: it works while the next text is written
+        made = [aside.submit(_object, text, target, machine) for text in _texts(kernels, entry_text, target)]
+        return [each.result() for each in made]
+
+
+def build_object(kernels: Sequence[Kernel], entry_text: str, target: Target) -> bytes:
+    """All of it as one library; what `entry_text` calls of the kernels need not be declared there."""
+    names = [*(f"{kernel.name}.o" for kernel in kernels), "entry.o"]
+    objects = build_objects(kernels, target, declarations(kernels) + entry_text)
+    return pack(dict(zip(names, objects, strict=True)))
+
+
+def declarations(kernels: Sequence[Kernel]) -> str:
+    """LLVM IR by which entry points know kernels of other objects."""
+    return "".join(f"declare void @{k.name}({'ptr, ' * (len(k.params) + 1)}i64, i64)\n" for k in kernels)
 
 
 def generator() -> tuple[str, ...]:
@@ -41,7 +58,9 @@ def _sources() -> str:
 def build_assembly(kernels: Sequence[Kernel], entry_text: str, target: Target) -> str:
     """The same code as assembly, for inspection."""
     machine = _machine(target)
-    return str(machine.emit_assembly(_optimised(kernels, entry_text, target, machine)))
+    texts = _texts(kernels, declarations(kernels) + entry_text if entry_text else "", target)
+    modules = (_parsed(text, target, machine) for text in texts)
+    return "\n".join(str(machine.emit_assembly(module)) for module in modules)
 
 
 def module_text(kernels: Sequence[Kernel], entry_text: str, target: Target) -> str:
@@ -55,20 +74,18 @@ def module_text(kernels: Sequence[Kernel], entry_text: str, target: Target) -> s
     return _text(target, declarations, [*functions, entry])
 
 
-def _optimised(
-    kernels: Sequence[Kernel], entry_text: str, target: Target, machine: llvm.TargetMachine
-) -> llvm.ModuleRef:
-    """One module, linked from one for each function: text takes several times the memory of what it says."""
-    entry, declarations = _declared(entry_text)
-    prototypes = {f"declare void @{k.name}({', '.join(['ptr'] * (len(k.params) + 1))}, i64, i64)" for k in kernels}
-    module = _parsed(_text(target, declarations | prototypes, [entry]), target)
+def _texts(kernels: Sequence[Kernel], entry_text: str, target: Target) -> Iterator[str]:
+    """A module for each kernel and for the entry points: the text of all takes several times the memory of the code."""
     for kernel in kernels:
         text, needs = emit_kernel(kernel, target)
-        visible = text.replace("define internal", "define", 1)  # what is internal cannot be linked
-        module.link_in(_parsed(_text(target, needs, [visible]), target))
-        module.get_function(kernel.name).linkage = llvm.Linkage.internal
-    module.data_layout = str(machine.target_data)
-    return module
+        yield _text(target, needs, [text])
+    if entry_text:
+        entry, declarations = _declared(entry_text)
+        yield _text(target, declarations, [entry])
+
+
+def _object(text: str, target: Target, machine: llvm.TargetMachine) -> bytes:
+    return bytes(machine.emit_object(_parsed(text, target, machine)))
 
 
 def _declared(text: str) -> tuple[str, set[str]]:
@@ -84,7 +101,7 @@ def _text(target: Target, declarations: Iterable[str], functions: Iterable[str])
     return "\n".join([head, *sorted(declarations), *functions, f"attributes #0 = {{ {attributes} }}", ""])
 
 
-def _parsed(text: str, target: Target) -> llvm.ModuleRef:
+def _parsed(text: str, target: Target, machine: llvm.TargetMachine) -> llvm.ModuleRef:
     try:
         module = llvm.parse_assembly(text)
         module.verify()
@@ -95,6 +112,7 @@ def _parsed(text: str, target: Target) -> llvm.ModuleRef:
         )
         refused.add_note(text)
         raise refused from error
+    module.data_layout = str(machine.target_data)
     return module
 
 

@@ -7,13 +7,14 @@ import re
 import pytest
 from native import entry_text
 
-from glulam.compiler.codegen.module import build_assembly, build_object, module_text
+from glulam.compiler.codegen.module import build_assembly, build_object, build_objects, module_text
 from glulam.compiler.errors import CompileError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Fma
 from glulam.compiler.loops.ir import Access, Builder
 from glulam.compiler.targets import NAMED, target
+from glulam.runtime.library import unpack
 
 TARGETS = [pytest.param(t, id=t.name) for t in NAMED]
 MACHINES = {"x86_64": 62, "aarch64": 183}  # e_machine of the ELF header
@@ -30,9 +31,11 @@ def multiply_adds(lanes, name="muladd"):
 @pytest.mark.parametrize("machine", TARGETS)
 def test_every_target_gives_an_object_file(machine):
     kernel = multiply_adds(machine.lanes)
-    code = build_object([kernel], entry_text(kernel), machine)
-    assert code[:4] == b"\x7fELF"
-    assert int.from_bytes(code[18:20], "little") == MACHINES[machine.architecture]
+    members = unpack(build_object([kernel], entry_text(kernel), machine))
+    assert list(members) == ["muladd.o", "entry.o"]
+    for code in members.values():
+        assert code[:4] == b"\x7fELF"
+        assert int.from_bytes(code[18:20], "little") == MACHINES[machine.architecture]
 
 
 @pytest.mark.parametrize("machine", TARGETS)
@@ -63,10 +66,15 @@ def test_only_the_named_level_is_used():
     assert "ymm" not in build_assembly([kernel], entry_text(kernel), target("x86-64-v2"))
 
 
-def test_only_the_entry_is_exported():
+def test_kernels_and_the_entry_are_exported_and_nothing_else():
     kernels = [multiply_adds(16, "first"), multiply_adds(8, "second")]
     text = build_assembly(kernels, entry_text(kernels[0]), target("x86-64-v4"))
-    assert re.findall(r"\.globl\s+(\w+)", text) == ["run"]
+    assert re.findall(r"\.globl\s+(\w+)", text) == ["first", "second", "run"]
+
+
+def test_an_object_of_a_kernel_does_not_depend_on_the_others():
+    one, two = multiply_adds(16, "first"), multiply_adds(8, "second")
+    assert build_objects([one, two], target()) == [*build_objects([one], target()), *build_objects([two], target())]
 
 
 def test_the_same_kernels_give_the_same_bytes():

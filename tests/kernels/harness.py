@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 
-import llvmlite.binding as llvm
 import numpy as np
+from native import load_library
 
 from glulam.compiler.codegen.module import build_object
 from glulam.compiler.graph.layout import PLAIN, Layout
@@ -112,12 +112,7 @@ def run_op(op, arrays, constants=(), target="native", native=True, out_halo=0, e
 def call(kernel, arrays, machine, split=True):
     """Run the kernel natively, its iterations in two calls to show that they are independent."""
     entry = _wrapper(kernel)
-    code = build_object([kernel], entry, machine)
-    engine = llvm.create_mcjit_compiler(
-        llvm.parse_assembly(""), llvm.Target.from_default_triple().create_target_machine()
-    )
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
+    engine = load_library(build_object([kernel], entry, machine))
     function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (len(arrays) + 1), ctypes.c_int64, ctypes.c_int64)(
         engine.get_function_address("test_entry")
     )

@@ -6,7 +6,7 @@ import ctypes
 
 import numpy as np
 from harness import from_physical, to_physical
-from native import aligned, entry_text, load_object
+from native import aligned, entry_text, load_library
 
 from glulam.compiler.codegen.module import build_object
 from glulam.compiler.graph.layout import PLAIN, Layout
@@ -100,7 +100,7 @@ class Lowering:
 
     def function(self, memory):
         """A call of the kernel's iterations from begin to end."""
-        engine = load_object(build_object([self.kernel], entry_text(self.kernel), self.machine))
+        engine = load_library(build_object([self.kernel], entry_text(self.kernel), self.machine))
         arrays = [memory[b.name] for b in self.kernel.params]
         signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (len(arrays) + 1), ctypes.c_int64, ctypes.c_int64)
         function = signature(engine.get_function_address("run"))
