@@ -26,7 +26,8 @@ USES_RUNTIME = {
     "compiler/errors.py": {"runtime.errors"},  # one root for all errors
     "compiler/codegen/entry.py": {"runtime.abi"},
     "compiler/codegen/workers.py": {"runtime.abi"},
-    "compiler/driver.py": {"runtime.artifact", "runtime.manifest", "runtime.model"},
+    "compiler/codegen/module.py": {"runtime.library"},
+    "compiler/driver.py": {"runtime.artifact", "runtime.library", "runtime.manifest", "runtime.model"},
     "compiler/tuning.py": {"runtime.artifact", "runtime.cpu", "runtime.model"},
     # an external function is one object from the op to the binding table
     "compiler/kernels/context.py": {"runtime.foreign"},

@@ -113,7 +113,8 @@ def _leaf(e: Expr) -> str:
         case TileRead(tile, index):
             return f"{tile.name}{_index(index)}"
         case ex.Const(value, dtype):
-            return repr(value) if dtype in (DType.F32, DType.BOOL) else f"{dtype.value}({value!r})"
+            text = repr(float(value) if dtype.is_float else value)
+            return text if dtype in (DType.F32, DType.BOOL) else f"{dtype.value}({text})"
         case ex.Param(index):
             return f"${index}"
         case IndexValue(index):

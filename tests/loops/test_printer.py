@@ -28,7 +28,7 @@ def test_equal_kernels_print_equal_text():
     ("e", "text"),
     [
         (Param(0) + 1.0, "($0 + 1.0)"),
-        (ex.maximum(Param(0), 0), "maximum($0, 0)"),
+        (ex.maximum(Param(0), 0), "maximum($0, 0.0)"),
         (ex.where(Param(0) < 0.5, Param(1), -math.inf), "select(($0 < 0.5), $1, -inf)"),
         (Const(3, DType.I64), "i64(3)"),
         (Cast(Param(0), DType.F64), "f64($0)"),

@@ -10,7 +10,7 @@ import pytest
 from glulam.runtime.errors import ArtifactError
 from glulam.runtime.library import is_library, pack, unpack
 
-MEMBERS = {"k0_conv.o": b"\x7fELF odd", "a_name_longer_than_sixteen_letters.o": bytes(range(256)), "entry.o": b""}
+MEMBERS = {
     "k0_conv.o": b"\x7fELF odd",
     "a_name_that_is_longer_than_sixteen_letters.o": bytes(range(256)),
     "entry.o": b"",
