@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ VERSION = "0.1.0"
 
 _FEW_THREADS = 2
 _ENTRY = "entry"
+_SWITCH_SECONDS = 0.0005
 
 
 def compile_graph(graph: Graph, options: Options | None = None) -> Model:
@@ -50,7 +52,7 @@ def build_artifact(graph: Graph, options: Options | None = None) -> Artifact:
     """What `compile_graph` loads and `Model.save` writes: for any target, also one that this machine cannot execute."""
     options = options or Options()
     machine = target(options.target)
-    with without_collector(), ThreadPoolExecutor(1) as aside:
+    with without_collector(), quick_switches(), ThreadPoolExecutor(1) as aside:
         optimised, reports = optimise(graph, options)
         materialise_outputs(optimised)
         # Most of the text is hashes of weights, which need no interpreter lock.
@@ -79,6 +81,17 @@ def without_collector() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def quick_switches() -> Iterator[None]:
+    """Threads that do their work outside the interpreter (LLVM, hashes, copies) get back in soon for the next piece."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, _SWITCH_SECONDS))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def optimise(

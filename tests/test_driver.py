@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import sys
 
 import numpy as np
 import pytest
 
-from glulam.compiler.driver import build_artifact, without_collector
+from glulam.compiler.driver import build_artifact, quick_switches, without_collector
 from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import f32
@@ -52,3 +53,19 @@ def test_the_same_graph_gives_the_same_artifact():
     assert one.object_code == two.object_code
     assert one.graph_text == two.graph_text
     np.testing.assert_array_equal(one.weights, two.weights)
+
+
+def test_threads_switch_as_before_afterwards():
+    before = sys.getswitchinterval()
+    try:
+        for seconds in (0.005, 0.0001):
+            sys.setswitchinterval(seconds)
+            wanted = sys.getswitchinterval()
+            with quick_switches():
+                assert sys.getswitchinterval() <= wanted
+            with pytest.raises(UnsupportedError), quick_switches():
+                raise UnsupportedError("no")
+            build_artifact(network(), Options())
+            assert sys.getswitchinterval() == wanted
+    finally:
+        sys.setswitchinterval(before)
