@@ -34,7 +34,6 @@ from glulam.runtime.model import Model
 
 VERSION = "0.1.0"
 
-_FEW_THREADS = 2
 _ENTRY = "entry"
 _SWITCH_SECONDS = 0.0005
 
@@ -140,8 +139,8 @@ def lower(graph: Graph, options: Options | None = None) -> Program:
 
 
 def cut_for(machine: Target, options: Options) -> Target:
-    """The machine with the threads that kernels are cut for; a few find enough parts in what suits one best."""
-    return replace(machine, threads=options.threads) if options.threads > _FEW_THREADS else machine
+    """The machine with the threads that kernels are cut for."""
+    return replace(machine, threads=options.threads)
 
 
 def emit_program(program: Program, machine: Target, cache: Cache = NO_CACHE) -> bytes:

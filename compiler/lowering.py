@@ -81,7 +81,7 @@ class _Lowering:
         except GlulamError as error:
             error.add_note(f"while lowering {node!r} with layouts {[str(v.layout) for v in node.outputs]}")
             raise
-        return [_step(node, kernel, lowered, plan, self.weights, self.target.threads)] if kernel.extent else []
+        return [_step(node, kernel, lowered, plan, self.weights, self.target)] if kernel.extent else []
 
 
 def _placed(step: Step, node: Node, plan: MemoryPlan, part: int) -> Step:
@@ -127,7 +127,7 @@ def _kind(node: Node) -> str:
     return node.op.name if anchor is None else f"fused_{anchor.op.name}"
 
 
-def _step(node: Node, kernel: Kernel, lowered: Lowered, plan: MemoryPlan, weights: WeightBlock, threads: int) -> Step:
+def _step(node: Node, kernel: Kernel, lowered: Lowered, plan: MemoryPlan, weights: WeightBlock, target: Target) -> Step:
     def ref(arg: Arg) -> Ref:
         if isinstance(arg, tuple):
             kind, i = arg
@@ -139,9 +139,9 @@ def _step(node: Node, kernel: Kernel, lowered: Lowered, plan: MemoryPlan, weight
     flops = node.op.flops([None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs])
     traffic = sum(v.type.nbytes for v in (*node.present_inputs(), *node.outputs))
     estimate = flops / _FLOPS_PER_MICROSECOND + traffic / _BYTES_PER_MICROSECOND
-    for_all = min(estimate / _LEAST_MICROSECONDS, threads)
+    for_all = min(estimate / _LEAST_MICROSECONDS, target.threads) if target.many_threads else 1
     chunks = int(min(max(estimate / _CHUNK_MICROSECONDS, for_all, 1), _MAX_CHUNKS))
-    grain = max(1, kernel.extent // chunks) if threads > 1 else -(-kernel.extent // chunks)
+    grain = max(1, kernel.extent // chunks) if target.many_threads else -(-kernel.extent // chunks)
     refs = tuple(ref(arg) for arg in lowered.args)
     anchor = getattr(node.op, "anchor", None) or node
     label = _label(node)

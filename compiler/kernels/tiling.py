@@ -9,10 +9,7 @@ from functools import lru_cache
 
 from glulam.compiler.targets import Target
 
-_ROUND, _MOST_STEPS = (
-    56,
-    4,
-)  # FMAs, and steps, of a round of an unrolled loop; more of them is more code, not more speed
+_ROUND, _MOST_STEPS = 56, 4  # FMAs, and steps, of a round of an unrolled loop; more is more code, not more speed
 _LATENCY = 4.0  # cycles until an FMA's result can be added to again
 _PAGE, _LINE = 4096, 64  # bytes
 _BROADCASTS = 2.0  # loads of one element that start in one cycle
@@ -51,7 +48,7 @@ def choose_tiling(
 ) -> Tiling:  # fmt: skip
     """The tile with the fewest estimated cycles for rows of `width` pixels and `blocks` channel blocks.
 
-    With `parts`, how many parts of the work threads can share, those of the thread with most of them count.
+    With `parts`, how many parts of the work many threads can share, those of the thread with most of them count.
     """
     return min(tilings(target, width, blocks, depth, for_rest, limit, parts), key=lambda entry: entry[:2])[-1]
 
@@ -86,7 +83,7 @@ def tilings(
 
     A tile that leaves a rest of the width costs `for_rest` cycles more. It has no more pixels than `limit`.
     """
-    if parts is None or target.threads == 1:
+    if parts is None or not target.many_threads:
         return list(_for_one_thread(target, width, blocks, depth, for_rest, limit))
     return _best_tiles(target, width, blocks, depth, for_rest, limit, parts)
 

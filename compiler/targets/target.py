@@ -35,6 +35,11 @@ class Target:
     """How many threads kernels are cut for; any number can run them, with the same bits."""
 
     @property
+    def many_threads(self) -> bool:
+        """Whether kernels must be cut for their threads: one or two find enough to share in what suits one best."""
+        return self.threads > 2
+
+    @property
     def architecture(self) -> str:
         return self.triple.split("-", 1)[0]
 

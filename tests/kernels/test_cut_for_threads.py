@@ -53,6 +53,18 @@ def test_a_model_cut_for_many_threads_divides_better():
     assert sum(b > a for a, b in extents) >= 4
 
 
+def test_two_threads_share_a_small_convolution_that_one_does_at_once():
+    net = gl.Sequential([layers.Input((128, 14, 14)), layers.Conv2d(32, 3, padding=1)])
+
+    def parts(threads):
+        steps = lower(net.graph(), Options(threads=threads)).steps
+        (extent,) = [step.kernel.extent for step in steps if "winograd" in step.kernel.name]
+        return extent
+
+    assert parts(1) == 1
+    assert parts(2) % 2 == 0
+
+
 @pytest.mark.parametrize("parts", [Parts(11), Parts(10, 1, 0.5), Parts(0, 3, 0.25), Parts(6, 6, 0.9)])
 def test_one_thread_is_never_busier_than_its_share(parts):
     assert parts.busiest(1) == pytest.approx(1.0)
