@@ -63,7 +63,7 @@ def balance(program: Program, threads: int, seconds: Sequence[float] | None = No
         chunks = chunk_work(step)
         work = sum(chunks)
         scale = 1.0 if seconds is None or not work else seconds[number] / work
-        longest = max(assign(chunks, threads), default=0.0)
+        longest = max(assign(chunks, threads, step.claim), default=0.0)
         found.append(Balance(step.label, len(chunks), work * scale, longest * scale, threads))
     return found
 
@@ -85,8 +85,8 @@ def simulate(case: Case, counts: Sequence[int], repeat: int = 0) -> list[tuple[f
     return [(share(found[count], found[1]), found[count]) for count in counts]
 
 
-def assign(chunks: Sequence[float], threads: int) -> list[float]:
-    """Work of each thread: whoever is free first claims the next chunk of its share, then of the shares behind it."""
+def assign(chunks: Sequence[float], threads: int, claim: int = 1) -> list[float]:
+    """Work of each thread: whoever is free first claims the next chunks of its share, then of the shares behind it."""
     shares = min(threads, abi.MAX_SHARES)
     bounds = [number * len(chunks) // shares for number in range(shares + 1)]
     next_of = bounds[:-1]
@@ -96,8 +96,7 @@ def assign(chunks: Sequence[float], threads: int) -> list[float]:
         now, thread = heapq.heappop(busy)
         turns = ((thread + turn) % shares for turn in range(shares))
         mine = next(number for number in turns if next_of[number] < bounds[number + 1])
-        size = max(1, (bounds[mine + 1] - bounds[mine]) >> abi.CLAIM_SHIFT)
-        end = min(next_of[mine] + size, bounds[mine + 1])
+        end = next_of[mine] + abi.claim_size(bounds[mine + 1] - next_of[mine], threads, claim)
         loads[thread] = now + sum(chunks[next_of[mine] : end])
         next_of[mine] = end
         heapq.heappush(busy, (loads[thread], thread))

@@ -185,6 +185,7 @@ def entry_loops(program: Program, symbols: Mapping[str, str]) -> list[EntryLoop]
             step.grain,
             None if step.foreign is None else functions[step.foreign],
             step.reads,
+            step.claim,
         )
 
     loops, done = [], 0

@@ -21,6 +21,8 @@ from glulam.compiler.targets import Target
 _CHUNK_MICROSECONDS = 2.0
 _LEAST_MICROSECONDS = 0.5  # of a chunk, where there are more threads than chunks
 _MAX_CHUNKS = 256
+_CLAIM_MICROSECONDS = 8.0  # of the chunks that a thread claims at once
+_NOTHING = 1e-3  # microseconds
 _FLOPS_PER_MICROSECOND = 80_000.0
 _BYTES_PER_MICROSECOND = 15_000.0
 
@@ -138,14 +140,15 @@ def _step(node: Node, kernel: Kernel, lowered: Lowered, plan: MemoryPlan, weight
 
     flops = node.op.flops([None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs])
     traffic = sum(v.type.nbytes for v in (*node.present_inputs(), *node.outputs))
-    estimate = flops / _FLOPS_PER_MICROSECOND + traffic / _BYTES_PER_MICROSECOND
+    estimate = max(flops / _FLOPS_PER_MICROSECOND + traffic / _BYTES_PER_MICROSECOND, _NOTHING)
     for_all = min(estimate / _LEAST_MICROSECONDS, target.threads) if target.many_threads else 1
     chunks = int(min(max(estimate / _CHUNK_MICROSECONDS, for_all, 1), _MAX_CHUNKS))
     grain = max(1, kernel.extent // chunks) if target.many_threads else -(-kernel.extent // chunks)
+    claim = max(1, int(_CLAIM_MICROSECONDS * kernel.extent / (estimate * grain)))
     refs = tuple(ref(arg) for arg in lowered.args)
     anchor = getattr(node.op, "anchor", None) or node
     label = _label(node)
-    return Step(kernel, refs, grain, label, flops, traffic, lowered.foreign, anchor.name, lowered.template)
+    return Step(kernel, refs, grain, label, flops, traffic, lowered.foreign, anchor.name, lowered.template, claim)
 
 
 def _label(node: Node) -> str:

@@ -53,13 +53,19 @@ BANK_ROWS = 2 * CACHE_LINE
 MAX_SHARES = 8
 MAX_BANKS = 8
 MAX_THREADS = 256
-CLAIM_SHIFT = 5
-"""A thread claims a part in 2^5 of a share's chunks at a time, at least one: few threads take several at once."""
+CLAIM_PART = 2
+"""A thread claims one part in 2 of what is left of a share, less if several threads have that share as their own."""
 
 
 def shares(threads: int) -> int:
     """Into how many parts the chunks of a step are divided; threads beyond that many use one part together."""
     return min(threads, MAX_SHARES)
+
+
+def claim_size(left: int, threads: int, most: int) -> int:
+    """How many of the chunks that are left of a share a thread claims, where a step allows so many at a time."""
+    owners = -(-threads // shares(threads))
+    return max(1, min(left // (CLAIM_PART * owners), most))
 
 
 def banks(threads: int) -> int:

@@ -20,6 +20,8 @@ def test_all_work_is_done_once(chunks, threads):
 def test_known_divisions():
     assert assign([1.0] * 8, 4) == [2.0] * 4
     assert max(assign([1.0] * 9, 4)) == 3.0
+    assert assign([1.0] * 16, 2, claim=4) == [8.0, 8.0]
+    assert assign([1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0], 2, claim=2) == [2.0, 2.0], "half of what is left, then less"
     assert max(assign([5.0, 1.0, 1.0, 1.0, 1.0, 1.0], 2)) == 5.0, "who is free takes what is left of the others' share"
 
 

@@ -23,7 +23,7 @@ Space = Literal["arena", "weights", "input", "output"]
 
 @dataclass(frozen=True)
 class EntryStep:
-    """One kernel call: `extent` iterations, given out to threads in chunks of `grain`.
+    """One kernel call: `extent` iterations, given out to threads in chunks of `grain`, at most `claim` at a time.
 
     An argument is (space, index, offset in bytes); the index counts inputs or outputs, and is 0 for arena and weights.
     With `foreign` it is a call of that external function of the binding table, in one chunk: the first `reads`
@@ -36,6 +36,7 @@ class EntryStep:
     grain: int
     foreign: int | None = None
     reads: int = 0
+    claim: int = 1
 
     @property
     def chunks(self) -> int:
@@ -121,8 +122,9 @@ def _check(loop: EntryLoop, inputs: int, outputs: int) -> None:
     for step, strides in zip(loop.steps, loop.strides, strict=True):
         if step.foreign is not None and (step.chunks != 1 or not 0 <= step.reads <= len(step.args) or loop.parts > 1):
             raise CompileError(f"step {step.kernel}: an external function is called once, with its inputs first")
-        if step.extent < 0 or step.grain < 1:
-            raise CompileError(f"step {step.kernel}: extent {step.extent} and grain {step.grain}; need >= 0 and >= 1")
+        if step.extent < 0 or step.grain < 1 or step.claim < 1:
+            sizes = f"extent {step.extent}, grain {step.grain} and claim {step.claim}"
+            raise CompileError(f"step {step.kernel}: {sizes}; need >= 0, >= 1 and >= 1")
         for (space, index, offset), stride in zip(step.args, strides, strict=True):
             if not 0 <= index < limits[space] or offset < 0 or stride < 0:
                 raise CompileError(f"step {step.kernel}: no {space} {index} at offset {offset} in this program")
@@ -247,8 +249,8 @@ def _walk(name: str, rows: Sequence[_Row], bodies: Mapping[_Group, str], *, prof
     """What every thread of a shared run does: all groups in order, each claimed in chunks, until it is complete."""
     ticks = ", ptr %ticks" if profiled else ""
     lines = [
-        f"define internal void @{name}(ptr %rows, ptr %bind, ptr %scratch, i64 %tid, i64 %shares{ticks})"
-        " noinline nounwind {",
+        f"define internal void @{name}(ptr %rows, ptr %bind, ptr %scratch, i64 %tid, i64 %shares,"
+        f" i64 %eager{ticks}) noinline nounwind {{",
         "entry:",
         "  %lines = add i64 %shares, 1",
         f"  %stride = mul i64 %lines, {abi.CACHE_LINE}",
@@ -289,8 +291,8 @@ def _take(group: _Group, label: str, body: str, part: str) -> list[str]:
     elif group.chunks > 1:
         step = group.members[0]
         lines.append(
-            f"  call void @glulam.step({common}, i64 %tid, i64 %shares,"
-            f" i64 {step.chunks}, i64 {step.grain}, i64 {step.extent})"
+            f"  call void @glulam.step({common}, i64 %tid, i64 %shares, i64 %eager,"
+            f" i64 {step.chunks}, i64 {step.grain}, i64 {step.extent}, i64 {step.claim})"
         )
     return lines
 

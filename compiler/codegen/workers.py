@@ -3,10 +3,11 @@
 A run
 -----
 Every step has chunks = ceil(extent / grain) and a row of counters: `done`, and a claim count for each share of the
-chunks. A thread takes chunks of its own share by an atomic add, then of the others' shares, runs them, and adds their
-number to `done`. A share of many chunks, as with few threads, is taken several chunks at a time. The step is complete
-when `done` equals its chunks; then the thread goes on to the next step. A thread that comes late finds completed
-steps and walks past them with one load each.
+chunks. A thread takes chunks of its own share by atomic adds and runs them, then of the others' shares; before it
+leaves a share it adds the number of those it ran to `done`. Where chunks are short it claims several at once: up to
+half of what is left, in a share that no other thread has as its own, so that it seldom touches counters, and the last
+claims are small. The step is complete when `done` equals its chunks; then the thread goes on to the next step. A thread
+that comes late finds completed steps and walks past them with one load each.
 
 *Order.* An add to `done` is a release and the load that finds it full is an acquire; all adds belong to one release
 sequence, so whoever starts step k+1 sees every write of step k, and by induction of all before. That also makes it safe
@@ -120,7 +121,7 @@ define void @{abi.STOP_WORKERS}(ptr %control) nounwind {{
 
 _STEP = f"""
 define internal void @glulam.step(ptr %row, ptr %body, ptr %bind, ptr %scratch, i64 %part, i64 %tid, i64 %shares,
-                                  i64 %chunks, i64 %grain, i64 %extent) noinline nounwind {{
+                                  i64 %eager, i64 %chunks, i64 %grain, i64 %extent, i64 %most) noinline nounwind {{
 entry:
   %done.now = load atomic i64, ptr %row acquire, align 8
   %complete.already = icmp eq i64 %done.now, %chunks
@@ -140,19 +141,22 @@ share:
   %last.scaled = mul i64 %number.next, %chunks
   %last = udiv i64 %last.scaled, %shares
   %count = sub i64 %last, %first
-  %several = lshr i64 %count, {abi.CLAIM_SHIFT}
-  %size = call i64 @llvm.umax.i64(i64 %several, i64 1)
   %claim.at = mul i64 %number.next, {abi.CACHE_LINE}
   %claims = getelementptr i8, ptr %row, i64 %claim.at
   br label %look
 look:
+  %taken = phi i64 [ 0, %share ], [ %taken.next, %run ]
   %claimed.now = load atomic i64, ptr %claims monotonic, align 8
   %some.left = icmp ult i64 %claimed.now, %count
-  br i1 %some.left, label %claim, label %share.next
+  br i1 %some.left, label %claim, label %leave
 claim:
+  %left = sub i64 %count, %claimed.now
+  %part.of.left = udiv i64 %left, %eager
+  %several = call i64 @llvm.umin.i64(i64 %part.of.left, i64 %most)
+  %size = call i64 @llvm.umax.i64(i64 %several, i64 1)
   %mine = atomicrmw add ptr %claims, i64 %size monotonic
   %won = icmp ult i64 %mine, %count
-  br i1 %won, label %run, label %share.next
+  br i1 %won, label %run, label %leave
 run:
   %mine.wanted = add i64 %mine, %size
   %mine.next = call i64 @llvm.umin.i64(i64 %mine.wanted, i64 %count)
@@ -163,8 +167,14 @@ run:
   %begin.next = mul i64 %chunk.next, %grain
   %end = call i64 @llvm.umin.i64(i64 %begin.next, i64 %extent)
   call void %body(ptr %bind, ptr %scratch, i64 %part, i64 %begin, i64 %end)
-  %counted = atomicrmw add ptr %row, i64 %won.chunks release
+  %taken.next = add i64 %taken, %won.chunks
   br label %look
+leave:
+  %any = icmp ne i64 %taken, 0
+  br i1 %any, label %count.in, label %share.next
+count.in:
+  %counted = atomicrmw add ptr %row, i64 %taken release
+  br label %share.next
 share.next:
   %turn.next = add i64 %turn, 1
   %more.shares = icmp ult i64 %turn.next, %shares
@@ -228,7 +238,12 @@ define internal ptr @glulam.bank(ptr %control, i64 %shares, i64 %number) alwaysi
 
 def _participate(steps: int, scratch_stride: int) -> str:
     return f"""
-define internal void @glulam.participate(ptr %bank, ptr %bind, i64 %tid, i64 %shares) noinline nounwind {{
+define internal void @glulam.participate(ptr %bank, ptr %bind, i64 %tid, i64 %threads) noinline nounwind {{
+  %shares = call i64 @llvm.umin.i64(i64 %threads, i64 {abi.MAX_SHARES})
+  %others = sub i64 %threads, 1
+  %further = udiv i64 %others, %shares
+  %owners = add i64 %further, 1
+  %eager = mul i64 %owners, {abi.CLAIM_PART}
   %scratch.slot = getelementptr i8, ptr %bind, i64 {abi.BIND_SCRATCH * abi.POINTER_BYTES}
   %scratch.base = load ptr, ptr %scratch.slot, align 8
   %scratch.at = mul i64 %tid, {scratch_stride}
@@ -239,12 +254,13 @@ define internal void @glulam.participate(ptr %bank, ptr %bind, i64 %tid, i64 %sh
   %plain = icmp eq ptr %ticks.base, null
   br i1 %plain, label %walk, label %profile
 walk:
-  call void @glulam.walk(ptr %rows, ptr %bind, ptr %scratch, i64 %tid, i64 %shares)
+  call void @glulam.walk(ptr %rows, ptr %bind, ptr %scratch, i64 %tid, i64 %shares, i64 %eager)
   ret void
 profile:
   %ticks.at = mul i64 %tid, {8 * abi.ticks_count(steps)}
   %ticks = getelementptr i8, ptr %ticks.base, i64 %ticks.at
-  call void @glulam.walk.profiled(ptr %rows, ptr %bind, ptr %scratch, i64 %tid, i64 %shares, ptr %ticks)
+  call void @glulam.walk.profiled(ptr %rows, ptr %bind, ptr %scratch, i64 %tid, i64 %shares, i64 %eager,
+                                  ptr %ticks)
   ret void
 }}"""
 
@@ -297,7 +313,7 @@ wake:
   call void @glulam.wake(ptr %control)
   br label %walk
 walk:
-  call void @glulam.participate(ptr %bank, ptr %bind, i64 0, i64 %shares)
+  call void @glulam.participate(ptr %bank, ptr %bind, i64 0, i64 %threads)
   %replaced.too = atomicrmw xchg ptr %control, i32 %closed seq_cst
   ret void
 }}"""
@@ -348,7 +364,7 @@ join:
   %same = icmp eq i32 %word.again, %word
   br i1 %same, label %work, label %stale
 work:
-  call void @glulam.participate(ptr %bank, ptr %bind, i64 %tid, i64 %shares)
+  call void @glulam.participate(ptr %bank, ptr %bind, i64 %tid, i64 %threads)
   %left = atomicrmw sub ptr %bank, i32 1 release
   br label %idle
 stale:

@@ -28,7 +28,7 @@ class Ref:
 
 @dataclass(frozen=True)
 class Step:
-    """One kernel call. Its iterations are given out in chunks of `grain`.
+    """One kernel call. Its iterations are given out in chunks of `grain`, at most `claim` of them at a time.
 
     With `foreign` that function is called instead, once; the kernel does nothing but name the operands.
     """
@@ -42,6 +42,7 @@ class Step:
     foreign: Foreign | None = None
     node: str = ""  # of the graph, the anchor's if several are fused
     template: str = ""  # of the kernel, where there are several
+    claim: int = 1
 
     @property
     def reads(self) -> int:

@@ -72,6 +72,7 @@ def test_unknown_platforms_are_refused(triple):
         EntryStep("k", (("arena", 0, -4),), 1, 1),
         EntryStep("k", (), 1, 0),
         EntryStep("k", (), -1, 1),
+        EntryStep("k", (), 1, 1, claim=0),
     ],
 )
 def test_impossible_steps_are_refused(step):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import llvmlite.binding as llvm
@@ -106,7 +107,22 @@ exit:
   ret void
 }
 """
-DELAYED = ("claim", "run", "look", "start", "join", "work", "stale", "sleep", "patience", "reset", "wake", "walk")
+DELAYED = (
+    "claim",
+    "run",
+    "look",
+    "leave",
+    "count.in",
+    "start",
+    "join",
+    "work",
+    "stale",
+    "sleep",
+    "patience",
+    "reset",
+    "wake",
+    "walk",
+)
 
 
 def with_delays(mask, labels=DELAYED):
@@ -181,7 +197,8 @@ def chain(extents_and_grains, size, threads=1, change=str):
     steps = [EntryStep("tick", (("input", 0, 0), ("arena", 0, 0)), size, size)]
     for number, (extent, grain) in enumerate(extents_and_grains):
         source, target = (number % 2) * 4 * size, ((number + 1) % 2) * 4 * size
-        steps.append(EntryStep("tick", (("arena", 0, source), ("arena", 0, target)), extent, grain))
+        step = EntryStep("tick", (("arena", 0, source), ("arena", 0, target)), extent, grain)
+        steps.append(replace(step, claim=1 + number % 5))
     last = (len(extents_and_grains) % 2) * 4 * size
     steps.append(EntryStep("tick", (("arena", 0, last), ("output", 0, 0)), size, 7))
     spec = (TensorSpec("x", "int32", (size,)),), (TensorSpec("y", "int32", (size,)),)
