@@ -18,7 +18,16 @@ from glulam.compiler.kernels.context import Context, Lowered, Point, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights, not_packable
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
-from glulam.compiler.kernels.tiling import Parts, Tiling, choose_tiling, pieces, row_cycles, stream_rate, unrolled_steps
+from glulam.compiler.kernels.tiling import (
+    Parts,
+    Tiling,
+    choose_tiling,
+    pieces,
+    row_cycles,
+    run_length,
+    stream_rate,
+    unrolled_steps,
+)
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Tile, Var
 from glulam.compiler.targets import Target
@@ -143,14 +152,24 @@ class DirectConv:
                     self.share = Affine.of(full)
                     self.tile(packed, bias, (n, q, g), (), Affine.of(full * tiling.pixels), rest, first, per_group)
             return
-        extents = {f"o{d}": extent for d, extent in enumerate(outer)}
-        with self.b.section(n=batch, q=self.groups, g=count, **extents) as (n, q, g, *rows):
-            self.share = Affine.of(rows[-1] if rows else 0)
-            if full:
-                with self.b.serial("s", full) as s:
-                    self.tile(packed, bias, (n, q, g), rows, s * tiling.pixels, tiling.pixels, first, per_group)
-            if rest:
-                self.tile(packed, bias, (n, q, g), rows, Affine.of(full * tiling.pixels), rest, first, per_group)
+        height, *others = outer or [1]
+        extents = {f"o{d}": extent for d, extent in enumerate(others, 1)}
+        for begin, runs, length in pieces(height, self.run(height)):
+            with self.b.section(n=batch, h=runs, q=self.groups, g=count, o0=length, **extents) as (
+                n,
+                h,
+                q,
+                g,
+                o,
+                *inner,
+            ):
+                rows: list[IndexLike] = [h * length + o + begin, *inner] if outer else []
+                self.share = Affine.of(rows[-1] if rows else 0)
+                if full:
+                    with self.b.serial("s", full) as s:
+                        self.tile(packed, bias, (n, q, g), rows, s * tiling.pixels, tiling.pixels, first, per_group)
+                if rest:
+                    self.tile(packed, bias, (n, q, g), rows, Affine.of(full * tiling.pixels), rest, first, per_group)
 
     def tile(
         self, packed: Buffer, bias: Buffer, where: tuple[Var, Var, Var], rows: Sequence[IndexLike], start: Affine,
@@ -200,15 +219,19 @@ class DirectConv:
             self.sums[acc.shape] = self.b.scratch(f"sums{len(self.sums)}", (*acc.shape, self.block))
         return PartialSums(self.b, self.sums[acc.shape], lambda t, j: acc[t, j], v)
 
-    def chunk(self, tiles: int) -> int:
-        """How many of an image's `tiles` go through all channel groups before the next ones do.
+    def run(self, count: int) -> int:
+        """How many of `count` rows, or tiles, go through all channel groups before the next ones do."""
+        pixels = self.x.operand.type.nbytes + self.ctx.output.type.nbytes
+        return run_length(self.ctx.target, count, pixels, self.weights.nbytes)
 
-        All, unless the image overflows the second-level cache and the weights, which are then read for each chunk, are
-        few.
+    def chunk(self, tiles: int) -> int:
+        """How many of a flat image's tiles are one run: fewer if the image overflows the second-level cache.
+
+        Unless the weights, which are then read for each, are many.
         """
         l2, image = self.ctx.target.l2_bytes, self.image_bytes()
         if image <= l2 // 2 or self.weights.nbytes > l2 // 4:
-            return tiles
+            return self.run(tiles)
         return max(1, tiles // -(-image // (l2 // 4)))
 
     def image_bytes(self) -> int:

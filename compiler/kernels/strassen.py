@@ -38,6 +38,7 @@ from glulam.compiler.kernels.tiling import (
     overlapped,
     pieces,
     row_cycles,
+    run_length,
     stream_rate,
     unrolled_steps,
 )
@@ -223,9 +224,10 @@ class _Group:
         form, pixels = self.form, self.pixels
         full, rest = divmod(form.bottom, pixels)
         left = form.top - form.bottom
-        with self.b.section(n=form.batch, g=self.count, s=full) as (n, g, s):
-            self.head, self.share = (n, g), Affine.of(s)
-            self.tile([s * pixels], pixels, pixels)
+        for first, parts, each in pieces(full, self.run(full)):
+            with self.b.section(n=form.batch, h=parts, g=self.count, s=each) as (n, h, g, s):
+                self.head, self.share = (n, g), Affine.of(s)
+                self.tile([(h * each + s + first) * pixels], pixels, pixels)
         begin = full * pixels
         if 0 < rest + left <= pixels:
             ends = [(begin, 1, rest + left, rest)]
@@ -249,10 +251,16 @@ class _Group:
                     with self.b.serial("s", times) as s:
                         self.tile([r + begin, *mid, s * length + first], length, length if paired else 0)
 
+    def run(self, count: int) -> int:
+        """How many of `count` rows, or tiles, go through all groups before the next ones do."""
+        ctx = self.ctx
+        pixels = sum(operand.type.nbytes for operand in (ctx.operand(0), ctx.operand(1), ctx.output))
+        return run_length(ctx.target, count, pixels, self.products.weights.nbytes * PRODUCTS // 4)
+
     @property
     def tiles(self) -> int:
-        """Of one group, about."""
-        return -(-self.form.top * math.prod(self.form.inner) // self.pixels)
+        """Of one group in one run, about."""
+        return -(-self.run(self.form.top * math.prod(self.form.inner)) // self.pixels)
 
     # ---- a tile
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 from glulam.compiler.targets import Target
 
 _ROUND, _MOST_STEPS = 56, 4  # FMAs, and steps, of a round of an unrolled loop; more is more code, not more speed
+_OFTEN = 2  # times that weights may be larger than pixels, to be read by each of two threads
 _LATENCY = 4.0  # cycles until an FMA's result can be added to again
 _PAGE, _LINE = 4096, 64  # bytes
 _BROADCASTS = 2.0  # loads of one element that start in one cycle
@@ -124,6 +125,16 @@ def row_cycles(target: Target, tiling: Tiling, width: int, blocks: int, depth: i
                 finish = 4.0 + pixels * per_group
                 total += count * times * (step_cycles(target, pixels, per_group) * depth + finish)
     return total
+
+
+def run_length(target: Target, count: int, pixels: int, weights: int) -> int:
+    """How many of `count` rows, or tiles, of an image go through all channel groups before the next ones do.
+
+    All, unless two threads had better take half of the image each: they find in their own caches what they wrote there
+    in the layer before. Then both read all weights, so these must not be much larger than the pixels (both in bytes).
+    """
+    halved = target.threads == 2 and weights <= _OFTEN * pixels
+    return max(1, -(-count // 2) if halved else count)
 
 
 def most_rows(target: Target, stride: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,21 @@ def test_two_threads_share_a_small_convolution_that_one_does_at_once():
 
     assert parts(1) == 1
     assert parts(2) % 2 == 0
+
+
+@pytest.mark.parametrize(("channels", "kernel", "halves"), [(64, 1, 2), (64, 3, 2), (2048, 1, 1), (512, 3, 1)])
+@pytest.mark.parametrize("numerics", ["strict", "fast"])
+def test_two_threads_take_half_an_image_each_unless_weights_are_many(channels, kernel, halves, numerics):
+    convolution = layers.Conv2d(channels, kernel, stride=1 if kernel == 1 else 2, padding=kernel // 2)
+    net = gl.Sequential([layers.Input((channels, 16, 28)), convolution])
+
+    def runs(threads):
+        steps = lower(net.graph(), Options(threads=threads, numerics=numerics)).steps
+        (section, *_) = max(steps, key=lambda step: step.flops).kernel.sections
+        return [var.extent for var in section.vars if var.name.startswith("h")]
+
+    assert math.prod(runs(1)) == math.prod(runs(8)) == 1
+    assert math.prod(runs(2)) == halves
 
 
 @pytest.mark.parametrize("parts", [Parts(11), Parts(10, 1, 0.5), Parts(0, 3, 0.25), Parts(6, 6, 0.9)])
