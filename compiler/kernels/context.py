@@ -21,6 +21,7 @@ from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import Array, DType, Shape, TensorType
 from glulam.compiler.kernels.packing import Packing
+from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import (
@@ -289,13 +290,15 @@ class Context:
             return
         buffer = self.output_view(i).buffer
         block, value = operand.layout.block, operand.layout.halo_value
-        channels = operand.blocks
-        with self.builder.section(n=operand.shape[0], c=channels) as (n, c):
-            for slab in _halo_slabs(operand.spatial, operand.layout.halo):
-                self._fill_slab(buffer, (n, c), slab, block, value)
+        b, slabs = self.builder, _halo_slabs(operand.spatial, operand.layout.halo)
+        each = 1 if self.target.many_threads else max(1, -(-operand.blocks // self.target.threads))
+        for first, count, length in pieces(operand.blocks, each):
+            with b.section(n=operand.shape[0], h=count) as (n, h), b.serial("c", length) as c:
+                for slab in slabs:
+                    self._fill_slab(buffer, (n, h * length + c + first), slab, block, value)
 
     def _fill_slab(
-        self, buffer: Buffer, head: tuple[Var, Var], slab: Sequence[tuple[int, int]], block: int, value: float
+        self, buffer: Buffer, head: tuple[Var, Affine], slab: Sequence[tuple[int, int]], block: int, value: float
     ) -> None:
         b = self.builder
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,9 +23,9 @@ from glulam.compiler.kernels.tiling import (
     Parts,
     Tiling,
     choose_tiling,
-    pieces,
     row_cycles,
     run_length,
+    runs,
     stream_rate,
     unrolled_steps,
 )
@@ -93,6 +94,17 @@ def second_reading(target: Target, outer: Sequence[int], blocks: int, depth: int
     return 0.0 if outer or weights <= target.l2_bytes // 2 else weights / stream_rate(target, weights)
 
 
+@dataclass(frozen=True)
+class ChannelGroups:
+    """`count` groups of so many channel blocks each, from block `first` of each convolution group on."""
+
+    first: int
+    blocks: int
+    count: int
+    packed: Buffer
+    bias: Buffer
+
+
 class DirectConv:
     """The nest of loops; a subclass may put the results elsewhere."""
 
@@ -127,56 +139,55 @@ class DirectConv:
 
         tiling = tiling or choose_tiling(ctx.target, width, self.group_blocks, depth, again, parts=parts)
         ctx.output_view()
-        groups = tiling.channel_groups(self.group_blocks)  # the second and later ones find the pixels in L2
-        self.image_level = 2 if sum(count for *_, count in groups) == 1 else 1
-        for first, per_group, count in groups:
-            self.channels(outer, width, tiling, first, per_group, count)
+        found = tiling.channel_groups(self.group_blocks)  # the second and later ones find the pixels in L2
+        self.image_level = 2 if sum(count for *_, count in found) == 1 else 1
+        groups = [self.group(*each) for each in found]
+        if not outer and width // tiling.pixels > 1:
+            self.flat(groups, *divmod(width, tiling.pixels), tiling.pixels)
+        else:
+            self.rows(groups, outer, width, tiling.pixels)
 
-    def channels(
-        self, outer: Sequence[int], width: int, tiling: Tiling, first: int, per_group: int, count: int
-    ) -> None:
-        """Sections for `count` groups of `per_group` channel blocks, from block `first` of each convolution group."""
-        packed = self.ctx.constant(self.pack(first, per_group, count), "w")
-        bias = self.ctx.constant(self.pack_bias(first, per_group, count), "b")
+    def group(self, first: int, blocks: int, count: int) -> ChannelGroups:
+        """Channel groups with their weights and bias."""
+        packed = self.ctx.constant(self.pack(first, blocks, count), "w")
+        bias = self.ctx.constant(self.pack_bias(first, blocks, count), "b")
+        return ChannelGroups(first, blocks, count, packed, bias)
+
+    def flat(self, groups: Sequence[ChannelGroups], full: int, rest: int, pixels: int) -> None:
+        """So many full tiles, and some pixels, along the only dimension."""
         batch = self.ctx.output.shape[0]
-        flat_rows = not outer and width // tiling.pixels > 1
-        full, rest = divmod(width, tiling.pixels)
-        if flat_rows:
-            for begin, chunks, length in pieces(full, self.chunk(full)):
-                with self.b.section(n=batch, q=self.groups, h=chunks, g=count, s=length) as (n, q, h, g, s):
+        for begin, times, length in runs(full, self.chunk(full), together=len(groups) == 1):
+            for group in groups:
+                with self.b.section(n=batch, q=self.groups, h=times, g=group.count, s=length) as (n, q, h, g, s):
                     self.share = Affine.of(s)
-                    start = (h * length + s + begin) * tiling.pixels
-                    self.tile(packed, bias, (n, q, g), (), start, tiling.pixels, first, per_group)
-            if rest:
-                with self.b.section(n=batch, q=self.groups, g=count) as (n, q, g):
+                    self.tile(group, (n, q, g), (), (h * length + s + begin) * pixels, pixels)
+        if rest:
+            for group in groups:
+                with self.b.section(n=batch, q=self.groups, g=group.count) as (n, q, g):
                     self.share = Affine.of(full)
-                    self.tile(packed, bias, (n, q, g), (), Affine.of(full * tiling.pixels), rest, first, per_group)
-            return
-        height, *others = outer or [1]
+                    self.tile(group, (n, q, g), (), Affine.of(full * pixels), rest)
+
+    def rows(self, groups: Sequence[ChannelGroups], outer: Sequence[int], width: int, pixels: int) -> None:
+        """Tiles along the last of several dimensions."""
+        (full, rest), (height, *others) = divmod(width, pixels), outer or [1]
         extents = {f"o{d}": extent for d, extent in enumerate(others, 1)}
-        for begin, runs, length in pieces(height, self.run(height)):
-            with self.b.section(n=batch, h=runs, q=self.groups, g=count, o0=length, **extents) as (
-                n,
-                h,
-                q,
-                g,
-                o,
-                *inner,
-            ):
-                rows: list[IndexLike] = [h * length + o + begin, *inner] if outer else []
-                self.share = Affine.of(rows[-1] if rows else 0)
-                if full:
-                    with self.b.serial("s", full) as s:
-                        self.tile(packed, bias, (n, q, g), rows, s * tiling.pixels, tiling.pixels, first, per_group)
-                if rest:
-                    self.tile(packed, bias, (n, q, g), rows, Affine.of(full * tiling.pixels), rest, first, per_group)
+        for begin, times, length in runs(height, self.run(height), together=len(groups) == 1):
+            for group in groups:
+                space = {"n": self.ctx.output.shape[0], "h": times, "q": self.groups, "g": group.count, "o0": length}
+                with self.b.section(**space, **extents) as (n, h, q, g, o, *inner):
+                    rows: list[IndexLike] = [h * length + o + begin, *inner] if outer else []
+                    self.share = Affine.of(rows[-1] if rows else 0)
+                    if full:
+                        with self.b.serial("s", full) as s:
+                            self.tile(group, (n, q, g), rows, s * pixels, pixels)
+                    if rest:
+                        self.tile(group, (n, q, g), rows, Affine.of(full * pixels), rest)
 
     def tile(
-        self, packed: Buffer, bias: Buffer, where: tuple[Var, Var, Var], rows: Sequence[IndexLike], start: Affine,
-        pixels: int, first: int, per_group: int,
-    ) -> None:  # fmt: skip
+        self, group: ChannelGroups, where: tuple[Var, Var, Var], rows: Sequence[IndexLike], start: Affine, pixels: int
+    ) -> None:
         """One register tile: start from the bias, reduce, finish, store."""
-        b, (n, q, g) = self.b, where
+        b, (n, q, g), packed, bias, per_group = self.b, where, group.packed, group.bias, group.blocks
         self.pixels, self.fmas = pixels, pixels * per_group
         with b.vector("v", self.block) as v:
             acc = b.tile("acc", pixels, per_group)
@@ -206,7 +217,7 @@ class DirectConv:
             flush = None if sums is None else sums.flush
             self.reduce((n, q), rows, start, step, look_ahead if self.streams_weights() else None, flush)
             with b.unrolled("j", per_group) as j, b.unrolled("t", pixels) as t:
-                block = q * self.group_blocks + g * per_group + j + first
+                block = q * self.group_blocks + g * per_group + j + group.first
                 point: Point = (n, block, *self.grid.place([*rows, start + t]), v)
                 total = acc[t, j] if sums is None else sums.total(t, j)
                 self.put(point, j, self.ctx.finish(total, point))

@@ -16,7 +16,7 @@ import numpy as np
 
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered, Operand
-from glulam.compiler.kernels.conv_direct import DirectConv
+from glulam.compiler.kernels.conv_direct import ChannelGroups, DirectConv
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import constant_weights
 from glulam.compiler.kernels.pool import Window
@@ -85,18 +85,18 @@ class _ConvPool(DirectConv):
         tiling, rows = self.cut(width, pooled_rows, self.in_channels * taps)
         ctx.output_view()
         columns = self.window.span(1, pooled_width)
-        for first, per_group, count in tiling.channel_groups(self.group_blocks):
-            packed = ctx.constant(self.pack(first, per_group, count), "w")
-            bias = ctx.constant(self.pack_bias(first, per_group, count), "b")
-            shape = (self.window.span(0, rows), columns, per_group, self.block)
-            self.scratch = self.b.scratch(f"rows{first}", shape)
+        for each in tiling.channel_groups(self.group_blocks):
+            group = self.group(*each)
+            shape = (self.window.span(0, rows), columns, group.blocks, self.block)
+            self.scratch = self.b.scratch(f"rows{group.first}", shape)
             for chunks in self.classes(pooled_rows, rows, height):
-                with self.b.section(n=ctx.output.shape[0], q=self.groups, g=count, c=chunks.count) as (n, q, g, c):
+                space = {"n": ctx.output.shape[0], "q": self.groups, "g": group.count, "c": chunks.count}
+                with self.b.section(**space) as (n, q, g, c):
                     chunk = c + chunks.first
-                    self.fill_padding(chunks, width, per_group)
-                    self.convolve(chunks, chunk * rows, (n, q, g), packed, bias, tiling.pixels, first, per_group)
-                    block = q * self.group_blocks + g * per_group + first
-                    self.pool(chunks, chunk * rows, n, block, per_group)
+                    self.fill_padding(chunks, width, group.blocks)
+                    self.convolve(chunks, chunk * rows, (n, q, g), group, tiling.pixels)
+                    block = q * self.group_blocks + g * group.blocks + group.first
+                    self.pool(chunks, chunk * rows, n, block, group.blocks)
         return ctx.finished()
 
     def cut(self, width: int, pooled_rows: int, depth: int) -> tuple[Tiling, int]:
@@ -155,9 +155,8 @@ class _ConvPool(DirectConv):
                 b.store(scratch[r + row, w + column, j, v], self.window.pad_value)
 
     def convolve(
-        self, chunks: Chunks, pooled_row: Affine, where: tuple[Var, Var, Var], packed: Buffer, bias: Buffer,
-        pixels: int, first: int, per_group: int,
-    ) -> None:  # fmt: skip
+        self, chunks: Chunks, pooled_row: Affine, where: tuple[Var, Var, Var], group: ChannelGroups, pixels: int
+    ) -> None:
         """The rows of the convolution, tile by tile; columns that no window reads are left out."""
         scratch, geo = self.scratch, self.window.geometry
         assert scratch is not None
@@ -168,9 +167,9 @@ class _ConvPool(DirectConv):
             row = pooled_row * geo.strides[0] + r + (chunks.low - geo.before[0])
             if full:
                 with self.b.serial("s", full) as s:
-                    self.tile(packed, bias, where, (row,), s * pixels, pixels, first, per_group)
+                    self.tile(group, where, (row,), s * pixels, pixels)
             if rest:
-                self.tile(packed, bias, where, (row,), Affine.of(full * pixels), rest, first, per_group)
+                self.tile(group, where, (row,), Affine.of(full * pixels), rest)
 
     def put(self, point: tuple[IndexLike, ...], j: Var, value: Expr) -> None:
         assert self.scratch is not None

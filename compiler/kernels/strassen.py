@@ -1,7 +1,7 @@
 """Strassen's matrix product in Winograd's form, once: seven products of halves instead of eight.
 
-The rows of x (of an image, or the tokens of a sample) fall into a top and a bottom half, its channels into a left and a
-right one, and so do the outputs; A are the quarters of x, B those of the weights. With
+The pixels of an image, or the tokens of a sample, fall into two halves, here called top and bottom, the channels into a
+left and a right one, and so do the outputs; A are the quarters of x, B those of the weights. With
 
     S1 = A21 + A22    S2 = S1 - A11     S3 = A11 - A21    S4 = A12 - S2
     T1 = B12 - B11    T2 = B22 - T1     T3 = B22 - B12    T4 = T2 - B21
@@ -12,14 +12,17 @@ the quarters of the result are (N. Higham, Accuracy and Stability of Numerical A
     C21 = A11 B11 + S2 T2 + S3 T3 - A22 T4   C22 = A11 B11 + S2 T2 + S3 T3 + S1 T1
 
 A kernel of its own makes S; T is known at compile time. One register tile after the other computes the products for the
-same place of all four quarters, so that what they share never leaves the first-level cache. If the number of rows is
-odd, the last one of the top half has no partner, and zeros stand for it.
+same place of all four quarters, so that what they share never leaves the first-level cache.
+
+Where the rows of an image have an even number of pixels, neighbours are partners: the even ones make up the top half. A
+thread that works on one part of an image reads and writes no other. Else the rows above the middle are the top half; if
+their number is odd, the last one has no partner, and zeros stand for it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -39,6 +42,7 @@ from glulam.compiler.kernels.tiling import (
     pieces,
     row_cycles,
     run_length,
+    runs,
     stream_rate,
     unrolled_steps,
 )
@@ -56,10 +60,24 @@ _FEW_TILES = 8  # that share the time in which the next weights have to arrive
 _LEFT, _RIGHT = 0, 1
 
 
-def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int) -> float:
+def pairs_neighbours(spatial: Shape, channels_last: bool) -> bool:
+    """Whether the even and the odd pixels of the rows are the halves, and not what is above and below the middle."""
+    return not channels_last and spatial[-1] % 2 == 0
+
+
+def halves(spatial: Shape, channels_last: bool) -> tuple[int, int]:
+    """Pixels of the top and of the bottom half."""
+    if pairs_neighbours(spatial, channels_last):
+        return math.prod(spatial) // 2, math.prod(spatial) // 2
+    height, *rest = spatial
+    return (height - height // 2) * math.prod(rest), height // 2 * math.prod(rest)
+
+
+def cost(
+    target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, channels_last: bool = False
+) -> float:
     """Estimated cycles of both kernels on one core."""
-    lanes, (height, *rest) = target.lanes, spatial
-    bottom, top = (half * math.prod(rest) for half in (height // 2, height - height // 2))
+    lanes, (top, bottom) = target.lanes, halves(spatial, channels_last)
     blocks, depth = out_channels // lanes // 2, in_channels // 2
     weights = PRODUCTS * depth * blocks * lanes * 4
     tiling = choose_tiling(target, bottom, blocks, depth)
@@ -77,53 +95,63 @@ def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_chann
 class _Form:
     """Where elements lie: in channel blocks, [N, C / lanes, H, *S, lanes], or with the channels last, [N, H, *S, C].
 
-    `rows` is the extent that is halved, `top` that of its top half, `inner` are the extents behind it; `blocks` are the
-    channel blocks of half of x.
+    A place is one in the sums S: `top` is the first extent of these, `inner` are the others; at the first `bottom` of
+    the `top` there is a pixel in either half of x. `blocks` are the channel blocks of half of x.
     """
 
     channels_last: bool
+    neighbours: bool
     lanes: int
     batch: int
     blocks: int
-    rows: int
     top: int
+    bottom: int
     inner: tuple[int, ...]
 
     @classmethod
-    def of(cls, ctx: Context, halves: Operand, channels_last: bool) -> _Form:
+    def of(cls, ctx: Context, halves: Operand, channels_last: bool, neighbours: bool) -> _Form:
         """The form of x, where `halves` is S. Raises UnsupportedError for other layouts and types."""
         x, lanes = ctx.operand(0), ctx.target.lanes
         block = 1 if channels_last else lanes
         if x.type.dtype is not DType.F32 or any(o.layout.block != block for o in (x, halves, ctx.output)):
             raise UnsupportedError(f"{ctx.name}: the tensors are no float32 in channel blocks of {block}")
-        batch, *extents = x.shape
-        channels = extents.pop(-1 if channels_last else 0)
-        top = halves.shape[1] if channels_last else halves.spatial[0]
-        return cls(channels_last, lanes, batch, channels // lanes // 2, extents[0], top, tuple(extents[1:]))
-
-    @property
-    def bottom(self) -> int:
-        return self.rows - self.top
+        channels, rows = (x.shape[-1], x.shape[1]) if channels_last else (x.shape[1], x.shape[2])
+        top, *inner = halves.shape[1:-1] if channels_last else halves.shape[2:]
+        bottom = top if neighbours else rows - top
+        return cls(channels_last, neighbours, lanes, x.shape[0], channels // lanes // 2, top, bottom, tuple(inner))
 
     def point(self, n: IndexLike, block: Affine, place: Sequence[IndexLike], lane: IndexLike) -> Point:
         return (n, *place, block * self.lanes + lane) if self.channels_last else (n, block, *place, lane)
 
+    def above(self, place: Sequence[IndexLike]) -> list[IndexLike]:
+        """Where the top half's pixel lies in x."""
+        *outer, last = place
+        return [*outer, Affine.of(last) * 2] if self.neighbours else [*outer, last]
+
     def below(self, place: Sequence[IndexLike]) -> list[IndexLike]:
-        """The place in the bottom half."""
+        """Where the bottom half's pixel lies in x."""
+        if self.neighbours:
+            *outer, last = place
+            return [*outer, Affine.of(last) * 2 + 1]
         first, *inner = place
         return [Affine.of(first) + self.top, *inner]
 
 
-def build_sums(ctx: Context, channels_last: bool) -> Lowered:
+_Where = Callable[[Sequence[IndexLike]], Sequence[IndexLike]]
+"""A place in S to where something lies."""
+
+
+def build_sums(ctx: Context, channels_last: bool, neighbours: bool) -> Lowered:
     """x to S1, S2, S3, S4, one after the other along the channels."""
-    form, b = _Form.of(ctx, ctx.output, channels_last), ctx.builder
+    form, b = _Form.of(ctx, ctx.output, channels_last, neighbours), ctx.builder
     x, s = ctx.input_view(0), ctx.output_view()
     for begin, count, paired in ((0, form.bottom, True), (form.bottom, form.top - form.bottom, False)):
         with b.section(n=form.batch, r=count, c=form.blocks) as (n, r, c), ExitStack() as stack:
             inner = [stack.enter_context(b.serial(f"i{d}", extent)) for d, extent in enumerate(form.inner)]
             v = stack.enter_context(b.vector("v", form.lanes))
             place: list[IndexLike] = [r + begin, *inner]
-            a11, a12 = (x[form.point(n, c + half * form.blocks, place, v)] for half in (_LEFT, _RIGHT))
+            above = form.above(place)
+            a11, a12 = (x[form.point(n, c + half * form.blocks, above, v)] for half in (_LEFT, _RIGHT))
             sums: tuple[Expr, ...] = (Const(0.0), -a11, a11, a12 + a11)
             if paired:
                 below = form.below(place)
@@ -136,21 +164,21 @@ def build_sums(ctx: Context, channels_last: bool) -> Lowered:
     return ctx.finished()
 
 
-def build_products(ctx: Context, channels_last: bool) -> Lowered:
+def build_products(ctx: Context, channels_last: bool, neighbours: bool) -> Lowered:
     """x, S and constant w[OC, C, *1] and bias?[OC] to the convolution's, or linear layer's, result."""
     weights = ctx.data(2)
     if weights is None or (ctx.has(3) and ctx.data(3) is None):
         raise UnsupportedError(f"{ctx.name}: weights or bias are no constants")
     flat = None if channels_last else ctx.flattened(apart=(1,))
-    return _Products(flat or ctx, weights.reshape(weights.shape[:2]), channels_last).build()
+    return _Products(flat or ctx, weights.reshape(weights.shape[:2]), channels_last, neighbours).build()
 
 
 class _Products:
     """The nest of loops over column groups and register tiles."""
 
-    def __init__(self, ctx: Context, weights: Array, channels_last: bool) -> None:
+    def __init__(self, ctx: Context, weights: Array, channels_last: bool, neighbours: bool) -> None:
         self.ctx, self.b, self.weights = ctx, ctx.builder, weights
-        self.form = _Form.of(ctx, ctx.operand(1), channels_last)
+        self.form = _Form.of(ctx, ctx.operand(1), channels_last, neighbours)
         self.x, self.s = ctx.input_view(0), ctx.input_view(1)
         self.lanes = ctx.target.lanes
         self.out_blocks = len(weights) // self.lanes // 2
@@ -170,13 +198,26 @@ class _Products:
             return Parts.of(rows, width, tiling.pixels)
 
         tiling = choose_tiling(self.ctx.target, width, self.out_blocks, depth, limit=limit, parts=parts)
-        for first, per_group, count in tiling.channel_groups(self.out_blocks):
-            group = _Group(self, first, per_group, count, tiling.pixels)
+        groups = [_Group(self, *each, tiling.pixels) for each in tiling.channel_groups(self.out_blocks)]
+        paired = form.bottom if form.inner else form.bottom // tiling.pixels
+        for run in runs(paired, self.run(paired), together=len(groups) == 1):
+            for group in groups:
+                if form.inner:
+                    group.rows(*run, paired=True)
+                else:
+                    group.flat(*run)
+        for group in groups:
             if form.inner:
-                group.rows()
+                group.rows(form.bottom, 1, form.top - form.bottom, paired=False)
             else:
-                group.flat()
+                group.ends()
         return self.ctx.finished()
+
+    def run(self, count: int) -> int:
+        """How many of `count` rows, or tiles, go through all groups before the next ones do."""
+        ctx = self.ctx
+        pixels = sum(operand.type.nbytes for operand in (ctx.operand(0), ctx.operand(1), ctx.output))
+        return run_length(ctx.target, count, pixels, self.weights.nbytes * PRODUCTS // 4)
 
     def pack(self, first: int, per_group: int, count: int) -> Packing:
         """[group, product, channel, block, lane] of the weights' quarters and their sums, in the order of use."""
@@ -219,15 +260,17 @@ class _Group:
 
     # ---- which tiles
 
-    def flat(self) -> None:
-        """Tiles along one dimension; the last one may have rows of the top half that lack a partner."""
+    def flat(self, first: int, times: int, length: int) -> None:
+        """Runs of tiles along the only dimension, all of which have partners."""
+        with self.b.section(n=self.form.batch, h=times, g=self.count, s=length) as (n, h, g, s):
+            self.head, self.share = (n, g), Affine.of(s)
+            self.tile([(h * length + s + first) * self.pixels], self.pixels, self.pixels)
+
+    def ends(self) -> None:
+        """What fills no tile along the only dimension, and rows of the top half that lack a partner."""
         form, pixels = self.form, self.pixels
         full, rest = divmod(form.bottom, pixels)
         left = form.top - form.bottom
-        for first, parts, each in pieces(full, self.run(full)):
-            with self.b.section(n=form.batch, h=parts, g=self.count, s=each) as (n, h, g, s):
-                self.head, self.share = (n, g), Affine.of(s)
-                self.tile([(h * each + s + first) * pixels], pixels, pixels)
         begin = full * pixels
         if 0 < rest + left <= pixels:
             ends = [(begin, 1, rest + left, rest)]
@@ -239,52 +282,46 @@ class _Group:
                 self.head, self.share = (n, g), Affine.of(full)
                 self.tile([s * top + start], top, bottom)
 
-    def rows(self) -> None:
-        """Tiles along the last of several dimensions."""
-        form = self.form
-        *middle, width = form.inner
+    def rows(self, first: int, times: int, length: int, paired: bool) -> None:
+        """Tiles along the last of several dimensions, in runs of rows."""
+        *middle, width = self.form.inner
         extents = {f"m{d}": extent for d, extent in enumerate(middle)}
-        for begin, count, paired in ((0, form.bottom, True), (form.bottom, form.top - form.bottom, False)):
-            with self.b.section(n=form.batch, g=self.count, r=count, **extents) as (n, g, r, *mid):
-                self.head, self.share = (n, g), Affine.of(r)
-                for first, times, length in pieces(width, self.pixels):
-                    with self.b.serial("s", times) as s:
-                        self.tile([r + begin, *mid, s * length + first], length, length if paired else 0)
-
-    def run(self, count: int) -> int:
-        """How many of `count` rows, or tiles, go through all groups before the next ones do."""
-        ctx = self.ctx
-        pixels = sum(operand.type.nbytes for operand in (ctx.operand(0), ctx.operand(1), ctx.output))
-        return run_length(ctx.target, count, pixels, self.products.weights.nbytes * PRODUCTS // 4)
+        with self.b.section(n=self.form.batch, h=times, g=self.count, r=length, **extents) as (n, h, g, r, *mid):
+            self.head, self.share = (n, g), Affine.of(r)
+            for start, tiles, pixels in pieces(width, self.pixels):
+                with self.b.serial("s", tiles) as s:
+                    place = [h * length + r + first, *mid, s * pixels + start]
+                    self.tile(place, pixels, pixels if paired else 0)
 
     @property
     def tiles(self) -> int:
         """Of one group in one run, about."""
-        return -(-self.run(self.form.top * math.prod(self.form.inner)) // self.pixels)
+        return -(-self.products.run(self.form.top * math.prod(self.form.inner)) // self.pixels)
 
     # ---- a tile
 
     def tile(self, place: list[IndexLike], top: int, bottom: int) -> None:
         """All four quarters at `top` pixels from a place on; in the bottom half there are only `bottom` of them."""
-        x, s = self.products.x, self.products.s
-        below = self.form.below(place)
+        x, s, above, below = self.products.x, self.products.s, self.form.above, self.form.below
         with self.b.vector("v", self.products.lanes) as self.lane:
             with self.b.serial("e", 2) as e:
-                self.product(top, Affine.of(e), x, Affine.of(e), place)
+                self.product(top, Affine.of(e), x, Affine.of(e), place, above)
             if bottom:
-                self.product(bottom, Affine.of(_A22), x, Affine.of(1), below)
+                self.product(bottom, Affine.of(_A22), x, Affine.of(1), place, below)
             first, step = (0, 1) if bottom else (1, 2)  # without a partner S1 is zero, and S3 is for the bottom half
             with self.b.serial("e", SUMS // step) as e:
-                self.product(top, e * step + (first + _S1), s, e * step + first, place)
-            self.finish(_LEFT, top, place, (_A11, _A12))
+                self.product(top, e * step + (first + _S1), s, e * step + first, place, list)
+            self.finish(_LEFT, top, place, above, (_A11, _A12))
             if bottom:
-                self.finish(_RIGHT, top, place, (_A11, _S2, _S1, _S4))
-                self.finish(_LEFT, bottom, below, (_A11, _S2, _S3, _A22))
-                self.finish(_RIGHT, bottom, below, (_A11, _S2, _S3, _S1))
+                self.finish(_RIGHT, top, place, above, (_A11, _S2, _S1, _S4))
+                self.finish(_LEFT, bottom, place, below, (_A11, _S2, _S3, _A22))
+                self.finish(_RIGHT, bottom, place, below, (_A11, _S2, _S3, _S1))
             else:
-                self.finish(_RIGHT, top, place, (_A11, _S2, _S4))
+                self.finish(_RIGHT, top, place, above, (_A11, _S2, _S4))
 
-    def product(self, pixels: int, number: Affine, view: View, half: Affine, place: list[IndexLike]) -> None:
+    def product(
+        self, pixels: int, number: Affine, view: View, half: Affine, place: list[IndexLike], where: _Where
+    ) -> None:
         """The `number`-th one: of channels of `view`, so many halves of x's on, and of as many of the weights."""
         b, (n, g), lanes = self.b, self.head, self.products.lanes
         unroll = unrolled_steps(lanes, pixels * self.per_group)
@@ -298,12 +335,12 @@ class _Group:
                 self.fetch_weights(number, c * lanes)
             if self.fetches_pixels:
                 with b.unrolled("t", pixels) as t:
-                    b.prefetch(view[self.form.point(n, block, [*outer, t + last + pixels], 0)], level=2)
+                    b.prefetch(view[self.form.point(n, block, where([*outer, t + last + pixels]), 0)], level=2)
             with (
                 b.serial("i", lanes // unroll) as i, b.unrolled("u", unroll) as u,
                 b.unrolled("t", pixels) as t, b.unrolled("j", self.per_group) as j,
             ):  # fmt: skip
-                value = view[self.form.point(n, block, [*outer, t + last], i * unroll + u)]
+                value = view[self.form.point(n, block, where([*outer, t + last]), i * unroll + u)]
                 weight = self.packed[g, number, c * lanes + i * unroll + u, j, self.lane]
                 b.store(acc[t, j], Fma(value, weight, acc[t, j]))
         with b.unrolled("t", pixels) as t, b.unrolled("j", self.per_group) as j:
@@ -321,7 +358,7 @@ class _Group:
         """Whether to ask for the next tile's pixels: short runs in many places, which no hardware foresees."""
         return not self.form.channels_last and self.ctx.operand(0).type.nbytes > self.ctx.target.l2_bytes // 2
 
-    def finish(self, half: int, pixels: int, place: list[IndexLike], numbers: Sequence[int]) -> None:
+    def finish(self, half: int, pixels: int, place: list[IndexLike], where: _Where, numbers: Sequence[int]) -> None:
         """Add up products for one quarter, and bias and epilogue."""
         b, (n, g) = self.b, self.head
         *outer, last = place
@@ -330,5 +367,5 @@ class _Group:
             for number in numbers:
                 total = total + self.kept[number, t, j, self.lane]
             block = Affine.of(g) * self.per_group + j + (self.first + half * self.products.out_blocks)
-            point = self.form.point(n, block, [*outer, t + last], self.lane)
+            point = self.form.point(n, block, where([*outer, t + last]), self.lane)
             self.ctx.write(point, self.ctx.finish(total, point))

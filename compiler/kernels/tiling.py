@@ -10,7 +10,7 @@ from functools import lru_cache
 from glulam.compiler.targets import Target
 
 _ROUND, _MOST_STEPS = 56, 4  # FMAs, and steps, of a round of an unrolled loop; more is more code, not more speed
-_OFTEN = 2  # times that weights may be larger than pixels, to be read by each of two threads
+OFTEN = 2  # times that weights may be larger than pixels, to be read by each of two threads
 _LATENCY = 4.0  # cycles until an FMA's result can be added to again
 _PAGE, _LINE = 4096, 64  # bytes
 _BROADCASTS = 2.0  # loads of one element that start in one cycle
@@ -133,8 +133,19 @@ def run_length(target: Target, count: int, pixels: int, weights: int) -> int:
     All, unless two threads had better take half of the image each: they find in their own caches what they wrote there
     in the layer before. Then both read all weights, so these must not be much larger than the pixels (both in bytes).
     """
-    halved = target.threads == 2 and weights <= _OFTEN * pixels
+    halved = target.threads == 2 and weights <= OFTEN * pixels
     return max(1, -(-count // 2) if halved else count)
+
+
+def runs(count: int, length: int, together: bool) -> list[tuple[int, int, int]]:
+    """(first, times, length) of runs that cover `count` rows, or tiles: equal ones `together`, or each by itself.
+
+    Where channels fall into groups of several sizes, one run goes through all of them before the next one does.
+    """
+    found = pieces(count, length)
+    if together:
+        return found
+    return [(first + i * each, 1, each) for first, times, each in found for i in range(times)]
 
 
 def most_rows(target: Target, stride: int) -> int:

@@ -6,6 +6,7 @@ meanwhile.
 
 from __future__ import annotations
 
+import enum
 import math
 from functools import partial
 
@@ -14,9 +15,9 @@ from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.minimal_filtering import Filtering
 from glulam.compiler.kernels.packing import Packing
-from glulam.compiler.kernels.tiling import choose_tiling, memory_rate, overlapped, row_cycles, stream_rate
+from glulam.compiler.kernels.tiling import OFTEN, choose_tiling, memory_rate, overlapped, row_cycles, stream_rate
 from glulam.compiler.kernels.winograd import FinishedTiles, Products, padded_bias, transform_slowdown
-from glulam.compiler.loops.ir import Buffer, IndexLike, Load, Var
+from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Load, Var
 from glulam.compiler.targets import Target
 
 _MOVES = 3  # what it costs to write a tensor and to read it in the next kernel, in readings
@@ -55,7 +56,7 @@ def build_input(ctx: Context, f: Filtering, pads: tuple[tuple[int, int], ...]) -
             lambda i, j: x[n, c, y + i, z + j, v],
             lambda point, value: b.store(v_buffer[point, place], value),
         )
-    with b.section(p=points) as (p,), b.vector("v", block) as v:
+    with b.section(z=1), b.serial("p", points) as p, b.vector("v", block) as v:
         b.store(v_buffer[p, v + row - block], 0.0)
     return ctx.finished()
 
@@ -70,25 +71,55 @@ def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int) -> Lowere
     inputs = ctx.memory("input", 0, (f.points, ctx.operand(0).shape[1]))
     outputs = ctx.memory("output", 0, (blocks, tiles, f.points, lanes))
     tiling = choose_tiling(ctx.target, tiles, blocks, in_channels)
+    groups = {}
     for first, per_group, count in tiling.channel_groups(blocks):
         part = weights[first * lanes : (first + per_group * count) * lanes]
         shape = (count, f.points, in_channels, per_group, lanes)
         packed = ctx.constant(Packing(part, shape, DType.F32, f.transform_filters, per_group * lanes), "u")
-        _products(ctx, inputs, packed, outputs, first, tiling.pixels, row)
+        groups[first] = packed
+    shared = _shared(ctx.target, tiles, blocks * lanes)
+    full = tiles // tiling.pixels
+    begins = [0, -(-full // 2) * tiling.pixels] if shared is _Shared.TILES and full > 1 else [0]
+    for begin, end in zip(begins, [*begins[1:], tiles], strict=True):
+        for first, packed in groups.items():
+            _products(ctx, inputs, packed, outputs, first, (begin, end - begin, tiling.pixels), row, shared)
     return ctx.finished()
 
 
-def _products(ctx: Context, inputs: Buffer, packed: Buffer, outputs: Buffer, first: int, pixels: int, row: int) -> None:
-    """The section for channel blocks from `first` on: one point after the other, all groups of blocks for each."""
-    b, (count, points, channels, per_group, lanes), tiles = ctx.builder, packed.shape, outputs.shape[1]
-    with b.section(p=points, g=count) as (p, g):
+class _Shared(enum.Enum):
+    """What two threads take half of, so that they find in their own caches what they wrote there in the step before."""
+
+    POINTS = "points"
+    TILES = "tiles"
+    CHANNELS = "channels"
+
+
+def _shared(target: Target, tiles: int, out_channels: int) -> _Shared:
+    """Half of the tiles if filters are not much more than tiles, since both threads then read all filters."""
+    if target.threads != 2:
+        return _Shared.POINTS
+    return _Shared.TILES if OFTEN * 2 * tiles >= out_channels else _Shared.CHANNELS
+
+
+def _products(
+    ctx: Context, inputs: Buffer, packed: Buffer, outputs: Buffer, first: int, tiles: tuple[int, int, int], row: int,
+    shared: _Shared,
+) -> None:  # fmt: skip
+    """The section for channel blocks from `first` on and tiles (begin, count, of a register tile)."""
+    b, (count, points, channels, per_group, lanes), (begin, length, pixels) = ctx.builder, packed.shape, tiles
+    outer, inner = {"p": points}, {"g": count}
+    if shared is _Shared.CHANNELS:
+        outer, inner = inner, outer
+    with b.section(**outer, **inner) as vars:
+        g, p = vars if shared is _Shared.CHANNELS else vars[::-1]
         block = g * per_group + first
+        following = (Affine.of(g), p + 1) if shared is _Shared.CHANNELS else (g + 1, Affine.of(p))
         Products(
-            b, tiles, channels, pixels, per_group, lanes,
-            inputs=lambda tile, channel: inputs[p, tile * row + channel],
+            b, length, channels, pixels, per_group, lanes,
+            inputs=lambda tile, channel: inputs[p, (tile + begin) * row + channel],
             filters=lambda channel, j, v: packed[g, p, channel, j, v],
-            ahead=lambda channel, j: packed[g + 1, p, channel, j, 0],
-            store=lambda j, tile, v, total: b.store(outputs[block + j, tile, p, v], total),
+            ahead=lambda channel, j: packed[(*following, channel, j, 0)],
+            store=lambda j, tile, v, total: b.store(outputs[block + j, tile + begin, p, v], total),
         ).emit()  # fmt: skip
 
 
@@ -107,8 +138,11 @@ def build_output(ctx: Context, finished: FinishedTiles) -> Lowered:
         line.runs(tiles, inside)
         for line, tiles, inside in zip((f.down, f.across), f.tiles(finished.wanted), finished.inside, strict=True)
     ]
+    by_tiles = _shared(ctx.target, products.shape[1], blocks * block) is _Shared.TILES
     for top, count, height in down:
-        with b.section(n=batch, c=blocks, a=count) as (n, c, a):
+        order = {"a": count, "c": blocks} if by_tiles else {"c": blocks, "a": count}
+        with b.section(n=batch, **order) as (n, *vars):
+            c, a = vars[::-1] if by_tiles else vars
             for left, length, width in across:
                 with b.serial("e", length) as e, b.vector("v", block) as v:
                     tile = n * (rows * columns) + (a + top) * columns + e + left

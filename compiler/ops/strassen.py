@@ -35,41 +35,69 @@ class StrassenLinear(Linear):
 
 @dataclass(frozen=True)
 class _Halved(Op):
-    """What is halved besides the channels is H of x[N,C,H,*S], or of x[N,H,*S,C] with `channels_last`."""
+    """What is halved besides the channels are the pixels of x[N,C,*S], or with `channels_last` those of x[N,*S,C].
+
+    See `strassen.pairs_neighbours`: the even and the odd ones along the last of *S, or the top and bottom ones along
+    the first.
+    """
 
     channels_last: bool = False
 
-    def _axes(self, rank: int) -> tuple[int, int]:
-        """Of H and of the channels."""
-        return (1, rank - 1) if self.channels_last else (2, 1)
+    def _channels(self, rank: int) -> int:
+        """The axis of the channels."""
+        return rank - 1 if self.channels_last else 1
+
+    def _spatial(self, shape: Shape) -> Shape:
+        return shape[1:-1] if self.channels_last else shape[2:]
+
+    def _neighbours(self, shape: Shape) -> bool:
+        return strassen.pairs_neighbours(self._spatial(shape), self.channels_last)
+
+    def _pixels(self, shape: Shape) -> int:
+        """The axis of the pixels that is halved."""
+        if self.channels_last:
+            return 1
+        return len(shape) - 1 if self._neighbours(shape) else 2
 
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         return Prefers.PLAIN if self.channels_last else Prefers.BLOCKS
 
     def _sums_shape(self, x: TensorType) -> Shape:
-        rows, channels = self._axes(x.rank)
+        channels = self._channels(x.rank)
         if x.rank < 3 or x.shape[channels] % 2:
-            raise self.fail(f"the rows and channels of {x} cannot be halved")
-        shape = list(x.shape)
-        shape[rows], shape[channels] = math.ceil(shape[rows] / 2), 2 * shape[channels]
+            raise self.fail(f"the pixels and channels of {x} cannot be halved")
+        shape, pixels = list(x.shape), self._pixels(x.shape)
+        shape[pixels], shape[channels] = math.ceil(shape[pixels] / 2), 2 * shape[channels]
         return tuple(shape)
 
     def _quarters(self, x: Array) -> tuple[F64Array, F64Array, F64Array, F64Array]:
-        """A11, A12, A21 and A22 of x in float64, zeros where the bottom half has no row."""
-        rows, channels = self._axes(x.ndim)
+        """A11, A12, A21 and A22 of x in float64, zeros where the bottom half has no pixel."""
+        channels, pixels = self._channels(x.ndim), self._pixels(x.shape)
         spans = [(0, 0)] * x.ndim
-        spans[rows] = (0, x.shape[rows] % 2)
-        top, bottom = np.split(np.pad(wide(x), spans), 2, axis=rows)
-        a11, a12 = np.split(top, 2, axis=channels)
-        a21, a22 = np.split(bottom, 2, axis=channels)
+        spans[pixels] = (0, x.shape[pixels] % 2)
+        padded = np.moveaxis(np.pad(wide(x), spans), pixels, 0)
+        if self._neighbours(x.shape):
+            top, bottom = padded[0::2], padded[1::2]
+        else:
+            top, bottom = np.split(padded, 2)
+        a11, a12 = np.split(np.moveaxis(top, 0, pixels), 2, axis=channels)
+        a21, a22 = np.split(np.moveaxis(bottom, 0, pixels), 2, axis=channels)
         return a11, a12, a21, a22
+
+    def _whole(self, top: F64Array, bottom: F64Array, shape: Shape) -> F64Array:
+        """The pixels of both halves as they lie in x of this shape."""
+        axis = self._pixels(shape)
+        if self._neighbours(shape):
+            return np.stack([top, bottom], axis=axis + 1).reshape(*top.shape[:axis], -1, *top.shape[axis + 1 :])
+        return np.take(np.concatenate([top, bottom], axis=axis), np.arange(shape[axis]), axis=axis)
 
 
 @dataclass(frozen=True)
 class StrassenSums(_Halved):
     """The sums S1 to S4 of x's quarters, one after the other along the channels.
 
-    x[N,C,H,*S] -> [N, 2 C, ceil(H / 2), *S]; with `channels_last` x[N,H,*S,C] -> [N, ceil(H / 2), *S, 2 C].
+    x[N,C,*S,W] -> [N, 2 C, *S, W / 2] if W is even, else x[N,C,H,*S] -> [N, 2 C, ceil(H / 2), *S]; with `channels_last`
+    x[N,H,*S,C] -> [N, ceil(H / 2), *S, 2 C].
     """
 
     name = "strassen_sums"
@@ -84,19 +112,20 @@ class StrassenSums(_Halved):
         s1 = a21 + a22
         s2 = s1 - a11
         sums = (s1, s2, a11 - a21, a12 - s2)
-        return (np.concatenate(sums, axis=self._axes(x.ndim)[1]).astype(x.dtype),)
+        return (np.concatenate(sums, axis=self._channels(x.ndim)).astype(x.dtype),)
 
     @classmethod
     def cases(cls) -> Sequence[Case]:
         return (
             Case(cls(), (f32(2, 64, 7, 3),)),
             Case(cls(), (f32(1, 32, 2),)),
+            Case(cls(), (f32(1, 64, 3, 5, 6),)),
             Case(cls(channels_last=True), (f32(2, 13, 64),)),
             Case(cls(channels_last=True), (f32(1, 7, 3, 32),)),
         )
 
     def lower(self, ctx: Context) -> Lowered:
-        return strassen.build_sums(ctx, self.channels_last)
+        return strassen.build_sums(ctx, self.channels_last, self._neighbours(ctx.operand(0).shape))
 
 
 @dataclass(frozen=True)
@@ -112,7 +141,7 @@ class StrassenProducts(_Halved):
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         x, s, w = required(self, inputs, 3, 1)
-        channels = self._axes(x.rank)[1]
+        channels = self._channels(x.rank)
         fits = s.shape == self._sums_shape(x) and w.shape[1:] == (x.shape[channels], *(1,) * (w.rank - 2))
         if not fits or w.shape[0] % 2:
             raise self.fail(f"{x}, sums {s} and weights {w} do not go together")
@@ -129,7 +158,7 @@ class StrassenProducts(_Halved):
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         x, s, w = required(self, inputs, 3, 1)
         bias = optional(inputs, 3)
-        rows, channels = self._axes(x.ndim)
+        channels = self._channels(x.ndim)
         a11, a12, _, a22 = (np.moveaxis(a, channels, -1) for a in self._quarters(x))
         s1, s2, s3, s4 = np.split(np.moveaxis(wide(s), channels, -1), 4, axis=-1)
         left, right = np.split(wide(w).reshape(w.shape[:2]).T, 2, axis=1)
@@ -141,11 +170,10 @@ class StrassenProducts(_Halved):
         lower = shared + s3 @ (b22 - b12)
         top = np.concatenate([first + a12 @ b21, shared + s1 @ t1 + s4 @ b22], axis=-1)
         bottom = np.concatenate([lower - a22 @ (t2 - b21), lower + s1 @ t1], axis=-1)
-        total = np.moveaxis(np.concatenate([top, bottom], axis=1), -1, channels)
-        total = np.take(total, np.arange(x.shape[rows]), axis=rows)
+        total = self._whole(np.moveaxis(top, -1, channels), np.moveaxis(bottom, -1, channels), x.shape)
         if bias is not None:
             total = total + wide(bias).reshape(-1, *(1,) * (x.ndim - 1 - channels))
         return (total.astype(x.dtype),)
 
     def lower(self, ctx: Context) -> Lowered:
-        return strassen.build_products(ctx, self.channels_last)
+        return strassen.build_products(ctx, self.channels_last, self._neighbours(ctx.operand(0).shape))

@@ -207,15 +207,16 @@ def _no_strassen_conv(target: Target, node: Node) -> str | None:
     assert isinstance(op, Conv)
     if not _is_flat(node) or op.groups != 1:
         return "the kernel is not 1x1, or there are strides, padding or groups"
-    return _no_strassen(target, node, 2, 1)
+    return _no_strassen(target, node, channels=1)
 
 
-def _no_strassen(target: Target, node: Node, rows: int, channels: int) -> str | None:
-    """Why the algorithm does not serve a node whose input and output have these axes; None if it does."""
+def _no_strassen(target: Target, node: Node, channels: int) -> str | None:
+    """Why the algorithm does not serve a node whose input and output have their channels there; None if it does."""
     x, y, whole = node.inputs[0], node.output, 2 * target.lanes
     assert x is not None
-    if x.type.rank < 3 or x.shape[rows] < 2:
-        return "no rows of one sample to halve"
+    last = channels < 0
+    if x.type.rank < 3 or not strassen.halves(x.shape[1:-1] if last else x.shape[2:], last)[1]:
+        return "no pixels of one sample to halve"
     if x.shape[channels] % whole or y.shape[channels] % whole:
         return f"{x.shape[channels]} to {y.shape[channels]} channels are no multiples of {whole}"
     return _needs_packing(node)
@@ -250,14 +251,14 @@ def _linear(target: Target, node: Node) -> list[Candidate]:
 
 
 def _no_strassen_linear(target: Target, node: Node) -> str | None:
-    return _no_strassen(target, node, 1, -1)
+    return _no_strassen(target, node, channels=-1)
 
 
 def _strassen_linear(target: Target, node: Node) -> list[Candidate]:
     x = node.inputs[0]
     assert x is not None
     batch, *rows, depth = x.shape
-    cycles = strassen.cost(target, batch, tuple(rows), depth, node.output.shape[-1])
+    cycles = strassen.cost(target, batch, tuple(rows), depth, node.output.shape[-1], channels_last=True)
     return [Candidate("strassen", cycles, StrassenLinear())]
 
 

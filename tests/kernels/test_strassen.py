@@ -20,6 +20,7 @@ TARGETS = [t.name for t in runnable_targets()]
 SHAPES = [
     (False, (1, 32, 2), 32),
     (False, (2, 64, 7, 5), 96),
+    (False, (2, 64, 7, 6), 32),
     (False, (1, 32, 13, 1), 64),
     (False, (1, 96, 3, 2, 4), 32),
     (True, (2, 13, 64), 96),
@@ -123,8 +124,8 @@ def test_layers_that_read_the_same_tensor_share_its_sums():
 
 
 def large(last, height):
-    """A layer in which seven products instead of eight pay, if there are rows to halve."""
-    shape = (1, height, 512) if last else (1, 512, height, 28)
+    """A layer in which seven products instead of eight pay, if there are pixels to halve."""
+    shape = (1, height, 512) if last else (1, 512, height, 27)
     channels = (512, 512) if last else (512, 512, 1, 1)
     graph = Graph("g")
     value, w = graph.input("x", f32(*shape)), graph.constant(np.ones(channels, np.float32))
