@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -21,7 +22,7 @@ from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import Array, DType, Shape, TensorType
 from glulam.compiler.kernels.packing import Packing
-from glulam.compiler.kernels.tiling import pieces
+from glulam.compiler.kernels.tiling import OFTEN, pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import (
@@ -51,12 +52,14 @@ class Operand:
     """A tensor as a kernel meets it. `strides` are the physical ones, in elements; None means dense.
 
     `data` is set if the value is known at compile time; such an operand is packed by the template that reads it.
+    `by_channel` says that the kernels around it had better all go through it channel by channel.
     """
 
     type: TensorType
     layout: Layout = PLAIN
     strides: tuple[int, ...] | None = None
     data: Array | None = None
+    by_channel: bool = False
 
     @property
     def shape(self) -> Shape:
@@ -315,6 +318,37 @@ class Context:
                 descend((*index, s + start), inner)
 
         descend(head, slab)
+
+    @contextmanager
+    def image_section(
+        self, channels: int, rows: Sequence[int], weights: int = 0
+    ) -> Iterator[tuple[Var, Var, list[Affine]]]:
+        """Parallel loops over images, channel blocks and places in the rows' dimensions, at least one.
+
+        The parts of the first of these, see `run`, come before the channels. `weights` are in bytes.
+        """
+        first, *rest = rows
+        parts = self.parts(first, weights)
+        length = first // parts
+        inner = {f"o{d}": extent for d, extent in enumerate((length, *rest))}
+        with self.builder.section(n=self.output.shape[0], h=parts, c=channels, **inner) as (n, h, c, row, *others):
+            yield n, c, [h * length + row, *map(Affine.of, others)]
+
+    def parts(self, rows: int, weights: int = 0) -> int:
+        """Into how many equal parts so many rows fall, see `run`."""
+        return 2 if rows and rows == 2 * self.run(rows, weights) else 1
+
+    def run(self, count: int, weights: int, others: int = 0) -> int:
+        """How many of `count` rows, or tiles, of an image go through all channels before the next ones do.
+
+        All, unless two threads had better take half of the image each: they find in their own caches what they wrote
+        there in the kernel before. Then both read all weights, so these must not be much larger than the pixels: input
+        0, the output and what further inputs there are (all in bytes).
+        """
+        if self.target.threads != 2 or any(o is not None and o.by_channel for o in (*self.inputs, *self.outputs)):
+            return max(1, count)
+        pixels = self.operand(0).type.nbytes + self.output.type.nbytes + others
+        return max(1, -(-count // 2) if weights <= OFTEN * pixels else count)
 
     def finished(self) -> Lowered:
         for i in range(len(self.outputs)):

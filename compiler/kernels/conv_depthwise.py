@@ -99,18 +99,18 @@ class _Depthwise:
         shape = self.tile_shape(outer[-1] if outer else 1, width)
         *planes, height = outer or [1]
         chunk = self.chunk(planes, height, width)
-        extents = {f"o{d}": extent for d, extent in enumerate(planes)}
         head = {"n": ctx.output.shape[0], "c": ctx.output.blocks}
         for first, count, pixels in [] if outer else pieces(width, shape.pixels):
             with b.section(**head, s=count) as (n, c, s), b.vector("v", self.block) as v:
                 self.tile(_Place((n, c), (s * pixels + first,), v, self.resident_weights(c, v, shape)), 1, pixels)
         if outer:
-            with b.section(**head, **extents, h=height // chunk) as (n, c, *o, h), b.vector("v", self.block) as v:
+            chunks = [*planes, height // chunk]
+            with ctx.image_section(ctx.output.blocks, chunks) as (n, c, (*o, h)), b.vector("v", self.block) as v:
                 resident = self.resident_weights(c, v, shape)
                 for first, count, rows in pieces(chunk, shape.rows):
                     with b.serial("y", count) as y:
                         row = h * chunk + y * rows + first
-                        self.row((n, c), (*map(Affine.of, o), row), v, resident, rows, shape.pixels)
+                        self.row((n, c), (*o, row), v, resident, rows, shape.pixels)
 
     def row(
         self, head: tuple[Var, Var], outer: tuple[Affine, ...], v: Var, resident: Tile | None, rows: int, pixels: int
@@ -165,7 +165,9 @@ class _Depthwise:
         return float(deep * high * wide)
 
     def chunk(self, planes: Sequence[int], height: int, width: int) -> int:
-        """Rows of an iteration: a divisor of the height."""
+        """Rows of an iteration: a divisor of the height, and of its half where two threads can take one each."""
+        if not planes:
+            height //= self.ctx.parts(height)
         outer = self.ctx.output.shape[0] * self.ctx.output.blocks * math.prod(planes)
         useful = max(2, _CHUNK_FMAS // max(1, width * len(self.taps)))
         parallel = max(1, height * outer // max(_ENOUGH, 2 * self.ctx.target.threads))

@@ -24,7 +24,6 @@ from glulam.compiler.kernels.tiling import (
     Tiling,
     choose_tiling,
     row_cycles,
-    run_length,
     runs,
     stream_rate,
     unrolled_steps,
@@ -232,8 +231,7 @@ class DirectConv:
 
     def run(self, count: int) -> int:
         """How many of `count` rows, or tiles, go through all channel groups before the next ones do."""
-        pixels = self.x.operand.type.nbytes + self.ctx.output.type.nbytes
-        return run_length(self.ctx.target, count, pixels, self.weights.nbytes)
+        return self.ctx.run(count, self.weights.nbytes)
 
     def chunk(self, tiles: int) -> int:
         """How many of a flat image's tiles are one run: fewer if the image overflows the second-level cache.

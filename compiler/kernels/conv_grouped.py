@@ -137,7 +137,6 @@ class _Grouped:
         ctx, b = self.ctx, self.b
         *outer, width = self.grid.extents
         ctx.output_view()
-        extents = {f"o{d}": extent for d, extent in enumerate(outer)}
         pixels = self.pixels(width)
         for first, members in self.channels.classes:
             kind = self.packed(first, members)
@@ -146,10 +145,11 @@ class _Grouped:
                 with b.section(**head, s=count) as (n, c, s), b.vector("v", self.lanes) as v:
                     self.tile(kind, _Place(n, c, (s * length + start,), v), length)
             if outer:
-                with b.section(**head, **extents) as (n, c, *rows), b.vector("v", self.lanes) as v:
+                space = ctx.image_section(members, outer, self.weights.nbytes)
+                with space as (n, c, rows), b.vector("v", self.lanes) as v:
                     for start, count, length in pieces(width, pixels):
                         with b.serial("s", count) as s:
-                            self.tile(kind, _Place(n, c, (*map(Affine.of, rows), s * length + start), v), length)
+                            self.tile(kind, _Place(n, c, (*rows, s * length + start), v), length)
 
     @property
     def lanes(self) -> int:

@@ -43,11 +43,11 @@ def unstack(ctx: Context) -> Lowered:
     """Input 0, [N * T,C,H,W], as [N,C,T,H,W], with the epilogue."""
     b, y = ctx.builder, ctx.output
     x, block = ctx.input_view(0), y.layout.block
-    batch, _, frames, height, width = y.shape
+    frames, height, width = y.shape[2:]
     ctx.output_view()
     unrolled = unroll_factor(width, _UNROLL) if width else 1
     with (
-        b.section(n=batch, c=y.blocks, t=frames, h=height) as (n, c, t, h),
+        ctx.image_section(y.blocks, (frames, height)) as (n, c, (t, h)),
         b.serial("w", width // unrolled) as w,
         b.vector("v", block) as v,
         b.unrolled("u", unrolled) as u,

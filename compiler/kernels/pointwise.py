@@ -80,12 +80,16 @@ def _blocked(ctx: Context, operand: Operand, body: Body) -> None:
     *outer, width = operand.spatial
     unroll = unroll_factor(width, 4) if width else 1
 
-    def pixels(place: Sequence[Affine]) -> None:
-        *head, start = place
-        with b.vector("v", block) as v, b.unrolled("u", unroll) as u:
-            body((*head, start * unroll + u, v))
+    first, *rest = [*outer, width // unroll]
+    parts = ctx.parts(first)
 
-    extents = [operand.shape[0], operand.blocks, *outer, width // unroll]
+    def pixels(place: Sequence[Affine]) -> None:
+        n, h, c, row, *others = place
+        *head, start = [h * (first // parts) + row, *others]
+        with b.vector("v", block) as v, b.unrolled("u", unroll) as u:
+            body((n, c, *head, start * unroll + u, v))
+
+    extents = [operand.shape[0], parts, operand.blocks, first // parts, *rest]
     nest(b, extents, _cost(ctx) * unroll * block, pixels)
 
 

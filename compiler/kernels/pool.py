@@ -123,8 +123,8 @@ class _Pool:
             return
         head = {"n": self.ctx.output.shape[0], "c": self.ctx.output.blocks}
         if outer:
-            with self.b.section(**head, **_named(outer)) as (n, c, *at):
-                rows = tuple(map(Affine.of, at))
+            with self.ctx.image_section(self.ctx.output.blocks, outer) as (n, c, at):
+                rows = tuple(at)
                 if self.row is not None:
                     self.run(self.columns, Affine.of(0), partial(self.fill_row, self.row, (n, c), rows))
                 self.run(width, Affine.of(0), partial(self.pixels, (n, c), rows, step=1))

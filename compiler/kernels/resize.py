@@ -67,16 +67,15 @@ def _factors(ctx: Context, axes: Sequence[AxisTaps | None]) -> tuple[int, ...] |
 def _repeat(ctx: Context, factors: tuple[int, ...]) -> Lowered:
     b, x, block = ctx.builder, ctx.input_view(0), ctx.output.layout.block
     *outer, width = x.operand.spatial
-    rows = {f"s{d}": extent for d, extent in enumerate(outer)}
     together = unroll_factor(width, max(1, 4 // math.prod(factors)))
     ctx.output_view()
     with (
-        b.section(n=ctx.output.shape[0], c=ctx.output.blocks, **rows) as (n, c, *at),
+        ctx.image_section(ctx.output.blocks, outer or (1,)) as (n, c, at),
         b.serial("w", width // together) as w,
         b.vector("v", block) as v,
         b.unrolled("u", together) as u,
     ):
-        place = [*map(Affine.of, at), w * together + u]
+        place = [*(at if outer else ()), w * together + u]
         element = b.tile("element", 1)
         b.store(element[0], x[(n, c, *place, v)])
         for shift in itertools.product(*map(range, factors)):

@@ -41,7 +41,6 @@ from glulam.compiler.kernels.tiling import (
     overlapped,
     pieces,
     row_cycles,
-    run_length,
     runs,
     stream_rate,
     unrolled_steps,
@@ -215,9 +214,7 @@ class _Products:
 
     def run(self, count: int) -> int:
         """How many of `count` rows, or tiles, go through all groups before the next ones do."""
-        ctx = self.ctx
-        pixels = sum(operand.type.nbytes for operand in (ctx.operand(0), ctx.operand(1), ctx.output))
-        return run_length(ctx.target, count, pixels, self.weights.nbytes * PRODUCTS // 4)
+        return self.ctx.run(count, self.weights.nbytes * PRODUCTS // 4, self.ctx.operand(1).type.nbytes)
 
     def pack(self, first: int, per_group: int, count: int) -> Packing:
         """[group, product, channel, block, lane] of the weights' quarters and their sums, in the order of use."""
@@ -290,7 +287,7 @@ class _Group:
             self.head, self.share = (n, g), Affine.of(r)
             for start, tiles, pixels in pieces(width, self.pixels):
                 with self.b.serial("s", tiles) as s:
-                    place = [h * length + r + first, *mid, s * pixels + start]
+                    place: list[IndexLike] = [h * length + r + first, *mid, s * pixels + start]
                     self.tile(place, pixels, pixels if paired else 0)
 
     @property

@@ -127,16 +127,6 @@ def row_cycles(target: Target, tiling: Tiling, width: int, blocks: int, depth: i
     return total
 
 
-def run_length(target: Target, count: int, pixels: int, weights: int) -> int:
-    """How many of `count` rows, or tiles, of an image go through all channel groups before the next ones do.
-
-    All, unless two threads had better take half of the image each: they find in their own caches what they wrote there
-    in the layer before. Then both read all weights, so these must not be much larger than the pixels (both in bytes).
-    """
-    halved = target.threads == 2 and weights <= OFTEN * pixels
-    return max(1, -(-count // 2) if halved else count)
-
-
 def runs(count: int, length: int, together: bool) -> list[tuple[int, int, int]]:
     """(first, times, length) of runs that cover `count` rows, or tiles: equal ones `together`, or each by itself.
 
