@@ -325,13 +325,16 @@ class Context:
     ) -> Iterator[tuple[Var, Var, list[Affine]]]:
         """Parallel loops over images, channel blocks and places in the rows' dimensions, at least one.
 
-        The parts of the first of these, see `run`, come before the channels. `weights` are in bytes.
+        If images are shared by halves, see `run`, the halves of the first of these come before the channels, or all of
+        it if it cannot be halved. `weights` are in bytes.
         """
         first, *rest = rows
-        parts = self.parts(first, weights)
-        length = first // parts
+        parts, length = self.parts(first, weights), 1
+        if parts > 1 or self.run(first, weights) == first:
+            length = first // parts
         inner = {f"o{d}": extent for d, extent in enumerate((length, *rest))}
-        with self.builder.section(n=self.output.shape[0], h=parts, c=channels, **inner) as (n, h, c, row, *others):
+        outer = {"n": self.output.shape[0], "h": first // length if length else 0}
+        with self.builder.section(**outer, c=channels, **inner) as (n, h, c, row, *others):
             yield n, c, [h * length + row, *map(Affine.of, others)]
 
     def parts(self, rows: int, weights: int = 0) -> int:

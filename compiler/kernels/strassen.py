@@ -14,9 +14,9 @@ the quarters of the result are (N. Higham, Accuracy and Stability of Numerical A
 A kernel of its own makes S; T is known at compile time. One register tile after the other computes the products for the
 same place of all four quarters, so that what they share never leaves the first-level cache.
 
-Where the rows of an image have an even number of pixels, neighbours are partners: the even ones make up the top half. A
-thread that works on one part of an image reads and writes no other. Else the rows above the middle are the top half; if
-their number is odd, the last one has no partner, and zeros stand for it.
+Where the rows of an image have an even number of pixels, and not few, neighbours are partners: the even ones make up
+the top half. A thread that works on one part of an image reads and writes no other. Else the rows above the middle are
+the top half; if their number is odd, the last one has no partner, and zeros stand for it.
 """
 
 from __future__ import annotations
@@ -55,13 +55,14 @@ _A11, _A12, _A22, _S1, _S2, _S3, _S4 = range(PRODUCTS)  # products by their left
 
 _KEEP_CYCLES = 4.0  # to put a vector of a product aside and to take it up again
 _SUM_CYCLES = 12.0  # to make the four sums of a vector of each quarter
+_LEAST_PIXELS = 7  # of a register tile in half a row; with fewer, weights are read too often
 _FEW_TILES = 8  # that share the time in which the next weights have to arrive
 _LEFT, _RIGHT = 0, 1
 
 
 def pairs_neighbours(spatial: Shape, channels_last: bool) -> bool:
     """Whether the even and the odd pixels of the rows are the halves, and not what is above and below the middle."""
-    return not channels_last and spatial[-1] % 2 == 0
+    return not channels_last and spatial[-1] % 2 == 0 and spatial[-1] >= 2 * _LEAST_PIXELS
 
 
 def halves(spatial: Shape, channels_last: bool) -> tuple[int, int]:
