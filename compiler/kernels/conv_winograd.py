@@ -9,6 +9,8 @@ block of tiles; `winograd_stages` serves where they are too many for that.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
@@ -124,8 +126,7 @@ class _Winograd:
             part = self.bias[first : first + per_group * count]
             bias = ctx.constant(part.reshape(count, per_group, self.block), "b")
             for (below, rows, height), (right, columns, width) in product(*self.classes()):
-                extents = {"q": splits, "n": ctx.output.shape[0], "a": rows, "e": columns}
-                with self.b.section(**extents) as (q, n, a, e):
+                with self.blocks(splits, rows, columns) as (q, n, a, e):
                     corner = ((a + below) * plan.rows, (e + right) * plan.columns)
                     self.transform_inputs(n, corner)
                     with self.b.serial("g", count // splits) as g:
@@ -133,6 +134,20 @@ class _Winograd:
                         self.multiply(packed, group, per_group)
                         self.transform_outputs(n, corner, bias, group, first, per_group, (height, width))
         return ctx.finished()
+
+    @contextmanager
+    def blocks(self, splits: int, rows: int, columns: int) -> Iterator[tuple[Var, Var, Var, Var]]:
+        """Parallel loops over parts of the channel groups, images, and rows and columns of blocks of tiles.
+
+        The parts come last if images are shared by halves.
+        """
+        batch = self.ctx.output.shape[0]
+        if self.ctx.run(2, self.f.points * self.weights.shape[0] * self.in_channels * 4) == 1:
+            with self.b.section(n=batch, a=rows, e=columns, q=splits) as (n, a, e, q):
+                yield q, n, a, e
+        else:
+            with self.b.section(q=splits, n=batch, a=rows, e=columns) as (q, n, a, e):
+                yield q, n, a, e
 
     def classes(self) -> list[list[tuple[int, int, int]]]:
         """(first row of blocks, rows, outputs inside their last tiles), the same for columns.

@@ -78,8 +78,8 @@ def _cost(ctx: Context) -> int:
 def _blocked(ctx: Context, operand: Operand, body: Body) -> None:
     b, block = ctx.builder, operand.layout.block
     *outer, width = operand.spatial
-    unroll = unroll_factor(width, 4) if width else 1
-
+    halves = 1 if outer else ctx.parts(width)
+    unroll = unroll_factor(width // halves, 4) if width else 1
     first, *rest = [*outer, width // unroll]
     parts = ctx.parts(first)
 
