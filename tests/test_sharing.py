@@ -1,0 +1,70 @@
+"""The simulation of cache lines that move between threads agrees with counts done by hand."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import glulam as gl
+from glulam.benchmarks.sharing import footprint, shares, simulate
+from glulam.compiler.driver import lower
+from glulam.compiler.loops.ir import Access, Builder
+from glulam.compiler.options import Options
+
+layers = gl.layers
+
+
+def copying(rows, columns):
+    """y[r, c] = x[c, r], a row an iteration."""
+    b = Builder("turn")
+    x, y = b.param("x", (columns, rows)), b.param("y", (rows, columns), Access.WRITE)
+    with b.section(r=rows) as (r,), b.serial("c", columns) as c:
+        b.store(y[r, c], x[c, r])
+    return b.kernel()
+
+
+def test_footprint_of_a_transpose():
+    kernel = copying(32, 48)  # rows of x are two lines, those of y three
+    half = footprint(kernel, 0, 16)
+    np.testing.assert_array_equal(half["y", True], np.arange(16 * 3))
+    np.testing.assert_array_equal(half["x", False], np.arange(48) * 2)
+    whole = footprint(kernel, 0, 32)
+    np.testing.assert_array_equal(whole["x", False], np.arange(48 * 2))
+    assert footprint(kernel, 5, 5) == {}
+
+
+def chain(*more):
+    return lower(gl.Sequential([layers.Input((32, 28, 28)), *more]).graph(), Options(threads=2, numerics="strict"))
+
+
+def test_one_thread_moves_nothing():
+    assert all(step.moved == 0 for step in simulate(chain(layers.Conv2d(64, 1), layers.Conv2d(32, 3)), 1))
+
+
+def test_every_iteration_is_in_one_share():
+    for step in chain(layers.Conv2d(70, 1), layers.Conv2d(32, 3, padding=1)).steps:
+        found = shares(step, 3)
+        assert (found[0][0], found[-1][1]) == (0, step.kernel.extent)
+        assert all(end == begin for (_, end), (begin, _) in pairwise(found))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        [layers.Conv2d(96, 1), layers.Conv2d(96, 3, padding=1, groups=96), layers.Conv2d(32, 1)],
+        [layers.Conv2d(112, 1), layers.Conv2d(32, 1)],
+        [layers.Conv2d(48, 3, padding=1), layers.SiLU(), layers.Conv2d(64, 1)],
+    ],
+    ids=["depthwise", "groups of several sizes", "halo"],
+)
+def test_two_threads_find_what_they_wrote(block):
+    """Only rows beside the middle of the image, and padding, come from the other thread."""
+    steps = simulate(chain(layers.Conv2d(32, 1), *block), 2)[2:]  # behind the caller's plain tensor
+    assert sum(step.read for step in steps) < 0.12 * sum(step.met for step in steps)
+
+
+def test_a_reduction_finds_whole_channels():
+    program = chain(layers.Conv2d(64, 1), layers.Conv2d(64, 3, padding=1, groups=64), layers.AdaptiveAvgPool2d(1))
+    pooled = simulate(program, 2)[-1]
+    assert pooled.met
+    assert pooled.read < 0.12 * pooled.met
