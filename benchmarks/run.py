@@ -64,13 +64,13 @@ class Setup:
 def start_engines(stack: ExitStack, case: Case, setup: Setup, folder: Path) -> tuple[dict[str, EngineProcess], float]:
     """An engine process each for glulam and the peers, closed with `stack`; and the seconds glulam took to compile."""
     threads, feeds = setup.threads, case.feeds()
-    artifact = folder / f"{case.name}-{threads}.glulam"
+    artifact = folder / "model.glulam"
     begin = time.perf_counter()
     compile_graph(case.graph, setup.options).save(artifact)
     compiled = time.perf_counter() - begin
     engines = {OURS: stack.enter_context(EngineProcess(OURS, artifact, feeds, threads=threads))}
     if setup.peers:
-        file = case.write_onnx(folder / f"{case.name}.onnx")
+        file = case.write_onnx(folder / "model.onnx")
         for peer in setup.peers:
             engine = EngineProcess(peer, file, feeds, threads=threads, environment=setup.switches(peer))
             engines[peer] = stack.enter_context(engine)
@@ -78,8 +78,12 @@ def start_engines(stack: ExitStack, case: Case, setup: Setup, folder: Path) -> t
 
 
 def measure_case(name: str, setup: Setup) -> dict[str, Any]:
+    """The model of that name, see `measure`."""
+    return measure(open_case(name, batch=setup.batch), setup)
+
+
+def measure(case: Case, setup: Setup) -> dict[str, Any]:
     """One model in one setup: a JSON object with seconds, bytes, ratios and differences per engine."""
-    case = open_case(name, batch=setup.batch)
     peers = setup.peers
     with tempfile.TemporaryDirectory(prefix="glulam-") as folder, ExitStack() as stack:
         engines, compiled = start_engines(stack, case, setup, Path(folder))
@@ -98,7 +102,7 @@ def measure_case(name: str, setup: Setup) -> dict[str, Any]:
             for label, engine in engines.items()
         }
     return {
-        "model": name,
+        "model": case.name,
         "batch": case.batch,
         "threads": setup.threads,
         "numerics": setup.numerics,
@@ -117,8 +121,10 @@ def ratios(turns: Rounds, peers: Sequence[str]) -> dict[str, dict[str, float]]:
     return table
 
 
-def table_of(cases: Sequence[Mapping[str, Any]], peers: Sequence[str], title: str) -> Table:
-    """The cases as a table for the terminal."""
+def table_of(cases: Sequence[Mapping[str, Any]], peers: Sequence[str], title: str, worst_first: bool = False) -> Table:
+    """The cases as a table for the terminal, in their order or that of their ratios to the faster peer."""
+    if worst_first:
+        cases = sorted(cases, key=lambda case: -case["ratios"]["fastest"]["median"])
     table = Table(title=title, caption="ratio: glulam / the faster peer, round by round; median and quartiles")
     limited = limited_peers(cases[0], peers)
     heads = {peer: f"{peer} ms" for peer in peers}

@@ -1,0 +1,78 @@
+"""Single layers of every shape against ONNX Runtime and OpenVINO: where is there a slow corner?
+
+python -m glulam.benchmarks.corners --only grouped,depthwise --threads 1 --json out/corners.json
+
+The layers are those of `corner_cases`; the engines take turns as in `run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from glulam.benchmarks.corner_cases import CORNERS, Corner
+from glulam.benchmarks.peers import PEERS, installed_peers
+from glulam.benchmarks.run import Setup, measure, table_of
+from glulam.runtime.cpu import processor_name
+from glulam.runtime.errors import GlulamError
+
+
+def chosen(only: str | None) -> dict[str, Corner]:
+    """The corners, named by group and layer, whose name has any of the texts between commas. Raises GlulamError."""
+    names = {f"{group}: {name}": corner for group, corners in CORNERS.items() for name, corner in corners.items()}
+    texts = only.lower().split(",") if only else [""]
+    found = {name: corner for name, corner in names.items() if any(text in name.lower() for text in texts)}
+    if not found:
+        raise GlulamError(f"no corner has {only!r} in its name; groups are {', '.join(CORNERS)}")
+    return found
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m glulam.benchmarks.corners", description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", metavar="TEXTS", help="corners whose name has any of these, by commas (all)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--numerics", default="fast", choices=("fast", "strict"))
+    parser.add_argument("--rounds", type=int, default=5, help="rounds in which each engine has one turn")
+    parser.add_argument("--turn", type=float, default=0.05, metavar="SECONDS", help="about how long a turn lasts")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured here")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    console = Console()
+    peers = installed_peers()
+    if not peers:
+        raise GlulamError(f"neither of {', '.join(PEERS)} is installed: pip install 'glulam[bench]'")
+    setup = Setup(peers, options.threads, options.numerics, rounds=options.rounds, turn_seconds=options.turn)
+    measured: list[dict[str, Any]] = []
+    corners = chosen(options.only)
+    with console.status("corners") as status:
+        for name, corner in corners.items():
+            status.update(f"{len(measured) + 1} of {len(corners)}: {name}")
+            measured.append(measure(corner.case(name), setup))
+    console.print(table_of(measured, peers, f"{processor_name()}, worst first", worst_first=True))
+    ratios = [case["ratios"]["fastest"]["median"] for case in measured]
+    console.print(
+        f"geometric mean {statistics.geometric_mean(ratios):.3f}; {sum(r > 1 for r in ratios)} of {len(ratios)} above 1"
+    )
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(
+            json.dumps({"cpu": processor_name(), "cases": measured}, indent=1) + "\n", encoding="utf-8"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except GlulamError as error:
+        sys.exit(f"error: {error}")
