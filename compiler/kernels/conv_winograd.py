@@ -3,7 +3,7 @@
 One iteration takes a block of tiles: it transforms their inputs into scratch memory that stays in the second-level
 cache, multiplies the matrices of all points for one group of channel blocks after the other, and transforms each result
 back with the epilogue on the way out. The filters are transformed at compile time in float64, and read once for each
-block of tiles; `winograd_stages` serves where they are too many for that.
+block of tiles; `winograd_stages` serves where they are too many for that, and where taps are apart (dilation).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
 
+from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
@@ -96,7 +97,12 @@ def _cycles(target: Target, plan: Plan, iterations: int, in_channels: int, out_c
 
 
 def build(ctx: Context, geometry: ConvGeometry, finished: FinishedTiles) -> Lowered:
-    """The kernel. Inputs as for the direct convolution; x carries zeros around it as far as the last tile reaches."""
+    """The kernel. Inputs as for the direct convolution; x carries zeros around it as far as the last tile reaches.
+
+    Raises UnsupportedError for dilated convolutions.
+    """
+    if finished.f.is_dilated:
+        raise UnsupportedError(f"{ctx.name}: dilated convolutions are computed in stages")
     return _Winograd(ctx, geometry, finished).build()
 
 
@@ -174,7 +180,7 @@ class _Winograd:
             b.serial("r", plan.rows) as r, b.serial("s", plan.columns) as s,
             b.serial("c", self.in_blocks) as c, b.vector("v", self.block) as v,
         ):  # fmt: skip
-            row, column = (corner[0] + r) * self.f.outputs[0] - top, (corner[1] + s) * self.f.outputs[1] - left
+            row, column = (corner[0] + r) * self.f.down.step - top, (corner[1] + s) * self.f.across.step - left
             tile, channel = r * plan.columns + s, c * self.block + v
             self.f.input_tile(
                 b,

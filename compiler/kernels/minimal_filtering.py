@@ -3,6 +3,10 @@
 Inputs d and taps g give A^T [(G g) * (B^T d)] (S. Winograd: Arithmetic Complexity of Computations, 1980), and images
 the same along their rows and columns (A. Lavin, S. Gray: Fast Algorithms for Convolutional Neural Networks, 2015).
 Longer tiles multiply less and round more, and they blow the filters up: r taps become m + r - 1 numbers.
+
+A filter that moves by s inputs is s filters that move by one, each on every s-th input: the taps of one phase meet the
+inputs of one phase, and the m outputs are the sums of all phases'. With two phases of a 3-tap filter, four outputs take
+5 + 4 multiplications instead of 12. A filter whose taps are d inputs apart goes by itself over every d-th input.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ from glulam.compiler.loops.expr import Const, Expr, Fma
 from glulam.compiler.loops.ir import Builder
 
 Matrix = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+Pair = tuple[int, int]
 Polynomial = list[Fraction]  # coefficients, the constant first
 
 _POINTS = tuple(map(Fraction, ["0", "1", "-1", "2", "-2", "1/2", "-1/2", "-1/4", "4", "1/4", "-4"]))
@@ -33,52 +39,111 @@ _OPERATION_CYCLES = 0.6  # of a transform's arithmetic, loads and stores, on AVX
 
 
 @dataclass(frozen=True)
+class Residues:
+    """`count` sets of every dilation-th output of an axis, the first of them from output `first` on.
+
+    Each has `outputs` outputs in `tiles` tiles; the tiles of the first set count from `begin` on.
+    """
+
+    first: int
+    count: int
+    outputs: int
+    tiles: int
+    begin: int
+
+
+@dataclass(frozen=True)
 class Line:
     """The algorithm of Cook and Toom, transposed, for `outputs` outputs and `taps` taps. F(1, 1) is the identity.
 
-    Tiles and filters are evaluated at the first of the points and at infinity, in exact arithmetic.
+    Tiles and filters are evaluated at the first of the points and at infinity, in exact arithmetic. The filter moves by
+    `stride`, of which it has no fewer taps, or its taps are `dilation` inputs apart.
     """
 
     outputs: int
     taps: int
+    stride: int = 1
+    dilation: int = 1
 
     @property
     def inputs(self) -> int:
         """Inputs of a tile, and numbers that it, or a filter, becomes."""
-        return self.outputs + self.taps - 1
+        return self.stride * (self.outputs - 1) + self.taps
 
     @property
-    def points(self) -> tuple[Fraction, ...]:
-        """All but infinity."""
-        return _POINTS[: self.inputs - 1]
+    def step(self) -> int:
+        """Inputs from a tile to the next."""
+        return self.outputs * self.stride * self.dilation
 
     @cached_property
     def input_transform(self) -> Matrix:
-        """B^T: a row has the coefficients of the polynomial that is zero at all points but its own."""
-        rows = [[*_with_roots(p for p in self.points if p != own), Fraction(0)] for own in self.points]
-        rows = [[c * _sign(scale) for c in row] for row, scale in zip(rows, self._scales, strict=True)]
-        return np.array([*rows, _with_roots(self.points)], np.float64)
+        """B^T: for each phase a row has the coefficients of the polynomial that is zero at all points but its own."""
+        return self._by_phase([phase.input_transform for phase in self._phases])
 
     @cached_property
     def filter_transform(self) -> Matrix:
         """G: a row has the powers of its point, over what that polynomial is there."""
-        scales = [scale * _sign(scale) for scale in self._scales]
-        rows = [[p**k / scale for k in range(self.taps)] for p, scale in zip(self.points, scales, strict=True)]
-        return np.array([*rows, [0] * (self.taps - 1) + [1]], np.float64)
+        return self._by_phase([phase.filter_transform for phase in self._phases])
 
     @cached_property
     def output_transform(self) -> Matrix:
         """A^T: a column has the powers of its point."""
-        rows = [[*(p**k for p in self.points), k == self.outputs - 1] for k in range(self.outputs)]
-        return np.array(rows, np.float64)
+        return np.concatenate([phase.output_transform for phase in self._phases], axis=1)
 
     @property
-    def _scales(self) -> list[Fraction]:
-        return [math.prod((own - p for p in self.points if p != own), start=Fraction(1)) for own in self.points]
+    def most_points(self) -> int:
+        """Points that a phase needs, without infinity."""
+        return self.outputs + -(-self.taps // self.stride) - 2
+
+    @property
+    def _phases(self) -> list[_Phase]:
+        return [_Phase(self.outputs, len(range(first, self.taps, self.stride))) for first in range(self.stride)]
+
+    def _by_phase(self, parts: Sequence[Matrix]) -> Matrix:
+        """The parts under each other, their columns dealt out among the inputs, or taps."""
+        whole = np.zeros((sum(len(part) for part in parts), sum(part.shape[1] for part in parts)))
+        row = 0
+        for first, part in enumerate(parts):
+            whole[row : row + len(part), first :: self.stride] = part
+            row += len(part)
+        return whole
+
+    def residues(self, extent: int) -> list[Residues]:
+        """Those of an axis with so many outputs: first the sets that have one output more."""
+        found, begin = [], 0
+        longer = extent % self.dilation
+        for first, count, outputs in (
+            (0, longer, -(-extent // self.dilation)),
+            (longer, self.dilation - longer, extent // self.dilation),
+        ):
+            if count and outputs:
+                tiles = -(-outputs // self.outputs)
+                found.append(Residues(first, count, outputs, tiles, begin))
+                begin += count * tiles
+        return found
 
     def tiles_along(self, extent: int) -> int:
-        """Tiles that cover an extent; the last one may stick out."""
-        return -(-extent // self.outputs)
+        """Tiles that cover so many outputs; the last one of a residue may stick out."""
+        return sum(each.count * each.tiles for each in self.residues(extent))
+
+    def reach(self, extent: int) -> int:
+        """Inputs that the tiles of so many outputs span, from the first one's first."""
+        last = ((each.first + each.count - 1) + (each.tiles - 1) * self.step for each in self.residues(extent))
+        return max(last, default=0) + (self.inputs - 1) * self.dilation + 1
+
+    def places(self, extent: int) -> tuple[Indices, Indices]:
+        """[tiles, inputs] and [tiles, outputs]: where the tiles have their inputs, and their outputs."""
+        starts = [
+            (first + each.first, tile)
+            for each in self.residues(extent)
+            for first in range(each.count)
+            for tile in range(each.tiles)
+        ]
+        residue, tile = np.array(starts, np.int64).reshape(-1, 2, 1).swapaxes(0, 1)
+        inputs, outputs = np.arange(self.inputs), np.arange(self.outputs)
+        return residue + tile * self.step + inputs * self.dilation, residue + (
+            tile * self.outputs + outputs
+        ) * self.dilation
 
     def runs(self, tiles: int, inside: int) -> list[tuple[int, int, int]]:
         """(first tile, tiles, outputs of each) of a row of tiles, of whose last one `inside` outputs count."""
@@ -86,6 +151,40 @@ class Line:
             return [(0, tiles, inside)]
         whole = [(0, tiles - 1, self.outputs)] if tiles > 1 else []
         return [*whole, (tiles - 1, 1, inside)]
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """A filter that moves by one, of neighbouring taps."""
+
+    outputs: int
+    taps: int
+
+    @property
+    def points(self) -> tuple[Fraction, ...]:
+        """All but infinity."""
+        return _POINTS[: self.outputs + self.taps - 2]
+
+    @property
+    def input_transform(self) -> Matrix:
+        rows = [[*_with_roots(p for p in self.points if p != own), Fraction(0)] for own in self.points]
+        rows = [[c * _sign(scale) for c in row] for row, scale in zip(rows, self._scales, strict=True)]
+        return np.array([*rows, _with_roots(self.points)], np.float64)
+
+    @property
+    def filter_transform(self) -> Matrix:
+        scales = [scale * _sign(scale) for scale in self._scales]
+        rows = [[p**k / scale for k in range(self.taps)] for p, scale in zip(self.points, scales, strict=True)]
+        return np.array([*rows, [0] * (self.taps - 1) + [1]], np.float64)
+
+    @property
+    def output_transform(self) -> Matrix:
+        rows = [[*(p**k for p in self.points), k == self.outputs - 1] for k in range(self.outputs)]
+        return np.array(rows, np.float64)
+
+    @property
+    def _scales(self) -> list[Fraction]:
+        return [math.prod((own - p for p in self.points if p != own), start=Fraction(1)) for own in self.points]
 
 
 def _with_roots(roots: Iterable[Fraction]) -> Polynomial:
@@ -110,19 +209,24 @@ class Filtering:
     across: Line
 
     @property
-    def outputs(self) -> tuple[int, int]:
+    def outputs(self) -> Pair:
         """Rows and columns of a tile of outputs."""
         return self.down.outputs, self.across.outputs
 
     @property
-    def taps(self) -> tuple[int, int]:
+    def taps(self) -> Pair:
         """Of the filters."""
         return self.down.taps, self.across.taps
 
     @property
-    def inputs(self) -> tuple[int, int]:
+    def inputs(self) -> Pair:
         """Rows and columns of a tile of inputs."""
         return self.down.inputs, self.across.inputs
+
+    @property
+    def is_dilated(self) -> bool:
+        """Whether neighbouring outputs lie in different tiles."""
+        return max(self.down.dilation, self.across.dilation) > 1
 
     @property
     def points(self) -> int:
@@ -134,7 +238,7 @@ class Filtering:
         """Rows and columns of a tile of outputs, as in 4x4."""
         return "x".join(map(str, self.outputs))
 
-    def tiles(self, extents: Shape) -> tuple[int, int]:
+    def tiles(self, extents: Shape) -> Pair:
         """Rows and columns of tiles that cover an image."""
         height, width = extents
         return self.down.tiles_along(height), self.across.tiles_along(width)
@@ -185,7 +289,7 @@ class Filtering:
                 write(i * columns + j, value)
 
     def output_tile(
-        self, b: Builder, inside: tuple[int, int], read: Callable[[int], Expr], write: Callable[[int, int, Expr], None]
+        self, b: Builder, inside: Pair, read: Callable[[int], Expr], write: Callable[[int, int, Expr], None]
     ) -> None:
         """A^T m A of the products read(point), of which the first `inside` rows and columns are written."""
         rows, columns = self.inputs
@@ -201,17 +305,23 @@ class Filtering:
 
 
 @cache
-def filtering(outputs: tuple[int, int], taps: tuple[int, int]) -> Filtering:
+def filtering(outputs: Pair, taps: Pair, strides: Pair = (1, 1), dilations: Pair = (1, 1)) -> Filtering:
     """The one of tiles with these outputs, for filters with these taps; always the same object.
 
     Raises UnsupportedError where there are too few points to interpolate.
     """
-    down, across = (Line(m, r) for m, r in zip(outputs, taps, strict=True))
-    if not all(min(line.outputs, line.taps) > 0 and line.inputs <= len(_POINTS) + 1 for line in (down, across)):
-        raise UnsupportedError(
-            f"no tiles of {outputs} outputs for filters of {taps} taps: along each axis, outputs and taps together are "
-            f"at most {len(_POINTS) + 2}, and neither is less than one"
-        )
+    down, across = (Line(*each) for each in zip(outputs, taps, strides, dilations, strict=True))
+    for line in (down, across):
+        if min(line.outputs, line.taps) < 1 or line.taps < line.stride or 1 not in (line.stride, line.dilation):
+            raise UnsupportedError(
+                f"no tiles of {line.outputs} outputs for {line.taps} taps, stride {line.stride}, dilation "
+                f"{line.dilation}: a stride is no longer than the taps are many, and not with dilation"
+            )
+        if line.most_points > len(_POINTS):
+            raise UnsupportedError(
+                f"no tiles of {outputs} outputs for filters of {taps} taps: along each axis, outputs and taps together "
+                f"are at most {len(_POINTS) + 2}"
+            )
     return Filtering(down, across)
 
 

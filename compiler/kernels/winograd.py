@@ -98,21 +98,29 @@ class FinishedTiles:
 
     def write(
         self, read: Callable[[int], Expr], bias: Expr, head: tuple[IndexLike, IndexLike], place: tuple[Affine, Affine],
-        inside: Pair, v: Var,
+        inside: Pair, v: Var, residue: tuple[IndexLike, IndexLike] = (0, 0),
     ) -> None:  # fmt: skip
-        """The tile of products read(point) that is `place` tiles from the corner of image and block `head`."""
-        top, left = (at * m for at, m in zip(place, self.f.outputs, strict=True))
-        found: dict[Pair, Expr] = {}
+        """The tile of products read(point) that is `place` tiles from the corner of image and block `head`.
+
+        It has every dilation-th output, from the `residue`-th on.
+        """
+        lines, found = (self.f.down, self.f.across), dict[Pair, Expr]()
+
+        def pixel(*inner: int) -> list[Affine]:
+            each = zip(place, lines, inner, residue, strict=True)
+            return [(at * line.outputs + k) * line.dilation + first for at, line, k, first in each]
 
         def finish(i: int, j: int, value: Expr) -> None:
-            found[i, j] = self.ctx.finish(value + bias, (*head, top + i, left + j, v))
+            found[i, j] = self.ctx.finish(value + bias, (*head, *pixel(i, j), v))
 
         self.f.output_tile(self.ctx.builder, inside, read, finish)
-        if self.window is not None:
-            down, across = self.window.geometry.strides
-            top, left = place[0] * (self.f.outputs[0] // down), place[1] * (self.f.outputs[1] // across)
-            found = self._pooled(self.window, found, inside)
-        for (i, j), value in found.items():
+        if self.window is None:
+            for (i, j), value in found.items():
+                self.ctx.write((*head, *pixel(i, j), v), value)
+            return
+        down, across = self.window.geometry.strides
+        top, left = place[0] * (self.f.outputs[0] // down), place[1] * (self.f.outputs[1] // across)
+        for (i, j), value in self._pooled(self.window, found, inside).items():
             self.ctx.write((*head, top + i, left + j, v), value)
 
     @staticmethod
@@ -136,6 +144,8 @@ class FinishedTiles:
 def holds_windows(f: Filtering, window: Window, extents: Shape, pooled: Shape) -> str | None:
     """Why the tiles of an image do not hold the windows of a pool with so many results; None if they do."""
     geo = window.geometry
+    if f.is_dilated:
+        return "neighbours lie in different tiles of a dilated convolution"
     if geo.kernel != geo.strides or set(geo.dilations) != {1} or any(geo.before):
         return "its windows do not lie side by side from the corner on"
     if any(m % k for m, k in zip(f.outputs, geo.kernel, strict=True)):

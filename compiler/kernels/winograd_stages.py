@@ -9,16 +9,19 @@ from __future__ import annotations
 import enum
 import math
 from functools import partial
+from itertools import product
 
 from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.types import DType, Shape
-from glulam.compiler.kernels.context import Context, Lowered
-from glulam.compiler.kernels.minimal_filtering import Filtering
+from glulam.compiler.kernels.context import Context, Lowered, View
+from glulam.compiler.kernels.minimal_filtering import Filtering, Line, Residues
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.tiling import OFTEN, choose_tiling, memory_rate, overlapped, row_cycles, stream_rate
 from glulam.compiler.kernels.winograd import FinishedTiles, Products, padded_bias, transform_slowdown
 from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Load, Var
 from glulam.compiler.targets import Target
+
+Pads = tuple[tuple[int, int], ...]
 
 _MOVES = 3  # what it costs to write a tensor and to read it in the next kernel, in readings
 
@@ -37,28 +40,42 @@ def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_chann
     return transforms + moves + overlapped(products, filters / memory_rate(target, filters))
 
 
-def build_input(ctx: Context, f: Filtering, pads: tuple[tuple[int, int], ...]) -> Lowered:
-    """x in channel blocks, with zeros around it as far as the last tile reaches, to v[points, tiles * C' + lanes]."""
+def build_input(ctx: Context, f: Filtering, pads: Pads, extents: Shape) -> Lowered:
+    """x in channel blocks, with zeros around it as far as the last tile reaches, to v[points, tiles * C' + lanes].
+
+    `extents` are the rows and columns of the convolution's result.
+    """
     b, x, block = ctx.builder, ctx.input_view(0), ctx.operand(0).layout.block
     points, row = ctx.output.shape
     if block == 1 or ctx.output.type.dtype is not DType.F32:
         raise UnsupportedError(f"{ctx.name}: the input lies in no channel blocks of float32")
     v_buffer = ctx.memory("output", 0, (points, row))
-    (top, bottom), (left, right) = pads
-    batch, _, height, width = ctx.operand(0).shape
-    rows, columns = f.tiles((height + top + bottom - f.taps[0] + 1, width + left + right - f.taps[1] + 1))
-    blocks = ctx.operand(0).blocks
-    with b.section(n=batch, a=rows, c=blocks) as (n, a, c), b.serial("e", columns) as e, b.vector("v", block) as v:
-        place = (((n * rows + a) * columns + e) * blocks + c) * block + v
-        y, z = a * f.outputs[0] - top, e * f.outputs[1] - left
-        f.input_tile(
-            b,
-            lambda i, j: x[n, c, y + i, z + j, v],
-            lambda point, value: b.store(v_buffer[point, place], value),
-        )
+    for high, wide in product(f.down.residues(extents[0]), f.across.residues(extents[1])):
+        _input_tiles(ctx, x, v_buffer, f, pads, (high, wide), f.tiles(extents))
     with b.section(z=1), b.serial("p", points) as p, b.vector("v", block) as v:
         b.store(v_buffer[p, v + row - block], 0.0)
     return ctx.finished()
+
+
+def _input_tiles(
+    ctx: Context, x: View, tiles: Buffer, f: Filtering, pads: Pads, residues: tuple[Residues, Residues],
+    counts: tuple[int, int],
+) -> None:  # fmt: skip
+    """Transform those of some residues, of all the tiles along rows and columns that `counts` says."""
+    b, blocks, block = ctx.builder, x.operand.blocks, x.operand.layout.block
+    (high, wide), (rows, columns), ((top, _), (left, _)) = residues, counts, pads
+    with (
+        b.section(n=x.operand.shape[0], q=high.count, a=high.tiles, c=blocks) as (n, q, a, c),
+        b.serial("p", wide.count) as p, b.serial("e", wide.tiles) as e, b.vector("v", block) as v,
+    ):  # fmt: skip
+        row, column = q * high.tiles + a + high.begin, p * wide.tiles + e + wide.begin
+        place = (((n * rows + row) * columns + column) * blocks + c) * block + v
+        y, z = a * f.down.step + q + (high.first - top), e * f.across.step + p + (wide.first - left)
+        f.input_tile(
+            b,
+            lambda i, j: x[n, c, y + i * f.down.dilation, z + j * f.across.dilation, v],
+            lambda point, value: b.store(tiles[point, place], value),
+        )
 
 
 def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int) -> Lowered:
@@ -134,21 +151,29 @@ def build_output(ctx: Context, finished: FinishedTiles) -> Lowered:
     products = ctx.memory("input", 0, (blocks, batch * rows * columns, f.points, block))
     bias = ctx.constant(padded_bias(ctx.data(1), channels, blocks, block), "b")
     ctx.output_view()
-    down, across = [
-        line.runs(tiles, inside)
-        for line, tiles, inside in zip((f.down, f.across), f.tiles(finished.wanted), finished.inside, strict=True)
-    ]
     by_tiles = _shared(ctx.target, products.shape[1], blocks * block) is _Shared.TILES
-    for top, count, height in down:
-        order = {"a": count, "c": blocks} if by_tiles else {"c": blocks, "a": count}
+    for high, top, count, height in _along(f.down, finished.wanted[0]):
+        tiled = {"q": high.count, "a": count}
+        order = {**tiled, "c": blocks} if by_tiles else {"c": blocks, **tiled}
         with b.section(n=batch, **order) as (n, *vars):
-            c, a = vars[::-1] if by_tiles else vars
-            for left, length, width in across:
-                with b.serial("e", length) as e, b.vector("v", block) as v:
-                    tile = n * (rows * columns) + (a + top) * columns + e + left
+            q, a, c = vars if by_tiles else (*vars[1:], vars[0])
+            row = n * rows + q * high.tiles + a + (top + high.begin)
+            for wide, left, length, width in _along(f.across, finished.wanted[1]):
+                with b.serial("p", wide.count) as p, b.serial("e", length) as e, b.vector("v", block) as v:
+                    tile = row * columns + p * wide.tiles + e + (left + wide.begin)
                     read = partial(_product, products, c, tile, v)
-                    finished.write(read, bias[c, v], (n, c), (a + top, e + left), (height, width), v)
+                    place, residue = (a + top, e + left), (q + high.first, p + wide.first)
+                    finished.write(read, bias[c, v], (n, c), place, (height, width), v, residue)
     return ctx.finished()
+
+
+def _along(line: Line, extent: int) -> list[tuple[Residues, int, int, int]]:
+    """Runs of equal tiles for each kind of residue: with their first tile, how many, and the outputs of each."""
+    return [
+        (each, *run)
+        for each in line.residues(extent)
+        for run in line.runs(each.tiles, each.outputs - (each.tiles - 1) * line.outputs)
+    ]
 
 
 def _product(products: Buffer, block: Var, tile: IndexLike, v: Var, point: int) -> Load:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 
@@ -24,10 +23,10 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class WinogradConv(Conv):
-    """A convolution of images without stride, dilation or groups: the same meaning, other roundings.
+    """A convolution of images without groups: the same meaning, other roundings.
 
     `outputs` are the rows and columns of a tile, `taps` those of the filters. With `staged`, the pass `split_winograd`
-    makes three ops of it.
+    makes three ops of it; with dilation that must be.
     """
 
     outputs: Pair = (4, 4)
@@ -39,7 +38,19 @@ class WinogradConv(Conv):
 
     @property
     def filtering(self) -> Filtering:
-        return filtering(self.outputs, self.taps)
+        return filtering(self.outputs, self.taps, *self._moves)
+
+    @property
+    def _moves(self) -> tuple[Pair, Pair]:
+        """Strides and dilations; a single tap has no distance to others."""
+        (down, across), taps = self.dilations, self.taps
+        return (self.strides[0], self.strides[1]), (down if taps[0] > 1 else 1, across if taps[1] > 1 else 1)
+
+    def stages(self, lanes: int, shape: Shape) -> tuple[WinogradInput, WinogradProducts, WinogradOutput]:
+        """The three ops that do the same for channel blocks of `lanes` and a result of `shape`."""
+        common = (self.outputs, self.taps, *self._moves, lanes)
+        first = WinogradInput(*common, self.pads)
+        return first, WinogradProducts(*common, shape), WinogradOutput(*common, shape)
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         types = super().infer(*inputs)
@@ -50,7 +61,9 @@ class WinogradConv(Conv):
 
     def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
         x = inputs[0]
-        return None if index or x is None else tile_padding(self.filtering, x.shape[2:], self.pads)
+        if index or x is None:
+            return None
+        return tile_padding(self.filtering, x.shape[2:], self.pads, self.output_extents(x.shape[2:], self.taps))
 
     def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
         return False
@@ -67,7 +80,22 @@ class WinogradConv(Conv):
 
 
 @dataclass(frozen=True)
-class WinogradInput(Op):
+class _Stage(Op):
+    """What the three share: tiles, filters with their strides and dilations, and the lanes of a channel block."""
+
+    outputs: Pair
+    taps: Pair
+    strides: Pair
+    dilations: Pair
+    lanes: int
+
+    @property
+    def filtering(self) -> Filtering:
+        return filtering(self.outputs, self.taps, self.strides, self.dilations)
+
+
+@dataclass(frozen=True)
+class WinogradInput(_Stage):
     """B^T d B of all tiles of x[N,C,H,W] -> [points, tiles * C' + lanes], C' being C in whole blocks of `lanes`.
 
     The tiles of all images count on. The last `lanes` of each row are zeros: without them the rows would begin at
@@ -75,25 +103,18 @@ class WinogradInput(Op):
     """
 
     pads: Pads
-    outputs: Pair
-    taps: Pair
-    lanes: int
 
     name = "winograd_input"
     tolerance = 1e-5
 
-    @property
-    def filtering(self) -> Filtering:
-        return filtering(self.outputs, self.taps)
-
-    def tiles(self, x: TensorType) -> Shape:
-        """Tiles along height and width."""
-        zipped = zip(x.shape[2:], self.pads, self.taps, strict=True)
-        return self.filtering.tiles(tuple(n + sum(pad) - taps + 1 for n, pad, taps in zipped))
+    def extents(self, x: TensorType) -> Shape:
+        """Rows and columns of the convolution's result."""
+        zipped = zip(x.shape[2:], self.pads, self.taps, self.strides, self.dilations, strict=True)
+        return tuple((n + sum(pad) - d * (taps - 1) - 1) // stride + 1 for n, pad, taps, stride, d in zipped)
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         (x,) = required(self, inputs, 1)
-        row = x.shape[0] * math.prod(self.tiles(x)) * -(-x.shape[1] // self.lanes) + 1
+        row = x.shape[0] * math.prod(self.filtering.tiles(self.extents(x))) * -(-x.shape[1] // self.lanes) + 1
         return (x.with_shape((self.filtering.points, row * self.lanes)),)
 
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
@@ -101,45 +122,34 @@ class WinogradInput(Op):
 
     def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
         x = inputs[0]
-        return None if x is None else tile_padding(self.filtering, x.shape[2:], self.pads)
+        return None if x is None else tile_padding(self.filtering, x.shape[2:], self.pads, self.extents(x))
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
-        f, (batch, channels, *_) = self.filtering, x.shape
-        type = TensorType.of(x)
-        rows, columns = self.tiles(type)
-        halo = tile_padding(f, x.shape[2:], self.pads).spans
-        padded = np.pad(wide(x), ((0, 0), (0, -channels % self.lanes), *halo))
-        result = np.zeros((*f.inputs, batch, rows, columns, padded.shape[1]))
-        for a, e in product(range(rows), range(columns)):
-            tile = padded[:, :, a * f.outputs[0] :, e * f.outputs[1] :][:, :, : f.inputs[0], : f.inputs[1]]
-            both = np.einsum("pi,ncij,qj->pqnc", f.down.input_transform, tile, f.across.input_transform)
-            result[:, :, :, a, e] = both
+        f, extents = self.filtering, self.extents(TensorType.of(x))
+        halo = tile_padding(f, x.shape[2:], self.pads, extents).spans
+        padded = np.pad(wide(x), ((0, 0), (0, -x.shape[1] % self.lanes), *halo))
+        (rows, _), (columns, _) = f.down.places(extents[0]), f.across.places(extents[1])
+        tiles = padded[:, :, rows[:, None, :, None], columns[None, :, None, :]]
+        result = np.einsum("pi,ncaeij,qj->pqnaec", f.down.input_transform, tiles, f.across.input_transform)
         flat = np.pad(result.reshape(f.points, -1), ((0, 0), (0, self.lanes)))
         return (flat.astype(x.dtype),)
 
     def lower(self, ctx: Context) -> Lowered:
-        return winograd_stages.build_input(ctx, self.filtering, self.pads)
+        return winograd_stages.build_input(ctx, self.filtering, self.pads, self.extents(ctx.operand(0).type))
 
 
 @dataclass(frozen=True)
-class WinogradProducts(Op):
+class WinogradProducts(_Stage):
     """For each point the product of the tiles' channels, as WinogradInput gives them, and of w[OC,C,*taps]'s.
 
     The result is [OC / lanes, tiles * points * lanes], channels in whole blocks; `shape` is that of the convolution's.
     """
 
     shape: Shape
-    outputs: Pair
-    taps: Pair
-    lanes: int
 
     name = "winograd_products"
     tolerance = 1e-4
-
-    @property
-    def filtering(self) -> Filtering:
-        return filtering(self.outputs, self.taps)
 
     @property
     def tiles(self) -> int:
@@ -172,21 +182,14 @@ class WinogradProducts(Op):
 
 
 @dataclass(frozen=True)
-class WinogradOutput(Op):
+class WinogradOutput(_Stage):
     """A^T m A of the tiles that WinogradProducts gives, plus bias?[OC] -> `shape`, which is [N,OC,H,W]."""
 
     shape: Shape
-    outputs: Pair
-    taps: Pair
-    lanes: int
 
     name = "winograd_output"
     traits = frozenset({Trait.ANCHOR})
     tolerance = 1e-5
-
-    @property
-    def filtering(self) -> Filtering:
-        return filtering(self.outputs, self.taps)
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         (m,) = required(self, inputs, 1, 1)
@@ -203,10 +206,12 @@ class WinogradOutput(Op):
         (m,) = required(self, inputs, 1, 1)
         bias = optional(inputs, 1)
         f, (batch, channels, height, width) = self.filtering, self.shape
-        rows, columns = f.tiles((height, width))
-        tiles = wide(m).reshape(-1, batch, rows, columns, *f.inputs, self.lanes)
+        tiles = wide(m).reshape(-1, batch, *f.tiles((height, width)), *f.inputs, self.lanes)
         both = np.einsum("ip,bnaepql,jq->nblaiej", f.down.output_transform, tiles, f.across.output_transform)
-        image = both.reshape(batch, -1, rows * f.outputs[0], columns * f.outputs[1])[:, :channels, :height, :width]
+        (_, rows), (_, columns) = f.down.places(height), f.across.places(width)
+        image = np.zeros((*both.shape[:3], rows.max() + 1, columns.max() + 1))
+        image[:, :, :, rows[:, :, None, None], columns] = both
+        image = image.reshape(batch, -1, *image.shape[3:])[:, :channels, :height, :width]
         return ((image if bias is None else image + wide(bias)[:, None, None]).astype(m.dtype),)
 
     def pools(self, window: Window, result: TensorType, pooled: TensorType, block_bytes: int) -> str | None:
@@ -221,10 +226,9 @@ class WinogradOutput(Op):
         return winograd_stages.build_output(ctx, FinishedTiles(ctx, self.filtering, ctx.output.spatial))
 
 
-def tile_padding(f: Filtering, extents: Shape, pads: Pads) -> Padding:
+def tile_padding(f: Filtering, inputs: Shape, pads: Pads, outputs: Shape) -> Padding:
     """Zeros as far as the tiles at the edges reach."""
     spans = []
-    for extent, (before, after), line in zip(extents, pads, (f.down, f.across), strict=True):
-        tiles = line.tiles_along(extent + before + after - line.taps + 1)
-        spans.append((before, tiles * line.outputs + line.taps - 1 - before - extent))
+    for extent, (before, _), results, line in zip(inputs, pads, outputs, (f.down, f.across), strict=True):
+        spans.append((before, max(0, line.reach(results) - before - extent)))
     return Padding(tuple(spans))

@@ -24,7 +24,9 @@ from glulam.compiler.ops.tiled import TiledConv, TiledLinear
 from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.targets import Target
 
-_TILES = {3: (2, 4), 5: (3, 4), 7: (4, 6)}  # outputs of Winograd's tiles along an axis, by the taps along it
+_TILES = {(3, 1): (2, 4), (5, 1): (3, 4), (7, 1): (4, 6), (3, 2): (2, 4), (5, 2): (2, 4), (7, 2): (2, 4)}
+"""Outputs of Winograd's tiles along an axis, by the taps and the stride along it."""
+
 _OTHER_TILES = 2  # tiles besides the model's own that are worth a measurement
 
 
@@ -139,24 +141,30 @@ def _direct_cycles(target: Target, node: Node, tiling: Tiling | None) -> float:
     return conv_direct.cost(target, node.output.shape[0], spatial, _depth(node), channels, 1, tiling)
 
 
-def _filterings(taps: Shape) -> list[Filtering]:
+def _filterings(op: Conv, taps: Shape) -> list[Filtering]:
     """Of square tiles, or of tiles in a line where the filters have one row or column; none for other taps."""
-    lines = [r for r in taps if r > 1]
-    if len(taps) != 2 or not lines or any(r not in _TILES for r in lines):
+    lines = list(zip(taps, op.strides, strict=True))
+    long = [line for line in lines if line != (1, 1)]
+    if len(taps) != 2 or not long or any(line not in _TILES for line in long):
         return []
-    rows, columns = taps
-    sizes = [m for m in _TILES[max(lines)] if m in _TILES[min(lines)]]
-    return [filtering((m if rows > 1 else 1, m if columns > 1 else 1), (rows, columns)) for m in sizes]
+    (rows, columns), (down, across) = taps, op.strides
+    d, e = op.dilations
+    dilations = (d if rows > 1 else 1, e if columns > 1 else 1)
+    sizes = [m for m in _TILES[max(long)] if all(m in _TILES[line] for line in long)]
+    return [
+        filtering((m if rows > 1 else 1, m if columns > 1 else 1), (rows, columns), (down, across), dilations)
+        for m in sizes
+    ]
 
 
 def _no_winograd(target: Target, node: Node) -> str | None:
     op, weights = node.op, node.inputs[1]
     assert isinstance(op, Conv)
     assert weights is not None
-    if not _filterings(weights.shape[2:]):
-        return f"the kernel is {'x'.join(map(str, weights.shape[2:]))}"
-    if op.strides != (1, 1) or op.dilations != (1, 1) or op.groups != 1:
-        return "strides, dilation or groups"
+    if op.groups != 1 or (max(op.strides) > 1 and max(op.dilations) > 1):
+        return "groups, or strides with dilation"
+    if not _filterings(op, weights.shape[2:]):
+        return f"the kernel is {'x'.join(map(str, weights.shape[2:]))}, the stride {'x'.join(map(str, op.strides))}"
     return _needs_packing(node)
 
 
@@ -168,8 +176,10 @@ def _winograd(target: Target, node: Node) -> list[Candidate]:
     assert isinstance(op, Conv)
     size = (x.shape[0], node.output.shape[2:], x.shape[1], node.output.shape[1])
     found = []
-    for f in _filterings(weights.shape[2:]):
-        for staged, module in ((False, conv_winograd), (True, winograd_stages)):
+    for f in _filterings(op, weights.shape[2:]):
+        for staged, module in (
+            ((True, winograd_stages),) if f.is_dilated else ((False, conv_winograd), (True, winograd_stages))
+        ):
             name = f"winograd {f.name}{' in stages' if staged else ''}"
             variant = WinogradConv(**op.attributes(), outputs=f.outputs, taps=f.taps, staged=staged)
             found.append(Candidate(name, module.cost(target, *size, f), variant))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
-from glulam.compiler.ops.winograd import WinogradConv, WinogradInput, WinogradOutput, WinogradProducts
+from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.passes.manager import Decision, NodePass, Uses
 from glulam.compiler.targets import Target
 
@@ -28,15 +28,12 @@ class SplitWinograd(NodePass):
             return None
         x, weights, *bias = node.inputs
         assert x is not None
-        shape, lanes = node.output.shape, self.target.lanes
-        transform = WinogradInput(op.pads, op.outputs, op.taps, lanes)
+        transform, multiply, transform_back = op.stages(self.target.lanes, node.output.shape)
         known = [user.output for user in uses.users(x) if user.op == transform]
         what = "shares the tiles of its input" if known else f"transforms {op.filtering.name} tiles"
         patch = Patch(graph, f"{what}, multiplies, transforms back", at=node.name)
         tiles = known[0] if known else patch.apply(transform, x, name=f"{node.name}.tiles")
-        products = patch.apply(
-            WinogradProducts(shape, op.outputs, op.taps, lanes), tiles, weights, name=f"{node.name}.products"
-        )
-        result = patch.apply(WinogradOutput(shape, op.outputs, op.taps, lanes), products, *bias, name=node.name)
+        products = patch.apply(multiply, tiles, weights, name=f"{node.name}.products")
+        result = patch.apply(transform_back, products, *bias, name=node.name)
         patch.replace(node.output, result)
         return patch

@@ -13,29 +13,45 @@ from glulam.compiler.graph.types import f32
 from glulam.compiler.kernels import conv_winograd
 from glulam.compiler.kernels.minimal_filtering import Line, filtering
 from glulam.compiler.ops import Relu
-from glulam.compiler.ops.winograd import WinogradConv, WinogradInput, WinogradOutput, WinogradProducts
+from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.targets import runnable_targets, target
 
 TARGETS = [t.name for t in runnable_targets()]
 F4 = filtering((4, 4), (3, 3))
 FILTERINGS = [
     filtering((2, 2), (3, 3)), F4, filtering((1, 4), (1, 3)), filtering((2, 1), (3, 1)), filtering((4, 4), (3, 5)),
-    filtering((3, 3), (5, 5)), filtering((1, 6), (1, 7)), filtering((4, 1), (7, 1)),
+    filtering((3, 3), (5, 5)), filtering((1, 6), (1, 7)), filtering((4, 1), (7, 1)), filtering((4, 4), (3, 3), (2, 2)),
+    filtering((2, 2), (5, 3), (1, 2)), filtering((1, 4), (1, 7), (1, 2)), filtering((2, 1), (3, 1), (3, 1)),
 ]  # fmt: skip
+DILATED = [
+    filtering((4, 4), (3, 3), dilations=(2, 2)), filtering((2, 2), (3, 3), dilations=(5, 1)),
+    filtering((1, 4), (1, 3), dilations=(1, 3)), filtering((2, 2), (3, 3), (2, 1), (1, 2)),
+]  # fmt: skip
+LINES = [(1, 1), (2, 1), (3, 1), (1, 2), (1, 3)]  # strides and dilations
 
 
 def named(f):
-    return f"F({f.name}, {'x'.join(map(str, f.taps))})"
+    def along(line):
+        return (
+            f"{line.taps} taps"
+            + f" stride {line.stride}" * (line.stride > 1)
+            + f" {line.dilation} apart" * (line.dilation > 1)
+        )
+
+    return f"F({f.name}, {along(f.down)} x {along(f.across)})"
 
 
 def conv(shape, out_channels, pads, seed=0, f=F4):
     """The op, and x, w and bias; an image too small for the filters grows."""
     rng = np.random.default_rng(seed)
-    extents = [max(n, r - sum(pad)) for n, r, pad in zip(shape[2:], f.taps, pads, strict=True)]
+    lines = (f.down, f.across)
+    least = [(line.taps - 1) * line.dilation + 1 - sum(pad) for line, pad in zip(lines, pads, strict=True)]
+    extents = [max(n, span) for n, span in zip(shape[2:], least, strict=True)]
     x = rng.standard_normal((*shape[:2], *extents)).astype(np.float32)
     w = rng.standard_normal((out_channels, shape[1], *f.taps)) / np.sqrt(np.prod(f.taps) * shape[1])
     bias = rng.standard_normal(out_channels).astype(np.float32)
-    return WinogradConv((1, 1), pads, (1, 1), 1, f.outputs, f.taps), [x, w.astype(np.float32), bias]
+    strides, dilations = zip(*((line.stride, line.dilation) for line in lines), strict=True)
+    return WinogradConv(strides, pads, dilations, 1, f.outputs, f.taps), [x, w.astype(np.float32), bias]
 
 
 SHAPES = [
@@ -89,11 +105,29 @@ def test_plan_cuts_evenly(shape, channels):
 @pytest.mark.parametrize("outputs", range(1, 7))
 @pytest.mark.parametrize("taps", range(1, 8))
 def test_transforms_are_winograds(outputs, taps):
-    """A^T [(G g) * (B^T d)] is the correlation of any d with any g."""
-    line, rng = Line(outputs, taps), np.random.default_rng(1)
-    d, g = rng.standard_normal(line.inputs), rng.standard_normal(taps)
-    product = (line.filter_transform @ g) * (line.input_transform @ d)
-    np.testing.assert_allclose(line.output_transform @ product, np.correlate(d, g), rtol=0, atol=1e-10)
+    """A^T [(G g) * (B^T d)] is the correlation of any d with any g, at every stride-th place."""
+    rng = np.random.default_rng(1)
+    for stride in range(1, taps + 1):
+        line = Line(outputs, taps, stride)
+        d, g = rng.standard_normal(line.inputs), rng.standard_normal(taps)
+        product = (line.filter_transform @ g) * (line.input_transform @ d)
+        assert len(product) == line.inputs
+        expected = np.correlate(d, g)[::stride]
+        np.testing.assert_allclose(line.output_transform @ product, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("extent", [1, 2, 3, 7, 12, 13])
+@pytest.mark.parametrize(("stride", "dilation"), LINES)
+def test_tiles_have_every_output_once_and_the_inputs_that_it_needs(extent, stride, dilation):
+    line = Line(2, 3, stride, dilation)
+    inputs, outputs = line.places(extent)
+    assert len(inputs) == len(outputs) == line.tiles_along(extent)
+    inside = sorted(outputs[outputs < extent].tolist())
+    assert inside == list(range(extent))
+    assert inputs.max() + 1 == line.reach(extent)
+    for have, made in zip(inputs, outputs, strict=True):
+        for output in made:
+            assert {output * stride + tap * dilation for tap in range(3)} <= set(have.tolist())
 
 
 def test_transforms_of_four_outputs_and_three_taps_are_lavins():
@@ -113,6 +147,18 @@ def test_tiles_that_need_too_many_points_are_refused():
         filtering((4, 8), (3, 7))
 
 
+@pytest.mark.parametrize(("strides", "dilations"), [((2, 1), (2, 1)), ((4, 1), (1, 1))])
+def test_strides_of_dilated_or_fewer_taps_are_refused(strides, dilations):
+    with pytest.raises(UnsupportedError, match="a stride is no longer than the taps are many"):
+        filtering((2, 2), (3, 3), strides, dilations)
+
+
+def test_a_dilated_convolution_is_refused_in_one_kernel():
+    op, arrays = conv((1, 3, 7, 13), 17, ((1, 1), (1, 1)), f=DILATED[0])
+    with pytest.raises(UnsupportedError, match="in stages"):
+        run_op(op, arrays, constants=(1, 2))
+
+
 def test_one_output_of_one_tap_is_the_product():
     line = Line(1, 1)
     assert line.input_transform == line.filter_transform == line.output_transform == [[1]]
@@ -121,16 +167,14 @@ def test_one_output_of_one_tap_is_the_product():
 def stages(op, x, w, bias, lanes):
     """The three ops of a convolution in stages, each with its inputs from the references of those before it."""
     (type,) = op.infer(f32(*x.shape), f32(*w.shape), f32(*bias.shape))
-    first = WinogradInput(op.pads, op.outputs, op.taps, lanes)
-    second = WinogradProducts(type.shape, op.outputs, op.taps, lanes)
-    third = WinogradOutput(type.shape, op.outputs, op.taps, lanes)
+    first, second, third = op.stages(lanes, type.shape)
     (tiles,) = first.reference(x)
     (products,) = second.reference(tiles, w)
     return [(first, [x], ()), (second, [tiles, w], (1,)), (third, [products, bias], (1,))]
 
 
 @pytest.mark.parametrize("case", SHAPES, ids=str)
-@pytest.mark.parametrize("f", FILTERINGS, ids=named)
+@pytest.mark.parametrize("f", [*FILTERINGS, *DILATED], ids=named)
 def test_stages_make_up_the_convolution(case, f):
     op, arrays = conv(*case, f=f)
     (result,) = (op.reference(*inputs) for op, inputs, _ in stages(op, *arrays, lanes=8)[2:])
@@ -140,7 +184,7 @@ def test_stages_make_up_the_convolution(case, f):
 
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("case", SHAPES, ids=str)
-@pytest.mark.parametrize("f", FILTERINGS, ids=named)
+@pytest.mark.parametrize("f", [*FILTERINGS, *DILATED], ids=named)
 def test_each_stage_equals_its_reference(name, case, f):
     op, arrays = conv(*case, f=f)
     for stage, inputs, constants in stages(op, *arrays, lanes=target(name).lanes):

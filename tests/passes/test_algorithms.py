@@ -48,14 +48,34 @@ def test_tiles_for_taps(taps, tiles):
 def test_other_taps_are_refused(taps):
     names, refused = winograds(network(taps)[0])
     assert not names
-    assert f"no winograd: the kernel is {taps[0]}x{taps[1]}" in refused
+    assert f"no winograd: the kernel is {taps[0]}x{taps[1]}, the stride 1x1" in refused
 
 
-@pytest.mark.parametrize("how", [{"strides": (1, 2)}, {"dilations": (2, 1)}, {"groups": 2}], ids=str)
-def test_strides_dilation_and_groups_are_refused(how):
-    names, refused = winograds(network((1, 7), **how)[0])
+@pytest.mark.parametrize("how", [{"strides": (1, 2), "dilations": (2, 1)}, {"groups": 2}], ids=str)
+def test_groups_and_strides_with_dilation_are_refused(how):
+    names, refused = winograds(network((3, 3), **how)[0])
     assert not names
-    assert "no winograd: strides, dilation or groups" in refused
+    assert "no winograd: groups, or strides with dilation" in refused
+
+
+@pytest.mark.parametrize("strides", [(2, 1), (3, 3)])
+def test_strides_of_single_taps_and_long_ones_are_refused(strides):
+    names, refused = winograds(network((1, 3), strides=strides)[0])
+    assert not names
+    assert f"no winograd: the kernel is 1x3, the stride {strides[0]}x{strides[1]}" in refused
+
+
+@pytest.mark.parametrize(
+    ("taps", "tiles"), [((3, 3), ["2x2", "4x4"]), ((5, 5), ["2x2", "4x4"]), ((1, 7), ["1x2", "1x4"])]
+)
+def test_tiles_for_strides(taps, tiles):
+    names, _ = winograds(network(taps, strides=tuple(2 if n > 1 else 1 for n in taps))[0])
+    assert names == sorted(f"winograd {each}{how}" for each in tiles for how in ("", " in stages"))
+
+
+def test_dilated_convolutions_are_computed_in_stages():
+    names, _ = winograds(network((3, 3), dilations=(2, 3))[0])
+    assert names == ["winograd 2x2 in stages", "winograd 4x4 in stages"]
 
 
 @pytest.mark.parametrize("name", ["x86-64-v4", "x86-64-v3"])
