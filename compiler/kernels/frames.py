@@ -1,4 +1,4 @@
-"""Frames of a volume as images and back, in channel blocks: copies of planes."""
+"""Frames of a volume as images and back: copies of planes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def stack(ctx: Context, images: Sequence[Sequence[int]]) -> Lowered:
         raise LoopError(f"{ctx.name}: {channels} channels do not fill blocks of {block}")
     source, target = strided.source(ctx, 0, block), strided.target(ctx)
     blocks = channels // block
-    plane = (batch, blocks, *extents, block)
+    plane = (batch, blocks, *extents, *([block] if block > 1 else []))
     n, c, *inner = target.strides
     apart = replace(target, strides=(n * len(images), c, *inner))
     for t, image in enumerate(images):

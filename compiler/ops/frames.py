@@ -18,11 +18,12 @@ from glulam.compiler.ops.inputs import required
 class StackFrames(Op):
     """x[N,C,T,H,W] -> [N * images, frames * C, H, W]: an image has the channels of its frames one after the other.
 
-    `images` names the frames of each image, the same number for all; -1 is a frame of zeros. In channel blocks, so C
-    must fill them.
+    `images` names the frames of each image, the same number for all; -1 is a frame of zeros. If it is `blocked`, in
+    channel blocks, C must fill them.
     """
 
     images: tuple[tuple[int, ...], ...]
+    blocked: bool = True
 
     name = "stack_frames"
 
@@ -46,7 +47,7 @@ class StackFrames(Op):
         return (np.ascontiguousarray(moved).reshape(batch * images, each * channels, *extents),)
 
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
-        return Prefers.BLOCKS
+        return Prefers.BLOCKS if self.blocked else Prefers.PLAIN
 
     def lower(self, ctx: Context) -> Lowered:
         return frames.stack(ctx, self.images)

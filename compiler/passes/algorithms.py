@@ -141,7 +141,7 @@ def _direct_cycles(target: Target, node: Node, tiling: Tiling | None) -> float:
     return conv_direct.cost(target, node.output.shape[0], spatial, _depth(node), channels, 1, tiling)
 
 
-def _filterings(op: Conv, taps: Shape) -> list[Filtering]:
+def filterings(op: Conv, taps: Shape) -> list[Filtering]:
     """Of square tiles, or of tiles in a line where the filters have one row or column; none for other taps."""
     lines = list(zip(taps, op.strides, strict=True))
     long = [line for line in lines if line != (1, 1)]
@@ -163,7 +163,7 @@ def _no_winograd(target: Target, node: Node) -> str | None:
     assert weights is not None
     if op.groups != 1 or (max(op.strides) > 1 and max(op.dilations) > 1):
         return "groups, or strides with dilation"
-    if not _filterings(op, weights.shape[2:]):
+    if not filterings(op, weights.shape[2:]):
         return f"the kernel is {'x'.join(map(str, weights.shape[2:]))}, the stride {'x'.join(map(str, op.strides))}"
     return _needs_packing(node)
 
@@ -176,7 +176,7 @@ def _winograd(target: Target, node: Node) -> list[Candidate]:
     assert isinstance(op, Conv)
     size = (x.shape[0], node.output.shape[2:], x.shape[1], node.output.shape[1])
     found = []
-    for f in _filterings(op, weights.shape[2:]):
+    for f in filterings(op, weights.shape[2:]):
         for staged, module in (
             ((True, winograd_stages),) if f.is_dilated else ((False, conv_winograd), (True, winograd_stages))
         ):

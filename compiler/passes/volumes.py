@@ -6,22 +6,22 @@ and back costs little against the multiplications that Winograd's algorithm save
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
-from glulam.compiler.graph.types import DType, Shape
-from glulam.compiler.kernels import conv_direct, conv_winograd
-from glulam.compiler.kernels.minimal_filtering import filtering
+from glulam.compiler.graph.types import DType
+from glulam.compiler.kernels import conv_direct, conv_winograd, winograd_stages
 from glulam.compiler.ops import Conv
 from glulam.compiler.ops.frames import StackFrames, UnstackFrames
+from glulam.compiler.passes.algorithms import filterings
 from glulam.compiler.passes.manager import Decision, NodePass, Uses
 from glulam.compiler.targets import Target
 
 _COPY_RATE = 5.0  # bytes a cycle that are copied
-_FILTERING = filtering((4, 4), (3, 3))
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,16 @@ class VolumesToImages(NodePass):
         out_channels, images = node.output.shape[1:3]
         places = [_places(op, 0, k, images) for k in range(weights.shape[2])]
         stacked = StackFrames(
-            tuple(tuple(p if 0 <= p < frames else -1 for p in image) for image in zip(*places, strict=True))
+            tuple(tuple(p if 0 <= p < frames else -1 for p in image) for image in zip(*places, strict=True)),
+            blocked=channels >= self.target.lanes,
         )
-        costs = self.costs(x, node.output, weights.shape[2])
+        conv = Conv(op.strides[1:], op.pads[1:], op.dilations[1:])
+        costs = self.costs(conv, x, weights, node.output)
         if costs[1] >= costs[0]:
             return Decision(node.name, False, f"on images {costs[1]:.0f}k cycles, on volumes {costs[0]:.0f}k")
         patch = Patch(graph, f"on images {costs[1]:.0f}k cycles, on volumes {costs[0]:.0f}k", at=node.name)
         flat = weights.data.swapaxes(1, 2).reshape(out_channels, weights.shape[2] * channels, *weights.shape[3:])
         image = patch.apply(stacked, x, name=f"{node.name}_images")
-        conv = Conv(op.strides[1:], op.pads[1:], op.dilations[1:])
         made = patch.constant(np.ascontiguousarray(flat), f"{weights.name}_of_images")
         result = patch.apply(conv, image, made, *bias, name=f"{node.name}_on_images")
         patch.replace(node.output, patch.apply(UnstackFrames(images), result, name=node.name))
@@ -107,20 +108,24 @@ class VolumesToImages(NodePass):
         assert x is not None
         if weights is None or weights.data is None or x.type.dtype is not DType.F32:
             return "the weights are not float32 constants"
-        if weights.shape[3:] != (3, 3) or op.strides[1:] != (1, 1) or op.dilations[1:] != (1, 1) or op.groups != 1:
-            return "Winograd's algorithm is for 3x3 without stride, dilation or groups"
-        if x.shape[1] % self.target.lanes:
+        if op.groups != 1 or not filterings(Conv(op.strides[1:], op.pads[1:], op.dilations[1:]), weights.shape[3:]):
+            return "Winograd's algorithm is not for groups, nor for these taps and strides"
+        if x.shape[1] > self.target.lanes and x.shape[1] % self.target.lanes:
             return f"{x.shape[1]} channels do not fill channel blocks"
         if 0 in node.output.shape or 0 in x.shape:
             return "nothing to compute"
         return None
 
-    def costs(self, x: Value, y: Value, taps: int) -> tuple[float, float]:
-        """Thousands of cycles on volumes and on images."""
+    def costs(self, conv: Conv, x: Value, weights: Value, y: Value) -> tuple[float, float]:
+        """Thousands of cycles on volumes and, with `conv`, on images."""
         batch, channels = x.shape[:2]
         out_channels, images, *extents = y.shape[1:]
-        spatial: Shape = tuple(extents)
-        direct = conv_direct.cost(self.target, batch * images, spatial, channels, out_channels, taps=9 * taps)
-        winograd = conv_winograd.cost(self.target, batch * images, spatial, taps * channels, out_channels, _FILTERING)
-        moved = 2 * (taps * x.type.size // x.shape[2] * images + y.type.size) * 4
+        taps, spatial = weights.shape[2:], tuple(extents)
+        direct = conv_direct.cost(self.target, batch * images, spatial, channels, out_channels, math.prod(taps))
+        winograd = min(
+            module.cost(self.target, batch * images, spatial, taps[0] * channels, out_channels, f)
+            for f in filterings(conv, taps[1:])
+            for module in (conv_winograd, winograd_stages)
+        )
+        moved = 2 * (taps[0] * x.type.size // x.shape[2] * images + y.type.size) * 4
         return direct / 1e3, (winograd + moved / _COPY_RATE) / 1e3

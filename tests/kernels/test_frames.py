@@ -29,6 +29,14 @@ def test_stack(name, out_halo, images):
     np.testing.assert_array_equal(got, op.reference(x)[0])
 
 
+@pytest.mark.parametrize("channels", [1, 3, 17])
+def test_stack_of_plain_frames(channels):
+    op, x = StackFrames(IMAGES, blocked=False), data(2, channels, 4, 3, 5)
+    for native in (True, False):
+        (got,) = run_op(op, [x], native=native)
+        np.testing.assert_array_equal(got, op.reference(x)[0])
+
+
 def test_stack_is_a_concat_of_frames():
     x = data(1, 16, 4, 3, 5)
     (got,) = StackFrames(IMAGES).reference(x)

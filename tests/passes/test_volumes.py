@@ -21,9 +21,10 @@ const %b: f32[64] = random
 IMAGES = VolumesToImages(target("native"))
 
 
-@pytest.mark.parametrize("strides", [(1, 1, 1), (2, 1, 1)])
-def test_images_of_three_frames(strides):
-    result = conv(4, 24, 3, passes=[IMAGES], strides=strides)
+@pytest.mark.parametrize("strides", [(1, 1, 1), (2, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize(("channels", "kernel"), [(64, 3), (3, 7)])
+def test_images_of_three_frames(strides, channels, kernel):
+    result = conv(4, 24, 3, passes=[IMAGES], strides=strides, channels=channels, kernel=kernel)
     assert result.ops == "stack_frames conv unstack_frames"
     assert result.error < 1e-5
 
@@ -31,10 +32,10 @@ def test_images_of_three_frames(strides):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"strides": (1, 2, 2)}, "without stride"),
-        ({"channels": 3}, "do not fill channel blocks"),
-        ({"kernel": 1}, "is for 3x3"),
-        ({"side": 1}, "on images"),
+        ({"strides": (1, 3, 3)}, "not for groups, nor for these taps"),
+        ({"channels": 70}, "do not fill channel blocks"),
+        ({"kernel": 1}, "not for groups, nor for these taps"),
+        ({"channels": 1}, "on images"),
     ],
 )
 def test_declines(change, why):
