@@ -1,6 +1,6 @@
-"""Convolutions with few output channels: vectors lie along the last dimension of plain tensors.
+"""Convolutions whose output channels fill no blocks: vectors lie along the last dimension of plain tensors.
 
-In channel blocks most lanes would be empty. A register tile is some vectors of neighbouring pixels for all output
+In channel blocks many lanes would be empty. A register tile is some vectors of neighbouring pixels for some output
 channels; each tap adds one input vector, shifted by its place, times a weight of each channel.
 """
 
@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import numpy as np
 
 from glulam.compiler.errors import UnsupportedError
-from glulam.compiler.graph.types import DType, Shape
+from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.tiling import pieces, unroll_factor
@@ -27,7 +28,21 @@ _UNROLLED_TAPS = 4
 _REORDERED = 5.0  # bytes a cycle that are brought from channel blocks into plain order
 _CROSSING = 1.5  # loads that a vector across cache lines counts for
 _PICKING = 2.0  # loads that the elements of one with a stride count for, besides the vectors they lie in
+_LATENCY = 4.0  # cycles until an FMA's result can be added to again
+_MOST_VECTORS = 8
 _ENOUGH = 16  # iterations of the parallel space that need no finer split
+
+
+@dataclass(frozen=True)
+class Tile:
+    """So many vectors of pixels of so many output channels."""
+
+    vectors: int
+    channels: int
+
+    @property
+    def accumulators(self) -> int:
+        return self.vectors * self.channels
 
 
 def cost(
@@ -35,21 +50,35 @@ def cost(
 ) -> float:
     """Estimated cycles of the whole convolution on one core, an input that comes in channel blocks included."""
     *outer, width = spatial
-    lanes = target.lanes
-    vectors = -(-width // lanes)
-    together = tile_vectors(target, vectors, out_channels)
+    vectors = -(-width // target.lanes)
+    tile = choose_tile(target, vectors, out_channels, stride)
+    steps = batch * math.prod(outer) * in_channels * taps
+    plain = batch * in_channels * math.prod(spatial) * 4 / _REORDERED if in_channels >= target.lanes else 0.0
+    return steps * _row_cycles(target, tile, vectors, out_channels, stride) + plain
+
+
+def choose_tile(target: Target, vectors: int, out_channels: int, stride: int) -> Tile:
+    """The one with the fewest estimated cycles; of several the largest."""
+    registers = target.vector_registers - 4
+    tiles = [
+        Tile(together, channels)
+        for channels in range(1, min(out_channels, registers - 1) + 1)
+        for together in range(1, max(1, min(vectors, registers // (channels + 1), _MOST_VECTORS)) + 1)
+    ]
+    cycles = {tile: _row_cycles(target, tile, vectors, out_channels, stride) for tile in tiles}
+    return min(tiles, key=lambda tile: (cycles[tile], -tile.accumulators))
+
+
+def _row_cycles(target: Target, tile: Tile, vectors: int, out_channels: int, stride: int) -> float:
+    """To add one tap to all `vectors` of a row, for all output channels."""
     load = _CROSSING if stride == 1 else stride + _PICKING
-    fmas = together * out_channels / target.fmas_per_cycle
-    loads = together * load / target.loads_per_cycle + out_channels / 2
-    steps = batch * math.prod(outer) * -(-vectors // together) * in_channels * taps
-    plain = batch * in_channels * math.prod(spatial) * 4 / _REORDERED if in_channels >= lanes else 0.0
-    return steps * max(fmas, loads, 4.0) + plain
-
-
-def tile_vectors(target: Target, vectors: int, out_channels: int) -> int:
-    """Vectors of pixels in a register tile."""
-    most = (target.vector_registers - 4) // (out_channels + 1)
-    return max(1, min(vectors, most, 8))
+    total = 0.0
+    for _, groups, channels in pieces(out_channels, tile.channels):
+        for _, times, together in pieces(vectors, tile.vectors):
+            fmas = together * channels / target.fmas_per_cycle
+            loads = together * load / target.loads_per_cycle + channels / 2
+            total += groups * times * max(fmas, loads, _LATENCY)
+    return total
 
 
 def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
@@ -59,48 +88,70 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
         raise UnsupportedError(f"{ctx.name}: weights or bias are no constants of float32")
     if ctx.output.layout.block > 1 or ctx.operand(0).layout.block > 1 or geometry.groups > 1:
         raise UnsupportedError(f"{ctx.name}: the tensors lie in channel blocks, or there are groups")
-    packed = ctx.constant(np.moveaxis(weights, 0, -1), "w")  # [C, *K, OC]
-    start = ctx.constant(np.zeros(len(weights), np.float32) if bias is None else bias, "b")
-    _Narrow(ctx, geometry, packed, start).sections()
+    _Narrow(ctx, geometry, weights, np.zeros(len(weights), np.float32) if bias is None else bias).sections()
     return ctx.finished()
 
 
+@dataclass(frozen=True)
+class _Group:
+    """`count` groups of so many output channels, from `first` on: weights [group, C, *K, channel], bias."""
+
+    first: int
+    count: int
+    channels: int
+    weights: Buffer
+    bias: Buffer
+
+
 class _Narrow:
-    def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Buffer, bias: Buffer) -> None:
-        self.ctx, self.b, self.geometry, self.weights, self.bias = ctx, ctx.builder, geometry, weights, bias
-        self.x = ctx.input_view(0)
-        self.channels = bias.shape[0]
-        self.lanes = ctx.target.lanes
+    def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array, bias: Array) -> None:
+        self.ctx, self.b, self.geometry = ctx, ctx.builder, geometry
+        self.x, self.lanes, self.in_channels = ctx.input_view(0), ctx.target.lanes, weights.shape[1]
+        vectors = max(1, ctx.output.shape[-1] // self.lanes)
+        tile = choose_tile(ctx.target, vectors, len(weights), geometry.strides[-1])
+        self.vectors = tile.vectors
+        self.groups = []
+        for first, count, channels in pieces(len(weights), tile.channels):
+            part = slice(first, first + count * channels)
+            packed = np.moveaxis(weights[part].reshape(count, channels, *weights.shape[1:]), 1, -1)
+            kept = ctx.constant(packed, "w"), ctx.constant(bias[part].reshape(count, channels), "b")
+            self.groups.append(_Group(first, count, channels, *kept))
 
     def sections(self) -> None:
         """All pixels: whole tiles, the vectors that are left, and a narrower vector for the last few."""
         self.ctx.output_view()
         batch, _, *outer, width = self.ctx.output.shape
         vectors, rest = divmod(width, self.lanes)
-        together = tile_vectors(self.ctx.target, max(1, vectors), self.channels)
-        runs = [(first * self.lanes, count, length, self.lanes) for first, count, length in pieces(vectors, together)]
+        runs = [
+            (first * self.lanes, count, length, self.lanes) for first, count, length in pieces(vectors, self.vectors)
+        ]
         if rest:
             runs.append((vectors * self.lanes, 1, 1, rest))
         extents = {"n": batch, **{f"o{d}": extent for d, extent in enumerate(outer)}}
         if math.prod(extents.values()) >= _ENOUGH:
             with self.b.section(**extents) as (n, *rows):
-                for first, count, length, lanes in runs:
-                    with self.b.serial("s", count) as s:
-                        self.tile(n, rows, s * (length * lanes) + first, length, lanes)
+                for group in self.groups:
+                    with self.b.serial("g", group.count) as g:
+                        for first, count, length, lanes in runs:
+                            with self.b.serial("s", count) as s:
+                                self.tile(group, (n, g), rows, s * (length * lanes) + first, length, lanes)
             return
-        for first, count, length, lanes in runs:
-            with self.b.section(**extents, s=count) as (n, *rows, s):
-                self.tile(n, rows, s * (length * lanes) + first, length, lanes)
+        for group in self.groups:
+            for first, count, length, lanes in runs:
+                with self.b.section(**extents, g=group.count, s=count) as (n, *rows, g, s):
+                    self.tile(group, (n, g), rows, s * (length * lanes) + first, length, lanes)
 
-    def tile(self, n: Var, rows: Sequence[Var], column: Affine, vectors: int, lanes: int) -> None:
-        """`vectors` of so many lanes from a column on, for all output channels."""
-        b, channels, (*kernel, last) = self.b, self.channels, self.geometry.kernel
+    def tile(
+        self, group: _Group, head: tuple[Var, Var], rows: Sequence[Var], column: Affine, vectors: int, lanes: int
+    ) -> None:
+        """`vectors` of so many lanes from a column on, for the channels of the group."""
+        b, (n, g), channels, (*kernel, last) = self.b, head, group.channels, self.geometry.kernel
         with b.vector("v", lanes) as v:
             acc = b.tile("acc", vectors, channels)
             with b.unrolled("t", vectors) as t, b.unrolled("j", channels) as j:
-                b.store(acc[t, j], self.bias[j])
+                b.store(acc[t, j], group.bias[g, j])
             with ExitStack() as stack:
-                c = stack.enter_context(b.serial("c", self.weights.shape[0]))
+                c = stack.enter_context(b.serial("c", self.in_channels))
                 taps = [stack.enter_context(b.serial("k", k)) for k in kernel]
                 unroll = unroll_factor(last, _UNROLLED_TAPS)
                 i = stack.enter_context(b.serial("i", last // unroll))
@@ -108,7 +159,7 @@ class _Narrow:
                 t, j = stack.enter_context(b.unrolled("t", vectors)), stack.enter_context(b.unrolled("j", channels))
                 tap: list[IndexLike] = [*taps, i * unroll + u]
                 place = self.geometry.input_place([*map(Affine.of, rows), column + t * lanes + v], tap)
-                b.store(acc[t, j], Fma(self.x[n, c, *place], self.weights[c, *tap, j], acc[t, j]))
+                b.store(acc[t, j], Fma(self.x[n, c, *place], group.weights[g, c, *tap, j], acc[t, j]))
             with b.unrolled("t", vectors) as t, b.unrolled("j", channels) as j:
-                point: Point = (n, j, *rows, column + t * lanes + v)
+                point: Point = (n, g * channels + j + group.first, *rows, column + t * lanes + v)
                 self.ctx.write(point, self.ctx.finish(acc[t, j], point))

@@ -1,5 +1,5 @@
-"""Convolutions with fewer output channels than a vector has lanes, on plain tensors. The choice of algorithms puts
-them in; no frontend does."""
+"""Convolutions on plain tensors, for output channels that fill no blocks. The choice of algorithms puts them in; no
+frontend does."""
 
 from __future__ import annotations
 

@@ -189,8 +189,10 @@ def _winograd(target: Target, node: Node) -> list[Candidate]:
 def _no_narrow(target: Target, node: Node) -> str | None:
     op = node.op
     assert isinstance(op, Conv)
-    if op.groups > 1 or node.output.shape[1] >= target.lanes or op.strides[-1] > conv_narrow.MOST_STRIDE:
-        return f"groups, {target.lanes} or more output channels, or a stride of more than {conv_narrow.MOST_STRIDE}"
+    if op.groups > 1 or node.output.shape[1] % target.lanes == 0 or op.strides[-1] > conv_narrow.MOST_STRIDE:
+        return (
+            f"groups, output channels in blocks of {target.lanes}, or a stride of more than {conv_narrow.MOST_STRIDE}"
+        )
     return _needs_packing(node)
 
 

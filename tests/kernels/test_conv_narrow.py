@@ -1,4 +1,4 @@
-"""Convolutions of few output channels along rows of plain tensors equal the definition."""
+"""Convolutions whose output channels fill no blocks, along rows of plain tensors equal the definition."""
 
 import numpy as np
 import pytest
@@ -20,6 +20,9 @@ CASES = [
     (NarrowConv((2, 3), ((1, 0), (0, 2)), (1, 1)), (2, 3, 7, 50), (3, 3, 3, 5)),
     (NarrowConv((1, 4), ((2, 2), (3, 1)), (2, 3)), (1, 17, 13, 70), (7, 17, 3, 3)),
     (NarrowConv((1,), ((2, 1),), (1,)), (1, 3, 33), (2, 3, 4)),
+    (NarrowConv((1,), ((0, 0),), (1,)), (1, 1, 700), (36, 1, 63)),
+    (NarrowConv((1, 2), ((1, 1), (2, 1)), (1, 1)), (2, 1, 3, 70), (17, 1, 3, 5)),
+    (NarrowConv((1,), ((3, 0),), (2,)), (1, 2, 13), (33, 2, 3)),
     (NarrowConv((1, 1, 1), ((1, 1), (1, 1), (1, 1)), (1, 1, 1)), (1, 3, 3, 4, 19), (3, 3, 3, 3, 3)),
 ]
 
