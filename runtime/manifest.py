@@ -57,8 +57,8 @@ class StepInfo:
     """One kernel call of the program.
 
     `label` names the layers it came from; `flops` and `bytes` are its arithmetic and its least memory traffic for one
-    run; the kernel does `extent` iterations, given to threads in chunks of `grain`. `algorithm` says how it computes
-    where there was a choice, and by which measurement if it was measured.
+    run; the kernel does `extent` iterations, given to threads in chunks of `grain`. `algorithm` names how it computes
+    where there was a choice; behind a colon it says why.
     """
 
     kernel: str

@@ -163,8 +163,12 @@ def test_profile_shows_the_share_of_the_peak(tmp_path, capsys):
     figures, trace = tmp_path / "p.json", tmp_path / "t.json"
     arguments = ["profile", "resnet18", "--shape", "input=1,3,32,32", "--repeat", "2"]
     assert main([*arguments, "--json", str(figures), "--trace", str(trace)]) == 0
-    assert "GFLOP/s" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "GFLOP/s" in shown
+    assert "direct" in shown
     rows = json.loads(figures.read_text())["kernels"]
     events = json.loads(trace.read_text())["traceEvents"]
     assert [row["layers"] for row in rows] == [event["name"] for event in events]
     assert all(row["microseconds"] >= 0 and row["of_peak"] >= 0 for row in rows)
+    assert all(row["algorithm"] and row["roofline_microseconds"] > 0 for row in rows)
+    assert all(event["args"]["of_roofline"] == row["of_roofline"] for row, event in zip(rows, events, strict=True))

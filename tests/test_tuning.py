@@ -68,7 +68,7 @@ def test_the_fastest_candidate_is_taken(folder, clock):
         assert layer.loss > 0
         told = [step.algorithm for step in artifact.manifest.steps if step.label.split(" + ")[0] in layer.nodes]
         assert len(told) == len(layer.nodes)
-        assert all(text.startswith(f"{layer.chosen.name} measured ") for text in told)
+        assert all(text.startswith(f"{layer.chosen.name}: measured ") for text in told)
 
 
 def test_the_result_is_the_same_and_threads_agree(folder, clock):
@@ -140,7 +140,7 @@ def test_a_new_algorithm_joins_by_an_entry(monkeypatch):
     entry = algorithms.Algorithm("perfect", Conv, lambda machine, node: None, perfect)
     monkeypatch.setattr(algorithms, "ALGORITHMS", (*algorithms.ALGORITHMS, entry))
     report = ChooseAlgorithm(target("x86-64-v4")).run(network())
-    assert all(decision.reason.startswith("perfect 0k cycles") for decision in report.decisions)
+    assert all(decision.reason.startswith("perfect: 0k cycles") for decision in report.decisions)
 
 
 def test_real_measurements(folder):

@@ -38,8 +38,9 @@ class Candidate:
     cycles: float
     op: Op
 
-    def __str__(self) -> str:
-        return f"{self.name} {self.cycles / 1e3:.0f}k cycles"
+    @property
+    def estimate(self) -> str:
+        return f"{self.cycles / 1e3:.0f}k cycles"
 
 
 @dataclass(frozen=True)

@@ -54,13 +54,13 @@ def choose(found: list[Candidate], seconds: Mapping[str, float]) -> Candidate:
 
 
 def _listed(chosen: Candidate, found: list[Candidate], seconds: Mapping[str, float]) -> str:
-    """The chosen one first, then the others, with their measured times and estimated costs."""
+    """The chosen one first, its name before a colon, then the others, with measured times and estimated costs."""
 
-    def told(candidate: Candidate) -> str:
+    def price(candidate: Candidate) -> str:
         if candidate.name not in seconds:
-            return str(candidate)
-        measured = f"measured {seconds[candidate.name] * 1e6:.0f} us"
-        return f"{candidate.name} {measured} ({candidate.cycles / 1e3:.0f}k cycles)"
+            return candidate.estimate
+        return f"measured {seconds[candidate.name] * 1e6:.0f} us ({candidate.estimate})"
 
     others = sorted((c for c in found if c is not chosen), key=lambda c: seconds.get(c.name, c.cycles))
-    return ", ".join(map(told, [chosen, *others]))
+    told = [f"{chosen.name}: {price(chosen)}", *(f"{each.name} {price(each)}" for each in others)]
+    return ", ".join(told)
