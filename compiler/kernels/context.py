@@ -379,6 +379,16 @@ class Context:
         flat = [o if o is None or o.type.rank != rank else _flatten(o) for o in inputs]
         return Context(self.name, self.target, flat, [_flatten(o) for o in self.outputs], self.epilogue)
 
+    def image(self) -> Context:
+        """The same problem with sequences [N, C, L] as images [N, C, 1, L]; what the epilogue reads broadcasts."""
+        inputs = list(self.inputs)
+        if self.output.type.rank == 3:
+            for i in self.epilogue.inputs:
+                inputs[i] = _of_rank(self.operand(i), 3)
+        rows = [o if o is None or o.type.rank != 3 else _as_image(o) for o in inputs]
+        outputs = [_as_image(o) if o.type.rank == 3 else o for o in self.outputs]
+        return Context(self.name, self.target, rows, outputs, self.epilogue)
+
 
 def _of_rank(operand: Operand, rank: int) -> Operand:
     """A plain operand with leading extents of 1, as numpy broadcasts it."""
@@ -400,6 +410,18 @@ def _span(operand: Operand) -> int:
     if 0 in extents:
         return 0
     return 1 + sum((n - 1) * s for n, s in zip(extents, operand.physical_strides, strict=True))
+
+
+def _as_image(operand: Operand) -> Operand:
+    """[N, C, L] as [N, C, 1, L]."""
+    n, c, length = operand.shape
+    shape, strides = (n, c, 1, length), operand.strides
+    if strides is not None:
+        strides = (*strides[:2], 0, *strides[2:])
+    data = None if operand.data is None else operand.data.reshape(shape)
+    halo = operand.layout.halo
+    layout = replace(operand.layout, halo=((0, 0), *halo) if halo else ())
+    return replace(operand, type=operand.type.with_shape(shape), layout=layout, strides=strides, data=data)
 
 
 def _flatten(operand: Operand) -> Operand:

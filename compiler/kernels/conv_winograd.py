@@ -18,7 +18,6 @@ from itertools import product
 from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, View
-from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import constant_weights
 from glulam.compiler.kernels.minimal_filtering import Filtering
 from glulam.compiler.kernels.packing import Packing
@@ -96,19 +95,19 @@ def _cycles(target: Target, plan: Plan, iterations: int, in_channels: int, out_c
     return iterations * transforms + first + (iterations - 1) * others
 
 
-def build(ctx: Context, geometry: ConvGeometry, finished: FinishedTiles) -> Lowered:
+def build(ctx: Context, pads: tuple[tuple[int, int], ...], finished: FinishedTiles) -> Lowered:
     """The kernel. Inputs as for the direct convolution; x carries zeros around it as far as the last tile reaches.
 
     Raises UnsupportedError for dilated convolutions.
     """
     if finished.f.is_dilated:
         raise UnsupportedError(f"{ctx.name}: dilated convolutions are computed in stages")
-    return _Winograd(ctx, geometry, finished).build()
+    return _Winograd(ctx, pads, finished).build()
 
 
 class _Winograd:
-    def __init__(self, ctx: Context, geometry: ConvGeometry, finished: FinishedTiles) -> None:
-        self.ctx, self.geometry, self.finished, self.f = ctx, geometry, finished, finished.f
+    def __init__(self, ctx: Context, pads: tuple[tuple[int, int], ...], finished: FinishedTiles) -> None:
+        self.ctx, self.pads, self.finished, self.f = ctx, pads, finished, finished.f
         self.b: Builder = ctx.builder
         self.block = ctx.output.layout.block
         self.x: View = ctx.input_view(0)
@@ -175,7 +174,7 @@ class _Winograd:
     def transform_inputs(self, n: Var, corner: tuple[Affine, Affine]) -> None:
         """B^T d B of each tile, for each block of input channels."""
         b, plan = self.b, self.plan
-        (top, _), (left, _) = self.geometry.pads
+        (top, _), (left, _) = self.pads
         with (
             b.serial("r", plan.rows) as r, b.serial("s", plan.columns) as s,
             b.serial("c", self.in_blocks) as c, b.vector("v", self.block) as v,

@@ -144,6 +144,8 @@ class FinishedTiles:
 def holds_windows(f: Filtering, window: Window, extents: Shape, pooled: Shape) -> str | None:
     """Why the tiles of an image do not hold the windows of a pool with so many results; None if they do."""
     geo = window.geometry
+    if len(extents) != 2:
+        return "it is a pool of sequences"
     if f.is_dilated:
         return "neighbours lie in different tiles of a dilated convolution"
     if geo.kernel != geo.strides or set(geo.dilations) != {1} or any(geo.before):

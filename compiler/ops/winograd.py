@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,14 +20,15 @@ from glulam.compiler.ops.conv import Conv, Pads
 from glulam.compiler.ops.inputs import optional, required, wide
 
 Pair = tuple[int, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class WinogradConv(Conv):
-    """A convolution of images without groups: the same meaning, other roundings.
+    """A convolution of images, or of sequences, without groups: the same meaning, other roundings.
 
-    `outputs` are the rows and columns of a tile, `taps` those of the filters. With `staged`, the pass `split_winograd`
-    makes three ops of it; with dilation that must be.
+    `outputs` are the rows and columns of a tile, `taps` those of the filters; a sequence is an image of one row. With
+    `staged`, the pass `split_winograd` makes three ops of it; with dilation that must be.
     """
 
     outputs: Pair = (4, 4)
@@ -42,20 +44,25 @@ class WinogradConv(Conv):
 
     @property
     def _moves(self) -> tuple[Pair, Pair]:
-        """Strides and dilations; a single tap has no distance to others."""
-        (down, across), taps = self.dilations, self.taps
-        return (self.strides[0], self.strides[1]), (down if taps[0] > 1 else 1, across if taps[1] > 1 else 1)
+        """Strides and dilations along both axes; a single tap has no distance to others."""
+        strides, (down, across) = as_pair(self.strides, 1), as_pair(self.dilations, 1)
+        return strides, (down if self.taps[0] > 1 else 1, across if self.taps[1] > 1 else 1)
+
+    @property
+    def _kernel(self) -> Shape:
+        """The taps along the convolution's own axes."""
+        return self.taps[-len(self.strides) :]
 
     def stages(self, lanes: int, shape: Shape) -> tuple[WinogradInput, WinogradProducts, WinogradOutput]:
         """The three ops that do the same for channel blocks of `lanes` and a result of `shape`."""
         common = (self.outputs, self.taps, *self._moves, lanes)
-        first = WinogradInput(*common, self.pads)
+        first = WinogradInput(*common, as_pair(self.pads, (0, 0)))
         return first, WinogradProducts(*common, shape), WinogradOutput(*common, shape)
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         types = super().infer(*inputs)
         _, w = required(self, inputs, 2, 1)
-        if w.shape[2:] != self.taps:
+        if as_pair(w.shape[2:], 1) != self.taps:
             raise self.fail(f"weights {w} are no filters of {'x'.join(map(str, self.taps))} taps")
         return types
 
@@ -63,7 +70,7 @@ class WinogradConv(Conv):
         x = inputs[0]
         if index or x is None:
             return None
-        return tile_padding(self.filtering, x.shape[2:], self.pads, self.output_extents(x.shape[2:], self.taps))
+        return tile_padding(self.filtering, x.shape[2:], self.pads, self.output_extents(x.shape[2:], self._kernel))
 
     def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
         return False
@@ -72,11 +79,12 @@ class WinogradConv(Conv):
         return holds_windows(self.filtering, window, result.shape[2:], pooled.shape[2:])
 
     def lower_pooled(self, ctx: Context, window: Window, result: Operand) -> Lowered:
-        finished = FinishedTiles(ctx, self.filtering, result.spatial, window)
-        return conv_winograd.build(ctx, self.geometry(ctx), finished)
+        return conv_winograd.build(ctx, self.pads, FinishedTiles(ctx, self.filtering, result.spatial, window))
 
     def lower(self, ctx: Context) -> Lowered:
-        return conv_winograd.build(ctx, self.geometry(ctx), FinishedTiles(ctx, self.filtering, ctx.output.spatial))
+        image = ctx.image()
+        finished = FinishedTiles(image, self.filtering, image.output.spatial)
+        return conv_winograd.build(image, as_pair(self.pads, (0, 0)), finished)
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ class WinogradInput(_Stage):
 
     def extents(self, x: TensorType) -> Shape:
         """Rows and columns of the convolution's result."""
-        zipped = zip(x.shape[2:], self.pads, self.taps, self.strides, self.dilations, strict=True)
+        zipped = zip(as_pair(x.shape[2:], 1), self.pads, self.taps, self.strides, self.dilations, strict=True)
         return tuple((n + sum(pad) - d * (taps - 1) - 1) // stride + 1 for n, pad, taps, stride, d in zipped)
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
@@ -122,10 +130,14 @@ class WinogradInput(_Stage):
 
     def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
         x = inputs[0]
-        return None if x is None else tile_padding(self.filtering, x.shape[2:], self.pads, self.extents(x))
+        if x is None:
+            return None
+        axes = x.rank - 2
+        return tile_padding(self.filtering, x.shape[2:], self.pads[-axes:], self.extents(x)[-axes:])
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
+        x = x.reshape(*x.shape[:2], *as_pair(x.shape[2:], 1))
         f, extents = self.filtering, self.extents(TensorType.of(x))
         halo = tile_padding(f, x.shape[2:], self.pads, extents).spans
         padded = np.pad(wide(x), ((0, 0), (0, -x.shape[1] % self.lanes), *halo))
@@ -136,7 +148,7 @@ class WinogradInput(_Stage):
         return (flat.astype(x.dtype),)
 
     def lower(self, ctx: Context) -> Lowered:
-        return winograd_stages.build_input(ctx, self.filtering, self.pads, self.extents(ctx.operand(0).type))
+        return winograd_stages.build_input(ctx.image(), self.filtering, self.pads, self.extents(ctx.operand(0).type))
 
 
 @dataclass(frozen=True)
@@ -153,12 +165,12 @@ class WinogradProducts(_Stage):
 
     @property
     def tiles(self) -> int:
-        return self.shape[0] * math.prod(self.filtering.tiles(self.shape[2:]))
+        return self.shape[0] * math.prod(self.filtering.tiles(as_pair(self.shape[2:], 1)))
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         v, w = required(self, inputs, 2)
-        row = self.tiles * -(-w.shape[1] // self.lanes) * self.lanes + self.lanes
-        if v.shape != (self.filtering.points, row) or w.shape[0] != self.shape[1] or w.shape[2:] != self.taps:
+        row, taps = self.tiles * -(-w.shape[1] // self.lanes) * self.lanes + self.lanes, as_pair(w.shape[2:], 1)
+        if v.shape != (self.filtering.points, row) or w.shape[0] != self.shape[1] or taps != self.taps:
             raise self.fail(f"tiles {v} and weights {w} do not go with {list(self.shape)}")
         return (v.with_shape((-(-w.shape[0] // self.lanes), self.tiles * self.filtering.points * self.lanes)),)
 
@@ -169,7 +181,7 @@ class WinogradProducts(_Stage):
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         v, w = required(self, inputs, 2)
-        f, lanes = self.filtering, self.lanes
+        f, lanes, w = self.filtering, self.lanes, w.reshape(*w.shape[:2], *self.taps)
         blocks, channels = -(-w.shape[0] // lanes), w.shape[1]
         tiles = wide(v)[:, :-lanes].reshape(f.points, self.tiles, -1)[..., :channels]
         filters = np.einsum("pi,ocij,qj->pqco", f.down.filter_transform, wide(w), f.across.filter_transform)
@@ -178,12 +190,12 @@ class WinogradProducts(_Stage):
         return (products.transpose(2, 1, 0, 3).reshape(blocks, -1).astype(v.dtype),)
 
     def lower(self, ctx: Context) -> Lowered:
-        return winograd_stages.build_products(ctx, self.filtering, self.tiles, self.lanes)
+        return winograd_stages.build_products(ctx.image(), self.filtering, self.tiles, self.lanes)
 
 
 @dataclass(frozen=True)
 class WinogradOutput(_Stage):
-    """A^T m A of the tiles that WinogradProducts gives, plus bias?[OC] -> `shape`, which is [N,OC,H,W]."""
+    """A^T m A of the tiles that WinogradProducts gives, plus bias?[OC] -> `shape`, [N,OC,H,W] or [N,OC,L]."""
 
     shape: Shape
 
@@ -194,7 +206,7 @@ class WinogradOutput(_Stage):
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         (m,) = required(self, inputs, 1, 1)
         f, (batch, channels, *spatial) = self.filtering, self.shape
-        tiles = batch * math.prod(f.tiles(tuple(spatial)))
+        tiles = batch * math.prod(f.tiles(as_pair(tuple(spatial), 1)))
         if m.shape != (-(-channels // self.lanes), tiles * f.points * self.lanes):
             raise self.fail(f"tiles {m} do not go with {list(self.shape)}")
         return (m.with_shape(self.shape),)
@@ -205,14 +217,15 @@ class WinogradOutput(_Stage):
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (m,) = required(self, inputs, 1, 1)
         bias = optional(inputs, 1)
-        f, (batch, channels, height, width) = self.filtering, self.shape
+        f, (batch, channels), (height, width) = self.filtering, self.shape[:2], as_pair(self.shape[2:], 1)
         tiles = wide(m).reshape(-1, batch, *f.tiles((height, width)), *f.inputs, self.lanes)
         both = np.einsum("ip,bnaepql,jq->nblaiej", f.down.output_transform, tiles, f.across.output_transform)
         (_, rows), (_, columns) = f.down.places(height), f.across.places(width)
         image = np.zeros((*both.shape[:3], rows.max() + 1, columns.max() + 1))
         image[:, :, :, rows[:, :, None, None], columns] = both
         image = image.reshape(batch, -1, *image.shape[3:])[:, :channels, :height, :width]
-        return ((image if bias is None else image + wide(bias)[:, None, None]).astype(m.dtype),)
+        image = image if bias is None else image + wide(bias)[:, None, None]
+        return (image.reshape(self.shape).astype(m.dtype),)
 
     def pools(self, window: Window, result: TensorType, pooled: TensorType, block_bytes: int) -> str | None:
         """Why the kernel should not fold these windows of its result, None if it should."""
@@ -223,12 +236,19 @@ class WinogradOutput(_Stage):
         return winograd_stages.build_output(ctx, FinishedTiles(ctx, self.filtering, result.spatial, window))
 
     def lower(self, ctx: Context) -> Lowered:
-        return winograd_stages.build_output(ctx, FinishedTiles(ctx, self.filtering, ctx.output.spatial))
+        image = ctx.image()
+        return winograd_stages.build_output(image, FinishedTiles(image, self.filtering, image.output.spatial))
+
+
+def as_pair(along: tuple[T, ...], missing: T) -> tuple[T, T]:
+    """What a sequence or an image has along its axes, for an image; a sequence's is one row."""
+    down, across = (missing, *along) if len(along) == 1 else along
+    return down, across
 
 
 def tile_padding(f: Filtering, inputs: Shape, pads: Pads, outputs: Shape) -> Padding:
-    """Zeros as far as the tiles at the edges reach."""
-    spans = []
-    for extent, (before, _), results, line in zip(inputs, pads, outputs, (f.down, f.across), strict=True):
+    """Zeros as far as the tiles at the edges reach, along the axes that there are."""
+    spans, lines = [], (f.down, f.across)[-len(inputs) :]
+    for extent, (before, _), results, line in zip(inputs, pads, outputs, lines, strict=True):
         spans.append((before, max(0, line.reach(results) - before - extent)))
     return Padding(tuple(spans))

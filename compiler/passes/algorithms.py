@@ -21,7 +21,7 @@ from glulam.compiler.ops.matmul import Linear
 from glulam.compiler.ops.narrow import NarrowConv
 from glulam.compiler.ops.strassen import StrassenConv, StrassenLinear
 from glulam.compiler.ops.tiled import TiledConv, TiledLinear
-from glulam.compiler.ops.winograd import WinogradConv
+from glulam.compiler.ops.winograd import WinogradConv, as_pair
 from glulam.compiler.targets import Target
 
 _TILES = {(3, 1): (2, 4), (5, 1): (3, 4), (7, 1): (4, 6), (3, 2): (2, 4), (5, 2): (2, 4), (7, 2): (2, 4)}
@@ -144,18 +144,17 @@ def _direct_cycles(target: Target, node: Node, tiling: Tiling | None) -> float:
 
 def filterings(op: Conv, taps: Shape) -> list[Filtering]:
     """Of square tiles, or of tiles in a line where the filters have one row or column; none for other taps."""
-    lines = list(zip(taps, op.strides, strict=True))
-    long = [line for line in lines if line != (1, 1)]
-    if len(taps) != 2 or not long or any(line not in _TILES for line in long):
+    if len(taps) not in (1, 2):
         return []
-    (rows, columns), (down, across) = taps, op.strides
-    d, e = op.dilations
-    dilations = (d if rows > 1 else 1, e if columns > 1 else 1)
+    taps, strides, dilations = as_pair(taps, 1), as_pair(op.strides, 1), as_pair(op.dilations, 1)
+    lines = list(zip(taps, strides, strict=True))
+    long = [line for line in lines if line != (1, 1)]
+    if not long or any(line not in _TILES for line in long):
+        return []
     sizes = [m for m in _TILES[max(long)] if all(m in _TILES[line] for line in long)]
-    return [
-        filtering((m if rows > 1 else 1, m if columns > 1 else 1), (rows, columns), (down, across), dilations)
-        for m in sizes
-    ]
+    (rows, columns), (d, e) = taps, dilations
+    moves = strides, (d if rows > 1 else 1, e if columns > 1 else 1)
+    return [filtering((m if rows > 1 else 1, m if columns > 1 else 1), taps, *moves) for m in sizes]
 
 
 def _no_winograd(target: Target, node: Node) -> str | None:
@@ -175,7 +174,7 @@ def _winograd(target: Target, node: Node) -> list[Candidate]:
     assert x is not None
     assert weights is not None
     assert isinstance(op, Conv)
-    size = (x.shape[0], node.output.shape[2:], x.shape[1], node.output.shape[1])
+    size = (x.shape[0], as_pair(node.output.shape[2:], 1), x.shape[1], node.output.shape[1])
     found = []
     for f in filterings(op, weights.shape[2:]):
         for staged, module in (

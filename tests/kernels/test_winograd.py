@@ -12,7 +12,7 @@ from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import f32
 from glulam.compiler.kernels import conv_winograd
 from glulam.compiler.kernels.minimal_filtering import Line, filtering
-from glulam.compiler.ops import Relu
+from glulam.compiler.ops import Add, Conv, Relu
 from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.targets import runnable_targets, target
 
@@ -218,3 +218,47 @@ def test_weights_of_other_taps_are_refused():
     op, _ = conv((1, 3, 7, 13), 17, ((1, 1), (1, 1)))
     with pytest.raises(ShapeError, match="filters of 3x3 taps"):
         op.infer(f32(1, 3, 7, 13), f32(17, 3, 3, 5), f32(17))
+
+
+SEQUENCES = [
+    WinogradConv((1,), ((1, 1),), (1,), 1, (1, 4), (1, 3)),
+    WinogradConv((2,), ((3, 0),), (1,), 1, (1, 2), (1, 5)),
+    WinogradConv((1,), ((2, 2),), (2,), 1, (1, 4), (1, 3), staged=True),
+]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("op", SEQUENCES, ids=str)
+@pytest.mark.parametrize(("length", "channels"), [(1, 1), (7, 17), (29, 33)])
+def test_sequences_are_images_of_one_row(name, op, length, channels):
+    rng = np.random.default_rng(2)
+    x, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3, max(length, 5)), (channels,)))
+    w = (rng.standard_normal((channels, 3, op.taps[1])) / 3).astype(np.float32)
+    (expected,) = op.reference(x, w, bias)
+    arrays, constants, stage = [x, w, bias], [(1, 2)], [op]
+    if op.staged:
+        first, second, third = op.stages(target(name).lanes, expected.shape)
+        tiles = first.reference(x)
+        products = second.reference(*tiles, w)
+        arrays, constants, stage = [[x], [*tiles, w], [*products, bias]], [(), (1,), (1,)], [first, second, third]
+    for each, inputs, fixed in zip(stage, arrays if op.staged else [arrays], constants, strict=True):
+        (wanted,) = each.reference(*inputs)
+        for native in (True, False):
+            (got,) = run_op(each, inputs, constants=fixed, target=name, native=native)
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
+    np.testing.assert_allclose(wanted, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dilation", [1, 4])
+def test_sequences_have_epilogues(dilation):
+    graph, rng = Graph("g"), np.random.default_rng(3)
+    x = rng.standard_normal((2, 64, 200)).astype(np.float32)
+    other = rng.standard_normal((2, 70, 200)).astype(np.float32)
+    w = (rng.standard_normal((70, 64, 3)) / 14).astype(np.float32)
+    op = Conv((1,), ((dilation, dilation),), (dilation,))
+    y = graph.apply(op, graph.input("x", f32(*x.shape)), graph.constant(w), None)
+    graph.output("y", graph.apply(Relu(), graph.apply(Add(), y, graph.input("other", f32(*other.shape)))))
+    model = compile_graph(graph)
+    assert any(step.kernel.endswith(("fused_winograd_conv", "fused_winograd_output")) for step in model.manifest.steps)
+    expected = np.maximum(op.reference(x, w, None)[0] + other, 0)
+    np.testing.assert_allclose(model.run({"x": x, "other": other})["y"], expected, rtol=0, atol=1e-4)
