@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from glulam.benchmarks.corner_cases import CORNERS, Corner
 from glulam.benchmarks.peers import PEERS, installed_peers
+from glulam.benchmarks.report import wide_console
 from glulam.benchmarks.run import Setup, measure, table_of
 from glulam.runtime.cpu import processor_name
 from glulam.runtime.errors import GlulamError
@@ -47,7 +46,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    console = Console()
+    console = wide_console()
     peers = installed_peers()
     if not peers:
         raise GlulamError(f"neither of {', '.join(PEERS)} is installed: pip install 'glulam[bench]'")

@@ -1,17 +1,29 @@
 """What `run` has measured, as Markdown.
 
 python -m glulam.benchmarks.report out/bench.json
+python -m glulam.benchmarks.report --compact out/some.json out/others.json     a row for each model
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 OURS = "glulam"
+
+
+def wide_console() -> Console:
+    """Standard output; wide where it is a file or a pipe, so that rows stay rows."""
+    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if narrow else 200, highlight=False)
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -58,11 +70,49 @@ def _cells(case: Mapping[str, Any], peers: Sequence[str]) -> list[str]:
     ]
 
 
+def compact(cases: Sequence[Mapping[str, Any]]) -> str:
+    """One table with a row for each model: ratios to the faster peer and milliseconds for each number of threads."""
+    threads = sorted({case["threads"] for case in cases})
+    by_model: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for case in cases:
+        by_model.setdefault(case["model"], {})[case["threads"]] = case
+    engines = list(cases[0]["engines"])
+    head = ["model"]
+    for count in threads:
+        head += [f"ratio, {count} thread{'s' * (count > 1)}", *engines]
+    rows: list[list[str]] = []
+    ratios: dict[int, list[float]] = {count: [] for count in threads}
+    for model, found in by_model.items():
+        cells = [model]
+        for count in threads:
+            case = found[count]
+            ratios[count].append(case["ratios"]["fastest"]["median"])
+            cells.append(f"{ratios[count][-1]:.2f}")
+            cells += [f"{case['engines'][label]['seconds']['median'] * 1e3:.2f}" for label in engines]
+        rows.append(cells)
+    last = ["geometric mean"]
+    for count in threads:
+        last += [f"{statistics.geometric_mean(ratios[count]):.3f}", *[""] * len(engines)]
+    aligned = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(map(_row, [head, aligned, *rows, last]))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m glulam.benchmarks.report", description=__doc__.partition("\n")[0])
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json", help="what `run --json` has written")
+    parser.add_argument("--compact", action="store_true", help="a row for each model, its threads side by side")
+    options = parser.parse_args(arguments)
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in options.files]
+    if options.compact:
+        print(compact([case for result in results for case in result["cases"]]))
+    else:
+        print("\n".join(map(markdown, results)))
+    return 0
+
+
 def _row(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m glulam.benchmarks.report FILE.json")
-    print(markdown(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
+    sys.exit(main())

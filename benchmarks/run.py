@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from glulam.benchmarks.cases import Case, open_case
 from glulam.benchmarks.measure import Rounds, difference, take_turns
 from glulam.benchmarks.peers import PEERS, SWITCHES, EngineProcess, installed_peers
+from glulam.benchmarks.report import wide_console
 from glulam.compiler.driver import compile_graph
 from glulam.compiler.options import Options
 from glulam.runtime.cpu import processor_name
@@ -188,7 +188,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    console = Console()
+    console = wide_console()
     peers = installed_peers() if options.peers else []
     for missing in set(PEERS) - set(peers) if options.peers else ():
         console.print(f"{missing} is not installed: measured without it (pip install 'glulam[bench]')")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from glulam.benchmarks.report import wide_console
 from glulam.cli_common import (
     Subparsers,
     add_command,
     add_model_arguments,
     compile_options,
-    console,
     open_model,
     positive,
     seconds,
@@ -68,9 +68,9 @@ def bench_model(arguments: argparse.Namespace) -> None:
     if arguments.markdown:
         print(markdown(report, case.name))
     else:
-        console().print(processor_name())
-        console().print(comparison_table(report, case.name))
-        console().print(group_table(report, arguments.groups))
+        wide_console().print(processor_name())
+        wide_console().print(comparison_table(report, case.name))
+        wide_console().print(group_table(report, arguments.groups))
     fused = next(build for build in report.builds if build.label == FUSED)
     if fused.ratio.high - fused.ratio.low > WIDE * fused.ratio.median:
         progress.print("the quartiles are far apart: other work disturbs this machine")

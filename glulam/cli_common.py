@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
 
 from glulam.runtime.errors import GlulamError
 
@@ -23,12 +19,6 @@ Subparsers = Any  # argparse does not export the type that add_subparsers return
 
 class UsageError(GlulamError):
     """The arguments do not fit together, or not to the model."""
-
-
-def console() -> Console:
-    """Standard output; wide where it is a file or a pipe, so that rows stay rows."""
-    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if narrow else 200, highlight=False)
 
 
 def add_command(

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from glulam.benchmarks.report import wide_console
 from glulam.cli_common import (
     Subparsers,
     UsageError,
     add_command,
     add_model_arguments,
     compile_options,
-    console,
     open_model,
 )
 
@@ -106,13 +106,13 @@ def explain_model(arguments: argparse.Namespace) -> None:
         if arguments.only_pass not in (None, report.name) or (arguments.node is not None and not shown):
             continue
         taken = sum(decision.taken for decision in report.decisions)
-        console().print(f"[bold]{report.name}[/bold]: {taken} done, {len(report.decisions) - taken} refused")
+        wide_console().print(f"[bold]{report.name}[/bold]: {taken} done, {len(report.decisions) - taken} refused")
         if shown:
             table = Table(box=None, padding=(0, 1), show_header=False)
             for decision in shown:
                 mark = "[green]+[/green]" if decision.taken else "[red]-[/red]"
                 table.add_row(mark, escape(decision.node), escape(decision.reason))
-            console().print(table)
+            wide_console().print(table)
 
 
 def _chosen(decisions: Sequence[Any], arguments: argparse.Namespace) -> list[Any]:

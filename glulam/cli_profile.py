@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from glulam.cli_common import Subparsers, add_command, add_model_arguments, compile_options, console, open_model
+from glulam.benchmarks.report import wide_console
+from glulam.cli_common import Subparsers, add_command, add_model_arguments, compile_options, open_model
 
 if TYPE_CHECKING:
     from glulam.benchmarks.roofline import Roofline, Work
@@ -72,7 +73,7 @@ def profile_model(arguments: argparse.Namespace) -> None:
         profile = model.profile(case.feeds(), repeat=arguments.repeat, before=meter.sample)
         roof = Roofline(meter.median * model.threads, *rates)
         rows = figures(profile, model.manifest.steps, roof, meter.best * model.threads, work)
-    console().print(table(case.name, profile, roof, rows, arguments.top))
+    wide_console().print(table(case.name, profile, roof, rows, arguments.top))
     if arguments.json:
         whole = {"model": case.name, "threads": profile.threads, "seconds": profile.seconds}
         write(arguments.json, {**whole, **asdict(roof), "kernels": rows})

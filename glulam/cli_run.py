@@ -14,7 +14,8 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from glulam.cli_common import Subparsers, UsageError, add_command, check_artifact, console, positive, seed
+from glulam.benchmarks.report import wide_console
+from glulam.cli_common import Subparsers, UsageError, add_command, check_artifact, positive, seed
 
 if TYPE_CHECKING:
     from glulam.runtime.artifact import Artifact
@@ -82,9 +83,9 @@ def run_model(arguments: argparse.Namespace) -> None:
     for spec in missing:
         feeds[spec.name] = rng.standard_normal(spec.shape).astype(spec.dtype)
     outputs = model.run(feeds)
-    console().print(_output_table(outputs))
+    wide_console().print(_output_table(outputs))
     if arguments.profile:
-        console().print(_profile_table(model, feeds))
+        wide_console().print(_profile_table(model, feeds))
     if arguments.output is not None:
         with arguments.output.open("wb") as stream:
             np.savez(stream, **outputs)
@@ -184,14 +185,14 @@ def inspect_model(arguments: argparse.Namespace) -> None:
     }
     for name, value in rows.items():
         facts.add_row(name, escape(value))
-    console().print(facts)
+    wide_console().print(facts)
     if arguments.kernels:
         table = Table(box=None, padding=(0, 1))
         for column in ("layers", "kernel", "MFLOP", "kB"):
             table.add_column(column, justify="left" if column in ("layers", "kernel") else "right")
         for step in manifest.steps:
             table.add_row(escape(step.label), escape(step.kernel), f"{step.flops / 1e6:.2f}", f"{step.bytes / 1e3:.0f}")
-        console().print(table)
+        wide_console().print(table)
 
 
 def _parts(artifact: Artifact) -> dict[str, bytes | memoryview]:

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from glulam.cli_common import Subparsers, add_command, add_model_arguments, compile_options, console, open_model
+from glulam.benchmarks.report import wide_console
+from glulam.cli_common import Subparsers, add_command, add_model_arguments, compile_options, open_model
 
 if TYPE_CHECKING:
     from glulam.compiler.tuning import Tuned
@@ -45,8 +46,8 @@ def tune_model(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps([_record(layer) for layer in layers], indent=1))
         return
-    console().print(_table(layers, case.name))
-    console().print(escape(verdict(layers)))
+    wide_console().print(_table(layers, case.name))
+    wide_console().print(escape(verdict(layers)))
 
 
 def verdict(layers: Sequence[Tuned]) -> str:

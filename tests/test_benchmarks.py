@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
 
 import glulam as gl
-from glulam.benchmarks import compile, error, run
+from glulam.benchmarks import compile, error, report, run
 from glulam.benchmarks.cases import Case, open_case, with_batch
 from glulam.benchmarks.fusion import build_variants, group_times, variants
 from glulam.benchmarks.measure import Rounds, difference, take_turns
@@ -73,6 +75,24 @@ def test_the_report_has_a_row_for_each_case():
     text = markdown({"cpu": "some CPU", "versions": {"glulam": "1", "peer": "2-abc"}, "cases": [case]})
     assert "| net | 1 | 1 | **0.90** (0.80-1.00) | 10.00 | 10.00 |" in text
     assert "peer 2." in text
+
+
+def test_the_compact_report_has_a_row_for_each_model_and_their_geometric_mean(tmp_path, capsys):
+    def case(model, threads, ratio):
+        engine = {"seconds": {"median": 0.01 / threads}}
+        spread = {"median": ratio, "low": ratio, "high": ratio}
+        engines = {"glulam": engine, "peer": engine}
+        return {"model": model, "threads": threads, "engines": engines, "ratios": {"fastest": spread}}
+
+    paths = []
+    for model, ratio in (("a", 0.25), ("b", 1.0)):
+        paths.append(tmp_path / f"{model}.json")
+        paths[-1].write_text(json.dumps({"cases": [case(model, 1, ratio), case(model, 2, 0.5)]}))
+    assert report.main(["--compact", *map(str, paths)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| model | ratio, 1 thread | glulam | peer | ratio, 2 threads | glulam | peer |"
+    assert lines[2] == "| a | 0.25 | 10.00 | 10.00 | 0.50 | 5.00 | 5.00 |"
+    assert lines[4] == "| geometric mean | 0.500 |  |  | 0.500 |  |  |"
 
 
 def small_net():
