@@ -28,7 +28,7 @@ from glulam.compiler.kernels.tiling import (
     stream_rate,
     unrolled_steps,
 )
-from glulam.compiler.loops.expr import Expr, Fma
+from glulam.compiler.loops.expr import Const, Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Tile, Var
 from glulam.compiler.targets import Target
 
@@ -77,14 +77,25 @@ def cost(
 ) -> float:  # fmt: skip
     """Estimated cycles of the whole convolution on one core, with the best tile if none is given."""
     *outer, width = spatial
-    blocks = -(-out_channels // target.lanes)
+    blocks, half = whole_blocks(target, out_channels)
     depth = in_channels * taps
     again = second_reading(target, outer, blocks, depth)
     tiling = tiling or choose_tiling(target, width, blocks, depth, again)
     weights = depth * blocks * target.lanes * 4
     stream = weights / stream_rate(target, weights)
-    rows = math.prod(outer) * row_cycles(target, tiling, width, blocks, depth)
-    return batch * max(rows + (again if width % tiling.pixels else 0.0), stream)
+    cycles = row_cycles(target, tiling, width, blocks, depth)
+    if half is not None:
+        cycles += row_cycles(half, Tiling(tiling.pixels, 1), width, 1, depth)
+    return batch * max(math.prod(outer) * cycles + (again if width % tiling.pixels else 0.0), stream)
+
+
+def whole_blocks(target: Target, out_channels: int) -> tuple[int, Target | None]:
+    """Channel blocks of whole vectors, and the target with half of them if one serves for the channels behind."""
+    blocks, rest = divmod(out_channels, target.lanes)
+    half = target.half
+    if rest and blocks and half is not None and rest <= half.lanes:
+        return blocks, half
+    return blocks + (rest > 0), None
 
 
 def second_reading(target: Target, outer: Sequence[int], blocks: int, depth: int) -> float:
@@ -95,11 +106,15 @@ def second_reading(target: Target, outer: Sequence[int], blocks: int, depth: int
 
 @dataclass(frozen=True)
 class ChannelGroups:
-    """`count` groups of so many channel blocks each, from block `first` of each convolution group on."""
+    """`count` groups of so many channel blocks each, from block `first` of each convolution group on.
+
+    Of the blocks these `lanes` are computed, and the others hold zeros.
+    """
 
     first: int
     blocks: int
     count: int
+    lanes: int
     packed: Buffer
     bias: Buffer
 
@@ -136,21 +151,25 @@ class DirectConv:
             rows = ctx.output.shape[0] * self.groups * -(-self.group_blocks // tiling.blocks)
             return Parts(rows * math.prod(outer)) if outer else Parts.of(rows, width, tiling.pixels)
 
-        tiling = tiling or choose_tiling(ctx.target, width, self.group_blocks, depth, again, parts=parts)
+        whole, half = (self.group_blocks, None) if self.groups > 1 else whole_blocks(ctx.target, len(self.weights))
+        tiling = tiling or choose_tiling(ctx.target, width, whole, depth, again, parts=parts)
         ctx.output_view()
-        found = tiling.channel_groups(self.group_blocks)  # the second and later ones find the pixels in L2
-        self.image_level = 2 if sum(count for *_, count in found) == 1 else 1
-        groups = [self.group(*each) for each in found]
+        groups = [self.group(*each) for each in tiling.channel_groups(whole)]
+        if half is not None:
+            groups.append(self.group(whole, 1, 1, half.lanes))
+        # The second and later ones find the pixels in L2.
+        self.image_level = 2 if sum(group.count for group in groups) == 1 else 1
         if not outer and width // tiling.pixels > 1:
             self.flat(groups, *divmod(width, tiling.pixels), tiling.pixels)
         else:
             self.rows(groups, outer, width, tiling.pixels)
 
-    def group(self, first: int, blocks: int, count: int) -> ChannelGroups:
-        """Channel groups with their weights and bias."""
-        packed = self.ctx.constant(self.pack(first, blocks, count), "w")
-        bias = self.ctx.constant(self.pack_bias(first, blocks, count), "b")
-        return ChannelGroups(first, blocks, count, packed, bias)
+    def group(self, first: int, blocks: int, count: int, lanes: int | None = None) -> ChannelGroups:
+        """Channel groups with their weights and bias; of all lanes if no number is given."""
+        lanes = lanes or self.block
+        packed = self.ctx.constant(self.pack(first, blocks, count)[..., :lanes], "w")
+        bias = self.ctx.constant(self.pack_bias(first, blocks, count)[..., :lanes], "b")
+        return ChannelGroups(first, blocks, count, lanes, packed, bias)
 
     def flat(self, groups: Sequence[ChannelGroups], full: int, rest: int, pixels: int) -> None:
         """So many full tiles, and some pixels, along the only dimension."""
@@ -188,7 +207,8 @@ class DirectConv:
         """One register tile: start from the bias, reduce, finish, store."""
         b, (n, q, g), packed, bias, per_group = self.b, where, group.packed, group.bias, group.blocks
         self.pixels, self.fmas = pixels, pixels * per_group
-        with b.vector("v", self.block) as v:
+        self.empty_lanes(group, where, rows, start, pixels)
+        with b.vector("v", group.lanes) as v:
             acc = b.tile("acc", pixels, per_group)
             sums = self.partial_sums(acc, v)
             if sums is not None:
@@ -220,6 +240,16 @@ class DirectConv:
                 point: Point = (n, block, *self.grid.place([*rows, start + t]), v)
                 total = acc[t, j] if sums is None else sums.total(t, j)
                 self.put(point, j, self.ctx.finish(total, point))
+
+    def empty_lanes(
+        self, group: ChannelGroups, where: tuple[Var, Var, Var], rows: Sequence[IndexLike], start: Affine, pixels: int
+    ) -> None:
+        """Zeros in the lanes of a tile that are not computed."""
+        b, (n, q, g), empty = self.b, where, self.block - group.lanes
+        if empty:
+            with b.vector("v", empty) as v, b.unrolled("j", group.blocks) as j, b.unrolled("t", pixels) as t:
+                block = q * self.group_blocks + g * group.blocks + j + group.first
+                self.put((n, block, *self.grid.place([*rows, start + t]), v + group.lanes), j, Const(0.0))
 
     def partial_sums(self, acc: Tile, v: Var) -> PartialSums | None:
         """Where the tile's sums go part by part, if they are long."""

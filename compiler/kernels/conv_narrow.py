@@ -48,12 +48,13 @@ class Tile:
 def cost(
     target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, taps: int, stride: int
 ) -> float:
-    """Estimated cycles of the whole convolution on one core, an input that comes in channel blocks included."""
+    """Estimated cycles of the whole convolution on one core, tensors that come or go in channel blocks included."""
     *outer, width = spatial
     vectors = -(-width // target.lanes)
     tile = choose_tile(target, vectors, out_channels, stride)
     steps = batch * math.prod(outer) * in_channels * taps
-    plain = batch * in_channels * math.prod(spatial) * 4 / _REORDERED if in_channels >= target.lanes else 0.0
+    blocked = sum(channels for channels in (in_channels, out_channels) if channels >= target.lanes)
+    plain = batch * blocked * math.prod(spatial) * 4 / _REORDERED
     return steps * _row_cycles(target, tile, vectors, out_channels, stride) + plain
 
 

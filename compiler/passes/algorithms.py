@@ -103,7 +103,7 @@ def _direct(target: Target, node: Node) -> list[Candidate]:
     own = Candidate("direct", _direct_cycles(target, node, None), op)
     if op.groups > 1 or _needs_packing(node) is not None:
         return [own]
-    blocks = -(-node.output.shape[1] // target.lanes)
+    blocks, _ = conv_direct.whole_blocks(target, node.output.shape[1])
     *outer, width = _rows(node)
     depth = _depth(node)
     again = conv_direct.second_reading(target, outer, blocks, depth)

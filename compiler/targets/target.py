@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,13 @@ class Target:
     def many_threads(self) -> bool:
         """Whether kernels must be cut for their threads: one or two find enough to share in what suits one best."""
         return self.threads > 2
+
+    @property
+    def half(self) -> Target | None:
+        """The same with vectors of half the width, where two of those start in the time of one; else None."""
+        if self.vector_bytes < 64 or self.fmas_per_cycle >= 2:
+            return None
+        return replace(self, vector_bytes=self.vector_bytes // 2, fmas_per_cycle=2, loads_per_cycle=2)
 
     @property
     def architecture(self) -> str:

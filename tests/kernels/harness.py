@@ -77,7 +77,7 @@ def layouts(op, types, outputs, target, out_halo=0, either_blocked=False):
 def run_op(op, arrays, constants=(), target="native", native=True, out_halo=0, epilogue=None, in_layouts=None,
            either_blocked=False):  # fmt: skip
     """Outputs of the op's kernel for these inputs (None where left out); `constants` are known at compile time."""
-    machine = named_target(target)
+    machine = named_target(target) if isinstance(target, str) else target
     types = [None if a is None else TensorType.of(a) for a in arrays]
     outputs = op.infer(*types)
     ins, outs = layouts(op, types, outputs, machine, out_halo, either_blocked)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fusing import with_relu
@@ -9,11 +11,13 @@ from harness import run_op
 
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import f32
+from glulam.compiler.kernels import conv_direct
 from glulam.compiler.kernels.context import Context, Operand
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.targets import runnable_targets, target
 
 TARGETS = [t.name for t in runnable_targets()]
+NEEDS_WIDE = pytest.mark.skipif("x86-64-v4" not in TARGETS, reason="this machine has no AVX-512")
 RNG = np.random.default_rng(8)
 
 
@@ -167,3 +171,37 @@ def test_templates():
 def test_images_beyond_the_cache_are_done_in_chunks(name):
     # Two chunks and a rest of tiles, and a rest of pixels; the image exceeds half of each target's second-level cache.
     check(*case((1, 40, 61, 59), 80, (1, 1)), name, native=True)
+
+
+WIDE = target("x86-64-v4")
+NARROW = replace(WIDE, fmas_per_cycle=1, loads_per_cycle=1)
+
+
+@pytest.mark.parametrize("outs", [17, 24, 40])
+@pytest.mark.parametrize("native", [pytest.param(True, marks=NEEDS_WIDE), False])
+def test_half_a_block(outs, native):
+    for shape, kernel, more in (
+        ((2, 20, 3, 9), (3, 3), {"pads": 1}),
+        ((1, 16, 5, 13), (1, 1), {}),
+        ((1, 3, 29), (3,), {"strides": 2, "bias": False}),
+    ):
+        op, arrays = case(shape, outs, kernel, **more)
+        check(op, arrays, NARROW, native, out_halo=1)
+        region, given = with_relu(op, arrays, floats(*op.reference(*arrays)[0].shape))
+        (result,) = run_op(region, given, (1, 2), NARROW, native)
+        np.testing.assert_allclose(result, region.reference(*given)[0], rtol=1e-4, atol=5e-5)
+
+
+def test_half_a_block_is_computed_where_halves_take_half_the_time():
+    """On a processor that starts one whole vector at a time, or two halves, 24 channels are a block and a half."""
+    whole, narrow = WIDE, NARROW
+    assert (whole.half, target("x86-64-v3").half) == (None, None)
+    assert narrow.half is not None
+    assert narrow.half.lanes == 8
+    assert [conv_direct.whole_blocks(narrow, n)[0] for n in (8, 16, 17, 24, 25, 33)] == [1, 1, 1, 1, 2, 2]
+    assert [conv_direct.whole_blocks(narrow, n)[1] is None for n in (8, 16, 17, 24, 25, 33)] == [
+        True, True, False, False, True, False,
+    ]  # fmt: skip
+    assert all(conv_direct.whole_blocks(whole, n) == (-(-n // 16), None) for n in (8, 16, 17, 24, 25, 33))
+    size = (1, (56, 56), 64)
+    assert conv_direct.cost(narrow, *size, 24, taps=1) < 0.8 * conv_direct.cost(narrow, *size, 32, taps=1)
