@@ -8,7 +8,6 @@ The layers are those of `corner_cases`; the engines take turns as in `run`.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 from glulam.benchmarks.corner_cases import CORNERS, Corner
 from glulam.benchmarks.peers import PEERS, installed_peers
-from glulam.benchmarks.report import wide_console
+from glulam.benchmarks.report import wide_console, write_json
 from glulam.benchmarks.run import Setup, measure, table_of
 from glulam.runtime.cpu import processor_name
 from glulam.runtime.errors import GlulamError
@@ -63,10 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"geometric mean {statistics.geometric_mean(ratios):.3f}; {sum(r > 1 for r in ratios)} of {len(ratios)} above 1"
     )
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(
-            json.dumps({"cpu": processor_name(), "cases": measured}, indent=1) + "\n", encoding="utf-8"
-        )
+        write_json(options.json, {"cpu": processor_name(), "cases": measured})
     return 0
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-import json
 import statistics
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from glulam.benchmarks.cases import Case, open_case, random_feeds
+from glulam.benchmarks.report import write_json
 from glulam.benchmarks.run import at_least_one
 from glulam.benchmarks.worker import OnnxRuntime
 from glulam.compiler.driver import compile_graph
@@ -264,9 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = f", zoo at {options.size}" if options.size else ""
     console.print(table_of(table, f"{processor_name()}, onnxruntime {onnxruntime.__version__}{size}"))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(as_json(table, onnxruntime.__version__), indent=1)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        write_json(options.json, as_json(table, onnxruntime.__version__))
     return 0
 
 

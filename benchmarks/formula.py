@@ -11,7 +11,6 @@ as the same machine code.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from rich.table import Table
 from glulam.benchmarks.cases import random_feeds
 from glulam.benchmarks.measure import Spread, cpu_name, difference, take_turns
 from glulam.benchmarks.peers import EngineProcess
+from glulam.benchmarks.report import write_json
 from glulam.compiler.driver import build_artifact
 from glulam.compiler.options import Options
 from glulam.frontends import layers
@@ -163,8 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     title = f"{cpu_name()}: {options.channels} channels, {options.extent}x{options.extent}, threads: {options.threads}"
     console.print(table_of(comparisons, title))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps([asdict(one) for one in comparisons], indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, [asdict(one) for one in comparisons])
     return 0
 
 

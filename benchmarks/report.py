@@ -26,6 +26,12 @@ def wide_console() -> Console:
     return Console(width=None if narrow else 200, highlight=False)
 
 
+def write_json(path: Path, content: object) -> None:
+    """A file for people and programs, in a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def markdown(result: Mapping[str, Any]) -> str:
     """One table with a row per model and thread count, then what it was measured with."""
     peers = [label for label in result["versions"] if label != OURS]

@@ -7,7 +7,6 @@ python -m glulam.benchmarks.run --models resnet50 --batch 8 --isa avx2 --peers
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from rich.table import Table
 from glulam.benchmarks.cases import Case, open_case
 from glulam.benchmarks.measure import Rounds, difference, take_turns
 from glulam.benchmarks.peers import PEERS, SWITCHES, EngineProcess, installed_peers
-from glulam.benchmarks.report import wide_console
+from glulam.benchmarks.report import wide_console, write_json
 from glulam.compiler.driver import compile_graph
 from glulam.compiler.options import Options
 from glulam.runtime.cpu import processor_name
@@ -216,8 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     console.print(table_of(cases, peers, processor_name()))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, result)
     return 0
 
 

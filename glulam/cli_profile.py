@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from glulam.benchmarks.report import wide_console
+from glulam.benchmarks.report import wide_console, write_json
 from glulam.cli_common import Subparsers, add_command, add_model_arguments, compile_options, open_model
 
 if TYPE_CHECKING:
@@ -76,9 +75,9 @@ def profile_model(arguments: argparse.Namespace) -> None:
     wide_console().print(table(case.name, profile, roof, rows, arguments.top))
     if arguments.json:
         whole = {"model": case.name, "threads": profile.threads, "seconds": profile.seconds}
-        write(arguments.json, {**whole, **asdict(roof), "kernels": rows})
+        write_json(arguments.json, {**whole, **asdict(roof), "kernels": rows})
     if arguments.trace:
-        write(arguments.trace, {"traceEvents": trace_events(rows)})
+        write_json(arguments.trace, {"traceEvents": trace_events(rows)})
 
 
 def figures(
@@ -174,8 +173,3 @@ def trace_events(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         events.append({**common, "ts": start, "dur": row["microseconds"], "args": details})
         start += row["microseconds"]
     return events
-
-
-def write(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
