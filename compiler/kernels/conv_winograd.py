@@ -9,7 +9,7 @@ block of tiles; `winograd_stages` serves where they are too many for that, and w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -113,46 +113,49 @@ class _Winograd:
         self.x: View = ctx.input_view(0)
         self.weights = constant_weights(ctx)
         out_channels, self.in_channels = self.weights.shape[:2]
+        self.groups = self.x.operand.shape[1] // self.in_channels
+        self.out_blocks = ctx.output.blocks // self.groups
         self.bias = padded_bias(ctx.data(2), out_channels, ctx.output.blocks, self.block)
         self.in_blocks = -(-self.in_channels // self.block)
-        size = (ctx.output.shape[0], finished.wanted, self.in_channels, out_channels)
+        size = (ctx.output.shape[0] * self.groups, finished.wanted, self.in_channels, out_channels // self.groups)
         self.plan = choose_plan(ctx.target, *size, self.f)
 
     def build(self) -> Lowered:
         ctx, plan = self.ctx, self.plan
         ctx.output_view()
-        blocks = ctx.output.blocks
         self.inputs = self.b.scratch("v", (self.f.points, plan.tiles, self.in_blocks * self.block))
         odd = self.f.points | 1  # so that the tiles begin in different sets of a cache
         self.products = self.b.scratch("m", (plan.tiling.blocks, plan.tiles, odd, self.block))
-        for first, per_group, count in plan.tiling.channel_groups(blocks):
+        for first, per_group, count in plan.tiling.channel_groups(self.out_blocks):
             splits = math.gcd(plan.splits, count)
             packed = ctx.constant(self.filters(first, per_group, count), "u")
-            part = self.bias[first : first + per_group * count]
-            bias = ctx.constant(part.reshape(count, per_group, self.block), "b")
+            part = self.bias.reshape(self.groups, -1)[:, first * self.block : (first + per_group * count) * self.block]
+            bias = ctx.constant(part.reshape(-1, per_group, self.block), "b")
             for (below, rows, height), (right, columns, width) in product(*self.classes()):
-                with self.blocks(splits, rows, columns) as (q, n, a, e):
+                with self.blocks(splits, rows, columns) as (n, k, a, e, q):
                     corner = ((a + below) * plan.rows, (e + right) * plan.columns)
-                    self.transform_inputs(n, corner)
+                    self.transform_inputs((n, k), corner)
                     with self.b.serial("g", count // splits) as g:
                         group = q * (count // splits) + g
-                        self.multiply(packed, group, per_group)
-                        self.transform_outputs(n, corner, bias, group, first, per_group, (height, width))
+                        block = k * self.out_blocks + group * per_group + first
+                        self.multiply(packed, k * count + group, per_group)
+                        read_bias = partial(self.bias_of, bias, k * count + group)
+                        self.transform_outputs(n, corner, read_bias, block, per_group, (height, width))
         return ctx.finished()
 
     @contextmanager
-    def blocks(self, splits: int, rows: int, columns: int) -> Iterator[tuple[Var, Var, Var, Var]]:
-        """Parallel loops over parts of the channel groups, images, and rows and columns of blocks of tiles.
+    def blocks(self, splits: int, rows: int, columns: int) -> Iterator[tuple[Var, Var, Var, Var, Var]]:
+        """Parallel loops over images, the convolution's groups, rows and columns of blocks of tiles, and channel parts.
 
-        The parts come last if images are shared by halves.
+        The parts come first unless images are shared by halves.
         """
-        batch = self.ctx.output.shape[0]
+        inner = {"n": self.ctx.output.shape[0], "k": self.groups, "a": rows, "e": columns}
         if self.ctx.run(2, self.f.points * self.weights.shape[0] * self.in_channels * 4) == 1:
-            with self.b.section(n=batch, a=rows, e=columns, q=splits) as (n, a, e, q):
-                yield q, n, a, e
+            with self.b.section(**inner, q=splits) as (n, k, a, e, q):
+                yield n, k, a, e, q
         else:
-            with self.b.section(q=splits, n=batch, a=rows, e=columns) as (q, n, a, e):
-                yield q, n, a, e
+            with self.b.section(q=splits, **inner) as (q, n, k, a, e):
+                yield n, k, a, e, q
 
     def classes(self) -> list[list[tuple[int, int, int]]]:
         """(first row of blocks, rows, outputs inside their last tiles), the same for columns.
@@ -171,9 +174,9 @@ class _Winograd:
 
     # ---- the three stages
 
-    def transform_inputs(self, n: Var, corner: tuple[Affine, Affine]) -> None:
-        """B^T d B of each tile, for each block of input channels."""
-        b, plan = self.b, self.plan
+    def transform_inputs(self, head: tuple[Var, Var], corner: tuple[Affine, Affine]) -> None:
+        """B^T d B of each tile, for each block of input channels of one of the convolution's groups."""
+        b, plan, (n, k) = self.b, self.plan, head
         (top, _), (left, _) = self.pads
         with (
             b.serial("r", plan.rows) as r, b.serial("s", plan.columns) as s,
@@ -183,7 +186,7 @@ class _Winograd:
             tile, channel = r * plan.columns + s, c * self.block + v
             self.f.input_tile(
                 b,
-                lambda i, j: self.x[n, c, row + i, column + j, v],
+                lambda i, j: self.x[n, k * self.in_blocks + c, row + i, column + j, v],
                 lambda point, value: b.store(self.inputs[point, tile, channel], value),
             )
 
@@ -199,10 +202,10 @@ class _Winograd:
             ).emit()  # fmt: skip
 
     def transform_outputs(
-        self, n: Var, corner: tuple[Affine, Affine], bias: Buffer, group: Affine, first: int, per_group: int,
+        self, n: Var, corner: tuple[Affine, Affine], bias: Callable[[Var, Var], Load], first: Affine, per_group: int,
         inside: tuple[int, int],
     ) -> None:  # fmt: skip
-        """A^T m A of each tile of a block, of whose last ones so many rows and columns lie inside the image."""
+        """A^T m A of each tile of some blocks, of whose last ones so many rows and columns lie inside the image."""
         plan, b = self.plan, self.b
         down, across = self.f.down.runs(plan.rows, inside[0]), self.f.across.runs(plan.columns, inside[1])
         for (top, rows, height), (left, columns, width) in product(down, across):
@@ -211,17 +214,26 @@ class _Winograd:
                 b.vector("v", self.block) as v,
             ):  # fmt: skip
                 tile = (r + top) * plan.columns + s + left
-                block, place = group * per_group + j + first, (corner[0] + r + top, corner[1] + s + left)
+                place = corner[0] + r + top, corner[1] + s + left
                 read = partial(self.result, j, tile, v)
-                self.finished.write(read, bias[group, j, v], (n, block), place, (height, width), v)
+                self.finished.write(read, bias(j, v), (n, first + j), place, (height, width), v)
 
     def result(self, j: Var, tile: Affine, v: Var, point: int) -> Load:
         return self.products[j, tile, point, v]
+
+    @staticmethod
+    def bias_of(bias: Buffer, group: Affine, j: Var, v: Var) -> Load:
+        return bias[group, j, v]
 
     # ---- weights
 
     def filters(self, first: int, per_group: int, count: int) -> Packing:
         """Transformed filters as [group, point, in channel, block of the group, lane]."""
         lanes = slice(first * self.block, (first + per_group * count) * self.block)
-        shape = (count, self.f.points, self.in_channels, per_group, self.block)
-        return Packing(self.weights[lanes], shape, DType.F32, self.f.transform_filters, per_group * self.block)
+        weights = self.weights
+        if self.groups > 1:
+            weights = weights.reshape(self.groups, -1, *weights.shape[1:])[:, lanes].reshape(-1, *weights.shape[1:])
+        else:
+            weights = weights[lanes]
+        shape = (self.groups * count, self.f.points, self.in_channels, per_group, self.block)
+        return Packing(weights, shape, DType.F32, self.f.transform_filters, per_group * self.block)

@@ -25,10 +25,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class WinogradConv(Conv):
-    """A convolution of images, or of sequences, without groups: the same meaning, other roundings.
+    """A convolution of images, or of sequences: the same meaning, other roundings.
 
-    `outputs` are the rows and columns of a tile, `taps` those of the filters; a sequence is an image of one row. With
-    `staged`, the pass `split_winograd` makes three ops of it; with dilation that must be.
+    `outputs` are the rows and columns of a tile, `taps` those of the filters; a sequence is an image of one row. The
+    channels of groups fill whole blocks. With `staged`, which groups rule out and dilation requires, the pass
+    `split_winograd` makes three ops of it.
     """
 
     outputs: Pair = (4, 4)

@@ -161,8 +161,10 @@ def _no_winograd(target: Target, node: Node) -> str | None:
     op, weights = node.op, node.inputs[1]
     assert isinstance(op, Conv)
     assert weights is not None
-    if op.groups != 1 or (max(op.strides) > 1 and max(op.dilations) > 1):
-        return "groups, or strides with dilation"
+    if (weights.shape[1] % target.lanes or node.output.shape[1] // op.groups % target.lanes) and op.groups > 1:
+        return f"the channels of a group fill no blocks of {target.lanes}"
+    if max(op.dilations) > 1 and (max(op.strides) > 1 or op.groups > 1):
+        return "dilation with strides or groups"
     if not filterings(op, weights.shape[2:]):
         return f"the kernel is {'x'.join(map(str, weights.shape[2:]))}, the stride {'x'.join(map(str, op.strides))}"
     return _needs_packing(node)
@@ -174,15 +176,20 @@ def _winograd(target: Target, node: Node) -> list[Candidate]:
     assert x is not None
     assert weights is not None
     assert isinstance(op, Conv)
-    size = (x.shape[0], as_pair(node.output.shape[2:], 1), x.shape[1], node.output.shape[1])
+    groups = op.groups
+    size = (
+        x.shape[0] * groups,
+        as_pair(node.output.shape[2:], 1),
+        x.shape[1] // groups,
+        node.output.shape[1] // groups,
+    )
     found = []
     for f in filterings(op, weights.shape[2:]):
-        for staged, module in (
-            ((True, winograd_stages),) if f.is_dilated else ((False, conv_winograd), (True, winograd_stages))
-        ):
-            name = f"winograd {f.name}{' in stages' if staged else ''}"
+        ways = [] if f.is_dilated else [("", False, conv_winograd.cost)]
+        ways += [(" in stages", True, winograd_stages.cost)] if groups == 1 else []
+        for how, staged, cost in ways:
             variant = WinogradConv(**op.attributes(), outputs=f.outputs, taps=f.taps, staged=staged)
-            found.append(Candidate(name, module.cost(target, *size, f), variant))
+            found.append(Candidate(f"winograd {f.name}{how}", cost(target, *size, f), variant))
     return sorted(found, key=lambda candidate: candidate.cycles)
 
 

@@ -82,6 +82,19 @@ def test_interpreter_equals_native(f):
     np.testing.assert_allclose(fast, slow, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("outs", [1, 2, 5])
+@pytest.mark.parametrize("f", [F4, filtering((2, 2), (3, 3), (2, 2))], ids=named)
+def test_groups_of_whole_blocks(name, outs, f):
+    lanes = target(name).lanes
+    op, (x, w, bias) = conv((2, 6 * lanes, 9, 11), 3 * outs * lanes, ((1, 1), (1, 2)), f=f)
+    op, w = replace(op, groups=3), w[:, : 2 * lanes] * np.float32(1.7)
+    (expected,) = op.reference(x, w, bias)
+    for native in (True, False) if outs == 1 else (True,):
+        (got,) = run_op(op, [x, w, bias], constants=(1, 2), target=name, native=native, out_halo=1)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
 def test_without_bias_and_with_nan():
     op, (x, w, _) = conv((1, 5, 9, 9), 20, ((1, 1), (1, 1)))
     x[0, 2, 4, 4] = np.nan
