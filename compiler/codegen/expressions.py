@@ -53,6 +53,8 @@ class Expressions:
                 return self.instructions.shuffle(self._value(x, memo), self._value(y, memo), lanes)
         if (operand := maths.gelu_operand(e)) is not None:
             return self._value(ex.substitute(maths.gelu(), [operand]), memo)
+        if (operand := maths.log1p_operand(e)) is not None:
+            return self._value(ex.substitute(maths.log1p(), [operand]), memo)
         if (expansion := maths.expand(e) or half.expand(e, self.target.has_f16)) is not None:
             return self._value(ex.substitute(expansion, e.children()), memo)
         return self._operation(e, [self._value(child, memo) for child in e.children()])

@@ -57,13 +57,20 @@ _EXP_HIGH = 88.72283172607422  # the largest float with a finite result
 
 
 def _exp_of(x: Expr) -> Expr:
-    """exp(x) = 2**n * exp(r), r = x - n ln 2 in [-ln2/2, ln2/2]; coefficients of Cephes' expf."""
+    """exp(x) = 2**n * exp(r), r = x - n ln 2 in [-ln2/2, ln2/2]; a minimax polynomial for (exp(r) - 1 - r) / r**2."""
     shifted = Fma(x, Const(1.4426950408889634), Const(_ROUNDER))
     n = shifted - _ROUNDER
     r = Fma(n, Const(-0.693359375), x)
     r = Fma(n, Const(2.12194440e-4), r)
     p = polynomial(
-        r, [1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1]
+        r,
+        [
+            0.001382073387503624,
+            0.008368677459657192,
+            0.04166826605796814,
+            0.1666652113199234,
+            0.4999999403953552,
+        ],
     )
     p = Fma(p, r * r, r) + 1.0
     # n is added to p's exponent; the sum is a normal number for every x between the limits.
@@ -83,9 +90,8 @@ def _log() -> Expr:
     # The exponent as an integer times 2**23, which a float holds exactly.
     e_bits = (_bits(x) - 0x3F3504F3) & Const(-(1 << 23), DType.I32)
     m = Bitcast(_bits(x) - e_bits, DType.F32)
-    e = Cast(e_bits, DType.F32) * 2.0**-23 - ex.where(tiny, 25.0, 0.0)
+    e = Cast(e_bits, DType.F32) - ex.where(tiny, 25.0 * 2**23, 0.0)
     f = m - 1.0
-    z = f * f
     p = polynomial(
         f,
         [
@@ -98,23 +104,43 @@ def _log() -> Expr:
             2.0000714765e-1,
             -2.4999993993e-1,
             3.3333331174e-1,
+            -0.5,
         ],
     )
-    tail = Fma(z, Const(-0.5), Fma(e, Const(-2.12194440e-4), p * f * z))
-    result: Expr = Fma(e, Const(0.693359375), f + tail)
+    tail = Fma(f * f, p, e * (-2.12194440e-4 * 2.0**-23))
+    result: Expr = Fma(e, Const(0.693359375 * 2.0**-23), f + tail)
     result = ex.where(_X < _INF, result, _X)  # inf and NaN stay
     result = ex.where(ex.equal(_X, 0.0), -_INF, result)
     return ex.where(_X < 0.0, math.nan, result)
 
 
 def _tanh() -> Expr:
-    """Near 0 an odd polynomial (Cephes' tanhf), elsewhere 1 - 2 / (exp(2|x|) + 1) with the operand's sign."""
+    """Near 0 an odd polynomial, elsewhere 1 - 2 / (2**t + 1), t = 2|x| / ln 2, with the operand's sign.
+
+    2**t = 2**n * 2**f, f = t - n in [-1/2, 1/2]. The polynomials are minimax ones for (tanh(x) / x - 1) / x**2 and
+    (2**f - 1) / f.
+    """
     magnitude = ex.absolute(_X)
     z = _X * _X
-    p = polynomial(z, [-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1])
+    p = polynomial(z, [0.01643787883222103, -0.05267200991511345, 0.1332072913646698, -0.3333294689655304])
     small = Fma(p * z, magnitude, magnitude)
-    large = 1.0 - 2.0 / (_exp_of(magnitude + magnitude) + 1.0)
-    return _signed(ex.where(magnitude < 0.625, small, large), _X)
+    m = ex.where(Const(9.1) < magnitude, 9.1, magnitude)  # where it is 1; NaN stays
+    shifted = Fma(m, Const(2.8853900817779268), Const(_ROUNDER))
+    f = Fma(m, Const(2.8853900817779268), _ROUNDER - shifted)
+    power = Bitcast(ex.binary("shl", _bits(shifted), 23) + 0x3F800000, DType.F32)
+    q = polynomial(
+        f,
+        [
+            0.00015327802975662053,
+            0.0013390997191891074,
+            0.009618503041565418,
+            0.05550359562039375,
+            0.24022647738456726,
+            0.6931471824645996,
+        ],
+    )
+    large = 1.0 - 2.0 / Fma(q, f * power, power + 1.0)
+    return _signed(ex.where(magnitude < 0.55, small, large), _X)
 
 
 def _erf() -> Expr:
@@ -169,6 +195,49 @@ def _is_one_plus_erf(e: Expr, x: Expr) -> bool:
                 case ex.Binary("div", y, Const(divisor)):
                     return y is x and abs(divisor - math.sqrt(2)) < 2e-7
     return False
+
+
+def log1p_operand(e: Expr) -> Expr | None:
+    """x if the expression is Kahan's log(1 + x) and x = exp(-|y|), so that it lies in [0, 1]; None if it is not."""
+    match e:
+        case ex.Select(ex.Compare("eq", total, Const(1)), x, ex.Binary("mul", ex.Unary("log", y), ratio)):
+            return x if y is total and e.dtype is DType.F32 and _is_kahan(x, total, ratio) and _is_fraction(x) else None
+    return None
+
+
+def _is_kahan(x: Expr, total: Expr, ratio: Expr) -> bool:
+    """Whether the total is x + 1 and the ratio x / (total - 1)."""
+    match total, ratio:
+        case ex.Binary("add", a, Const(1)), ex.Binary("div", b, ex.Binary("sub", c, Const(1))):
+            return a is x and b is x and c is total
+    return False
+
+
+def _is_fraction(e: Expr) -> bool:
+    match e:
+        case ex.Unary("exp", ex.Unary("neg", ex.Unary("abs"))):
+            return True
+    return False
+
+
+@cache
+def log1p() -> Expr:
+    """log(1 + x) for x in [0, 1], by a minimax polynomial for (log(1 + x) / x - 1) / x."""
+    p = polynomial(
+        _X,
+        [
+            -0.0032910797744989395,
+            0.020088469609618187,
+            -0.0574604868888855,
+            0.10661371052265167,
+            -0.15344977378845215,
+            0.1969212144613266,
+            -0.24958020448684692,
+            0.33330464363098145,
+            -0.4999993145465851,
+        ],
+    )
+    return Fma(p * _X, _X, _X)
 
 
 @cache

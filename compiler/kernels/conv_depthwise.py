@@ -231,16 +231,18 @@ class _Depthwise:
                 self.step(place, acc, (r, t), tap, weight)
 
     def looped(self, place: _Place, acc: Tile) -> None:
-        """Loops over the taps, those of a row unrolled in part."""
+        """Loops over the taps, those of a row unrolled in part: first those that meet the same pixels."""
         _, pixels = acc.shape
+        stride, dilation = self.geometry.strides[-1], self.geometry.dilations[-1]
         with ExitStack() as stack:
-            tap: list[IndexLike] = [stack.enter_context(self.b.serial("k", k)) for k in self.geometry.kernel[:-1]]
+            head: list[IndexLike] = [stack.enter_context(self.b.serial("k", k)) for k in self.geometry.kernel[:-1]]
             inner = unroll_factor(self.geometry.kernel[-1], 8)
             outer = stack.enter_context(self.b.serial("kw", self.geometry.kernel[-1] // inner))
-            tap.append(outer * inner + stack.enter_context(self.b.unrolled("ku", inner)))
-            weight = self.packed[(place.head[1], *tap, place.lane)]
-            for t in range(pixels):
-                self.step(place, acc, (0, t), tap, weight)
+            for k in sorted(range(inner), key=lambda k: (k * dilation % stride, k)):
+                tap = (*head, outer * inner + k)
+                weight = self.packed[(place.head[1], *tap, place.lane)]
+                for t in range(pixels):
+                    self.step(place, acc, (0, t), tap, weight)
 
     def step(self, place: _Place, acc: Tile, at: tuple[int, int], tap: Sequence[IndexLike], weight: Expr) -> None:
         """Add one tap's product to one pixel of the tile."""

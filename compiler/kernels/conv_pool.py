@@ -19,8 +19,8 @@ from glulam.compiler.kernels.context import Context, Lowered, Operand
 from glulam.compiler.kernels.conv_direct import ChannelGroups, DirectConv
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import constant_weights
-from glulam.compiler.kernels.pool import Window
 from glulam.compiler.kernels.tiling import Parts, Tiling, tilings
+from glulam.compiler.kernels.windows import Window
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Var

@@ -12,7 +12,7 @@ from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.gemm_operands import zero
 from glulam.compiler.kernels.nest import vectors
-from glulam.compiler.kernels.pool import PoolGeometry
+from glulam.compiler.kernels.windows import PoolGeometry
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Const, Expr
 from glulam.compiler.loops.ir import Affine, Bounded, IndexValue, Var

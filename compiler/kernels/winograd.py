@@ -12,8 +12,8 @@ import numpy as np
 from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context
 from glulam.compiler.kernels.minimal_filtering import Filtering
-from glulam.compiler.kernels.pool import Window
 from glulam.compiler.kernels.tiling import unroll_factor
+from glulam.compiler.kernels.windows import Window
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Builder, IndexLike, Load, TileRead, Var

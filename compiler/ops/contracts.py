@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from glulam.compiler.graph.types import TensorType
 from glulam.compiler.kernels.context import Context, Lowered, Operand
-from glulam.compiler.kernels.pool import Window
+from glulam.compiler.kernels.windows import Window
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from glulam.compiler.graph.types import Array, TensorType, f32
 from glulam.compiler.kernels import conv_pool, conv_table
 from glulam.compiler.kernels.context import Context, Lowered, Operand
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, TransposedGeometry
-from glulam.compiler.kernels.pool import Window
+from glulam.compiler.kernels.windows import Window
 from glulam.compiler.ops.inputs import (
     FLOATS,
     F64Array,

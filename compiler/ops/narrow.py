@@ -10,7 +10,7 @@ from glulam.compiler.graph.op import Prefers
 from glulam.compiler.graph.types import TensorType
 from glulam.compiler.kernels import conv_narrow
 from glulam.compiler.kernels.context import Context, Lowered
-from glulam.compiler.kernels.pool import Window
+from glulam.compiler.kernels.windows import Window
 from glulam.compiler.ops.conv import Conv
 
 

@@ -13,10 +13,13 @@ from glulam.compiler.graph.op import Case, Op, Padding, Prefers, Trait
 from glulam.compiler.graph.types import Array, DType, TensorType, f32
 from glulam.compiler.kernels import pool
 from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.windows import PoolGeometry, Window
 from glulam.compiler.ops.inputs import FLOATS, check_at_least, check_spatial, f64, required, same_dtype, wide
 
 Ints = tuple[int, ...]
 Pads = tuple[tuple[int, int], ...]
+
+_WIDE = 24  # pixels of a row from which on vectors along it are well filled
 
 EDGES = np.array([[1, math.nan, -2, 3], [-math.inf, -math.inf, 4, math.inf], [-math.inf, -math.inf, 0, 5]], np.float32)[
     None, None
@@ -50,7 +53,9 @@ class Pool(Op):
         return (x.with_shape((*x.shape[:2], *self.output_extents(x.shape[2:]))),)
 
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
-        return Prefers.BLOCKS if outputs[0].dtype is DType.F32 else Prefers.PLAIN
+        if outputs[0].dtype is not DType.F32:
+            return Prefers.PLAIN
+        return Prefers.EITHER if outputs[0].shape[-1] >= _WIDE else Prefers.BLOCKS
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         return outputs[0].size * math.prod(self.kernel)
@@ -63,8 +68,8 @@ class Pool(Op):
             spans.append((self.pads[i][0], max(0, last - self.pads[i][0] + 1 - extent)))
         return tuple(spans)
 
-    def geometry(self) -> pool.PoolGeometry:
-        return pool.PoolGeometry(self.kernel, self.strides, self.dilations, tuple(before for before, _ in self.pads))
+    def geometry(self) -> PoolGeometry:
+        return PoolGeometry(self.kernel, self.strides, self.dilations, tuple(before for before, _ in self.pads))
 
     def output_extents(self, extents: Ints) -> Ints:
         """Spatial extents of the output."""
@@ -120,14 +125,14 @@ class MaxPool(Pool):
 
     def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
         (x,) = required(self, inputs, 1)
-        return Padding(self.spans(x.shape[2:]), -math.inf, or_less=True)
+        return Padding(self.spans(x.shape[2:]), -math.inf, or_less=True, only_blocks=True)
 
-    def as_window(self, x: TensorType) -> pool.Window:
+    def as_window(self, x: TensorType) -> Window:
         """The windows that a kernel in front of this op folds, if it takes it over."""
-        return pool.Window(self.geometry())
+        return Window(self.geometry())
 
     def lower(self, ctx: Context) -> Lowered:
-        return pool.maximum(ctx, self.geometry())
+        return pool.build(ctx, self.as_window(ctx.operand(0).type))
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
@@ -152,6 +157,8 @@ class MaxPool(Pool):
             Case(cls((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)), (f32(0, 3, 4, 4),)),
             Case(cls((2, 2), (1, 1), ((1, 1), (1, 1)), (1, 1)), (EDGES,)),
             Case(cls((3,), (2,), ((1, 1),), (1,)), (f64(1, 3, 7),)),
+            Case(cls((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)), (f32(1, 17, 13, 25),)),
+            Case(cls((2, 3, 3), (2, 2, 2), ((1, 0), (1, 1), (0, 1)), (1, 1, 1), True), (f32(1, 3, 3, 7, 53),)),
         )
 
 
@@ -177,18 +184,18 @@ class AveragePool(Pool):
 
     def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
         (x,) = required(self, inputs, 1)
-        return Padding(self.spans(x.shape[2:]))
+        return Padding(self.spans(x.shape[2:]), only_blocks=True)
 
-    def as_window(self, x: TensorType) -> pool.Window:
+    def as_window(self, x: TensorType) -> Window:
         """The windows that a kernel in front of this op folds, if it takes it over."""
-        return pool.Window(self.geometry(), self.counts(x.shape[2:]))
+        return Window(self.geometry(), self.counts(x.shape[2:]))
 
     def counts(self, extents: Ints) -> tuple[Ints, ...]:
         """Elements that count in a window, by its place along each spatial dimension."""
         return tuple(tuple(self.tap_counts(i, n, padding=self.count_include_pad)) for i, n in enumerate(extents))
 
     def lower(self, ctx: Context) -> Lowered:
-        return pool.average(ctx, self.geometry(), self.counts(ctx.operand(0).spatial))
+        return pool.build(ctx, self.as_window(ctx.operand(0).type))
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
@@ -216,4 +223,6 @@ class AveragePool(Pool):
             Case(cls((7, 7), (1, 1), ((0, 0), (0, 0)), (1, 1)), (f32(1, 16, 7, 7),)),
             Case(cls((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)), (f32(0, 3, 4, 4),)),
             Case(cls((3,), (2,), ((1, 1),), (1,)), (f64(1, 3, 7),)),
+            Case(cls((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)), (f32(1, 17, 13, 25),)),
+            Case(cls((3, 3, 3), (1, 2, 2), ((1, 1), (1, 1), (2, 0)), (1, 1, 1), True), (f32(1, 1, 3, 7, 53),)),
         )

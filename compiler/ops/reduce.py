@@ -14,7 +14,7 @@ from glulam.compiler.graph.op import Case, Op, Prefers, Trait
 from glulam.compiler.graph.types import Array, DType, Shape, TensorType, f32
 from glulam.compiler.kernels import arg_reduce, reduce
 from glulam.compiler.kernels.context import Context, Lowered
-from glulam.compiler.kernels.pool import PoolGeometry, Window
+from glulam.compiler.kernels.windows import PoolGeometry, Window
 from glulam.compiler.ops.inputs import FLOATS, NUMBERS, check_axis, check_dtype, f64, i64, required
 
 Axes = tuple[int, ...]

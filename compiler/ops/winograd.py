@@ -14,7 +14,7 @@ from glulam.compiler.graph.types import Array, Shape, TensorType
 from glulam.compiler.kernels import conv_winograd, winograd_stages
 from glulam.compiler.kernels.context import Context, Lowered, Operand
 from glulam.compiler.kernels.minimal_filtering import Filtering, filtering
-from glulam.compiler.kernels.pool import Window
+from glulam.compiler.kernels.windows import Window
 from glulam.compiler.kernels.winograd import FinishedTiles, holds_windows
 from glulam.compiler.ops.conv import Conv, Pads
 from glulam.compiler.ops.inputs import optional, required, wide

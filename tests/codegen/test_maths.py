@@ -11,10 +11,14 @@ from native import aligned, run_native
 from glulam.compiler.codegen import maths
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.ir import Access, Builder
+from glulam.compiler.ops.activation import log1p
 from glulam.compiler.targets import runnable_targets
 
 TARGETS = [pytest.param(t, id=t.name) for t in runnable_targets()]
 TINY = np.finfo(np.float32).tiny
+
+
+FRACTION = ex.exp(-ex.absolute(ex.Param(0)))
 
 
 def exact(op, x):
@@ -121,6 +125,30 @@ def test_what_is_not_gelu_is_left_alone():
         (x * 0.5) * (ex.tanh(x * math.sqrt(0.5)) + 1),
     ):
         assert maths.gelu_operand(other) is None
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_log1p_of_a_fraction_is_recognised_and_exact(target):
+    assert maths.log1p_operand(log1p(FRACTION)) is not None
+    x = np.concatenate([np.linspace(0, 110, 6396, dtype=np.float32), np.float32([np.nan, np.inf, -np.inf, -1e-8])])
+    b = Builder("log1p")
+    source, result = b.param("x", (100, 64)), b.param("y", (100, 64), Access.WRITE)
+    with b.section(i=100) as (i,), b.vector("v", 64) as v:
+        b.store(result[i, v], log1p(ex.exp(-ex.absolute(source[i, v]))))
+    arrays = [aligned(x), aligned(np.zeros(6400, np.float32))]
+    run_native(b.kernel(), arrays, target)
+    y, expected = arrays[1].ravel(), np.log1p(np.exp(-np.abs(x.astype(np.float64))))
+    assert np.isnan(y[-4])
+    np.testing.assert_array_equal(y[-3:-1], 0.0)
+    error = np.abs(y - expected)[expected >= TINY] / expected[expected >= TINY]
+    assert error.max() < 2.5e-7
+
+
+def test_what_is_not_log1p_of_a_fraction_is_left_alone():
+    x, y = FRACTION, ex.exp(-ex.absolute(ex.Param(1)))
+    kahan = ex.log(x + 1) * (x / ((x + 1) - 1))
+    for other in (log1p(ex.Param(0)), log1p(ex.exp(-ex.Param(0))), ex.where(ex.equal(y + 1, 1), y, kahan), kahan):
+        assert maths.log1p_operand(other) is None
 
 
 @pytest.mark.parametrize("power", [1, 2, 3, 4, 0.5, -1, 2.5])

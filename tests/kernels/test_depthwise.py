@@ -18,6 +18,8 @@ CASES = [
     case((1, 16, 7, 15), 16, (3, 3), strides=2, pads=1, groups=16),
     case((1, 33, 7, 8), 33, (5, 5), strides=2, pads=((1, 2), (2, 1)), groups=33, bias=False),
     case((1, 16, 9, 9), 16, (3, 3), dilations=2, pads=2, groups=16),
+    case((1, 17, 13, 41), 17, (5, 5), strides=2, pads=2, groups=17, dilations=(1, 3)),
+    case((1, 16, 12, 40), 16, (7, 7), strides=3, pads=3, groups=16),
     case((1, 17, 2, 18), 17, (5, 11), pads=((2, 2), (5, 5)), groups=17),
     case((1, 8, 30), 8, (7,), pads=3, groups=8),
     case((1, 20, 1), 20, (3,), pads=1, groups=20),

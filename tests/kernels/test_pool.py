@@ -7,7 +7,7 @@ import pytest
 from harness import run_op
 
 from glulam.compiler.graph.op import Case, Prefers
-from glulam.compiler.graph.types import TensorType, f32
+from glulam.compiler.graph.types import DType, TensorType, f32
 from glulam.compiler.kernels.context import Epilogue
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.ops import AveragePool, MaxPool
@@ -18,6 +18,12 @@ WIDE = [
     Case(MaxPool((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1)), (f32(1, 20, 30, 37),)),
     Case(MaxPool((5, 13), (1, 1), ((2, 2), (6, 6)), (1, 1)), (f32(1, 5, 9, 40),)),
     Case(MaxPool((3,), (2,), ((1, 1),), (1,)), (f32(1, 3, 400),)),
+    Case(MaxPool((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)), (f32(2, 1, 75, 61),)),
+    Case(MaxPool((3, 3, 3), (1, 1, 1), ((1, 1), (1, 1), (1, 1)), (1, 1, 1)), (f32(1, 2, 4, 7, 33),)),
+    Case(MaxPool((1, 21), (1, 1), ((0, 0), (10, 10)), (1, 1)), (f32(1, 17, 3, 30),)),
+    Case(MaxPool((3, 3), (2, 2), ((3, 0), (0, 3)), (2, 2), True), (f32(1, 17, 13, 29),)),
+    Case(MaxPool((2, 2), (5, 5), ((0, 0), (0, 0)), (1, 1)), (f32(1, 3, 40, 90),)),
+    Case(AveragePool((3, 3), (3, 3), ((1, 1), (1, 1)), (1, 1), True, True), (f32(1, 3, 130, 111),)),
     Case(AveragePool((8, 8), (3, 3), ((2, 2), (2, 2)), (1, 1), True), (f32(1, 20, 20, 41),)),
     Case(AveragePool((3,), (1,), ((1, 1),), (1,), False, True), (f32(1, 3, 170),)),
     Case(AveragePool((2, 11, 3), (1, 2, 1), ((0, 1), (5, 5), (1, 1)), (1, 1, 2), True), (f32(1, 3, 3, 14, 9),)),
@@ -33,40 +39,42 @@ def check(got, want, bound=1e-5):
     np.testing.assert_allclose(got[finite], want[finite], rtol=0, atol=bound * scale)
 
 
+@pytest.mark.parametrize("blocked", [False, True], ids=["plain", "blocks"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_kernel_follows_the_reference(case):
+def test_kernel_follows_the_reference(case, blocked):
     arrays = case.arrays()
     (want,) = case.op.reference(*arrays)
     for target in TARGETS:
-        (got,) = run_op(case.op, arrays, target=target)
+        (got,) = run_op(EitherWay(case.op), arrays, target=target, either_blocked=blocked)
         check(got, want)
     if want.size * math.prod(case.op.kernel) < 20_000:
-        (got,) = run_op(case.op, arrays, native=False)
+        (got,) = run_op(EitherWay(case.op), arrays, native=False, either_blocked=blocked)
         check(got, want)
 
 
+@pytest.mark.parametrize("blocked", [False, True], ids=["plain", "blocks"])
 @pytest.mark.parametrize("case", [c for c in CASES if c.inputs[0].dtype in (np.float32, f32().dtype)][::3], ids=str)
-def test_padding_and_epilogue_are_written(case):
+def test_padding_and_epilogue_are_written(case, blocked):
     x = case.arrays()[0]
     (pooled,) = case.op.reference(x)
     other = np.random.default_rng(1).uniform(-1, 1, pooled.shape).astype(np.float32)
     relu = Epilogue(ex.maximum(ex.Param(0) + ex.Param(1), 0.0), (1,))
     op = WithSecondInput(case.op)
-    (got,) = run_op(op, [x, other], out_halo=2, epilogue=relu)
+    (got,) = run_op(op, [x, other], out_halo=2 * blocked, epilogue=relu, either_blocked=blocked)
     check(got, np.maximum(pooled + other, 0))
 
 
-class WithSecondInput:
-    """The op with one more input, which only the epilogue reads."""
+class EitherWay:
+    """The op on channel blocks or not, whatever its width; float64 stays plain."""
 
     def __init__(self, op):
         self.op = op
 
-    def infer(self, x, other):
+    def infer(self, x):
         return self.op.infer(x)
 
     def preference(self, types, outputs):
-        return self.op.preference(types[:1], outputs)
+        return Prefers.EITHER if outputs[0].dtype is DType.F32 else Prefers.PLAIN
 
     def padding(self, index, types):
         return self.op.padding(0, types[:1]) if index == 0 else None
@@ -75,13 +83,23 @@ class WithSecondInput:
         return self.op.lower(ctx)
 
 
-def test_nan_and_infinities_pass_through_the_maximum():
+class WithSecondInput(EitherWay):
+    """The op with one more input, which only the epilogue reads."""
+
+    def infer(self, x, other):
+        return self.op.infer(x)
+
+
+@pytest.mark.parametrize("blocked", [False, True], ids=["plain", "blocks"])
+def test_nan_and_infinities_pass_through_the_maximum(blocked):
     x = np.random.default_rng(0).uniform(-1, 1, (1, 19, 9, 11)).astype(np.float32)
     x[0, 3, 4, 5], x[0, 18, 0, 0], x[0, 7], x[0, 8, 2, 2] = math.nan, math.inf, -math.inf, -math.inf
-    op = MaxPool((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1))
-    for target in TARGETS:
-        np.testing.assert_array_equal(run_op(op, [x], target=target)[0], op.reference(x)[0])
-    assert np.isnan(op.reference(x)[0]).any()
+    for kernel, stride in ((2, 2), (3, 1), (3, 2), (4, 1), (5, 2)):
+        op = MaxPool((kernel,) * 2, (stride,) * 2, ((1, 1), (1, 1)), (1, 1))
+        for target in TARGETS:
+            (got,) = run_op(EitherWay(op), [x], target=target, either_blocked=blocked)
+            np.testing.assert_array_equal(got, op.reference(x)[0])
+        assert np.isnan(op.reference(x)[0]).any()
 
 
 def test_other_element_types_stay_plain():

@@ -49,6 +49,14 @@ def test_what_computes_in_either_layout_follows_its_input():
     assert layouts(result)["a"].block == 8
 
 
+def test_a_pool_of_wide_rows_stays_plain_and_needs_no_padding():
+    def pooled(extent):
+        return layout(f"input %x: f32[1,16,{extent},{extent}]\n%y = max_pool(%x) {POOL3}\noutput y = %y").ops
+
+    assert pooled(64) == "max_pool"
+    assert pooled(6) == "reorder max_pool reorder"
+
+
 # ---- views
 
 
