@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from glulam.compiler.codegen.llvm_types import Val
@@ -90,10 +90,14 @@ class Function:
 
     def numbered(self, key: object, text: str) -> str:
         """`let`, unless an instruction with this key has been written where it dominates."""
+        return self.once(key, lambda: self.let(text))
+
+    def once(self, key: object, write: Callable[[], str]) -> str:
+        """The value that `write` names, written unless one with this key has been where it dominates."""
         for scope in reversed(self._scopes):
             if key in scope.numbers:
                 return scope.numbers[key]
-        return self._scopes[-1].numbers.setdefault(key, self.let(text))
+        return self._scopes[-1].numbers.setdefault(key, write())
 
     @property
     def loads(self) -> dict[object, Val]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from glulam.compiler.codegen.function import Function
 from glulam.compiler.codegen.indices import Indices
@@ -127,10 +127,14 @@ class Memory:
         return _Place(buffer, pointer, step, gathered, lanes, (buffer, base, const, step))
 
     def clamped(self, entry: Bounded, stride: int) -> Val:
-        value = self.evaluate(entry.value)
-        value = self.instructions.integer_extreme("smax", value, Val("0", DType.I64))
-        value = self.instructions.integer_extreme("smin", value, Val(str(entry.extent - 1), DType.I64))
-        return self.instructions.arith("mul", value, Val(str(stride), DType.I64))
+        value, instructions = self.evaluate(entry.value), self.instructions
+
+        def write() -> str:
+            least = instructions.integer_extreme("smax", value, Val("0", DType.I64))
+            inside = instructions.integer_extreme("smin", least, Val(str(entry.extent - 1), DType.I64))
+            return instructions.arith("mul", inside, Val(str(stride), DType.I64)).text
+
+        return replace(value, text=self.function.once(("clamped", value.text, entry.extent, stride), write))
 
     # ---- lanes apart from each other
 

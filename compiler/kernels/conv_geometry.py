@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,15 @@ from glulam.compiler.graph.types import Shape
 from glulam.compiler.loops.ir import Affine, IndexLike
 
 Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Met:
+    """`count` output pixels of a dimension, from `first` on, for which no other than these `taps` meet the input."""
+
+    first: int
+    count: int
+    taps: range
 
 
 @dataclass(frozen=True)
@@ -36,12 +45,36 @@ class ConvGeometry:
         """A 1x1 convolution that reads each input pixel once."""
         return all(k == 1 for k in self.kernel) and all(s == 1 for s in self.strides) and not any(map(any, self.pads))
 
+    def met(self, d: int, outputs: int, inputs: int) -> list[Met]:
+        """All output pixels of dimension `d`, by the taps that meet some of its `inputs` and not only the padding."""
+        taps, stride, dilation, (before, _) = self.kernel[d], self.strides[d], self.dilations[d], self.pads[d]
+
+        def meet(output: int) -> range:
+            place = output * stride - before
+            first = min(max(0, -(place // dilation)), taps)
+            return range(first, max(first, min(taps, -((place - inputs) // dilation))))
+
+        found: list[Met] = []
+        for alike, each in itertools.groupby(range(outputs), meet):
+            pixels = list(each)
+            found.append(Met(pixels[0], len(pixels), alike))
+        return found
+
     def input_place(self, output: Sequence[Affine], tap: Sequence[IndexLike]) -> list[Affine]:
         """Where a tap meets the input for an output pixel."""
         return [
             o * s + Affine.of(k) * d - before
             for o, s, k, d, (before, _) in zip(output, self.strides, tap, self.dilations, self.pads, strict=True)
         ]
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """Channels of input and output, and the spatial extents of the output."""
+
+    ins: int
+    outs: int
+    outputs: Shape
 
 
 @dataclass(frozen=True)
@@ -54,6 +87,22 @@ class Phase:
     offset: int
     count: int
     taps: tuple[int, ...]
+    first: int
+    dilation: int
+
+
+@dataclass(frozen=True)
+class Stripes:
+    """Along one dimension, `count` times `length` neighbouring output pixels, a stride apart, from `start` on.
+
+    All of a stripe meet the same inputs. `taps[i, t]` is the t-th tap of its pixel i; in the first stripe it meets
+    input `first` + t * `dilation`, in each further one the input after that.
+    """
+
+    start: int
+    count: int
+    length: int
+    taps: Indices
     first: int
     dilation: int
 
@@ -83,6 +132,38 @@ class TransposedGeometry:
             first = (offset + before - taps[0] * dilation) // stride if taps else 0
             step = dilation // math.gcd(stride, dilation)
             found.append(Phase(offset, -(-(outputs - offset) // stride), tuple(taps), first, step))
+        return found
+
+    def phase_count(self, outputs: Shape) -> int:
+        """Phases of all dimensions together."""
+        return math.prod(min(s, o) for s, o in zip(self.strides, outputs, strict=True))
+
+    def stripes(self, d: int, outputs: int, lanes: int) -> list[Stripes]:
+        """Stripes that together have all `outputs` pixels of dimension `d` once, cut where they take fewest vectors."""
+        shifts = {0, self.pads[d][0] % self.strides[d]}
+        found = [self._shifted_stripes(d, outputs, shift) for shift in sorted(shifts)]
+        return min(found, key=lambda stripes: (sum(s.count * -(-s.length // lanes) for s in stripes), len(stripes)))
+
+    def _shifted_stripes(self, d: int, outputs: int, shift: int) -> list[Stripes]:
+        """The first whole stripe begins at pixel `stride` - `shift`, or at pixel 0 without a shift."""
+        stride, (before, after) = self.strides[d], self.pads[d]
+        pads = (*self.pads[:d], (before - shift, after), *self.pads[d + 1 :])
+        phases = replace(self, pads=pads).phases(d, stride)
+        (last, rest), begin = divmod(outputs + shift, stride), 1 if shift else 0
+        edges = [(0, 1, shift, stride if last else rest)] if shift else []
+        if last > begin:
+            edges.append((begin, last - begin, 0, stride))
+        if rest and last >= begin:
+            edges.append((last, 1, 0, rest))
+        found = []
+        for number, count, low, high in edges:
+            for (_, first, dilation), each in itertools.groupby(
+                phases[low:high], lambda p: (len(p.taps), p.first, p.dilation)
+            ):
+                run = list(each)
+                taps = np.array([p.taps for p in run], np.int64)
+                start = number * stride + run[0].offset - shift
+                found.append(Stripes(start, count, len(run), taps, number + first, dilation))
         return found
 
     def reach(self, d: int, inputs: int, outputs: int) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from glulam.compiler.kernels.tiling import pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, LaneShuffle, Tile, Var
 
+_FILLED = 0.8  # of its vectors, by a group that is as fast by itself, and compiled in a tenth of the time
 _MAX_CLASSES = 8  # blocks with shuffles of their own, each with code of its own
 _MAX_SOURCES = 4  # input vectors that one output vector is shuffled from
 _MAX_UNROLLED = 64  # channels of a group
@@ -35,6 +36,11 @@ class _Channels:
     groups: int
     ins: int
     outs: int
+
+    @property
+    def filled(self) -> float:
+        """The share of lanes that are used where each group has vectors of its own."""
+        return self.outs / (-(-self.outs // self.lanes) * self.lanes)
 
     @property
     def period(self) -> int:
@@ -79,6 +85,10 @@ def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
     if x.layout.block != y.layout.block:
         return "the input is not in channel blocks"
     channels = _channels(ctx, geometry)
+    if (filled := channels.filled) > _FILLED:
+        return f"a group by itself fills {filled:.0%} of its vectors"
+    if geometry.kernel[-1] == 1 and 2 * channels.outs > channels.lanes:
+        return "no two taps of a row share what is shuffled, and a group by itself fills half a vector"
     if channels.unrolled > _MAX_UNROLLED:
         return f"{channels.ins} channels of a group that do not fill blocks are more than {_MAX_UNROLLED}"
     classes = channels.classes

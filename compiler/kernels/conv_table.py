@@ -11,7 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from glulam.compiler.kernels import conv_depthwise, conv_direct, conv_generic, conv_grouped, conv_transpose
+from glulam.compiler.kernels import (
+    conv_apart,
+    conv_depthwise,
+    conv_direct,
+    conv_generic,
+    conv_grouped,
+    conv_transpose,
+)
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, TransposedGeometry
 from glulam.compiler.kernels.conv_template import ConvTemplate
@@ -22,6 +29,7 @@ CONV_TEMPLATES = (
     ConvTemplate("direct", conv_direct.accepts, conv_direct.build, conv_direct.sections),
     ConvTemplate("depthwise", conv_depthwise.accepts, conv_depthwise.build, conv_depthwise.sections),
     ConvTemplate("grouped", conv_grouped.accepts, conv_grouped.build, conv_grouped.sections),
+    ConvTemplate("apart", conv_apart.accepts, conv_apart.build, conv_apart.sections),
 )
 """Whatever none of them accepts is left to `conv_generic`."""
 

@@ -26,6 +26,13 @@ class ConvTemplate:
 
 def not_packable(ctx: Context) -> str | None:
     """Why a template that packs float32 weights for blocked outputs cannot serve, None if it can."""
+    if (why := not_constant(ctx)) is not None:
+        return why
+    return "the output is not in channel blocks" if ctx.output.layout.block == 1 else None
+
+
+def not_constant(ctx: Context) -> str | None:
+    """Why a template that packs float32 weights cannot serve, None if it can."""
     if ctx.data(0) is not None:
         return "the input is known at compile time"
     if ctx.output.type.dtype is not DType.F32:
@@ -34,8 +41,6 @@ def not_packable(ctx: Context) -> str | None:
         return "the weights are not known at compile time"
     if ctx.has(2) and ctx.data(2) is None:
         return "the bias is not known at compile time"
-    if ctx.output.layout.block == 1:
-        return "the output is not in channel blocks"
     return None
 
 

@@ -14,20 +14,32 @@ import numpy as np
 
 from glulam.compiler.graph.types import Array
 from glulam.compiler.kernels.context import Context, Lowered, Point, pack_channels
-from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid, Phase, TransposedGeometry
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, ConvShape, Grid, Phase, TransposedGeometry
 from glulam.compiler.kernels.conv_template import ConvTemplate, constant_weights
+from glulam.compiler.targets import Target
 
 _MAX_PHASES = 16  # each has code of its own
+_GENERIC = 12.0  # cycles of a vector of products where there are more
+_STORE = 2.0  # of a vector that is finished and stored
 
 
 def accepts(template: ConvTemplate, ctx: Context, geometry: TransposedGeometry) -> str | None:
     """None if the phases can be computed by this convolution template, else why not."""
     if template.sections is None:
         return "it computes whole convolutions only"
-    phases = math.prod(min(s, o) for s, o in zip(geometry.strides, ctx.output.spatial, strict=True))
+    phases = geometry.phase_count(ctx.output.spatial)
     if phases > _MAX_PHASES:
         return f"strides {geometry.strides} make {phases} phases, more than {_MAX_PHASES}"
     return template.accepts(ctx, _convolution(geometry, [Phase(0, 1, (0,), 0, 1)] * geometry.rank))
+
+
+def cost(target: Target, batch: int, geometry: TransposedGeometry, shape: ConvShape) -> float:
+    """Estimated cycles of the whole convolution on one core, where the kernel is not generic for want of templates."""
+    blocks, depth = -(-shape.outs // target.lanes), shape.ins // geometry.groups
+    lines = [geometry.phases(d, extent) for d, extent in enumerate(shape.outputs)]
+    taps = math.prod(sum(p.count * len(p.taps) for p in phases) for phases in lines)
+    generic = geometry.phase_count(shape.outputs) > _MAX_PHASES
+    return batch * blocks * (depth * taps * (_GENERIC if generic else 1.0) + _STORE * math.prod(shape.outputs))
 
 
 def build(template: ConvTemplate, ctx: Context, geometry: TransposedGeometry) -> Lowered:

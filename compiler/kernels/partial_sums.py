@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Buffer, Builder, IndexLike, TileRead, Var
+from glulam.compiler.loops.ir import Buffer, Builder, IndexLike, Tile, TileRead, Var
 
 PART = 384  # products of a part, about
 
@@ -37,6 +37,14 @@ class PartialSums:
     buffer: Buffer
     tile: Callable[[IndexLike, IndexLike], TileRead]
     lane: Var
+
+    @classmethod
+    def of(cls, b: Builder, buffers: dict[tuple[int, ...], Buffer], tile: Tile, lane: Var) -> PartialSums:
+        """Those of a tile; tiles of the same shape share one of the `buffers`, which are made when they are needed."""
+        shape = (*tile.shape, lane.extent)
+        if shape not in buffers:
+            buffers[shape] = b.scratch(f"sums{len(buffers)}", shape)
+        return cls(b, buffers[shape], lambda row, block: tile[row, block], lane)
 
     def start(self, value: Callable[[Var, Var], Expr]) -> None:
         """Begin with `value(row, block)`."""

@@ -13,13 +13,24 @@ from dataclasses import dataclass
 from glulam.compiler.graph.graph import Node
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import DType, Shape
-from glulam.compiler.kernels import conv_direct, conv_narrow, conv_winograd, gemm, strassen, winograd_stages
+from glulam.compiler.kernels import (
+    conv_direct,
+    conv_narrow,
+    conv_stripes,
+    conv_transpose,
+    conv_winograd,
+    gemm,
+    strassen,
+    winograd_stages,
+)
+from glulam.compiler.kernels.conv_geometry import ConvShape, TransposedGeometry
 from glulam.compiler.kernels.minimal_filtering import Filtering, filtering
 from glulam.compiler.kernels.tiling import Tiling, row_cycles, stream_rate, tilings
-from glulam.compiler.ops.conv import Conv
+from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.matmul import Linear
 from glulam.compiler.ops.narrow import NarrowConv
 from glulam.compiler.ops.strassen import StrassenConv, StrassenLinear
+from glulam.compiler.ops.striped import StripedConvTranspose
 from glulam.compiler.ops.tiled import TiledConv, TiledLinear
 from glulam.compiler.ops.winograd import WinogradConv, as_pair
 from glulam.compiler.targets import Target
@@ -241,6 +252,32 @@ def _no_strassen(target: Target, node: Node, channels: int) -> str | None:
     return _needs_packing(node)
 
 
+# ---- transposed convolutions
+
+
+def _transposed(node: Node) -> tuple[int, TransposedGeometry, ConvShape]:
+    x, weights, *_ = node.inputs
+    assert x is not None
+    assert weights is not None
+    assert isinstance(node.op, ConvTranspose)
+    shape = ConvShape(x.shape[1], node.output.shape[1], node.output.shape[2:])
+    return x.shape[0], node.op.geometry(weights.shape[2:]), shape
+
+
+def _phases(target: Target, node: Node) -> list[Candidate]:
+    return [Candidate("phases", conv_transpose.cost(target, *_transposed(node)), node.op)]
+
+
+def _no_stripes(target: Target, node: Node) -> str | None:
+    _, geometry, shape = _transposed(node)
+    return _needs_packing(node) or conv_stripes.refuses(target, geometry, shape.outputs)
+
+
+def _striped(target: Target, node: Node) -> list[Candidate]:
+    cycles = conv_stripes.cost(target, *_transposed(node))
+    return [Candidate("stripes", cycles, StripedConvTranspose(**node.op.attributes()))]
+
+
 # ---- linear layers
 
 
@@ -286,6 +323,8 @@ ALGORITHMS = (
     Algorithm("winograd", Conv, _no_winograd, _winograd, exact=False),
     Algorithm("narrow", Conv, _no_narrow, _narrow),
     Algorithm("strassen", Conv, _no_strassen_conv, _strassen_conv, exact=False),
+    Algorithm("phases", ConvTranspose, _never, _phases),
+    Algorithm("stripes", ConvTranspose, _no_stripes, _striped),
     Algorithm("gemm", Linear, _never, _linear),
     Algorithm("strassen", Linear, _no_strassen_linear, _strassen_linear, exact=False),
 )
