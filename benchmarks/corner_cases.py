@@ -121,6 +121,11 @@ CORNERS: Mapping[str, Mapping[str, Corner]] = {
         "3x3, 8 groups of 24 at 14x14": Corner((192, 14, 14), lambda: [ConvNorm(192, 3, groups=8)], times=3),
         "1x1, 3 groups of 80 at 28x28": Corner((240, 28, 28), lambda: [ConvNorm(240, 1, groups=3)], times=3),
         "1x1, 8 groups of 30 at 28x28": Corner((240, 28, 28), lambda: [ConvNorm(240, 1, groups=8)], times=3),
+        "3x3, 14 groups of 17 at 14x14": Corner((238, 14, 14), lambda: [ConvNorm(238, 3, groups=14)], times=3),
+        "3x3, 6 groups of 40 at 14x14": Corner((240, 14, 14), lambda: [ConvNorm(240, 3, groups=6)], times=3),
+        "3x3 stride 2, 4 groups of 60 at 28x28": Corner((240, 28, 28), lambda: [ConvNorm(240, 3, 2, groups=4)]),
+        "3x3, 60 groups of 3 at 28x28": Corner((180, 28, 28), lambda: [ConvNorm(180, 3, groups=60)], times=3),
+        "1x1, 40 groups of 5 at 28x28": Corner((200, 28, 28), lambda: [ConvNorm(200, 1, groups=40)], times=3),
     },
     "depthwise": {
         "3x3, 96 at 56x56": Corner((96, 56, 56), lambda: [ConvNorm(96, 3, groups=96)], times=4),
@@ -190,6 +195,11 @@ CORNERS: Mapping[str, Mapping[str, Corner]] = {
             (64, 28, 28), lambda: [nn.ConvTranspose2d(64, 4, 2, 1, groups=64)]
         ),
         "64x64 stride 32, 21 at 7x7": Corner((21, 7, 7), lambda: [nn.ConvTranspose2d(21, 64, 32, 16, bias=False)]),
+        "64x64 stride 32 depthwise, 21 at 7x7": Corner(
+            (21, 7, 7), lambda: [nn.ConvTranspose2d(21, 64, 32, 16, groups=21, bias=False)]
+        ),
+        "16x16 stride 8, 21 at 28x28": Corner((21, 28, 28), lambda: [nn.ConvTranspose2d(21, 16, 8, 4, bias=False)]),
+        "9x9 stride 4, 56 to 1 at 64x64": Corner((56, 64, 64), lambda: [nn.ConvTranspose2d(1, 9, 4, 4)]),
         "1-D 16 taps stride 8, 256 to 128 at 128": Corner(
             (256, 128), lambda: [nn.ConvTranspose1d(128, 16, 8, 4), nn.ReLU()]
         ),

@@ -16,13 +16,14 @@ import numpy as np
 
 from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context, Lowered, Point, View
-from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid, Met
 from glulam.compiler.kernels.conv_template import constant_weights, not_packable
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
 from glulam.compiler.kernels.tiling import (
     Parts,
     Tiling,
     choose_tiling,
+    pieces,
     row_cycles,
     runs,
     stream_rate,
@@ -35,6 +36,7 @@ from glulam.compiler.targets import Target
 Step = Callable[[tuple[IndexLike, ...], tuple[IndexLike, ...], int], None]
 LookAhead = Callable[[tuple[IndexLike, ...], Affine, int], None]
 
+_SAVED = 1 / 12  # of the products, if they meet only padding, is worth code of its own for some rows or columns
 _MANY_BLOCKS = 4  # of channels, so that the next one is mostly another one of the same pixels
 _FEW_PIXELS = 200  # of an image that is done with a group of weights before the next group has arrived
 
@@ -134,6 +136,7 @@ class DirectConv:
         self.group_blocks = -(-ctx.output.shape[1] // self.groups // self.block)
         self.share = Affine.of(0)  # which share of the next weights the tile in hand asks for
         self.sums: dict[tuple[int, ...], Buffer] = {}  # by the shape of the tile
+        self.taps = list(map(range, geometry.kernel))  # that the tile in hand meets, in each dimension
         self.pixels = self.fmas = 0  # of the tile in hand; FMAs of one step
         self.image_level = 1  # the cache that the next pixels are brought to
         bias = ctx.data(2)
@@ -162,7 +165,7 @@ class DirectConv:
         if not outer and width // tiling.pixels > 1:
             self.flat(groups, *divmod(width, tiling.pixels), tiling.pixels)
         else:
-            self.rows(groups, outer, width, tiling.pixels)
+            self.rows(groups, outer, width, tiling)
 
     def group(self, first: int, blocks: int, count: int, lanes: int | None = None) -> ChannelGroups:
         """Channel groups with their weights and bias; of all lanes if no number is given."""
@@ -185,21 +188,61 @@ class DirectConv:
                     self.share = Affine.of(full)
                     self.tile(group, (n, q, g), (), Affine.of(full * pixels), rest)
 
-    def rows(self, groups: Sequence[ChannelGroups], outer: Sequence[int], width: int, pixels: int) -> None:
+    def rows(self, groups: Sequence[ChannelGroups], outer: Sequence[int], width: int, tiling: Tiling) -> None:
         """Tiles along the last of several dimensions."""
-        (full, rest), (height, *others) = divmod(width, pixels), outer or [1]
+        columns = self.columns(width, tiling)
+        if not outer:
+            self.band(groups, Met(0, 1, range(1)), (), columns, tiling.pixels)
+        for band in self.bands(outer, width, tiling) if outer else []:
+            self.taps[0] = band.taps
+            self.band(groups, band, outer[1:], columns, tiling.pixels)
+
+    def band(
+        self, groups: Sequence[ChannelGroups], band: Met, others: Sequence[int], columns: Sequence[Met], pixels: int
+    ) -> None:
+        """The rows of a band; there may be no rows, but only columns."""
         extents = {f"o{d}": extent for d, extent in enumerate(others, 1)}
-        for begin, times, length in runs(height, self.run(height), together=len(groups) == 1):
+        for begin, times, length in runs(band.count, self.run(band.count), together=len(groups) == 1):
             for group in groups:
                 space = {"n": self.ctx.output.shape[0], "h": times, "q": self.groups, "g": group.count, "o0": length}
                 with self.b.section(**space, **extents) as (n, h, q, g, o, *inner):
-                    rows: list[IndexLike] = [h * length + o + begin, *inner] if outer else []
-                    self.share = Affine.of(rows[-1] if rows else 0)
-                    if full:
-                        with self.b.serial("s", full) as s:
-                            self.tile(group, (n, q, g), rows, s * pixels, pixels)
-                    if rest:
-                        self.tile(group, (n, q, g), rows, Affine.of(full * pixels), rest)
+                    rows = [h * length + o + (band.first + begin), *map(Affine.of, inner)][: self.geometry.rank - 1]
+                    self.share = rows[-1] if rows else Affine.of(0)
+                    for each in columns:
+                        self.taps[-1] = each.taps
+                        for first, count, wide in pieces(each.count, pixels):
+                            with self.b.serial("s", count) as s:
+                                self.tile(group, (n, q, g), rows, s * wide + (each.first + first), wide)
+
+    def bands(self, outer: Sequence[int], width: int, tiling: Tiling) -> list[Met]:
+        """The rows of the first dimension, by the rows of taps that meet more than padding.
+
+        All as one if that saves too little, since weights beyond the second-level cache are fetched for each band.
+        """
+        found, height, taps = self.met(0, outer[0]), outer[0], self.geometry.kernel[0]
+        target, weights, depth = self.ctx.target, self.weights.nbytes, self.weights[0].size
+        whole = math.prod(outer) * row_cycles(target, tiling, width, self.group_blocks, depth) * self.groups
+        saved = whole * (1 - sum(band.count * len(band.taps) for band in found) / max(1, height * taps))
+        again = weights / stream_rate(target, weights) if weights > target.l2_bytes // 2 else 0.0
+        split = saved - (len(found) - 1) * again > _SAVED * whole
+        return found if split else [Met(0, height, range(taps))]
+
+    def columns(self, width: int, tiling: Tiling) -> list[Met]:
+        """The same for columns, where tiles must not become too narrow."""
+        taps = self.geometry.kernel[-1]
+
+        def cycles(columns: Sequence[Met]) -> float:
+            depth = self.weights[0].size // taps
+            tiles = [
+                (Tiling(min(tiling.pixels, c.count), tiling.blocks), c.count, depth * len(c.taps)) for c in columns
+            ]
+            return sum(row_cycles(self.ctx.target, tile, n, self.group_blocks, deep) for tile, n, deep in tiles)
+
+        found, whole = self.met(self.geometry.rank - 1, width), [Met(0, width, range(taps))]
+        return found if cycles(found) < (1 - _SAVED) * cycles(whole) else whole
+
+    def met(self, d: int, outputs: int) -> list[Met]:
+        return self.geometry.met(d, outputs, self.x.operand.spatial[d])
 
     def tile(
         self, group: ChannelGroups, where: tuple[Var, Var, Var], rows: Sequence[IndexLike], start: Affine, pixels: int
@@ -255,9 +298,7 @@ class DirectConv:
         """Where the tile's sums go part by part, if they are long."""
         if self.in_block == 1 or sum(count for _, count, _, lanes in self.runs() if lanes == self.in_block) < 2:
             return None
-        if acc.shape not in self.sums:
-            self.sums[acc.shape] = self.b.scratch(f"sums{len(self.sums)}", (*acc.shape, self.block))
-        return PartialSums(self.b, self.sums[acc.shape], lambda t, j: acc[t, j], v)
+        return PartialSums.of(self.b, self.sums, acc, v)
 
     def run(self, count: int) -> int:
         """How many of `count` rows, or tiles, go through all channel groups before the next ones do."""
@@ -321,7 +362,7 @@ class DirectConv:
 
         if self.in_block == 1:
             with ExitStack() as stack:
-                taps = [stack.enter_context(self.b.serial("k", k)) for k in geo.kernel]
+                taps = self.tap_loops(stack)
                 unroll = unrolled_steps(self.in_channels, self.fmas)
                 i = stack.enter_context(self.b.serial("i", self.in_channels // unroll))
                 u = stack.enter_context(self.b.unrolled("u", unroll))
@@ -333,7 +374,7 @@ class DirectConv:
             with self.b.serial("p", count) as p:
                 with ExitStack() as stack:
                     c = stack.enter_context(self.b.serial("c", length)) + p * length + first
-                    taps = [stack.enter_context(self.b.serial("k", k)) for k in geo.kernel]
+                    taps = self.tap_loops(stack)
                     unroll = unrolled_steps(lanes, self.fmas)
                     i = stack.enter_context(self.b.serial("i", lanes // unroll))
                     if self.streams_image():
@@ -345,6 +386,10 @@ class DirectConv:
                     step((n, q * group_blocks + c, *spatial(taps), i * unroll + u), channel, geo.strides[-1])
                 if flush is not None:
                     flush()
+
+    def tap_loops(self, stack: ExitStack) -> list[Affine]:
+        """Loops over the taps that the tile in hand meets."""
+        return [stack.enter_context(self.b.serial("k", len(taps))) + taps.start for taps in self.taps]
 
     def runs(self) -> list[tuple[int, int, int, int]]:
         """(first, count, length, lanes) of the parts of a sum: of so many input channel blocks, of so many lanes."""

@@ -18,6 +18,7 @@ from glulam.compiler.kernels import (
     conv_generic,
     conv_grouped,
     conv_transpose,
+    conv_whole,
 )
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, TransposedGeometry
@@ -26,6 +27,7 @@ from glulam.compiler.kernels.conv_template import ConvTemplate
 Choice = tuple[str, Callable[[], str | None], Callable[[], Lowered]]
 
 CONV_TEMPLATES = (
+    ConvTemplate("whole image", conv_whole.accepts, conv_whole.build),
     ConvTemplate("direct", conv_direct.accepts, conv_direct.build, conv_direct.sections),
     ConvTemplate("depthwise", conv_depthwise.accepts, conv_depthwise.build, conv_depthwise.sections),
     ConvTemplate("grouped", conv_grouped.accepts, conv_grouped.build, conv_grouped.sections),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import f32
 from glulam.compiler.kernels import conv_direct
 from glulam.compiler.kernels.context import Context, Operand
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, Met
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.targets import runnable_targets, target
 
@@ -85,7 +87,35 @@ GROUPED = [
     case((1, 6, 4, 4), 9, (3, 3), pads=1, groups=3, bias=False),
 ]
 
-CASES = [*DENSE, *GROUPED]
+APART = [
+    case((1, 60, 3, 5), 60, (1, 1), groups=2),
+    case((2, 153, 1, 5), 153, (2, 2), pads=((1, 0), (0, 2)), groups=9),
+    case((1, 340, 2, 2), 34, (1, 1), groups=2, bias=False),
+    case((1, 15, 1, 13), 90, (1, 3), strides=(1, 2), groups=3),
+    case((1, 66, 7), 130, (3,), pads=2, dilations=2, groups=2),
+    case((1, 57, 5, 1), 171, (2, 1), strides=(2, 1), groups=19),
+    case((1, 45, 2, 3, 4), 39, (1, 2, 2), groups=3),
+    case((1, 270, 3, 3), 30, (3, 3), pads=1, groups=2),  # a sum of several parts
+    case((0, 60, 3, 3), 60, (3, 3), groups=2),
+]
+
+PADDED = [  # taps that meet nothing but padding are passed over
+    case((1, 17, 6, 15), 16, (3, 3), pads=(3, 7), dilations=(3, 7)),
+    case((1, 16, 3, 5), 40, (3, 5), pads=((1, 0), (2, 1))),
+    case((2, 3, 2, 7), 5, (7, 3), pads=((6, 3), (1, 1)), strides=(2, 1)),
+    case((1, 20, 1, 1), 16, (3, 3), pads=4, bias=False),
+    case((1, 18, 2, 3, 13), 16, (3, 1, 3), pads=((1, 1), (0, 0), (9, 9)), dilations=(1, 1, 9)),
+]
+
+WHOLE = [  # images in one register tile: their weights exceed half of the second-level cache
+    case((1, 264, 2, 1), 264, (2, 1), pads=((1, 0), (0, 0))),
+    case((1, 120, 3, 2), 130, (3, 3), pads=1),
+    case((2, 250, 5, 4), 264, (3, 3), strides=2, pads=((1, 0), (2, 1)), bias=False),
+    case((1, 768, 2, 1), 768, (3, 1), pads=((1, 1), (0, 0)), groups=3),
+    case((1, 192, 2, 2, 2), 100, (2, 2, 2), pads=((1, 0), (0, 1), (0, 1))),
+]
+
+CASES = [*DENSE, *GROUPED, *APART, *PADDED, *WHOLE]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -96,9 +126,20 @@ def test_native(number, target):
     check(op, arrays, target, native=True, out_halo=1)
 
 
-@pytest.mark.parametrize("number", range(len(CASES)))
+@pytest.mark.parametrize("number", range(len(CASES) - len(WHOLE) + 2))  # the others take minutes
 def test_interpreted(number):
     check(*CASES[number], TARGETS[0], native=False, out_halo=1)
+
+
+def test_taps_that_meet_more_than_padding():
+    geometry = ConvGeometry((3,), (1,), (12,), ((12, 12),))
+    assert geometry.met(0, 28, 28) == [Met(0, 12, range(1, 3)), Met(12, 4, range(3)), Met(16, 12, range(2))]
+    for stride, dilation, before in itertools.product((1, 2, 3), (1, 2, 5), (0, 1, 4, 20)):
+        geometry = ConvGeometry((4,), (stride,), (dilation,), ((before, 0),))
+        for met in geometry.met(0, 11, 6):
+            for output in range(met.first, met.first + met.count):
+                places = [output * stride - before + k * dilation for k in range(4)]
+                assert [0 <= place < 6 for place in places] == [k in met.taps for k in range(4)]
 
 
 @pytest.mark.parametrize("constants", [(), (1,), (2,), (0, 2)])
@@ -131,7 +172,7 @@ def test_plain_input(target):
 @pytest.mark.parametrize("target", TARGETS)
 def test_epilogue(target):
     """relu(conv) * factor, with a factor per element and one per channel, behind a missing and a given bias."""
-    for op, arrays in (DENSE[0], DENSE[2], GROUPED[0], GROUPED[1], GROUPED[3]):
+    for op, arrays in (DENSE[0], DENSE[2], GROUPED[0], GROUPED[1], GROUPED[3], APART[1], APART[2], PADDED[0], WHOLE[0]):
         shape = op.reference(*arrays)[0].shape
         for extents in (shape, (1, shape[1], *[1] * (len(shape) - 2))):
             for constants in ((1, 2), ()):
@@ -144,7 +185,7 @@ def test_epilogue(target):
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("constants", [(), (1, 2)])
 def test_nan_and_infinity_do_not_leak_between_groups(target, constants):
-    for op, arrays in GROUPED:
+    for op, arrays in (*GROUPED, *APART[:-1]):
         x = arrays[0].copy()
         x[:, 0], x[:, -1] = np.inf, np.nan
         (result,) = run_op(op, [x, *arrays[1:]], [i for i in constants if arrays[i] is not None], target)
@@ -153,15 +194,22 @@ def test_nan_and_infinity_do_not_leak_between_groups(target, constants):
 
 
 def test_templates():
-    assert template(*DENSE[0]) == ("direct", {})
-    assert template(*DENSE[5]) == ("direct", {})
+    name, refused = template(*DENSE[0])
+    assert name == "direct"
+    assert list(refused) == ["whole image"]
+    assert template(*DENSE[5])[0] == "direct"
+    assert {template(*each)[0] for each in WHOLE} == {"whole image"}
     name, refused = template(*GROUPED[0])
     assert name == "grouped"
-    assert list(refused) == ["direct", "depthwise"]
+    assert list(refused) == ["whole image", "direct", "depthwise"]
     assert template(*case((1, 32, 5, 5), 32, (3, 3), groups=32))[0] == "depthwise"
     name, refused = template(*case((1, 1300, 2, 2), 1300, (1, 1), groups=13))
-    assert name == "generic"
-    assert "100 channels" in refused["grouped"]
+    assert name == "apart"
+    assert "89%" in refused["grouped"]
+    name, refused = template(*case((1, 96, 5, 5), 96, (1, 1), groups=8))
+    assert name == "apart"
+    assert "half a vector" in refused["grouped"]
+    assert {template(*each)[0] for each in APART} == {"apart"}
     name, refused = template(*DENSE[0], constants=())
     assert name == "generic"
     assert set(refused.values()) == {"the weights are not known at compile time"}
