@@ -382,12 +382,13 @@ class Context:
     def image(self) -> Context:
         """The same problem with sequences [N, C, L] as images [N, C, 1, L]; what the epilogue reads broadcasts."""
         inputs = list(self.inputs)
-        if self.output.type.rank == 3:
-            for i in self.epilogue.inputs:
-                inputs[i] = _of_rank(self.operand(i), 3)
-        rows = [o if o is None or o.type.rank != 3 else _as_image(o) for o in inputs]
+        for i, operand in enumerate(inputs):
+            if i in self.epilogue.inputs and self.output.type.rank == 3:
+                inputs[i] = _as_image(_of_rank(self.operand(i), 3))
+            elif operand is not None and operand.type.rank == 3 and i not in self.epilogue.inputs:
+                inputs[i] = _as_image(operand)
         outputs = [_as_image(o) if o.type.rank == 3 else o for o in self.outputs]
-        return Context(self.name, self.target, rows, outputs, self.epilogue)
+        return Context(self.name, self.target, inputs, outputs, self.epilogue)
 
 
 def _of_rank(operand: Operand, rank: int) -> Operand:

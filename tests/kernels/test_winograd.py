@@ -12,7 +12,7 @@ from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import f32
 from glulam.compiler.kernels import conv_winograd
 from glulam.compiler.kernels.minimal_filtering import Line, filtering
-from glulam.compiler.ops import Add, Conv, Relu
+from glulam.compiler.ops import Add, Conv, PRelu, Relu
 from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.targets import runnable_targets, target
 
@@ -275,3 +275,20 @@ def test_sequences_have_epilogues(dilation):
     assert any(step.kernel.endswith(("fused_winograd_conv", "fused_winograd_output")) for step in model.manifest.steps)
     expected = np.maximum(op.reference(x, w, None)[0] + other, 0)
     np.testing.assert_allclose(model.run({"x": x, "other": other})["y"], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("extents", [(24, 24), (200,)])
+def test_parameters_of_the_epilogue_broadcast_over_the_pixels(extents):
+    """A slope for each channel, [C, 1, 1] or [C, 1], is no sequence."""
+    graph, rng = Graph("g"), np.random.default_rng(4)
+    ones = (1,) * len(extents)
+    x = rng.standard_normal((1, 64, *extents)).astype(np.float32)
+    slope = rng.standard_normal((64, *ones)).astype(np.float32)
+    w = (rng.standard_normal((64, 64, *(3 for _ in extents))) / 24).astype(np.float32)
+    op = Conv(ones, tuple((1, 1) for _ in extents), ones)
+    y = graph.apply(op, graph.input("x", f32(*x.shape)), graph.constant(w), None)
+    graph.output("y", graph.apply(PRelu(), y, graph.constant(slope)))
+    model = compile_graph(graph)
+    assert any("fused_winograd" in step.kernel for step in model.manifest.steps)
+    plain = op.reference(x, w, None)[0]
+    np.testing.assert_allclose(model.run({"x": x})["y"], np.where(plain > 0, plain, plain * slope), rtol=0, atol=1e-4)
