@@ -36,7 +36,7 @@ from glulam.compiler.targets import Target
 Step = Callable[[tuple[IndexLike, ...], tuple[IndexLike, ...], int], None]
 LookAhead = Callable[[tuple[IndexLike, ...], Affine, int], None]
 
-_SAVED = 1 / 12  # of the products, if they meet only padding, is worth code of its own for some rows or columns
+SAVED = 1 / 12  # of the products, if they meet only padding, is worth code of its own for some rows or columns
 _MANY_BLOCKS = 4  # of channels, so that the next one is mostly another one of the same pixels
 _FEW_PIXELS = 200  # of an image that is done with a group of weights before the next group has arrived
 
@@ -224,7 +224,7 @@ class DirectConv:
         whole = math.prod(outer) * row_cycles(target, tiling, width, self.group_blocks, depth) * self.groups
         saved = whole * (1 - sum(band.count * len(band.taps) for band in found) / max(1, height * taps))
         again = weights / stream_rate(target, weights) if weights > target.l2_bytes // 2 else 0.0
-        split = saved - (len(found) - 1) * again > _SAVED * whole
+        split = saved - (len(found) - 1) * again > SAVED * whole
         return found if split else [Met(0, height, range(taps))]
 
     def columns(self, width: int, tiling: Tiling) -> list[Met]:
@@ -239,7 +239,7 @@ class DirectConv:
             return sum(row_cycles(self.ctx.target, tile, n, self.group_blocks, deep) for tile, n, deep in tiles)
 
         found, whole = self.met(self.geometry.rank - 1, width), [Met(0, width, range(taps))]
-        return found if cycles(found) < (1 - _SAVED) * cycles(whole) else whole
+        return found if cycles(found) < (1 - SAVED) * cycles(whole) else whole
 
     def met(self, d: int, outputs: int) -> list[Met]:
         return self.geometry.met(d, outputs, self.x.operand.spatial[d])

@@ -23,7 +23,7 @@ from glulam.compiler.kernels import (
     strassen,
     winograd_stages,
 )
-from glulam.compiler.kernels.conv_geometry import ConvShape, TransposedGeometry
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, ConvShape, TransposedGeometry
 from glulam.compiler.kernels.minimal_filtering import Filtering, filtering
 from glulam.compiler.kernels.tiling import Tiling, row_cycles, stream_rate, tilings
 from glulam.compiler.ops.conv import Conv, ConvTranspose
@@ -148,9 +148,28 @@ def _depth(node: Node) -> int:
 
 
 def _direct_cycles(target: Target, node: Node, tiling: Tiling | None) -> float:
-    spatial = _rows(node)
-    channels = node.output.shape[1]
-    return conv_direct.cost(target, node.output.shape[0], spatial, _depth(node), channels, 1, tiling)
+    batch, channels = node.output.shape[:2]
+    cycles = conv_direct.cost(target, batch, _rows(node), _depth(node), channels, 1, tiling)
+    return cycles * _met_share(node)
+
+
+def _met_share(node: Node) -> float:
+    """The share of the taps that the direct kernel does not pass over because they meet only padding.
+
+    Few columns of an image differ from the others unless taps are apart.
+    """
+    (x, weights, *_), op = node.inputs, node.op
+    assert x is not None
+    assert weights is not None
+    assert isinstance(op, Conv)
+    geometry = ConvGeometry(weights.shape[2:], op.strides, op.dilations, op.pads)
+    share = 1.0
+    for d, (outputs, inputs) in enumerate(zip(node.output.shape[2:], x.shape[2:], strict=True)):
+        if outputs and (d == 0 or op.dilations[d] > 1):
+            met = sum(part.count * len(part.taps) for part in geometry.met(d, outputs, inputs))
+            each = met / (outputs * weights.shape[2 + d])
+            share *= each if each < 1 - conv_direct.SAVED else 1.0
+    return share
 
 
 def filterings(op: Conv, taps: Shape) -> list[Filtering]:

@@ -132,3 +132,18 @@ def test_branches_share_the_tiles_of_their_input():
     assert any("shares the tiles" in str(report) for report in reports)
     for name, result in compile_graph(graph).run(feeds).items():
         np.testing.assert_allclose(result, expected[name], rtol=0, atol=3e-5 * np.abs(expected[name]).max())
+
+
+@pytest.mark.parametrize(("dilation", "share"), [(1, 1.0), (9, (2 * 9 * 2 + 12 * 3) / (30 * 3)), (30, 1 / 3)])
+def test_taps_in_the_padding_cost_nothing(dilation, share):
+    """Of three taps along each axis those that meet an image of 30 x 30 pixels."""
+
+    def direct(dilation):
+        graph = Graph()
+        w = graph.constant(np.ones((64, 64, 3, 3), np.float32))
+        op = Conv((1, 1), ((dilation, dilation),) * 2, (dilation,) * 2)
+        graph.apply(op, graph.input("x", f32(1, 64, 30, 30)), w, None)
+        found, _ = candidates(target("x86-64-v4"), graph.nodes[-1])
+        return min(each.cycles for each in found if each.name.startswith("direct "))
+
+    assert direct(dilation) == pytest.approx(direct(1) * share**2)
