@@ -1,0 +1,131 @@
+"""A transposed convolution to few channels becomes a convolution to the pixels of a stride, and a shuffle of pixels.
+
+In channel blocks most lanes of its result would be empty. Output pixel i * stride + a is channel a of pixel i of a
+convolution with the taps that meet it (W. Shi et al.: Is the deconvolution layer the same as a convolutional layer?,
+2016), so the channels are as many times more as a stride has pixels; Winograd's algorithm may then serve, too.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from glulam.compiler.graph.graph import Graph, Node, Value
+from glulam.compiler.graph.patch import Patch
+from glulam.compiler.graph.types import Array, DType
+from glulam.compiler.kernels import conv_direct
+from glulam.compiler.kernels.conv_geometry import Indices
+from glulam.compiler.ops import Conv, ConvTranspose, Reshape, Slice, Transpose
+from glulam.compiler.passes.algorithms import candidates
+from glulam.compiler.passes.manager import Decision, NodePass, Uses
+from glulam.compiler.targets import Target
+
+_COPY_RATE = 5.0  # bytes a cycle that are shuffled
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One dimension: `pixels` pixels of the convolution, with the taps that all phases of a stride need together."""
+
+    stride: int
+    pixels: int
+    pads: tuple[int, int]
+    taps: Indices
+    """[stride, taps]: which tap of the transposed convolution a pixel of a stride has there; past the last if none."""
+
+    @classmethod
+    def of(cls, kernel: int, stride: int, before: int, inputs: int, outputs: int) -> _Line:
+        low, high = -((stride - 1 + before) // stride), (kernel - 1 - before) // stride
+        pixels = -(-outputs // stride)
+        taps = np.arange(stride)[:, None] + before + stride * np.arange(high, low - 1, -1)
+        met = (taps >= 0) & (taps < kernel)
+        return cls(stride, pixels, (high, pixels - low - inputs), np.where(met, taps, kernel))
+
+
+@dataclass(frozen=True)
+class TransposedToShuffle(NodePass):
+    """Where the estimated cycles of the convolution and the shuffle are fewer."""
+
+    target: Target
+
+    name = "transposed_to_shuffle"
+
+    def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
+        op = node.op
+        if type(op) is not ConvTranspose or set(op.strides) == {1}:
+            return None
+        if (refused := self.refuses(node)) is not None:
+            return Decision(node.name, False, refused)
+        x, weights, *bias = node.inputs
+        assert x is not None
+        assert weights is not None
+        assert weights.data is not None
+        shapes = zip(weights.shape[2:], op.strides, op.pads, x.shape[2:], node.output.shape[2:], strict=True)
+        lines = [_Line.of(kernel, stride, before, *extents) for kernel, stride, (before, _), *extents in shapes]
+        if any(pad < 0 for line in lines for pad in line.pads):
+            return Decision(node.name, False, f"the pads {op.pads} cut off inputs")
+        costs = self.costs(node, lines)
+        reason = f"as convolution and shuffle {costs[1]:.0f}k cycles, by itself {costs[0]:.0f}k"
+        if costs[1] >= costs[0]:
+            return Decision(node.name, False, reason)
+        patch = Patch(graph, reason, at=node.name)
+        _shuffled(patch, node, lines, x, weights, bias[0] if bias else None)
+        return patch
+
+    def refuses(self, node: Node) -> str | None:
+        """Why the convolution stays as it is, None if it might not."""
+        op, (x, *parameters) = node.op, node.inputs
+        assert isinstance(op, ConvTranspose)
+        assert x is not None
+        if x.type.dtype is not DType.F32 or any(v is not None and v.data is None for v in parameters):
+            return "the weights are not float32 constants"
+        if op.groups > 1 or set(op.dilations) != {1}:
+            return "groups or dilation"
+        return "nothing to compute" if 0 in node.output.shape or 0 in x.shape else None
+
+    def costs(self, node: Node, lines: list[_Line]) -> tuple[float, float]:
+        """Thousands of cycles of the transposed convolution, and of the convolution with the shuffle."""
+        x, y = node.inputs[0], node.output
+        assert x is not None
+        taps, pixels = math.prod(line.taps.shape[1] for line in lines), tuple(line.pixels for line in lines)
+        channels = y.shape[1] * math.prod(line.stride for line in lines)
+        conv = conv_direct.cost(self.target, x.shape[0], pixels, x.shape[1], channels, taps)
+        alone = min(candidate.cycles for candidate in candidates(self.target, node)[0])
+        return alone / 1e3, (conv + 2 * y.type.nbytes / _COPY_RATE) / 1e3
+
+
+def _shuffled(patch: Patch, node: Node, lines: list[_Line], x: Value, weights: Value, bias: Value | None) -> None:
+    """Puts the convolution and the shuffle in place of the node."""
+    (batch, channels, *outputs), rank = node.output.shape, len(lines)
+    strides, pixels = [line.stride for line in lines], [line.pixels for line in lines]
+    assert weights.data is not None
+    packed = patch.constant(_weights(weights.data, lines), f"{weights.name}_of_phases")
+    inputs = [x, packed]
+    if bias is not None:
+        assert bias.data is not None
+        inputs.append(patch.constant(np.repeat(bias.data, math.prod(strides)), f"{bias.name}_of_phases"))
+    ones = (1,) * rank
+    y = patch.apply(Conv(ones, tuple(line.pads for line in lines), ones), *inputs, name=f"{node.name}_phases")
+    y = patch.apply(Reshape((batch, channels, *strides, *pixels)), y, name=f"{node.name}_split")
+    turned = [axis for d in range(rank) for axis in (2 + rank + d, 2 + d)]
+    y = patch.apply(Transpose((0, 1, *turned)), y, name=f"{node.name}_turned")
+    whole = tuple(stride * count for stride, count in zip(strides, pixels, strict=True))
+    cut = whole != tuple(outputs)
+    y = patch.apply(Reshape((batch, channels, *whole)), y, name=f"{node.name}_whole" if cut else node.name)
+    if cut:
+        zeros, steps = (0,) * (2 + rank), (1,) * (2 + rank)
+        y = patch.apply(Slice(zeros, steps, node.output.shape), y, name=node.name)
+    patch.replace(node.output, y)
+
+
+def _weights(weights: Array, lines: list[_Line]) -> Array:
+    """[C, OC, *K] as [OC * strides, C, *taps], zeros where a phase has no tap."""
+    rank = len(lines)
+    found = np.pad(weights, ((0, 0), (0, 0), *((0, 1),) * rank))
+    for d, line in enumerate(lines):
+        found = found.take(line.taps, axis=2 + 2 * d)
+    # [C, OC, s, t, s, t, ...] -> [OC, *s, C, *t]
+    found = found.transpose(1, *range(2, 2 + 2 * rank, 2), 0, *range(3, 3 + 2 * rank, 2))
+    return np.ascontiguousarray(found.reshape(-1, weights.shape[0], *found.shape[2 + rank :]))

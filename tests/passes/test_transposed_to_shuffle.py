@@ -1,0 +1,94 @@
+"""Transposed convolutions to few channels become convolutions and shuffles of pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rewrites import rewrite
+
+import glulam as gl
+from glulam.compiler.driver import compile_graph
+from glulam.compiler.options import Options
+from glulam.compiler.passes import transposed_to_shuffle
+from glulam.compiler.passes.transposed_to_shuffle import TransposedToShuffle
+from glulam.compiler.targets import runnable_targets, target
+
+PASS = TransposedToShuffle(target("x86-64-v4"))
+
+
+def transposed(channels=1, kernel=9, strides=(4, 4), pads=4, dilations=1, groups=1, more="", weights="const"):
+    given = f"const %w: f32[32,{channels},{kernel},{kernel}] = random"
+    if weights == "input":
+        given = f"input %w: f32[32,{channels},{kernel},{kernel}]"
+    return rewrite(
+        f"""input %x: f32[1,32,24,40]
+{given}
+const %b: f32[{channels * groups}] = random
+%y = conv_transpose(%x, %w, %b) {{strides={strides}, pads=(({pads}, {pads}), ({pads}, {pads})), \
+dilations=({dilations}, {dilations}), output_padding=(0, 0), groups={groups}}}
+{more}output z = %y""",
+        PASS,
+    )
+
+
+@pytest.mark.parametrize(("strides", "ops"), [((4, 4), "slice"), ((2, 3), "slice"), ((1, 4), "slice")])
+def test_fires(strides, ops):
+    result = transposed(strides=strides)
+    assert result.ops == f"conv reshape transpose reshape {ops}"
+    assert result.error < 1e-5
+    assert "as convolution and shuffle" in result.taken[0]
+
+
+def test_fires_on_a_second_use_and_a_graph_output():
+    result = transposed(kernel=4, pads=1, strides=(2, 2), more="%r = relu(%y)\noutput r = %r\n")
+    assert result.ops == "conv reshape transpose reshape relu"
+    assert result.error < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"channels": 64}, "as convolution and shuffle"),
+        ({"groups": 2}, "groups or dilation"),
+        ({"dilations": 2}, "groups or dilation"),
+        ({"weights": "input"}, "not float32 constants"),
+        ({"pads": 20}, "cut off inputs"),
+        ({"strides": (1, 1)}, ""),
+    ],
+    ids=str,
+)
+def test_declines(change, why):
+    result = transposed(**change)
+    assert result.ops == "conv_transpose"
+    assert why in result.declined
+    assert not result.taken
+
+
+@pytest.mark.parametrize("name", [t.name for t in runnable_targets()])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "output_padding"),
+    [(9, 4, 4, 3), (4, 2, 1, 0), (3, 2, 1, 1), (5, 3, 0, 0), (3, 5, 0, 2), (7, 2, 5, 0), (2, 3, 1, 1)],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_native_code_computes_the_definition(name, kernel, stride, padding, output_padding, channels, monkeypatch):
+    """Odd extents, phases without taps, pads wider than the kernel, and pixels that no input reaches."""
+    monkeypatch.setattr(TransposedToShuffle, "costs", lambda self, node, lines: (2.0, 1.0))
+    layer = gl.layers.ConvTranspose2d(channels, kernel, stride, padding, output_padding=output_padding)
+    net = gl.Sequential([gl.layers.Input((17, 7, 13), batch=2), layer])
+    x = np.random.default_rng(0).standard_normal((2, 17, 7, 13)).astype(np.float32)
+    model = compile_graph(net.graph(), Options(target=name))
+    assert not any("conv_transpose" in step.kernel for step in model.manifest.steps)
+    (expected,) = gl.reference(net, {"input": x}).values()
+    np.testing.assert_allclose(model(x), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("before", range(7))
+@pytest.mark.parametrize("stride", range(1, 5))
+def test_every_tap_is_met_once(before, stride):
+    line = transposed_to_shuffle._Line.of(5, stride, before, inputs=9, outputs=8 * stride)
+    taps = line.taps[line.taps < 5]
+    assert sorted(taps.tolist()) == list(range(5))
+    for phase, met in enumerate(line.taps):
+        places = [(phase + before - tap) // stride for tap in met if tap < 5]
+        wanted = [line.pads[0] - u for u, tap in enumerate(met) if tap < 5]
+        assert [-place for place in places] == wanted
