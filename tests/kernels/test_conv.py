@@ -156,7 +156,7 @@ def test_doubles(native):
     for shape, groups in (((2, 6, 4, 5), 1), ((1, 20, 3, 3), 20)):
         op, arrays = case(shape, shape[1], (3, 3), pads=1, groups=groups, dtype=np.float64)
         (result,) = run_op(op, arrays, (1, 2), "native", native)
-        np.testing.assert_allclose(result, op.reference(*arrays)[0], rtol=1e-12)
+        np.testing.assert_allclose(result, op.reference(*arrays)[0], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -71,7 +71,7 @@ def test_operands_given_at_run_time(constants):
 def test_doubles(native):
     op, arrays = case((1, 6, 3, 4), 4, (3, 3), strides=2, groups=2, dtype=np.float64)
     (result,) = run_op(op, arrays, (1, 2), "native", native)
-    np.testing.assert_allclose(result, op.reference(*arrays)[0], rtol=1e-12)
+    np.testing.assert_allclose(result, op.reference(*arrays)[0], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("target", TARGETS)
