@@ -108,7 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json", help="what `run --json` has written")
     parser.add_argument("--compact", action="store_true", help="a row for each model, its threads side by side")
     options = parser.parse_args(arguments)
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in options.files]
+    try:
+        results = [json.loads(path.read_text(encoding="utf-8")) for path in options.files]
+    except (OSError, ValueError) as error:
+        parser.error(f"no measurements of `run --json`: {error}")
     if options.compact:
         print(compact([case for result in results for case in result["cases"]]))
     else:
