@@ -31,10 +31,10 @@ dilations=({dilations}, {dilations}), output_padding=(0, 0), groups={groups}}}
     )
 
 
-@pytest.mark.parametrize(("strides", "ops"), [((4, 4), "slice"), ((2, 3), "slice"), ((1, 4), "slice")])
-def test_fires(strides, ops):
+@pytest.mark.parametrize("strides", [(4, 4), (2, 3), (1, 4)])
+def test_fires(strides):
     result = transposed(strides=strides)
-    assert result.ops == f"conv reshape transpose reshape {ops}"
+    assert result.ops == "conv reshape transpose reshape slice"
     assert result.error < 1e-5
     assert "as convolution and shuffle" in result.taken[0]
 
