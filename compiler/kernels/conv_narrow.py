@@ -17,7 +17,7 @@ from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
-from glulam.compiler.kernels.tiling import pieces, unroll_factor
+from glulam.compiler.kernels.tiling import COPY_RATE, pieces, unroll_factor
 from glulam.compiler.loops.expr import Fma
 from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Var
 from glulam.compiler.targets import Target
@@ -25,7 +25,6 @@ from glulam.compiler.targets import Target
 MOST_STRIDE = 4  # along the vectors; further apart, elements are gathered one by one
 
 _UNROLLED_TAPS = 4
-_REORDERED = 5.0  # bytes a cycle that are brought from channel blocks into plain order
 _CROSSING = 1.5  # loads that a vector across cache lines counts for
 _PICKING = 2.0  # loads that the elements of one with a stride count for, besides the vectors they lie in
 _LATENCY = 4.0  # cycles until an FMA's result can be added to again
@@ -54,7 +53,7 @@ def cost(
     tile = choose_tile(target, vectors, out_channels, stride)
     steps = batch * math.prod(outer) * in_channels * taps
     blocked = sum(channels for channels in (in_channels, out_channels) if channels >= target.lanes)
-    plain = batch * blocked * math.prod(spatial) * 4 / _REORDERED
+    plain = batch * blocked * math.prod(spatial) * 4 / COPY_RATE
     return steps * _row_cycles(target, tile, vectors, out_channels, stride) + plain
 
 

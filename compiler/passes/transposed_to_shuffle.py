@@ -17,12 +17,11 @@ from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels import conv_direct
 from glulam.compiler.kernels.conv_geometry import Indices
+from glulam.compiler.kernels.tiling import COPY_RATE
 from glulam.compiler.ops import Conv, ConvTranspose, Reshape, Slice, Transpose
 from glulam.compiler.passes.algorithms import candidates
 from glulam.compiler.passes.manager import Decision, NodePass, Uses
 from glulam.compiler.targets import Target
-
-_COPY_RATE = 5.0  # bytes a cycle that are shuffled
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class TransposedToShuffle(NodePass):
         channels = y.shape[1] * math.prod(line.stride for line in lines)
         conv = conv_direct.cost(self.target, x.shape[0], pixels, x.shape[1], channels, taps)
         alone = min(candidate.cycles for candidate in candidates(self.target, node)[0])
-        return alone / 1e3, (conv + 2 * y.type.nbytes / _COPY_RATE) / 1e3
+        return alone / 1e3, (conv + 2 * y.type.nbytes / COPY_RATE) / 1e3
 
 
 def _shuffled(patch: Patch, node: Node, lines: list[_Line], x: Value, weights: Value, bias: Value | None) -> None:

@@ -15,13 +15,12 @@ from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels import conv_direct, conv_winograd, winograd_stages
+from glulam.compiler.kernels.tiling import COPY_RATE
 from glulam.compiler.ops import Conv
 from glulam.compiler.ops.frames import StackFrames, UnstackFrames
 from glulam.compiler.passes.algorithms import filterings
 from glulam.compiler.passes.manager import Decision, NodePass, Uses
 from glulam.compiler.targets import Target
-
-_COPY_RATE = 5.0  # bytes a cycle that are copied
 
 
 @dataclass(frozen=True)
@@ -128,4 +127,4 @@ class VolumesToImages(NodePass):
             for module in (conv_winograd, winograd_stages)
         )
         moved = 2 * (taps[0] * x.type.size // x.shape[2] * images + y.type.size) * 4
-        return direct / 1e3, (winograd + moved / _COPY_RATE) / 1e3
+        return direct / 1e3, (winograd + moved / COPY_RATE) / 1e3
