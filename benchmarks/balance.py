@@ -104,7 +104,7 @@ def assign(chunks: Sequence[float], threads: int, claim: int = 1) -> list[float]
 
 
 def chunk_work(step: Step) -> list[float]:
-    """Operations of each chunk of the step."""
+    """Operations of each chunk of the step, for all parts of a batch."""
     if step.foreign is not None:
         return [1.0]
     each = iteration_work(step.kernel)
@@ -112,7 +112,7 @@ def chunk_work(step: Step) -> list[float]:
     starts = np.arange(0, step.kernel.extent, step.grain)
     ends = np.minimum(starts + step.grain, step.kernel.extent)
     work: list[float] = (totals[ends] - totals[starts]).tolist()
-    return work
+    return work * step.parts
 
 
 def iteration_work(kernel: Kernel) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -2,6 +2,8 @@
 
     python -m glulam.benchmarks.sharing resnet50 --steps 10
 
+    python -m glulam.benchmarks.sharing resnet50 --batch 8
+
 Every thread is taken to do just its own share of each step (`compiler.codegen.workers`), and its caches to keep all
 they have met. A line of the arena moves when a thread reads it that has not met it since another one wrote it, and when
 a thread writes it that others have met. What kernels read and write is found in the loop IR: the places of a buffer
@@ -68,36 +70,46 @@ class Sharing:
 def simulate(program: Program, threads: int) -> list[Sharing]:
     """All steps of the second of two runs."""
     met = np.zeros(-(-program.arena_bytes // abi.CACHE_LINE) + 1, np.int64)  # a bit for each thread
-    known: dict[tuple[str, int], list[Footprint]] = {}
+    known: dict[tuple[str, int, int], Footprint] = {}
     found: list[Sharing] = []
     for _ in range(2):
         found = []
         for step in program.steps:
-            key = (step.kernel.name, step.grain)
-            if key not in known:
-                known[key] = [footprint(step.kernel, *bounds) for bounds in shares(step, threads)]
-            found.append(_step(step, known[key], met))
+            meets: list[tuple[int, int, Footprint]] = []
+            for thread, part, begin, end in shares(step, threads):
+                key = (step.kernel.name, begin, end)
+                if key not in known:
+                    known[key] = footprint(step.kernel, begin, end)
+                meets.append((thread, part, known[key]))
+            found.append(_step(step, meets, met))
     return found
 
 
-def shares(step: Step, threads: int) -> list[tuple[int, int]]:
-    """The iterations (begin, end) of each thread's share."""
-    chunks = abi.chunk_count(step.kernel.extent, step.grain)
-    bounds = [min(step.kernel.extent, chunks * thread // threads * step.grain) for thread in range(threads + 1)]
-    return list(pairwise(bounds))
+def shares(step: Step, threads: int) -> Iterator[tuple[int, int, int, int]]:
+    """(thread, part of the batch, begin, end) of the iterations in each thread's share."""
+    each = abi.chunk_count(step.kernel.extent, step.grain)
+    bounds = [each * step.parts * thread // threads for thread in range(threads + 1)]
+    for thread, (first, last) in enumerate(pairwise(bounds)):
+        for part in range(step.parts):
+            low, high = max(first - part * each, 0), min(last - part * each, each)
+            if low < high:
+                yield thread, part, low * step.grain, min(high * step.grain, step.kernel.extent)
 
 
-def _step(step: Step, footprints: Sequence[Footprint], met: Lines) -> Sharing:
-    """Count what moves in a step, and note who has met which line after it."""
-    places = {b.name: ref for b, ref in zip(step.kernel.params, step.refs, strict=True) if ref.space == "arena"}
+def _step(step: Step, meets: Sequence[tuple[int, int, Footprint]], met: Lines) -> Sharing:
+    """Count what moves in a step, and note who has met which line after it: which thread meets what of which part."""
+    places = [
+        {b.name: ref for b, ref in zip(step.kernel.params, step.part(part), strict=True) if ref.space == "arena"}
+        for part in range(step.parts)
+    ]
     counts = {False: 0, True: 0}
     total, after = 0, met.copy()
     for writing in (False, True):
-        for thread, each in enumerate(footprints):
+        for thread, part, each in meets:
             for (name, written), lines in each.items():
-                if name not in places or written is not writing:
+                if name not in places[part] or written is not writing:
                     continue
-                at = lines + places[name].offset // abi.CACHE_LINE
+                at = lines + places[part][name].offset // abi.CACHE_LINE
                 before, mine = met[at], 1 << thread
                 moved = (before & ~mine) != 0 if writing else (before != 0) & (before & mine == 0)
                 counts[writing] += int(moved.sum())
@@ -188,12 +200,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+")
     parser.add_argument("--threads", type=int, default=2, help="number of threads (2)")
+    parser.add_argument("--batch", type=int, help="samples per run (as the model has it, mostly 1)")
     parser.add_argument("--steps", type=int, default=0, metavar="N", help="also the N steps in which most moves")
     chosen = parser.parse_args(arguments)
     console = Console(width=160, highlight=False)
     table = Table("model", "met", "read", "written", title="MB that move between threads' caches in a run", box=None)
     for name in chosen.models:
-        steps = simulate(lower(open_case(name).graph, Options(threads=chosen.threads)), chosen.threads)
+        graph = open_case(name, batch=chosen.batch).graph
+        steps = simulate(lower(graph, Options(threads=chosen.threads)), chosen.threads)
         table.add_row(name, *(_megabytes(sum(getattr(s, kind) for s in steps)) for kind in ("met", "read", "written")))
         if chosen.steps:
             console.print(_steps_table(steps, chosen.steps, name))

@@ -99,7 +99,7 @@ def optimise(
     """A copy of the graph after all passes, and what they did."""
     work = graph.copy()
     measured = {layer.signature: layer.seconds for layer in tuned(graph, options)} if options.tune else {}
-    passes = pipeline(target(options.target), measured, options.numerics == "strict")
+    passes = pipeline(target(options.target), measured, options.numerics == "strict", options.threads)
     reports = run_passes(work, passes, disable=disabled_passes(options), stop_after=options.stop_after, dump=dump)
     return work, reports
 
@@ -186,18 +186,20 @@ def entry_loops(program: Program, symbols: Mapping[str, str]) -> list[EntryLoop]
             None if step.foreign is None else functions[step.foreign],
             step.reads,
             step.claim,
+            step.parts,
+            step.strides,
         )
 
     loops, done = [], 0
     for repeat in program.repeats:
-        first, second = (program.steps[repeat.first + part * repeat.count :][: repeat.count] for part in (0, 1))
+        first, second = (program.steps[repeat.first + i * repeat.count :][: repeat.count] for i in (0, 1))
         strides = [
             tuple(later.offset - ref.offset for ref, later in zip(step.refs, again.refs, strict=True))
             for step, again in zip(first, second, strict=True)
         ]
         loops.append(EntryLoop.once([called(step) for step in program.steps[done : repeat.first]]))
-        loops.append(EntryLoop(tuple(map(called, first)), tuple(strides), repeat.parts))
-        done = repeat.first + repeat.count * repeat.parts
+        loops.append(EntryLoop(tuple(map(called, first)), tuple(strides), repeat.rounds))
+        done = repeat.first + repeat.count * repeat.rounds
     return [*loops, EntryLoop.once([called(step) for step in program.steps[done:]])]
 
 
@@ -217,7 +219,7 @@ def make_manifest(program: Program, machine: Target, options: Options, reports: 
             StepInfo(
                 kernel=step.kernel.name,
                 label=step.label,
-                extent=step.kernel.extent,
+                extent=step.kernel.extent * step.parts,
                 grain=step.grain,
                 flops=step.flops,
                 bytes=step.bytes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from glulam.compiler.errors import GlulamError, UnsupportedError
 from glulam.compiler.graph.graph import Graph, Node, Value
@@ -39,7 +39,8 @@ def lower_graph(graph: Graph, target: Target, before_packing: Callable[[], None]
     materialise_outputs(graph)
     plan = plan_memory(graph)
     lowering = _Lowering(target)
-    steps = lowering.steps(graph, plan, lowering.repeats)
+    repeats: list[Repeat] = []  # in the graph itself; those inside others are written out
+    steps = lowering.steps(graph, plan, repeats)
     if lowering.refused:
         raise UnsupportedError("these nodes cannot be compiled:", lowering.refused)
     before_packing()
@@ -49,19 +50,18 @@ def lower_graph(graph: Graph, target: Target, before_packing: Callable[[], None]
         plan.arena_bytes,
         {name: value.type for name, value in graph.inputs.items()},
         {name: value.type for name, value in graph.outputs.items()},
-        tuple(lowering.repeats),
+        tuple(repeats),
     )
 
 
+@dataclass(frozen=True)
 class _Lowering:
     """Kernels that are shared by text, constants that are shared by contents, and what was met on the way."""
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self.weights = WeightBlock()
-        self.kernels: dict[str, Kernel] = {}
-        self.refused: list[str] = []  # nodes without a kernel, and why
-        self.repeats: list[Repeat] = []  # in the graph itself; those inside others are written out
+    target: Target
+    weights: WeightBlock = field(default_factory=WeightBlock)
+    kernels: dict[str, Kernel] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)  # nodes without a kernel, and why
 
     def steps(self, graph: Graph, plan: MemoryPlan, repeats: list[Repeat]) -> list[Step]:
         """The calls of all kernels in order. Those of a batch map come once for each part, which `repeats` is told."""
@@ -69,12 +69,25 @@ class _Lowering:
         by_channel = _by_channel(graph)
         for node in graph.nodes:
             if isinstance(node.op, BatchMap):
-                once, parts = self.steps(node.op.body, plan.inner[node], []), node.op.parts(node)
-                repeats.append(Repeat(len(steps), len(once), parts))
-                steps += [_placed(step, node, plan, part) for part in range(parts) for step in once]
+                steps += self.batch_steps(node, plan, len(steps), repeats)
             elif not is_view(node):
                 steps += self.node_steps(node, plan, by_channel)
         return steps
+
+    def batch_steps(self, node: Node, plan: MemoryPlan, first: int, repeats: list[Repeat]) -> list[Step]:
+        """The calls for all parts of a batch map, the first of which is call number `first`."""
+        assert isinstance(node.op, BatchMap)
+        parts, inner = node.op.parts(node), plan.inner[node]
+        if node.op.parallel:
+            found: list[Repeat] = []
+            alone = _Lowering(replace(self.target, threads=1), self.weights, self.kernels, self.refused)
+            once = alone.steps(node.op.body, inner, found)
+            repeats += [replace(repeat, first=first + repeat.first) for repeat in found]
+            return [_in_parts(step, node, plan, parts) for step in once]
+        once = self.steps(node.op.body, inner, [])
+        if parts > 1:
+            repeats.append(Repeat(first, len(once), parts))
+        return [_placed(step, node, plan, part) for part in range(parts) for step in once]
 
     def node_steps(self, node: Node, plan: MemoryPlan, by_channel: Collection[Value]) -> list[Step]:
         """The call of the node's kernel; none if it has nothing to do or no kernel."""
@@ -90,17 +103,27 @@ class _Lowering:
         return [_step(node, kernel, lowered, plan, self.weights, self.target)] if kernel.extent else []
 
 
+def _in_parts(step: Step, node: Node, plan: MemoryPlan, parts: int) -> Step:
+    """A step of a parallel batch map's body as a step of the graph around it, for all parts of the samples."""
+    refs, second = (_placed(step, node, plan, min(part, parts - 1)).refs for part in (0, 1))
+    strides = tuple(later.offset - ref.offset for ref, later in zip(refs, second, strict=True))
+    return replace(step, refs=refs, parts=parts, strides=strides, flops=step.flops * parts, bytes=step.bytes * parts)
+
+
 def _placed(step: Step, node: Node, plan: MemoryPlan, part: int) -> Step:
     """A step of a batch map's body as a step of the graph around it, for one part of the samples."""
     assert isinstance(node.op, BatchMap)
     inner = {"input": list(node.op.body.inputs.values()), "output": list(node.op.body.outputs.values())}
     outer = {"input": node.inputs, "output": node.outputs}
 
+    op = node.op
+
     def placed(ref: Ref) -> Ref:
         if ref.space == "weights":
             return ref
         if ref.space == "arena":
-            return replace(ref, offset=ref.offset + plan.inner_offsets[node])
+            own = part * plan.inner[node].arena_bytes if op.parallel else 0
+            return replace(ref, offset=ref.offset + plan.inner_offsets[node] + own)
         value = outer[ref.space][ref.index]
         assert value is not None
         whole = plan.refs[value]

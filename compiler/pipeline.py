@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from glulam.compiler.options import Options
+from glulam.compiler.passes.batch_across_threads import BatchAcrossThreads
 from glulam.compiler.passes.canonical_shuffle import CanonicalShuffle
 from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm, Measured
 from glulam.compiler.passes.common_subexpressions import CommonSubexpressions
@@ -32,10 +33,13 @@ FUSIONS = ("fold_normalisation", "fuse")
 REORDERING = ("volumes_to_images",)
 
 
-def pipeline(machine: Target, measured: Measured | None = None, exact: bool = False) -> tuple[Pass, ...]:
+def pipeline(
+    machine: Target, measured: Measured | None = None, exact: bool = False, threads: int = 1
+) -> tuple[Pass, ...]:
     """What `compile` runs on a graph before it is lowered; `measured` are the times that tuning found.
 
-    With `exact` only algorithms are chosen that add up what the definition does.
+    With `exact` only algorithms are chosen that add up what the definition does. The passes know of so many `threads`
+    only where results do not depend on them.
     """
     return (
         DeadCode(),  # so that nothing is looked at in vain
@@ -53,6 +57,7 @@ def pipeline(machine: Target, measured: Measured | None = None, exact: bool = Fa
         TransposedToShuffle(machine),  # before the choice of algorithms, which then has one more convolution
         VolumesToImages(machine),  # before the choice of algorithms, which looks at images
         ChooseAlgorithm(machine, measured or {}, exact),  # before fusion, since not every kernel can pool its result
+        BatchAcrossThreads(machine, threads),  # after the choice of algorithms, which must not depend on threads
         SplitWinograd(machine),  # its last stage then carries the epilogue
         SplitStrassen(),  # likewise
         Fuse(machine),  # before layouts, so that a region gets one layout

@@ -43,9 +43,25 @@ def test_one_thread_moves_nothing():
 
 def test_every_iteration_is_in_one_share():
     for step in chain(layers.Conv2d(70, 1), layers.Conv2d(32, 3, padding=1)).steps:
-        found = shares(step, 3)
-        assert (found[0][0], found[-1][1]) == (0, step.kernel.extent)
-        assert all(end == begin for (_, end), (begin, _) in pairwise(found))
+        found = list(shares(step, 3))
+        assert (found[0][2], found[-1][3]) == (0, step.kernel.extent)
+        assert all(end == begin for (*_, end), (_, _, begin, _) in pairwise(found))
+
+
+def test_samples_of_a_batch_move_between_no_threads():
+    net = [
+        layers.Conv2d(64, 3, padding=1),
+        layers.ReLU(),
+        layers.Conv2d(70, 1),
+        layers.MaxPool2d(2),
+        layers.Conv2d(32, 3),
+    ]
+    together = gl.Sequential([layers.Input((32, 28, 28), batch=6), *net]).graph()
+    steps = simulate(lower(together, Options(threads=2)), 2)
+    assert sum(step.met for step in steps) > 0
+    assert sum(step.moved for step in steps) == 0
+    shared = simulate(lower(together, Options(threads=2, disable=("batch_across_threads",))), 2)
+    assert sum(step.moved for step in shared) > 0
 
 
 @pytest.mark.parametrize(

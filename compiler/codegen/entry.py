@@ -20,6 +20,8 @@ from glulam.runtime import abi
 
 Space = Literal["arena", "weights", "input", "output"]
 
+_LEFT_TO_OWNER = 32  # chunks at the end of a share in memory of its own that others do not take from a thread at work
+
 
 @dataclass(frozen=True)
 class EntryStep:
@@ -27,7 +29,8 @@ class EntryStep:
 
     An argument is (space, index, offset in bytes); the index counts inputs or outputs, and is 0 for arena and weights.
     With `foreign` it is a call of that external function of the binding table, in one chunk: the first `reads`
-    arguments are its inputs, the others its outputs.
+    arguments are its inputs, the others its outputs. With several `parts` the kernel is called for each of them, in any
+    order, and every argument lies `strides` bytes further on each time; the chunks of the parts are numbered through.
     """
 
     kernel: str
@@ -37,19 +40,21 @@ class EntryStep:
     foreign: int | None = None
     reads: int = 0
     claim: int = 1
+    parts: int = 1
+    strides: tuple[int, ...] = ()
 
     @property
-    def chunks(self) -> int:
+    def chunks_each(self) -> int:
         return abi.chunk_count(self.extent, self.grain)
 
 
 @dataclass(frozen=True)
 class EntryLoop:
-    """Steps that are run in order, `parts` times. For each step, how many bytes each argument moves on every time."""
+    """Steps that are run in order, `rounds` times. For each step, how many bytes each argument moves on every time."""
 
     steps: tuple[EntryStep, ...]
     strides: tuple[tuple[int, ...], ...]
-    parts: int
+    rounds: int
 
     @classmethod
     def once(cls, steps: Sequence[EntryStep]) -> EntryLoop:
@@ -58,14 +63,48 @@ class EntryLoop:
 
 @dataclass(frozen=True)
 class _Group:
-    """Steps that a thread takes as one: a step of several chunks, or a row of steps that have one chunk each."""
+    """Steps that a thread takes as one: a step of several chunks, or a row of steps that have one chunk a part each.
+
+    Chunks are of `grain` iterations, of which every part has `span` numbers, those beyond its extent unused; a part of
+    a row counts as one iteration.
+    """
 
     members: tuple[EntryStep, ...]
     strides: tuple[tuple[int, ...], ...]
 
     @property
+    def is_row(self) -> bool:
+        return self.members[0].chunks_each == 1
+
+    @property
+    def parts(self) -> int:
+        return self.members[0].parts
+
+    @property
     def chunks(self) -> int:
-        return self.members[0].chunks
+        return self.parts * self.members[0].chunks_each
+
+    @property
+    def grain(self) -> int:
+        return 1 if self.is_row else self.members[0].grain
+
+    @property
+    def claim(self) -> int:
+        return 1 if self.is_row else self.members[0].claim
+
+    @property
+    def left_to_owner(self) -> int:
+        return _LEFT_TO_OWNER if self.parts > 1 else 0
+
+    @property
+    def span(self) -> int:
+        return self.members[0].chunks_each * self.grain
+
+    @property
+    def extent(self) -> int:
+        if self.parts == 1 and not self.is_row:
+            return self.members[0].extent
+        return self.parts * self.span
 
 
 def emit_entry(
@@ -88,8 +127,8 @@ def emit_entry(
     for loop in loops:
         _check(loop, inputs, outputs)
     bindings = _Bindings(inputs, outputs)
-    grouped = [(tuple(_grouped(loop)), loop.parts) for loop in loops]
-    singles = [(tuple(_alone(loop)), loop.parts) for loop in loops]
+    grouped = [(tuple(_grouped(loop)), loop.rounds) for loop in loops]
+    singles = [(tuple(_alone(loop)), loop.rounds) for loop in loops]
     groups = dict.fromkeys(group for row, _ in (*grouped, *singles) for group in row)
     bodies = {group: f"@glulam.body.{number}" for number, group in enumerate(groups)}
     texts = [
@@ -100,8 +139,8 @@ def emit_entry(
         _walk("glulam.walk.profiled", singles, bodies, profiled=True),
         worker_functions(
             platform,
-            steps=sum(len(row) * parts for row, parts in singles),
-            rows=sum(len(row) * parts for row, parts in grouped),
+            steps=sum(len(row) * rounds for row, rounds in singles),
+            rows=sum(len(row) * rounds for row, rounds in grouped),
             scratch_stride=abi.scratch_stride(scratch_bytes),
         ),
     ]
@@ -120,21 +159,28 @@ def _loops(program: Sequence[EntryStep | EntryLoop]) -> Iterator[EntryLoop]:
 def _check(loop: EntryLoop, inputs: int, outputs: int) -> None:
     limits = {"arena": 1, "weights": 1, "input": inputs, "output": outputs}
     for step, strides in zip(loop.steps, loop.strides, strict=True):
-        if step.foreign is not None and (step.chunks != 1 or not 0 <= step.reads <= len(step.args) or loop.parts > 1):
-            raise CompileError(f"step {step.kernel}: an external function is called once, with its inputs first")
+        if step.parts < 1 or (step.parts > 1 and len(step.strides) != len(step.args)):
+            raise CompileError(
+                f"step {step.kernel}: {step.parts} parts, {len(step.strides)} of {len(step.args)} strides"
+            )
         if step.extent < 0 or step.grain < 1 or step.claim < 1:
             sizes = f"extent {step.extent}, grain {step.grain} and claim {step.claim}"
             raise CompileError(f"step {step.kernel}: {sizes}; need >= 0, >= 1 and >= 1")
+        once = step.chunks_each == step.parts == loop.rounds == 1
+        if step.foreign is not None and not (once and 0 <= step.reads <= len(step.args)):
+            raise CompileError(f"step {step.kernel}: an external function is called once, with its inputs first")
         for (space, index, offset), stride in zip(step.args, strides, strict=True):
             if not 0 <= index < limits[space] or offset < 0 or stride < 0:
                 raise CompileError(f"step {step.kernel}: no {space} {index} at offset {offset} in this program")
 
 
 def _grouped(loop: EntryLoop) -> Iterator[_Group]:
-    """Joins neighbouring one-chunk steps, so that threads meet once for all of them; drops steps without iterations."""
-    for chunks, groups in groupby((g for g in _alone(loop) if g.chunks), lambda group: group.chunks == 1):
+    """Joins neighbours of one chunk a part, so that threads meet once for all of them; drops what has no iterations."""
+    for (is_row, _), groups in groupby(
+        (g for g in _alone(loop) if g.chunks), lambda group: (group.is_row, group.parts)
+    ):
         alone = list(groups)
-        if chunks:
+        if is_row:
             members, strides = zip(*((g.members[0], g.strides[0]) for g in alone), strict=True)
             yield _Group(members, strides)
         else:
@@ -184,17 +230,19 @@ class _Bindings:
         slots |= first | {slot + 1 for slot in first}
         return [line for slot in sorted(slots) for line in self.load(slot)]
 
-    def call(self, step: EntryStep, strides: Sequence[int], label: str, part: str, begin: str, end: str) -> list[str]:
-        """The call of a step's kernel for a part; expects its bases loaded and %scratch."""
+    def call(self, step: EntryStep, strides: Sequence[int], label: str, begin: str, end: str) -> list[str]:
+        """The call of a step's kernel for loop round %round and part %part; expects its bases loaded and %scratch."""
         lines, arguments = [], []
-        for position, ((space, index, offset), stride) in enumerate(zip(step.args, strides, strict=True)):
+        within = step.strides if step.parts > 1 else (0,) * len(step.args)
+        for position, ((space, index, offset), *moves) in enumerate(zip(step.args, strides, within, strict=True)):
             name, base = f"%arg.{label}.{position}", f"%base.{self.slot(space, index)}"
-            if stride:
-                lines += [
-                    f"  {name}.moved = mul i64 {part}, {stride}",
-                    f"  {name}.part = getelementptr i8, ptr {base}, i64 {name}.moved",
-                ]
-                base = f"{name}.part"
+            for count, stride in zip(("round", "part"), moves, strict=True):
+                if stride:
+                    lines += [
+                        f"  {name}.{count}.moved = mul i64 %{count}, {stride}",
+                        f"  {name}.{count} = getelementptr i8, ptr {base}, i64 {name}.{count}.moved",
+                    ]
+                    base = f"{name}.{count}"
             lines.append(f"  {name} = getelementptr i8, ptr {base}, i64 {offset}")
             arguments.append(f"ptr {name}")
         if step.foreign is not None:
@@ -220,13 +268,40 @@ def _pointer_table(name: str, pointers: Sequence[str]) -> list[str]:
 
 
 def _body(name: str, group: _Group, bindings: _Bindings) -> str:
-    """One group as a function of (bind, scratch, part, begin, end); one of one-chunk steps ignores the range."""
-    lines = [f"define internal void {name}(ptr %bind, ptr %scratch, i64 %part, i64 %begin, i64 %end) nounwind {{"]
-    lines += bindings.load_all(group.members)
+    """One group as a function of (bind, scratch, round of its loop, begin, end)."""
+    lines = [
+        f"define internal void {name}(ptr %bind, ptr %scratch, i64 %round, i64 %begin, i64 %end) nounwind {{",
+        "entry:",
+        *bindings.load_all(group.members),
+    ]
+    low, high = ("%begin", "%end") if group.parts == 1 else ("%low", "%high")
+    calls = []
     for number, (step, strides) in enumerate(zip(group.members, group.strides, strict=True)):
-        begin, end = ("%begin", "%end") if step.chunks > 1 else ("0", str(step.extent))
-        lines += bindings.call(step, strides, str(number), "%part", begin, end) if step.extent else []
-    return "\n".join([*lines, "  ret void", "}"])
+        begin, end = ("0", str(step.extent)) if group.is_row else (low, high)
+        calls += bindings.call(step, strides, str(number), begin, end) if step.extent else []
+    if group.parts > 1:
+        calls = _part_by_part(group, calls)
+    return "\n".join([*lines, *calls, "  ret void", "}"])
+
+
+def _part_by_part(group: _Group, calls: Sequence[str]) -> list[str]:
+    """The calls for iterations [%low, %high) of each %part that [%begin, %end) reaches into."""
+    extent = group.span if group.is_row else group.members[0].extent
+    return [
+        "  br label %piece",
+        "piece:",
+        "  %at = phi i64 [ %begin, %entry ], [ %next, %piece ]",
+        f"  %part = udiv i64 %at, {group.span}",
+        f"  %first = mul i64 %part, {group.span}",
+        "  %low = sub i64 %at, %first",
+        "  %rest = sub i64 %end, %first",
+        f"  %high = call i64 @llvm.umin.i64(i64 %rest, i64 {extent})",
+        *calls,
+        f"  %next = add i64 %first, {group.span}",
+        "  %more = icmp ult i64 %next, %end",
+        "  br i1 %more, label %piece, label %exit",
+        "exit:",
+    ]
 
 
 def _single(name: str, rows: Sequence[_Row], bodies: Mapping[_Group, str], *, profiled: bool) -> str:
@@ -238,8 +313,8 @@ def _single(name: str, rows: Sequence[_Row], bodies: Mapping[_Group, str], *, pr
         "  %scratch = load ptr, ptr %scratch.slot, align 8",
     ]
 
-    def do(group: _Group, label: str, part: str) -> list[str]:
-        call = f"  call void {bodies[group]}(ptr %bind, ptr %scratch, i64 {part}, i64 0, i64 {group.members[0].extent})"
+    def do(group: _Group, label: str, round: str) -> list[str]:
+        call = f"  call void {bodies[group]}(ptr %bind, ptr %scratch, i64 {round}, i64 0, i64 {group.extent})"
         return [call] if group.chunks else []
 
     return "\n".join([*lines, *_in_order(rows, do, profiled=profiled), "  ret void", "}"])
@@ -256,75 +331,75 @@ def _walk(name: str, rows: Sequence[_Row], bodies: Mapping[_Group, str], *, prof
         f"  %stride = mul i64 %lines, {abi.CACHE_LINE}",
     ]
 
-    def do(group: _Group, label: str, part: str) -> list[str]:
-        return _take(group, label, bodies[group], part)
+    def do(group: _Group, label: str, round: str) -> list[str]:
+        return _take(group, label, bodies[group], round)
 
     return "\n".join([*lines, *_in_order(rows, do, profiled=profiled), "  ret void", "}"])
 
 
 def _in_order(rows: Sequence[_Row], do: Callable[[_Group, str, str], list[str]], *, profiled: bool) -> list[str]:
-    """All groups one after the other; `do(group, label, part)` may use %number.label, the number of the call."""
+    """All groups one after the other; `do(group, label, round)` may use %number.label, the number of the call."""
     lines = _stamp("start", "0") if profiled else []
     first, block = 0, "entry"
-    for number, (groups, parts) in enumerate(rows):
+    for number, (groups, rounds) in enumerate(rows):
         inner = []
         for i, group in enumerate(groups):
             label = f"{number}.{i}"
-            inner += _numbered(label, number, first + i, len(groups), parts)
-            inner += do(group, label, "0" if parts == 1 else f"%part.{number}")
+            inner += _numbered(label, number, first + i, len(groups), rounds)
+            inner += do(group, label, "0" if rounds == 1 else f"%round.{number}")
             if profiled:
                 inner += [f"  %after.{label} = add i64 %number.{label}, 1", *_stamp(label, f"%after.{label}")]
-        lines += _repeated(number, parts, inner, block)
-        first, block = first + len(groups) * parts, _last_block(number, parts, block)
+        lines += _repeated(number, rounds, inner, block)
+        first, block = first + len(groups) * rounds, _last_block(number, rounds, block)
     return lines
 
 
-def _take(group: _Group, label: str, body: str, part: str) -> list[str]:
+def _take(group: _Group, label: str, body: str, round: str) -> list[str]:
     """Join in a group, whose row of counters has the number %number.label."""
     lines = [
         f"  %at.{label} = mul i64 %stride, %number.{label}",
         f"  %row.{label} = getelementptr i8, ptr %rows, i64 %at.{label}",
     ]
-    common = f"ptr %row.{label}, ptr {body}, ptr %bind, ptr %scratch, i64 {part}"
+    common = f"ptr %row.{label}, ptr {body}, ptr %bind, ptr %scratch, i64 {round}"
     if group.chunks == 1:
         lines.append(f"  call void @glulam.step.once({common})")
     elif group.chunks > 1:
-        step = group.members[0]
+        sizes = (group.chunks, group.grain, group.extent, group.claim, group.left_to_owner)
         lines.append(
             f"  call void @glulam.step({common}, i64 %tid, i64 %shares, i64 %eager,"
-            f" i64 {step.chunks}, i64 {step.grain}, i64 {step.extent}, i64 {step.claim})"
+            f" {', '.join(f'i64 {size}' for size in sizes)})"
         )
     return lines
 
 
-def _repeated(number: int, parts: int, body: Sequence[str], before: str) -> list[str]:
-    """Loop `number` around the body, in which %part.number counts; the body alone if it is done once."""
-    if parts == 1:
+def _repeated(number: int, rounds: int, body: Sequence[str], before: str) -> list[str]:
+    """Loop `number` around the body, in which %round.number counts; the body alone if it is done once."""
+    if rounds == 1:
         return list(body)
-    loop, part = f"loop.{number}", f"%part.{number}"
+    loop, round = f"loop.{number}", f"%round.{number}"
     return [
         f"  br label %{loop}",
         f"{loop}:",
-        f"  {part} = phi i64 [ 0, %{before} ], [ {part}.next, %{loop} ]",
+        f"  {round} = phi i64 [ 0, %{before} ], [ {round}.next, %{loop} ]",
         *body,
-        f"  {part}.next = add i64 {part}, 1",
-        f"  {part}.more = icmp ult i64 {part}.next, {parts}",
-        f"  br i1 {part}.more, label %{loop}, label %{loop}.end",
+        f"  {round}.next = add i64 {round}, 1",
+        f"  {round}.more = icmp ult i64 {round}.next, {rounds}",
+        f"  br i1 {round}.more, label %{loop}, label %{loop}.end",
         f"{loop}.end:",
     ]
 
 
-def _last_block(number: int, parts: int, before: str) -> str:
+def _last_block(number: int, rounds: int, before: str) -> str:
     """The block that the code after loop `number` is in."""
-    return before if parts == 1 else f"loop.{number}.end"
+    return before if rounds == 1 else f"loop.{number}.end"
 
 
-def _numbered(label: str, loop: int, first: int, each: int, parts: int) -> list[str]:
-    """%number.label: the number of a call that is `first` in the first part, with `each` calls a part."""
-    if parts == 1:
+def _numbered(label: str, loop: int, first: int, each: int, rounds: int) -> list[str]:
+    """%number.label: the number of a call that is `first` in the first round, with `each` calls a round."""
+    if rounds == 1:
         return [f"  %number.{label} = add i64 {first}, 0"]
     return [
-        f"  %number.{label}.moved = mul i64 %part.{loop}, {each}",
+        f"  %number.{label}.moved = mul i64 %round.{loop}, {each}",
         f"  %number.{label} = add i64 %number.{label}.moved, {first}",
     ]
 

@@ -6,8 +6,11 @@ Every step has chunks = ceil(extent / grain) and a row of counters: `done`, and 
 chunks. A thread takes chunks of its own share by atomic adds and runs them, then of the others' shares; before it
 leaves a share it adds the number of those it ran to `done`. Where chunks are short it claims several at once: up to
 half of what is left, in a share that no other thread has as its own, so that it seldom touches counters, and the last
-claims are small. The step is complete when `done` equals its chunks; then the thread goes on to the next step. A thread
-that comes late finds completed steps and walks past them with one load each.
+claims are small. Where shares lie in different memory (the parts of a batch), the last chunks of a share are left to
+its own thread and to the one that took the first chunk: they are sooner done than their data would have moved. Whoever
+took the first goes on to the last, so no chunk waits for a thread that is not there. The step is complete when `done`
+equals its chunks; then the thread goes on to the next step. A thread that comes late finds completed steps and walks
+past them with one load each.
 
 *Order.* An add to `done` is a release and the load that finds it full is an acquire; all adds belong to one release
 sequence, so whoever starts step k+1 sees every write of step k, and by induction of all before. That also makes it safe
@@ -120,8 +123,9 @@ define void @{abi.STOP_WORKERS}(ptr %control) nounwind {{
 
 
 _STEP = f"""
-define internal void @glulam.step(ptr %row, ptr %body, ptr %bind, ptr %scratch, i64 %part, i64 %tid, i64 %shares,
-                                  i64 %eager, i64 %chunks, i64 %grain, i64 %extent, i64 %most) noinline nounwind {{
+define internal void @glulam.step(ptr %row, ptr %body, ptr %bind, ptr %scratch, i64 %round, i64 %tid, i64 %shares,
+                                  i64 %eager, i64 %chunks, i64 %grain, i64 %extent, i64 %most,
+                                  i64 %kept) noinline nounwind {{
 entry:
   %done.now = load atomic i64, ptr %row acquire, align 8
   %complete.already = icmp eq i64 %done.now, %chunks
@@ -141,13 +145,19 @@ share:
   %last.scaled = mul i64 %number.next, %chunks
   %last = udiv i64 %last.scaled, %shares
   %count = sub i64 %last, %first
+  %is.own = icmp eq i64 %turn, 0
+  %reserve.first = select i1 %is.own, i64 0, i64 %kept
   %claim.at = mul i64 %number.next, {abi.CACHE_LINE}
   %claims = getelementptr i8, ptr %row, i64 %claim.at
   br label %look
 look:
   %taken = phi i64 [ 0, %share ], [ %taken.next, %run ]
+  %reserve = phi i64 [ %reserve.first, %share ], [ %reserve.next, %run ]
   %claimed.now = load atomic i64, ptr %claims monotonic, align 8
-  %some.left = icmp ult i64 %claimed.now, %count
+  %untouched = icmp eq i64 %claimed.now, 0
+  %reserved = select i1 %untouched, i64 0, i64 %reserve
+  %spoken.for = add i64 %claimed.now, %reserved
+  %some.left = icmp ult i64 %spoken.for, %count
   br i1 %some.left, label %claim, label %leave
 claim:
   %left = sub i64 %count, %claimed.now
@@ -166,8 +176,10 @@ run:
   %begin = mul i64 %chunk, %grain
   %begin.next = mul i64 %chunk.next, %grain
   %end = call i64 @llvm.umin.i64(i64 %begin.next, i64 %extent)
-  call void %body(ptr %bind, ptr %scratch, i64 %part, i64 %begin, i64 %end)
+  call void %body(ptr %bind, ptr %scratch, i64 %round, i64 %begin, i64 %end)
   %taken.next = add i64 %taken, %won.chunks
+  %opened = icmp eq i64 %mine, 0
+  %reserve.next = select i1 %opened, i64 0, i64 %reserve
   br label %look
 leave:
   %any = icmp ne i64 %taken, 0
@@ -192,7 +204,7 @@ exit:
 }}"""
 
 _STEP_ONCE = f"""
-define internal void @glulam.step.once(ptr %row, ptr %body, ptr %bind, ptr %scratch, i64 %part) noinline nounwind {{
+define internal void @glulam.step.once(ptr %row, ptr %body, ptr %bind, ptr %scratch, i64 %round) noinline nounwind {{
 entry:
   %done.now = load atomic i64, ptr %row acquire, align 8
   %complete.already = icmp ne i64 %done.now, 0
@@ -207,7 +219,7 @@ claim:
   %won = icmp eq i64 %mine, 0
   br i1 %won, label %run, label %wait
 run:
-  call void %body(ptr %bind, ptr %scratch, i64 %part, i64 0, i64 0)
+  call void %body(ptr %bind, ptr %scratch, i64 %round, i64 0, i64 0)
   store atomic i64 1, ptr %row release, align 8
   ret void
 wait:

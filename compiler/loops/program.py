@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -30,7 +30,9 @@ class Ref:
 class Step:
     """One kernel call. Its iterations are given out in chunks of `grain`, at most `claim` of them at a time.
 
-    With `foreign` that function is called instead, once; the kernel does nothing but name the operands.
+    With `foreign` that function is called instead, once; the kernel does nothing but name the operands. With several
+    `parts` of a batch the kernel is called for each of them, in any order or at the same time: every operand lies
+    `strides` bytes further on each time. `flops` and `bytes` are those of all parts.
     """
 
     kernel: Kernel
@@ -43,20 +45,29 @@ class Step:
     node: str = ""  # of the graph, the anchor's if several are fused
     template: str = ""  # of the kernel, where there are several
     claim: int = 1
+    parts: int = 1
+    strides: tuple[int, ...] = ()
 
     @property
     def reads(self) -> int:
         """How many of the operands, which come first, are only read."""
         return sum(buffer.access is Access.READ for buffer in self.kernel.params)
 
+    def part(self, number: int) -> tuple[Ref, ...]:
+        """Where the operands of a part lie."""
+        if not number:
+            return self.refs
+        moved = zip(self.refs, self.strides, strict=True)
+        return tuple(replace(ref, offset=ref.offset + number * stride) for ref, stride in moved)
+
 
 @dataclass(frozen=True)
 class Repeat:
-    """From step `first` on `count` steps, which come `parts` times; each operand moves on by equal distances."""
+    """From step `first` on `count` steps, which come `rounds` times; each operand moves on by equal distances."""
 
     first: int
     count: int
-    parts: int
+    rounds: int
 
 
 @dataclass(frozen=True)
@@ -97,18 +108,23 @@ def interpret_program(program: Program, feeds: Mapping[str, Array]) -> dict[str,
     outputs = [_bytes(array) for array in results]
     spaces = {"arena": [arena], "weights": [program.weights], "input": inputs, "output": outputs}
     for step in program.steps:
-        arguments = {}
-        for buffer, ref in zip(step.kernel.params, step.refs, strict=True):
-            size = buffer.span * buffer.dtype.size
-            memory = spaces[ref.space][ref.index][ref.offset : ref.offset + size]
-            if memory.size < size:
-                raise LoopError(f"kernel {step.kernel.name}: {buffer.name} needs {size} bytes of {ref}")
-            arguments[buffer.name] = memory.view(buffer.dtype.numpy)
-        if step.foreign is None:
-            interpret(step.kernel, arguments)
-        else:
-            _call(step.foreign, [arguments[buffer.name] for buffer in step.kernel.params])
+        for part in range(step.parts):
+            _interpret(step, step.part(part), spaces)
     return dict(zip(program.outputs, results, strict=True))
+
+
+def _interpret(step: Step, refs: Sequence[Ref], spaces: Mapping[str, Sequence[Array]]) -> None:
+    arguments = {}
+    for buffer, ref in zip(step.kernel.params, refs, strict=True):
+        size = buffer.span * buffer.dtype.size
+        memory = spaces[ref.space][ref.index][ref.offset : ref.offset + size]
+        if memory.size < size:
+            raise LoopError(f"kernel {step.kernel.name}: {buffer.name} needs {size} bytes of {ref}")
+        arguments[buffer.name] = memory.view(buffer.dtype.numpy)
+    if step.foreign is None:
+        interpret(step.kernel, arguments)
+    else:
+        _call(step.foreign, [arguments[buffer.name] for buffer in step.kernel.params])
 
 
 def _call(function: Foreign, operands: Sequence[Array]) -> None:

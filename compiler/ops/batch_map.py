@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Op
@@ -18,10 +19,12 @@ class BatchMap(Op):
     """The sub-graph `body` for the first few elements along the first axes of the inputs, then for the next few, ...
 
     The inputs go with the body's in order, the outputs too; what the body gives is joined along the first axes. Passes
-    work on the body as on the graph around it, and its kernels are called once for each part.
+    work on the body as on the graph around it, and its kernels are called once for each part. The parts come one after
+    the other, in the same memory; `parallel` ones at the same time, in memory of their own.
     """
 
     body: Graph
+    parallel: bool = False
 
     name = "batch_map"
     tolerance = 1e-4
@@ -52,6 +55,25 @@ class BatchMap(Op):
         )
         return once * (outputs[0].shape[0] // next(iter(self.body.outputs.values())).shape[0])
 
+    def for_samples(self, count: int, inputs: Sequence[TensorType | None]) -> Op | None:
+        sizes = {type.shape[0] for type in self._types(self.body.inputs.values())}
+        size = sizes.pop()
+        if sizes or any(type is None for type in inputs):
+            return None
+        if count % size == 0:
+            return self
+        samples = set(self.body.inputs.values())
+        for node in self.body.nodes:
+            if for_part(node, samples, count) is None:
+                return None
+            samples.update(node.outputs)
+        body, table = for_fewer(self.body.nodes, set(self.body.inputs.values()), count, self.body.name)
+        if list(body.inputs) != list(self.body.inputs):  # in another order, or not all of them
+            return None
+        for name, value in self.body.outputs.items():
+            body.output(name, table[value])
+        return BatchMap(body, self.parallel)
+
     def parts(self, node: Node) -> int:
         """How many times the body is executed for a node of this op."""
         return node.outputs[0].shape[0] // next(iter(self.body.outputs.values())).shape[0]
@@ -63,6 +85,49 @@ class BatchMap(Op):
 def resized(type: TensorType, count: int) -> TensorType:
     """The type with another extent of its first axis."""
     return type.with_shape((count, *type.shape[1:]))
+
+
+def for_part(node: Node, samples: set[Value], size: int) -> Op | None:
+    """The node's op for `size` samples, if it takes them one by one; `samples` are the values that have samples."""
+    varying = [value for value in node.present_inputs() if not value.is_constant]
+    if not varying or not all(value in samples for value in varying):
+        return None
+    if any(value.type.rank == 0 or value.shape[0] % size for value in (*varying, *node.outputs)):
+        return None
+    op = node.op.for_samples(size, [value.type if value in samples else None for value in node.inputs])
+    if op is None:
+        return None
+    whole = [None if v is None else resized(v.type, size) if v in samples else v.type for v in node.inputs]
+    try:
+        types = op.infer(*whole)
+    except ShapeError:  # a constant has an entry for each sample
+        return None
+    return op if types == tuple(resized(value.type, size) for value in node.outputs) else None
+
+
+def for_fewer(nodes: Iterable[Node], inputs: set[Value], size: int, name: str) -> tuple[Graph, dict[Value, Value]]:
+    """A graph of the nodes for `size` samples, still without outputs, and what stands in it for which value.
+
+    Its inputs are those values that the nodes read and do not compute; each of the nodes must take samples one by one
+    (see `for_part`), of the graph's `inputs` and of what nodes before it give.
+    """
+    body, samples = Graph(f"{name} of {size}"), set(inputs)
+    table: dict[Value, Value] = {}
+    for node in nodes:
+        for value in node.present_inputs():
+            if value in table:
+                continue
+            if value.data is not None:
+                table[value] = body.constant(value.data, value.name)
+            else:
+                table[value] = body.input(value.name, resized(value.type, size))
+        op = for_part(node, samples, size)
+        assert op is not None
+        names = [value.name for value in node.outputs]
+        operands = [None if value is None else table[value] for value in node.inputs]
+        table |= zip(node.outputs, body.add(op, *operands, name=node.name, output_names=names), strict=True)
+        samples.update(node.outputs)
+    return body, table
 
 
 def bodies(graph: Graph) -> list[Graph]:

@@ -126,7 +126,9 @@ class _Planner:
             sizes[owner] = owner.layout.size(owner.shape) * owner.type.dtype.size
         for i, node in enumerate(self.graph.nodes):
             if node in self.inner:
-                lives[node], sizes[node] = (i, i), self.inner[node].arena_bytes
+                assert isinstance(node.op, BatchMap)
+                arenas = node.op.parts(node) if node.op.parallel else 1
+                lives[node], sizes[node] = (i, i), arenas * self.inner[node].arena_bytes
         placed: list[tuple[int, int, int, int]] = []
         offsets: dict[Value | Node, int] = {}
         for each in sorted(lives, key=lambda each: (-sizes[each], lives[each])):

@@ -57,6 +57,13 @@ def test_neighbouring_steps_of_one_chunk_are_taken_together():
     assert body.count("@glulam.step(") == 1
 
 
+def test_neighbours_of_one_chunk_a_part_are_taken_together():
+    steps = [EntryStep("k", (("output", 0, 0),), 4, 4, parts=2, strides=(16,))] * 3
+    body = text(steps).split("define internal void @glulam.walk(")[1].split("\n}")[0]
+    assert body.count("@glulam.step(") == 1
+    assert "i64 2, i64 1, i64 2" in body  # chunks, grain, extent
+
+
 @pytest.mark.parametrize("triple", ["riscv64-unknown-linux-gnu", "x86_64-unknown-freebsd", ""])
 def test_unknown_platforms_are_refused(triple):
     with pytest.raises(TargetError, match="triple"):
@@ -73,6 +80,9 @@ def test_unknown_platforms_are_refused(triple):
         EntryStep("k", (), 1, 0),
         EntryStep("k", (), -1, 1),
         EntryStep("k", (), 1, 1, claim=0),
+        EntryStep("k", (), 1, 1, parts=0),
+        EntryStep("k", (("output", 0, 0),), 1, 1, parts=2),
+        EntryStep("k", (("output", 0, 0),), 1, 1, foreign=0, parts=2, strides=(4,)),
     ],
 )
 def test_impossible_steps_are_refused(step):

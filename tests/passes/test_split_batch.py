@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from batches import residual
 from executors import agree, interpreted, native, reference
 from rewrites import rewrite
 
@@ -16,11 +17,11 @@ from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.text import constants_of, parse, to_text
 from glulam.compiler.graph.types import TensorType
 from glulam.compiler.graph.verify import verify
-from glulam.compiler.ops import ALL_OPS, OPS_BY_NAME, Add, Conv, MaxPool, Reduce, Relu
-from glulam.compiler.ops.batch_map import BatchMap, bodies
+from glulam.compiler.ops import ALL_OPS, OPS_BY_NAME, Add
+from glulam.compiler.ops.batch_map import BatchMap, bodies, for_part
 from glulam.compiler.options import Options
 from glulam.compiler.passes import split_batch
-from glulam.compiler.passes.split_batch import SplitBatch, for_part
+from glulam.compiler.passes.split_batch import SplitBatch
 from glulam.compiler.targets import target
 
 TINY = {"l1_bytes": 1 << 10, "l2_bytes": 2 << 10, "l3_bytes": 60 << 10}
@@ -109,27 +110,6 @@ def test_ops_that_mix_samples_stay_whole(text):
     machine = replace(target(), l1_bytes=1, l2_bytes=1, l3_bytes=1)
     result = rewrite(text + "\noutput z = %y", SplitBatch(machine))
     assert "batch_map" not in result.ops
-
-
-def residual(batch, channels=8, side=12):
-    """Two convolutions with a shortcut, a pool, a convolution with many weights, and a global pool."""
-    rng = np.random.default_rng(0)
-    graph = Graph("net")
-    x = graph.input("x", TensorType.of(np.zeros((batch, channels, side, side), np.float32)))
-
-    def conv(value, outs, kernel, name):
-        weights = rng.standard_normal((outs, value.shape[1], kernel, kernel), dtype=np.float32) / 8
-        pad = kernel // 2
-        op = Conv(strides=(1, 1), pads=((pad, pad), (pad, pad)), dilations=(1, 1))
-        return graph.apply(op, value, graph.constant(weights, f"{name}.w"), None, name=name)
-
-    a = graph.apply(Relu(), conv(x, channels, 3, "a"))
-    b = graph.apply(Relu(), graph.apply(Add(), conv(a, channels, 3, "b"), a))
-    c = graph.apply(MaxPool((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1)), b)
-    d = conv(c, 48, 3, "d")
-    graph.output("pooled", graph.apply(Reduce("mean", (2, 3), keepdims=False), d))
-    graph.output("early", b)
-    return graph, {"x": rng.standard_normal(x.shape, dtype=np.float32)}
 
 
 def split(graph, **caches):

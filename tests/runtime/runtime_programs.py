@@ -189,16 +189,18 @@ def adder(count=1000, grain=64, threads=1, dtype="float32", weights=None):
     return build(ADD_KERNEL, [step], *spec, scratch_bytes=64, weights=weights.view(np.uint8), threads=threads)
 
 
-def chain(extents_and_grains, size, threads=1, change=str):
+def chain(extents_and_grains, size, threads=1, change=str, parts=1):
     """x int32[size] -> y: each step triples and adds one to the first `extent` elements, in two arena buffers in turn.
 
-    Every step reads its predecessor's buffer and overwrites the one before that.
+    Every step reads its predecessor's buffer and overwrites the one before that. With several parts, each one is that
+    much of the buffers.
     """
+    each = 4 * size // parts
     steps = [EntryStep("tick", (("input", 0, 0), ("arena", 0, 0)), size, size)]
     for number, (extent, grain) in enumerate(extents_and_grains):
         source, target = (number % 2) * 4 * size, ((number + 1) % 2) * 4 * size
         step = EntryStep("tick", (("arena", 0, source), ("arena", 0, target)), extent, grain)
-        steps.append(replace(step, claim=1 + number % 5))
+        steps.append(replace(step, claim=1 + number % 5, parts=parts, strides=(each, each)))
     last = (len(extents_and_grains) % 2) * 4 * size
     steps.append(EntryStep("tick", (("arena", 0, last), ("output", 0, 0)), size, 7))
     spec = (TensorSpec("x", "int32", (size,)),), (TensorSpec("y", "int32", (size,)),)

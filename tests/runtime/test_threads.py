@@ -44,19 +44,20 @@ def expected(steps, x):
     return buffers[len(steps) % 2] * 3 + 1
 
 
-def full_steps(rng, count):
-    return [(SIZE, rng.choice([1, 2, 5, 16, SIZE])) for _ in range(count)]
+def full_steps(rng, count, size=SIZE):
+    return [(size, rng.choice([1, 2, 5, 16, size])) for _ in range(count)]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 4, 11])
-@pytest.mark.parametrize("seed", range(3))
-def test_right_bits_in_every_run_of_random_chunks_and_pauses(threads, seed):
+@pytest.mark.parametrize(("seed", "parts"), [(0, 1), (1, 1), (2, 1), (3, 2), (4, 3), (5, 2)])
+def test_right_bits_in_every_run_of_random_chunks_and_pauses(threads, seed, parts):
     rng = random.Random(seed)
-    steps = full_steps(rng, rng.choice([1, 5, 30]))
-    with programs.chain(steps, SIZE, threads) as model:
+    steps = full_steps(rng, rng.choice([1, 5, 30]), SIZE // parts)
+    right = [(SIZE, grain) for _, grain in steps]
+    with programs.chain(steps, SIZE, threads, parts=parts) as model:
         for number in range(400):
             x = np.full(SIZE, number, np.int32) + np.arange(SIZE, dtype=np.int32)
-            assert np.array_equal(model(x), expected(steps, x)), number
+            assert np.array_equal(model(x), expected(right, x)), number
             if rng.random() < 0.05:
                 time.sleep(rng.random() * 0.002)
 
@@ -96,12 +97,13 @@ def test_thousands_of_runs_back_to_back(threads):
         (4, 1, ("join",)),
     ],
 )
-def test_threads_that_fall_asleep_wherever_their_order_could_matter(threads, mask, labels):
+@pytest.mark.parametrize("parts", [1, 2])
+def test_threads_that_fall_asleep_wherever_their_order_could_matter(threads, mask, labels, parts):
     rng = random.Random(threads)
-    steps = [(SIZE, grain) for grain in (SIZE, 20, 9, SIZE, SIZE, 30)]
-    with programs.chain(steps, SIZE, threads, programs.with_delays(mask, labels)) as model:
+    steps = [(SIZE // parts, grain) for grain in (SIZE, 20, 9, SIZE, 1, 30)]
+    with programs.chain(steps, SIZE, threads, programs.with_delays(mask, labels), parts) as model:
         inputs = [{"x": np.full(SIZE, number, np.int32)} for number in range(2)]
-        right = [expected(steps, x["x"]) for x in inputs]
+        right = [expected([(SIZE, 1)] * len(steps), x["x"]) for x in inputs]
         stop = time.monotonic() + 1
         number = 0
         while time.monotonic() < stop:
@@ -110,6 +112,19 @@ def test_threads_that_fall_asleep_wherever_their_order_could_matter(threads, mas
             if rng.random() < 0.05:
                 time.sleep(rng.random() * 0.001)
     assert number > 20
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_the_caller_does_all_where_no_other_thread_starts(parts, monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    steps = [(SIZE // parts, grain) for grain in (1, SIZE, 2, 1)]
+    x = np.arange(SIZE, dtype=np.int32)
+    with programs.chain(steps, SIZE, 3, parts=parts) as model:
+        for _ in range(3):
+            assert np.array_equal(model(x), expected([(SIZE, 1)] * len(steps), x))
 
 
 def test_workers_take_part_each_with_scratch_of_its_own():

@@ -1,0 +1,74 @@
+"""Several threads take samples of a batch each, instead of the same layer together.
+
+What a thread computes it then finds in its own caches, and the threads need not meet in any memory but that of the
+weights. Where cores share no cache, which a virtual machine does not tell, that is a third of the time of a network.
+The price is that every thread reads all weights; layers that have so many that they wait for memory stay together, and
+so does what comes after them.
+
+The algorithms are chosen before, for the whole batch: the same bits come out for any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from glulam.compiler.graph.graph import Graph
+from glulam.compiler.graph.patch import Patch
+from glulam.compiler.kernels.tiling import memory_rate
+from glulam.compiler.ops.batch_map import BatchMap
+from glulam.compiler.passes.manager import Decision, Pass
+from glulam.compiler.passes.samples import Layer, batch_map_patch, layers_of
+from glulam.compiler.targets import Target
+
+_CROSSING = 0.25  # of the bytes of a layer's tensors move between threads that compute it together
+_CROSSING_RATE = 2.5  # bytes a cycle that one thread gets from another one's caches, near or far
+
+
+@dataclass(frozen=True)
+class BatchAcrossThreads(Pass):
+    """Puts a parallel batch map around the layers from the inputs to the best place, a part for each thread."""
+
+    target: Target
+    threads: int
+
+    name = "batch_across_threads"
+
+    def proposals(self, graph: Graph) -> Iterator[Patch | Decision]:
+        extents = {value.shape[:1] for value in graph.inputs.values()}
+        batch = next(iter(extents), ())
+        if self.threads < 2 or len(extents) != 1 or not batch or batch[0] < 2 or not graph.nodes:
+            return
+        at = graph.nodes[0].name
+        if batch[0] % self.threads:
+            yield Decision(at, False, f"{batch[0]} samples are no equal parts for {self.threads} threads")
+            return
+        layers = layers_of(graph, batch[0])
+        saved, count = self.plan(layers)
+        if not count:
+            yield Decision(at, False, "threads share each layer: it has more weights than tensors")
+            return
+        chosen, size = layers[:count], batch[0] // self.threads
+        where = f"{count} layers up to {chosen[-1].node.name}"
+        reason = f"{size} samples for each of {self.threads} threads in {where}: {saved / 1e3:.0f}k cycles less"
+        yield batch_map_patch(graph, chosen, size, reason, parallel=True)
+
+    def plan(self, layers: Sequence[Layer]) -> tuple[float, int]:
+        """(estimated cycles that the best place saves, how many layers there are up to it)."""
+        best, total = (0.0, 0), 0.0
+        for count, layer in enumerate(layers, 1):
+            total += self.saved(layer)
+            best = max(best, (total, count))
+        return best
+
+    def saved(self, layer: Layer) -> float:
+        """Estimated cycles that a layer takes less if threads take samples instead of parts of it."""
+        node = layer.node
+        if isinstance(node.op, BatchMap):
+            size = next(iter(node.op.body.outputs.values())).shape[0]
+            return node.op.parts(node) * sum(map(self.saved, layers_of(node.op.body, size)))
+        flops = node.op.flops([None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs])
+        computing = flops / self.threads / (2 * self.target.fmas_per_cycle * self.target.lanes)
+        reading = layer.weights / memory_rate(self.target, layer.weights)
+        waiting = max(reading - computing, 0.0) - max(reading / self.threads - computing, 0.0)
+        return layer.tensors / self.threads * _CROSSING / _CROSSING_RATE - waiting
