@@ -67,7 +67,7 @@ def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_chann
     plan = choose_plan(target, batch, spatial, in_channels, out_channels, f)
     height, width = f.tiles(spatial)
     iterations = batch * (height // plan.rows) * (width // plan.columns)
-    return _cycles(target, plan, iterations, in_channels, out_channels, f)
+    return f.margin * _cycles(target, plan, iterations, in_channels, out_channels, f)
 
 
 def _cuts(height: int, width: int) -> list[tuple[int, int]]:

@@ -35,6 +35,7 @@ _POINTS = tuple(map(Fraction, ["0", "1", "-1", "2", "-2", "1/2", "-1/2", "-1/4",
 """Where the polynomials are interpolated, besides infinity: those first that round least."""
 
 _TRANSFORMED = 64  # input channels whose filters are transformed at a time, in the second-level cache
+_SHORT_TILE, _LONG_MARGIN = 4, 1.05  # outputs, and what longer tiles have to save to be worth their rounding
 _OPERATION_CYCLES = 0.6  # of a transform's arithmetic, loads and stores, on AVX-512
 
 
@@ -244,6 +245,11 @@ class Filtering:
         return self.down.tiles_along(height), self.across.tiles_along(width)
 
     # ---- costs
+
+    @property
+    def margin(self) -> float:
+        """By what estimates are too low: long filters come from far, and long transforms leave registers."""
+        return _LONG_MARGIN if max(self.outputs) > _SHORT_TILE else 1.0
 
     @cached_property
     def input_cycles(self) -> float:

@@ -37,7 +37,7 @@ def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_chann
     tiling = choose_tiling(target, tiles, out_blocks, in_channels)
     products = f.points * row_cycles(target, tiling, tiles, out_blocks, in_channels)
     moves = sum(_MOVES * size / stream_rate(target, size) for size in tensors)
-    return transforms + moves + overlapped(products, filters / memory_rate(target, filters))
+    return f.margin * (transforms + moves + overlapped(products, filters / memory_rate(target, filters)))
 
 
 def build_input(ctx: Context, f: Filtering, pads: Pads, extents: Shape) -> Lowered:

@@ -35,8 +35,10 @@ from glulam.compiler.ops.tiled import TiledConv, TiledLinear
 from glulam.compiler.ops.winograd import WinogradConv, as_pair
 from glulam.compiler.targets import Target
 
-_TILES = {(3, 1): (2, 4), (5, 1): (3, 4), (7, 1): (4, 6), (3, 2): (2, 4), (5, 2): (2, 4), (7, 2): (2, 4)}
+_TILES = {(3, 1): (2, 4, 6), (5, 1): (3, 4), (7, 1): (4, 6), (3, 2): (2, 4), (5, 2): (2, 4), (7, 2): (2, 4)}
 """Outputs of Winograd's tiles along an axis, by the taps and the stride along it."""
+
+_MOST_POINTS = 9  # besides infinity, in two dimensions: the 11 of F(6x6, 7x7) would round seven times as much
 
 _OTHER_TILES = 2  # tiles besides the model's own that are worth a measurement
 
@@ -184,7 +186,8 @@ def filterings(op: Conv, taps: Shape) -> list[Filtering]:
     sizes = [m for m in _TILES[max(long)] if all(m in _TILES[line] for line in long)]
     (rows, columns), (d, e) = taps, dilations
     moves = strides, (d if rows > 1 else 1, e if columns > 1 else 1)
-    return [filtering((m if rows > 1 else 1, m if columns > 1 else 1), taps, *moves) for m in sizes]
+    found = [filtering((m if rows > 1 else 1, m if columns > 1 else 1), taps, *moves) for m in sizes]
+    return [f for f in found if 1 in f.taps or max(f.down.most_points, f.across.most_points) <= _MOST_POINTS]
 
 
 def _no_winograd(target: Target, node: Node) -> str | None:

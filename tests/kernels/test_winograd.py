@@ -19,13 +19,15 @@ from glulam.compiler.targets import runnable_targets, target
 TARGETS = [t.name for t in runnable_targets()]
 F4 = filtering((4, 4), (3, 3))
 FILTERINGS = [
-    filtering((2, 2), (3, 3)), F4, filtering((1, 4), (1, 3)), filtering((2, 1), (3, 1)), filtering((4, 4), (3, 5)),
+    filtering((2, 2), (3, 3)), F4, filtering((6, 6), (3, 3)), filtering((1, 4), (1, 3)), filtering((2, 1), (3, 1)),
+    filtering((4, 4), (3, 5)), filtering((1, 6), (1, 3)),
     filtering((3, 3), (5, 5)), filtering((1, 6), (1, 7)), filtering((4, 1), (7, 1)), filtering((4, 4), (3, 3), (2, 2)),
     filtering((2, 2), (5, 3), (1, 2)), filtering((1, 4), (1, 7), (1, 2)), filtering((2, 1), (3, 1), (3, 1)),
 ]  # fmt: skip
 DILATED = [
     filtering((4, 4), (3, 3), dilations=(2, 2)), filtering((2, 2), (3, 3), dilations=(5, 1)),
-    filtering((1, 4), (1, 3), dilations=(1, 3)), filtering((2, 2), (3, 3), (2, 1), (1, 2)),
+    filtering((6, 6), (3, 3), dilations=(2, 2)), filtering((1, 4), (1, 3), dilations=(1, 3)),
+    filtering((2, 2), (3, 3), (2, 1), (1, 2)),
 ]  # fmt: skip
 LINES = [(1, 1), (2, 1), (3, 1), (1, 2), (1, 3)]  # strides and dilations
 

@@ -68,7 +68,7 @@ def test_native_equals_reference(name, staged, target):
 
 
 @pytest.mark.parametrize("staged", [False, True], ids=["one kernel", "staged"])
-@pytest.mark.parametrize("outputs", [(2, 2), (4, 2)], ids=str)
+@pytest.mark.parametrize("outputs", [(2, 2), (4, 2), (6, 6)], ids=str)
 def test_smaller_tiles_and_what_the_epilogue_reads(outputs, staged):
     pool = MaxPool((2, 2), (2, 2), NONE, ONES)
     check(*network(pool, (7, 13), staged, channels=(1, 33), outputs=outputs, residual=True), "native")

@@ -35,8 +35,9 @@ def winograds(graph):
 @pytest.mark.parametrize(
     ("taps", "tiles"),
     [
-        ((3, 3), ["2x2", "4x4"]), ((1, 3), ["1x2", "1x4"]), ((3, 1), ["2x1", "4x1"]), ((5, 5), ["3x3", "4x4"]),
-        ((1, 7), ["1x4", "1x6"]), ((7, 1), ["4x1", "6x1"]), ((3, 5), ["4x4"]), ((7, 5), ["4x4"]),
+        ((3, 3), ["2x2", "4x4", "6x6"]), ((1, 3), ["1x2", "1x4", "1x6"]), ((3, 1), ["2x1", "4x1", "6x1"]),
+        ((5, 5), ["3x3", "4x4"]), ((1, 7), ["1x4", "1x6"]), ((7, 1), ["4x1", "6x1"]), ((7, 7), ["4x4"]),
+        ((3, 5), ["4x4"]), ((7, 5), ["4x4"]), ((3, 7), ["4x4"]),
     ],
 )  # fmt: skip
 def test_tiles_for_taps(taps, tiles):
@@ -82,7 +83,7 @@ def test_tiles_for_strides(taps, tiles):
 
 def test_dilated_convolutions_are_computed_in_stages():
     names, _ = winograds(network((3, 3), dilations=(2, 3))[0])
-    assert names == ["winograd 2x2 in stages", "winograd 4x4 in stages"]
+    assert names == ["winograd 2x2 in stages", "winograd 4x4 in stages", "winograd 6x6 in stages"]
 
 
 @pytest.mark.parametrize("name", ["x86-64-v4", "x86-64-v3"])
