@@ -18,6 +18,7 @@ from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.text import to_text
 from glulam.compiler.loops.printer import show_kernel
 from glulam.compiler.loops.program import Program, Step
+from glulam.compiler.loops.verify import verify_kernel
 from glulam.compiler.lowering import lower_graph
 from glulam.compiler.ops.batch_map import bodies
 from glulam.compiler.options import Options
@@ -135,7 +136,10 @@ def cache_for(options: Options) -> Cache:
 def lower(graph: Graph, options: Options | None = None) -> Program:
     """The program that `compile_graph` would emit, for inspection and for the loop interpreter."""
     options = options or Options()
-    return lower_graph(optimise(graph, options)[0], cut_for(target(options.target), options))
+    program = lower_graph(optimise(graph, options)[0], cut_for(target(options.target), options))
+    for kernel in program.kernels:
+        verify_kernel(kernel)
+    return program
 
 
 def cut_for(machine: Target, options: Options) -> Target:
@@ -144,7 +148,10 @@ def cut_for(machine: Target, options: Options) -> Target:
 
 
 def emit_program(program: Program, machine: Target, cache: Cache = NO_CACHE) -> bytes:
-    """The library of the program's kernels and entry points, from the cache what was emitted for any program before."""
+    """The library of the program's kernels and entry points, from the cache what was emitted for any program before.
+
+    Only kernels that are emitted are verified: the others were then.
+    """
     made_by = (VERSION, *generator(), repr(machine))
     keys = {k.name: key_of("kernel", (*made_by, show_kernel(replace(k, name="kernel")))) for k in program.kernels}
     kernels = [replace(kernel, name=_symbol(keys[kernel.name])) for kernel in program.kernels]
@@ -158,11 +165,10 @@ def emit_program(program: Program, machine: Target, cache: Cache = NO_CACHE) -> 
     keys[_ENTRY] = key_of("entry", (*made_by, entry))
     objects = {name: cache.get(key) for name, key in keys.items()}
     missing = [name for name, code in objects.items() if code is None]
-    made = build_objects(
-        [kernel for kernel, name in zip(kernels, keys, strict=False) if name in missing],
-        machine,
-        entry if _ENTRY in missing else "",
-    )
+    new_kernels = [kernel for kernel, name in zip(kernels, keys, strict=False) if name in missing]
+    for kernel in new_kernels:
+        verify_kernel(kernel)
+    made = build_objects(new_kernels, machine, entry if _ENTRY in missing else "")
     new = dict(zip(missing, made, strict=True))
     cache.put_all({keys[name]: code for name, code in new.items()})
     return pack({f"{name}.o": new[name] if code is None else code for name, code in objects.items()})

@@ -13,7 +13,6 @@ from glulam.compiler.kernels.packing import WeightBlock
 from glulam.compiler.loops.ir import Kernel
 from glulam.compiler.loops.printer import show_kernel
 from glulam.compiler.loops.program import Program, Ref, Repeat, Step
-from glulam.compiler.loops.verify import verify_kernel
 from glulam.compiler.ops.batch_map import BatchMap
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.ops.fused import FusedRegion
@@ -33,7 +32,8 @@ _BYTES_PER_MICROSECOND = 15_000.0
 def lower_graph(graph: Graph, target: Target, before_packing: Callable[[], None] = lambda: None) -> Program:
     """The program of the graph, which gets copies of outputs that lack memory of their own.
 
-    `before_packing` is called when only the constants remain to be packed; the graph is not needed any more then.
+    `before_packing` is called when only the constants remain to be packed; the graph is not needed any more then. The
+    kernels are still to be verified.
     Raises UnsupportedError that names every node without a kernel.
     """
     materialise_outputs(graph)
@@ -165,10 +165,9 @@ def _lower(node: Node, target: Target, plan: MemoryPlan, by_channel: Collection[
 
 
 def _shared(kernel: Kernel, node: Node, kernels: dict[str, Kernel]) -> Kernel:
-    """The kernel, verified, under a name of its own, or an earlier one with the same text."""
+    """The kernel under a name of its own, or an earlier one with the same text."""
     text = show_kernel(replace(kernel, name="kernel"))
     if text not in kernels:
-        verify_kernel(kernel)
         kernels[text] = replace(kernel, name=f"k{len(kernels)}_{_kind(node)}")
     return kernels[text]
 

@@ -43,14 +43,15 @@ def declarations(kernels: Sequence[Kernel]) -> str:
 
 
 def generator() -> tuple[str, ...]:
-    """What code depends on besides kernels, entry points and target: LLVM, llvmlite, and the sources of this room."""
+    """What code depends on besides kernels, entry points and target: LLVM, llvmlite, these sources and the loop IR."""
     return llvmlite.__version__, ".".join(map(str, llvm.llvm_version_info)), _sources()
 
 
 @cache
 def _sources() -> str:
     sha = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    here = Path(__file__).parent
+    for path in sorted((*here.glob("*.py"), *here.with_name("loops").glob("*.py"))):
         sha.update(path.read_bytes())
     return sha.hexdigest()
 
