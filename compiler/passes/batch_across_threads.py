@@ -33,6 +33,7 @@ class BatchAcrossThreads(Pass):
     threads: int
 
     name = "batch_across_threads"
+    nested = False  # threads that compute samples of their own have none to share
 
     def proposals(self, graph: Graph) -> Iterator[Patch | Decision]:
         extents = {value.shape[:1] for value in graph.inputs.values()}

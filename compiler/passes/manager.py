@@ -51,12 +51,14 @@ class Pass:
 
     requires: properties that earlier passes must ensure; ensures: properties that hold afterwards.
     optional: the result is right without the pass, so it can be disabled, and `stop_after` may cut it.
+    nested: the pass goes through sub-graphs like through the graph around them.
     """
 
     name: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ()
     ensures: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[bool] = True
+    nested: ClassVar[bool] = True
 
     def proposals(self, graph: Graph) -> Iterator[Patch | Decision]:
         """Patches that are ready to be committed, and declines.
@@ -177,7 +179,7 @@ def run_passes(
 
 def _run(each: Pass, graph: Graph, limit: int | None) -> PassReport:
     """On the graph, and on the sub-graphs that it had before."""
-    inner = bodies(graph)
+    inner = bodies(graph) if each.nested else []
     report = each.run(graph, limit)
     for body in inner:
         more = _run(each, body, None if limit is None else limit - report.patches)

@@ -109,6 +109,22 @@ def test_every_executor_agrees(batch, threads, fuse):
 
 
 @pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(("threads", "rounds"), [(2, 2), (4, 1), (8, 1)])
+def test_samples_that_go_two_at_a_time_within_a_thread(threads, rounds, monkeypatch):
+    monkeypatch.setattr(split_batch, "_sizes", lambda batch: [2])
+    graph, feeds = residual(8)
+    options = Options(threads=threads)
+    program = driver.lower(graph, options)
+    assert [repeat.rounds for repeat in program.repeats] == [rounds] * (rounds > 1)
+    assert {step.parts for step in program.steps} <= {1, threads}
+    agree(interpreted(graph, feeds, options), reference(graph, feeds), 1e-4, "interpreter")
+    with driver.compile_graph(graph) as one, driver.compile_graph(graph, options) as many:
+        wanted = one.run(feeds)
+        for name, array in many.run(feeds).items():
+            np.testing.assert_array_equal(array, wanted[name])
+
+
+@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("numerics", ["fast", "strict"])
 def test_the_same_bits_for_any_number_of_threads(numerics, tmp_path):
     graph, feeds = residual(6, channels=17, side=13)
