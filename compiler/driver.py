@@ -20,7 +20,7 @@ from glulam.compiler.loops.printer import show_kernel
 from glulam.compiler.loops.program import Program, Step
 from glulam.compiler.loops.verify import verify_kernel
 from glulam.compiler.lowering import lower_graph
-from glulam.compiler.ops.batch_map import bodies
+from glulam.compiler.ops.batch_map import nested_graphs
 from glulam.compiler.options import Options
 from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm
 from glulam.compiler.passes.manager import PassReport, run_passes
@@ -61,7 +61,7 @@ def build_artifact(graph: Graph, options: Options | None = None) -> Artifact:
         def release() -> None:
             """Nobody else has the folded weights, which can go as soon as they are packed."""
             text.result()
-            for graph in (optimised, *bodies(optimised)):
+            for graph in nested_graphs(optimised):
                 for value in list(graph.constants()):
                     value.data = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,3 +133,10 @@ def for_fewer(nodes: Iterable[Node], inputs: set[Value], size: int, name: str) -
 def bodies(graph: Graph) -> list[Graph]:
     """The sub-graphs that passes treat like the graph itself."""
     return [node.op.body for node in graph.nodes if isinstance(node.op, BatchMap)]
+
+
+def nested_graphs(graph: Graph) -> Iterator[Graph]:
+    """The graph, its sub-graphs, and theirs."""
+    yield graph
+    for body in bodies(graph):
+        yield from nested_graphs(body)
