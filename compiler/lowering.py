@@ -106,7 +106,7 @@ class _Lowering:
 def _in_parts(step: Step, node: Node, plan: MemoryPlan, parts: int) -> Step:
     """A step of a parallel batch map's body as a step of the graph around it, for all parts of the samples."""
     assert step.parts == 1, "parallel batch maps are not nested"
-    refs, second = (_placed(step, node, plan, min(part, parts - 1)).refs for part in (0, 1))
+    refs, second = (_placed(step, node, plan, part).refs for part in (0, 1))
     strides = tuple(later.offset - ref.offset for ref, later in zip(refs, second, strict=True))
     return replace(step, refs=refs, parts=parts, strides=strides, flops=step.flops * parts, bytes=step.bytes * parts)
 

@@ -35,7 +35,7 @@ _POINTS = tuple(map(Fraction, ["0", "1", "-1", "2", "-2", "1/2", "-1/2", "-1/4",
 """Where the polynomials are interpolated, besides infinity: those first that round least."""
 
 _TRANSFORMED = 64  # input channels whose filters are transformed at a time, in the second-level cache
-_SHORT_TILE, _LONG_MARGIN = 4, 1.05  # outputs, and what longer tiles have to save to be worth their rounding
+_SHORT_TILE, _LONG_MARGIN = 4, 1.05  # outputs; smaller estimated savings of longer tiles did not show
 _OPERATION_CYCLES = 0.6  # of a transform's arithmetic, loads and stores, on AVX-512
 
 

@@ -62,12 +62,10 @@ class BatchMap(Op):
             return None
         if count % size == 0:
             return self
-        samples = set(self.body.inputs.values())
-        for node in self.body.nodes:
-            if for_part(node, samples, count) is None:
-                return None
-            samples.update(node.outputs)
-        body, table = for_fewer(self.body.nodes, set(self.body.inputs.values()), count, self.body.name)
+        made = for_fewer(self.body.nodes, set(self.body.inputs.values()), count, self.body.name)
+        if made is None:
+            return None
+        body, table = made
         if list(body.inputs) != list(self.body.inputs):  # in another order, or not all of them
             return None
         for name, value in self.body.outputs.items():
@@ -105,10 +103,12 @@ def for_part(node: Node, samples: set[Value], size: int) -> Op | None:
     return op if types == tuple(resized(value.type, size) for value in node.outputs) else None
 
 
-def for_fewer(nodes: Iterable[Node], inputs: set[Value], size: int, name: str) -> tuple[Graph, dict[Value, Value]]:
+def for_fewer(
+    nodes: Iterable[Node], inputs: set[Value], size: int, name: str
+) -> tuple[Graph, dict[Value, Value]] | None:
     """A graph of the nodes for `size` samples, still without outputs, and what stands in it for which value.
 
-    Its inputs are those values that the nodes read and do not compute; each of the nodes must take samples one by one
+    Its inputs are those values that the nodes read and do not compute. None if a node does not take samples one by one
     (see `for_part`), of the graph's `inputs` and of what nodes before it give.
     """
     body, samples = Graph(f"{name} of {size}"), set(inputs)
@@ -122,7 +122,8 @@ def for_fewer(nodes: Iterable[Node], inputs: set[Value], size: int, name: str) -
             else:
                 table[value] = body.input(value.name, resized(value.type, size))
         op = for_part(node, samples, size)
-        assert op is not None
+        if op is None:
+            return None
         names = [value.name for value in node.outputs]
         operands = [None if value is None else table[value] for value in node.inputs]
         table |= zip(node.outputs, body.add(op, *operands, name=node.name, output_names=names), strict=True)

@@ -20,6 +20,12 @@ class Layer:
     weights: int
 
 
+def batch_of(graph: Graph) -> int:
+    """Samples of all inputs; 0 if there are none, or not the same number in each."""
+    extents = {value.shape[:1] for value in graph.inputs.values()}
+    return next(iter(extents))[0] if len(extents) == 1 and () not in extents else 0
+
+
 def layers_of(graph: Graph, batch: int) -> list[Layer]:
     """The nodes that can be split, in order."""
     known = set(graph.inputs.values())
@@ -37,7 +43,9 @@ def layers_of(graph: Graph, batch: int) -> list[Layer]:
 def batch_map_patch(graph: Graph, layers: Sequence[Layer], size: int, reason: str, parallel: bool = False) -> Patch:
     """The layers as the body of a batch map."""
     inside = {layer.node for layer in layers}
-    body, table = for_fewer([layer.node for layer in layers], set(graph.inputs.values()), size, graph.name)
+    made = for_fewer([layer.node for layer in layers], set(graph.inputs.values()), size, graph.name)
+    assert made is not None, "`layers_of` found layers that take samples one by one"
+    body, table = made
     readers, outputs = graph.users(), set(graph.outputs.values())
     results = [
         value

@@ -15,7 +15,7 @@ from glulam.compiler.graph.op import Trait
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.kernels.tiling import stream_rate
 from glulam.compiler.passes.manager import Decision, Pass
-from glulam.compiler.passes.samples import Layer, batch_map_patch, layers_of
+from glulam.compiler.passes.samples import Layer, batch_map_patch, batch_of, layers_of
 from glulam.compiler.targets import Target
 
 _FAR_RATE = 5.0  # bytes a cycle that come from memory and go back there, all of which shows
@@ -34,20 +34,19 @@ class SplitBatch(Pass):
     name = "split_batch"
 
     def proposals(self, graph: Graph) -> Iterator[Patch | Decision]:
-        extents = {value.shape[:1] for value in graph.inputs.values()}
-        batch = next(iter(extents), ())
-        if len(extents) != 1 or not batch or batch[0] < 2:
+        batch = batch_of(graph)
+        if batch < 2:
             return
-        layers = layers_of(graph, batch[0])
+        layers = layers_of(graph, batch)
         at = graph.nodes[0].name if graph.nodes else graph.name
-        best = min((self.plan(graph, layers, size) for size in _sizes(batch[0])), default=(0.0, 0, 0))
+        best = min((self.plan(graph, layers, size) for size in _sizes(batch)), default=(0.0, 0, 0))
         saved, count, size = -best[0], best[1], best[2]
         if saved <= 0:
-            yield Decision(at, False, f"{batch[0]} samples at a time are best up to every layer")
+            yield Decision(at, False, f"{batch} samples at a time are best up to every layer")
             return
         chosen = layers[:count]
         where = f"{len(chosen)} layers up to {chosen[-1].node.name}"
-        reason = f"{size} of {batch[0]} samples at a time in {where}: {saved / 1e3:.0f}k cycles less"
+        reason = f"{size} of {batch} samples at a time in {where}: {saved / 1e3:.0f}k cycles less"
         yield batch_map_patch(graph, chosen, size, reason)
 
     def plan(self, graph: Graph, layers: Sequence[Layer], size: int) -> tuple[float, int, int]:
