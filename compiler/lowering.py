@@ -7,15 +7,13 @@ from dataclasses import dataclass, field, replace
 
 from glulam.compiler.errors import GlulamError, UnsupportedError
 from glulam.compiler.graph.graph import Graph, Node, Value
-from glulam.compiler.graph.op import Trait
 from glulam.compiler.kernels.context import Arg, Context, Lowered, Operand
 from glulam.compiler.kernels.packing import WeightBlock
 from glulam.compiler.loops.ir import Kernel
 from glulam.compiler.loops.printer import show_kernel
 from glulam.compiler.loops.program import Program, Ref, Repeat, Step
 from glulam.compiler.ops.batch_map import BatchMap
-from glulam.compiler.ops.conv import Conv
-from glulam.compiler.ops.fused import FusedRegion
+from glulam.compiler.passes.by_channel import by_channel
 from glulam.compiler.passes.memory import MemoryPlan, materialise_outputs, plan_memory
 from glulam.compiler.passes.storage import is_view
 from glulam.compiler.targets import Target
@@ -37,7 +35,7 @@ def lower_graph(graph: Graph, target: Target, before_packing: Callable[[], None]
     Raises UnsupportedError that names every node without a kernel.
     """
     materialise_outputs(graph)
-    plan = plan_memory(graph)
+    plan = plan_memory(graph, target.threads)
     lowering = _Lowering(target)
     repeats: list[Repeat] = []  # in the graph itself; those inside others are written out
     steps = lowering.steps(graph, plan, repeats)
@@ -66,12 +64,12 @@ class _Lowering:
     def steps(self, graph: Graph, plan: MemoryPlan, repeats: list[Repeat]) -> list[Step]:
         """The calls of all kernels in order. Those of a batch map come once for each part, which `repeats` is told."""
         steps: list[Step] = []
-        by_channel = _by_channel(graph)
+        channels = by_channel(graph)
         for node in graph.nodes:
             if isinstance(node.op, BatchMap):
                 steps += self.batch_steps(node, plan, len(steps), repeats)
             elif not is_view(node):
-                steps += self.node_steps(node, plan, by_channel)
+                steps += self.node_steps(node, plan, channels)
         return steps
 
     def batch_steps(self, node: Node, plan: MemoryPlan, first: int, repeats: list[Repeat]) -> list[Step]:
@@ -89,10 +87,10 @@ class _Lowering:
             repeats.append(Repeat(first, len(once), parts))
         return [_placed(step, node, plan, part) for part in range(parts) for step in once]
 
-    def node_steps(self, node: Node, plan: MemoryPlan, by_channel: Collection[Value]) -> list[Step]:
+    def node_steps(self, node: Node, plan: MemoryPlan, channels: Collection[Value]) -> list[Step]:
         """The call of the node's kernel; none if it has nothing to do or no kernel."""
         try:
-            lowered = _lower(node, self.target, plan, by_channel)
+            lowered = _lower(node, self.target, plan, channels)
             kernel = _shared(lowered.kernel, node, self.kernels)
         except UnsupportedError as error:
             self.refused.append(f"{node.name!r} ({node.op.name}): {error}")
@@ -133,31 +131,9 @@ def _placed(step: Step, node: Node, plan: MemoryPlan, part: int) -> Step:
     return replace(step, refs=tuple(map(placed, step.refs)))
 
 
-def _by_channel(graph: Graph) -> set[Value]:
-    """Values that kernels go through channel by channel: a reduction over the pixels, and what leads up to it."""
-    found: set[Value] = set()
-    for node in reversed(graph.nodes):
-        for value in node.present_inputs():
-            one = (*value.shape[:2], *(1,) * (value.type.rank - 2))
-            reduced = value.shape != one and any(v.shape == one for v in node.outputs)
-            if value.layout.block > 1 and (reduced or (_keeps_channels(node) and not found.isdisjoint(node.outputs))):
-                found.add(value)
-    return found
-
-
-def _keeps_channels(node: Node) -> bool:
-    """Whether each channel of the output depends on the same one of the input alone."""
-    op, x = node.op, node.inputs[0]
-    if isinstance(op, FusedRegion):
-        if op.anchor is None:
-            return True
-        op = op.anchor.op
-    return Trait.POINTWISE in op.traits or (isinstance(op, Conv) and x is not None and op.groups == x.shape[1] > 1)
-
-
-def _lower(node: Node, target: Target, plan: MemoryPlan, by_channel: Collection[Value]) -> Lowered:
+def _lower(node: Node, target: Target, plan: MemoryPlan, channels: Collection[Value]) -> Lowered:
     def operand(value: Value) -> Operand:
-        return Operand(value.type, value.layout, plan.strides.get(value), value.data, value in by_channel)
+        return Operand(value.type, value.layout, plan.strides.get(value), value.data, value in channels)
 
     inputs = [None if v is None else operand(v) for v in node.inputs]
     ctx = Context(node.op.name, target, inputs, [operand(v) for v in node.outputs])

@@ -16,6 +16,7 @@ from glulam.compiler.passes.identity_elimination import IdentityElimination
 from glulam.compiler.passes.layout import ChooseLayout
 from glulam.compiler.passes.manager import Pass
 from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
+from glulam.compiler.passes.rows_first import RowsFirst
 from glulam.compiler.passes.sliced_linear import SlicedLinear
 from glulam.compiler.passes.split_batch import SplitBatch
 from glulam.compiler.passes.split_recurrence import SplitRecurrence
@@ -63,6 +64,7 @@ def pipeline(
         Fuse(machine),  # before layouts, so that a region gets one layout
         ChooseLayout(machine),  # kernels are built for what it decides
         TransposedBlocks(),  # of the conversions that it put in
+        RowsFirst(threads),  # of the tensors that stay; it makes no difference to any result
     )
 
 

@@ -350,6 +350,7 @@ class _Parser:
             block = int(word[1:])
         elif word != "plain":
             self.fail("expected `plain` or `c` and the block size", at)
+        rows_first = self.accept("rows")
         if self.accept("halo"):
             while True:
                 before = self.number()
@@ -360,7 +361,7 @@ class _Parser:
             if self.accept("of"):
                 halo_value = float(self.number())
         self.expect(">")
-        return Layout(block, tuple(halo), halo_value)
+        return Layout(block, tuple(halo), halo_value, rows_first)
 
     def number(self) -> float | int:
         self.blank()

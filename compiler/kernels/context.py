@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -34,12 +35,15 @@ from glulam.compiler.loops.ir import (
     Kernel,
     Load,
     Var,
-    dense_strides,
 )
 from glulam.compiler.targets import Target
 from glulam.runtime.foreign import Foreign
 
 Point = tuple[IndexLike, ...]
+Span = tuple[int, int]
+"""(start, length)"""
+Slab = Sequence[Span]
+"""A box: a span per spatial dimension, in physical coordinates."""
 COPIED_AS = {DType.BOOL: DType.U8, DType.F16: DType.I16}
 """What elements are loaded and stored as where nothing is computed."""
 Arg = tuple[Literal["input", "output"], int] | Array | Packing
@@ -80,7 +84,7 @@ class Operand:
 
     @property
     def physical_strides(self) -> tuple[int, ...]:
-        return self.strides if self.strides is not None else dense_strides(self.physical_shape)
+        return self.strides if self.strides is not None else self.layout.strides(self.shape)
 
 
 @dataclass(frozen=True)
@@ -287,25 +291,44 @@ class Context:
         return ex.where(inside, value, 0 if not operand.type.dtype.is_float else 0.0)
 
     def fill_halo(self, i: int = 0) -> None:
-        """Sections that write the padding around output `i`, if it has any."""
+        """Sections that write the padding around output `i`, if it has any.
+
+        Of two threads, each writes that around its half of the output: one section comes before all others.
+        """
         operand = self.outputs[i]
         if not operand.layout.has_halo:
             return
-        buffer = self.output_view(i).buffer
-        block, value = operand.layout.block, operand.layout.halo_value
-        b, slabs = self.builder, _halo_slabs(operand.spatial, operand.layout.halo)
-        each = 1 if self.target.many_threads else max(1, -(-operand.blocks // self.target.threads))
-        for first, count, length in pieces(operand.blocks, each):
-            with b.section(n=operand.shape[0], h=count) as (n, h), b.serial("c", length) as c:
-                for slab in slabs:
-                    self._fill_slab(buffer, (n, h * length + c + first), slab, block, value)
+        slabs, blocks = _halo_slabs(operand.spatial, operand.layout.halo), operand.blocks
+        fill = partial(self._fill_slabs, self.output_view(i))
+        if self.target.threads != 2:
+            fill((0, operand.shape[0]), (0, blocks), slabs, 1 if self.target.many_threads else blocks)
+            return
+        for leading in (True, False):
+            images, channels, around = (0, operand.shape[0]), (0, blocks), slabs
+            if operand.shape[0] > 1:
+                images = _half(operand.shape[0], leading)
+            elif operand.layout.rows_first:
+                middle = operand.layout.halo[0][0] + _half(operand.spatial[0], True)[1]
+                around = [part for slab in slabs for part in _clipped(slab, middle, leading)]
+            else:
+                channels = _half(blocks, leading)
+            fill(images, channels, around, blocks, leading)
 
-    def _fill_slab(
-        self, buffer: Buffer, head: tuple[Var, Affine], slab: Sequence[tuple[int, int]], block: int, value: float
+    def _fill_slabs(
+        self, view: View, images: Span, blocks: Span, slabs: Sequence[Slab], each: int, leading: bool = False
     ) -> None:
+        """The sections for some images and channel blocks, of which an iteration takes so many."""
+        b, layout, (image, batch), (block, count) = self.builder, view.operand.layout, images, blocks
+        for first, times, length in pieces(count, each):
+            with b.section(leading, n=batch, h=times) as (n, h), b.serial("c", length) as c:
+                for slab in slabs:
+                    head = _moved(n, image), h * length + c + (block + first)
+                    self._fill_slab(view.buffer, head, slab, layout.block, layout.halo_value)
+
+    def _fill_slab(self, buffer: Buffer, head: tuple[IndexLike, Affine], slab: Slab, block: int, value: float) -> None:
         b = self.builder
 
-        def descend(index: tuple[IndexLike, ...], rest: Sequence[tuple[int, int]]) -> None:
+        def descend(index: tuple[IndexLike, ...], rest: Slab) -> None:
             if not rest:
                 with b.vector("v", block) as v:
                     b.store(buffer[(*index, v)], value)
@@ -374,7 +397,7 @@ class Context:
         if any(o is not None and 2 < o.type.rank != rank for o in inputs):
             return None
         for operand in (*(o for o in inputs if o is not None and o.type.rank == rank), *self.outputs):
-            if operand.layout.has_halo or (math.prod(operand.spatial) not in {1, whole, *own}):
+            if not _is_one_row(operand) or (math.prod(operand.spatial) not in {1, whole, *own}):
                 return None
         flat = [o if o is None or o.type.rank != rank else _flatten(o) for o in inputs]
         return Context(self.name, self.target, flat, [_flatten(o) for o in self.outputs], self.epilogue)
@@ -425,6 +448,14 @@ def _as_image(operand: Operand) -> Operand:
     return replace(operand, type=operand.type.with_shape(shape), layout=layout, strides=strides, data=data)
 
 
+def _is_one_row(operand: Operand) -> bool:
+    """Whether the spatial places of a channel lie as if they were in one row."""
+    extents, strides = operand.spatial, operand.physical_strides[2 : operand.type.rank]
+    return not operand.layout.has_halo and all(
+        extents[d] == 1 or strides[d] == extents[d + 1] * strides[d + 1] for d in range(len(extents) - 1)
+    )
+
+
 def _flatten(operand: Operand) -> Operand:
     shape = (*operand.shape[:2], math.prod(operand.spatial))
     strides = operand.strides
@@ -464,9 +495,22 @@ def vectors(b: Builder, extent: int, width: int, body: Callable[[Affine], None])
             body(v + full * width)
 
 
-def _halo_slabs(spatial: Shape, halo: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """The padding as disjoint boxes of (start, length) per dimension, in physical coordinates."""
-    slabs = []
+def _half(extent: int, first: bool) -> Span:
+    """The first half, which is the larger one, or the second."""
+    middle = -(-extent // 2)
+    return (0, middle) if first else (middle, extent - middle)
+
+
+def _clipped(slab: Slab, middle: int, above: bool) -> list[Slab]:
+    """What of the box lies above the middle row, or what does not; nothing if it is empty."""
+    (start, length), *rest = slab
+    begin, end = (start, min(start + length, middle)) if above else (max(start, middle), start + length)
+    return [[(begin, end - begin), *rest]] if begin < end else []
+
+
+def _halo_slabs(spatial: Shape, halo: Sequence[tuple[int, int]]) -> list[Slab]:
+    """The padding as disjoint boxes."""
+    slabs: list[Slab] = []
     for d in range(len(spatial)):
         inner = [(before, extent) for extent, (before, _) in zip(spatial[:d], halo[:d], strict=True)]
         outer = [

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from glulam.compiler.errors import LoopError
+from glulam.compiler.graph.layout import dense_strides
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops.expr import Expr, Scalar, lift
 
@@ -172,11 +173,6 @@ class Buffer:
         if 0 in self.shape:
             return 0
         return sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)) + 1
-
-
-def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Strides of a row-major array."""
-    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -371,9 +367,12 @@ class Builder:
         self.scratch_buffers.append(buffer)
         return buffer
 
-    def section(self, **extents: int) -> _SectionScope:
-        """Parallel loops around what follows; `with b.section(n=N, oh=OH) as (n, oh):`."""
-        return _SectionScope(self, tuple(Var(name, extent) for name, extent in extents.items()))
+    def section(self, leading: bool = False, /, **extents: int) -> _SectionScope:
+        """Parallel loops around what follows; `with b.section(n=N, oh=OH) as (n, oh):`.
+
+        A `leading` section is put before those that are there already.
+        """
+        return _SectionScope(self, tuple(Var(name, extent) for name, extent in extents.items()), leading)
 
     def serial(self, name: str, extent: int) -> _LoopScope:
         return _LoopScope(self, Var(name, extent), Kind.SERIAL)
@@ -418,8 +417,8 @@ class Builder:
 
 
 class _SectionScope:
-    def __init__(self, builder: Builder, vars: tuple[Var, ...]) -> None:
-        self.builder, self.vars = builder, vars
+    def __init__(self, builder: Builder, vars: tuple[Var, ...], leading: bool) -> None:
+        self.builder, self.vars, self.leading = builder, vars, leading
 
     def __enter__(self) -> tuple[Var, ...]:
         self.builder._stack.append([])
@@ -428,7 +427,8 @@ class _SectionScope:
     def __exit__(self, *exc: object) -> None:
         body = self.builder._stack.pop()
         if exc[0] is None and all(v.extent for v in self.vars):
-            self.builder.sections.append(Section(self.vars, body))
+            sections = self.builder.sections
+            sections.insert(0 if self.leading else len(sections), Section(self.vars, body))
 
 
 class _LoopScope:

@@ -141,6 +141,13 @@ class FusedRegion(Op):
         return anchor.op.lower_pooled(ctx, window, result)
 
 
+def anchor_op(node: Node) -> Op | None:
+    """The op that is not pointwise in a fused region, None if there is none; of other nodes their op."""
+    if not isinstance(node.op, FusedRegion):
+        return node.op
+    return None if node.op.anchor is None else node.op.anchor.op
+
+
 def _renumber(arg: Arg, order: Sequence[int | None]) -> Arg:
     """An argument in terms of the region's inputs instead of the anchor's."""
     if isinstance(arg, tuple) and arg[0] == "input":

@@ -28,7 +28,7 @@ class GroupNorm(Op):
     epsilon: float = 1e-5
 
     name = "group_norm"
-    traits = frozenset({Trait.ANCHOR, Trait.PER_SAMPLE})
+    traits = frozenset({Trait.ANCHOR, Trait.PER_SAMPLE, Trait.SUMS_PIXELS})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         (x,) = required(self, inputs, 1, 2)

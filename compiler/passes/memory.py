@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Trait
-from glulam.compiler.loops.ir import dense_strides
 from glulam.compiler.loops.program import Ref
 from glulam.compiler.ops import Identity
 from glulam.compiler.ops.batch_map import BatchMap, bodies
 from glulam.compiler.ops.fused import FusedRegion
+from glulam.compiler.passes.arena import Tenant, arrange
 from glulam.compiler.passes.storage import Storage, is_view
 
-_ALIGNMENT = 64
+_HALVES = 2  # threads, of which each computes about half of every tensor
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,17 @@ def materialise_outputs(graph: Graph) -> None:
         taken.add(root)
 
 
-def plan_memory(graph: Graph) -> MemoryPlan:
-    """The plan for a graph whose layouts are chosen and whose outputs have memory of their own."""
-    return _Planner(graph).plan()
+def plan_memory(graph: Graph, threads: int = 1) -> MemoryPlan:
+    """The plan for a graph whose layouts are chosen and whose outputs have memory of their own.
+
+    It is right for any number of threads, and good for so many.
+    """
+    return _Planner(graph, threads).plan()
 
 
 class _Planner:
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, threads: int) -> None:
+        self.graph, self.threads = graph, threads
         self.storage = Storage(graph.nodes)
         self.outputs = {self.storage.root(value): i for i, value in enumerate(graph.outputs.values())}
         self.inputs = {value: i for i, value in enumerate(graph.inputs.values())}
@@ -63,7 +66,11 @@ class _Planner:
         self.death: dict[Value, int] = {}
         self.shared: dict[Value, Value] = {}  # a root that takes over the memory of another one
         self.in_place: dict[Node, str] = {}
-        self.inner = {n: plan_memory(n.op.body) for n in graph.nodes if isinstance(n.op, BatchMap)}
+        self.inner = {
+            node: plan_memory(node.op.body, 1 if node.op.parallel else threads)
+            for node in graph.nodes
+            if isinstance(node.op, BatchMap)
+        }
 
     def plan(self) -> MemoryPlan:
         self.lifetimes()
@@ -114,35 +121,27 @@ class _Planner:
         return root
 
     def offsets(self) -> tuple[dict[Value | Node, int], int]:
-        """Largest first, each at the lowest place that is free during its life. A node stands for its own arena."""
+        """Where each tensor goes, and each inner arena, for which its node stands; and how long the arena gets."""
         lives: dict[Value | Node, tuple[int, int]] = {}
-        sizes: dict[Value | Node, int] = {}
         for root, birth in self.birth.items():
             if root in self.outputs or root in self.inputs:
                 continue
             owner = self.owner(root)
             old = lives.get(owner, (birth, self.death[root]))
             lives[owner] = (min(old[0], birth), max(old[1], self.death[root]))
-            sizes[owner] = owner.layout.size(owner.shape) * owner.type.dtype.size
-        for i, node in enumerate(self.graph.nodes):
-            if node in self.inner:
-                assert isinstance(node.op, BatchMap)
-                arenas = node.op.parts(node) if node.op.parallel else 1
-                lives[node], sizes[node] = (i, i), arenas * self.inner[node].arena_bytes
-        placed: list[tuple[int, int, int, int]] = []
-        offsets: dict[Value | Node, int] = {}
-        for each in sorted(lives, key=lambda each: (-sizes[each], lives[each])):
-            birth, death = lives[each]
-            size = -(-sizes[each] // _ALIGNMENT) * _ALIGNMENT
-            busy = sorted((lo, hi) for lo, hi, b, d in placed if b <= death and birth <= d)
-            offset = 0
-            for low, high in busy:
-                if low - offset >= size:
-                    break
-                offset = max(offset, high)
-            offsets[each] = offset
-            placed.append((offset, offset + size, birth, death))
-        return offsets, max((high for _, high, _, _ in placed), default=0)
+        lives |= {node: (i, i) for i, node in enumerate(self.graph.nodes) if node in self.inner}
+        tenants = [self.tenant(each, *life) for each, life in lives.items()]
+        return arrange(tenants, by_halves=self.threads == _HALVES)
+
+    def tenant(self, each: Value | Node, birth: int, death: int) -> Tenant[Value | Node]:
+        if isinstance(each, Node):
+            assert isinstance(each.op, BatchMap)
+            size = self.inner[each].arena_bytes * (each.op.parts(each) if each.op.parallel else 1)
+            return Tenant(each, size, birth, death, size // 2)
+        middle = _middle(each)
+        bytes_of = each.type.dtype.size
+        size = each.layout.size(each.shape) * bytes_of
+        return Tenant(each, size, birth, death, None if middle is None else middle * bytes_of)
 
     def ref(self, root: Value, inner: int, offsets: dict[Value | Node, int]) -> Ref:
         if root in self.inputs:
@@ -155,13 +154,26 @@ class _Planner:
         """Bytes from the start of the root's memory to the start of the part's."""
         if not channel:
             return 0
-        strides = dense_strides(root.layout.physical_shape(root.shape))
+        strides = root.layout.strides(root.shape)
         return channel // root.layout.block * strides[1] * value.type.dtype.size
 
     def part_strides(self, root: Value, value: Value) -> tuple[int, ...]:
         if root.layout.block == 1 or root.type.rank != value.type.rank:
-            return dense_strides(value.layout.physical_shape(value.shape))
-        return dense_strides(root.layout.physical_shape(root.shape))
+            return value.layout.strides(value.shape)
+        return root.layout.strides(root.shape)
+
+
+def _middle(value: Value) -> int | None:
+    """Elements that the first of two threads computes, None if these do not lie before the second one's."""
+    layout, shape = value.layout, value.shape
+    if layout.block == 1:
+        return layout.size(shape) // 2 if len(shape) == 3 else None
+    if not layout.rows_first and shape[1] > layout.block:
+        return None
+    image, _, row, *_ = layout.strides(shape)
+    samples, odd = divmod(shape[0], 2)
+    before = layout.halo[0][0] if layout.halo else 0
+    return samples * image + odd * (before + (shape[2] + 1) // 2) * row
 
 
 def overwritable(node: Node) -> list[Value]:

@@ -15,6 +15,7 @@ from glulam.compiler.graph.op import Trait
 from glulam.compiler.graph.types import DType, TensorType
 from glulam.compiler.ops import ALL_OPS, Cast, Conv
 from glulam.compiler.options import Options
+from glulam.compiler.passes import rows_first
 
 _INTERPRETED_FLOPS = 300_000  # more takes the interpreter seconds
 
@@ -101,16 +102,32 @@ def sandwiched(op):
     return found
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("op", [op for op in ALL_OPS if sandwiched(op)], ids=lambda op: op.name)
-def test_cases_between_convolutions(op, target):
+def between_convolutions(op):
+    """All such cases as one graph, and its feeds."""
     graph, feeds = Graph(op.name), {}
     for i, case in enumerate(sandwiched(op)):
         for k, value in enumerate(add_case(graph, feeds, i, case, lambda value: reversed_channels(graph, value))):
             graph.output(f"c{i}_y{k}", padded_conv(graph, value))
             if Trait.VIEW in op.traits:  # the tensor itself as well: two names for one place in memory
                 graph.output(f"c{i}_v{k}", value)
+    return graph, feeds
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("op", [op for op in ALL_OPS if sandwiched(op)], ids=lambda op: op.name)
+def test_cases_between_convolutions(op, target):
+    graph, feeds = between_convolutions(op)
     check(graph, feeds, targets=[target], fuse=both_ways(target), tolerance=max(op.tolerance, 1e-4))
+
+
+@pytest.mark.parametrize("op", [op for op in ALL_OPS if sandwiched(op)], ids=lambda op: op.name)
+def test_images_whose_rows_come_first_give_the_same_bits(op, monkeypatch):
+    """The layout that tensors have for two threads, small ones as well."""
+    monkeypatch.setattr(rows_first, "_LEAST_PIXELS", 1)
+    graph, feeds = between_convolutions(op)
+    one, two = (native(graph, feeds, Options(threads=threads)) for threads in (1, 2))
+    for name, expected in one.items():
+        np.testing.assert_array_equal(two[name], expected, name)
 
 
 @pytest.mark.parametrize("target", TARGETS)

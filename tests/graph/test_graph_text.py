@@ -26,7 +26,7 @@ def sample() -> Graph:
     w = graph.constant(np.arange(80, dtype=np.float32).reshape(4, 20)[::2], "strided")
     a = graph.apply(Plus(), x, s, name="layer/one")
     b = graph.apply(Plus(), a, s, name="strange name:0")
-    b.layout = Layout(16, ((1, 1), (0, 2)), -math.inf)
+    b.layout = Layout(16, ((1, 1), (0, 2)), -math.inf, rows_first=True)
     left, right = graph.add(Halve(), b, name="h")
     n = graph.apply(Note(("a'b", (1, 2.5, (True, None)), (math.inf, -math.inf, math.nan), (), (3,), "\n")), left, w)
     n = graph.apply(Note(), n, None)
@@ -53,7 +53,7 @@ def test_print_parse_print_is_a_fixpoint():
 
 
 def test_layouts_come_back():
-    assert again(sample()).nodes[1].output.layout == Layout(16, ((1, 1), (0, 2)), -math.inf)
+    assert again(sample()).nodes[1].output.layout == Layout(16, ((1, 1), (0, 2)), -math.inf, rows_first=True)
 
 
 def test_attributes_come_back():

@@ -14,7 +14,6 @@ from glulam.compiler.graph.types import TensorType
 from glulam.compiler.kernels.context import Context, Operand
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.loops.interpreter import interpret
-from glulam.compiler.loops.ir import dense_strides
 from glulam.compiler.loops.verify import verify_kernel
 from glulam.compiler.targets import runnable_targets, target
 
@@ -49,7 +48,7 @@ class Lowering:
     def strides(self, type, layout):
         if not self.gaps or layout.block == 1:
             return None
-        dense = dense_strides(layout.physical_shape(type.shape))
+        dense = layout.strides(type.shape)
         return (dense[0] + GAP, *dense[1:])
 
     def memory(self):

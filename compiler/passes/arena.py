@@ -1,0 +1,86 @@
+"""Where tensors lie in one arena, so that those which are never alive together share memory.
+
+Two threads that compute half of each tensor had better find the memory of a half in their own caches, and not in the
+other thread's. So a tensor is laid with its middle on the middles of those that were there before and come after it, as
+far as that does not take much more memory, which would be in no cache at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+_ALIGNMENT = 64
+_GROWTH = 0.3  # times that a byte more of the arena counts as much as one that goes from one thread to the other
+
+Key = TypeVar("Key")
+Offsets = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Tenant(Generic[Key]):
+    """What needs `size` bytes from step `birth` to step `death`, both included.
+
+    The first of two threads writes the bytes before `middle`, the second one the others; None if they do not write one
+    piece each.
+    """
+
+    key: Key
+    size: int
+    birth: int
+    death: int
+    middle: int | None = None
+
+
+def arrange(tenants: Iterable[Tenant[Key]], by_halves: bool = False) -> tuple[dict[Key, int], int]:
+    """The offset of each tenant, and the bytes of the arena.
+
+    Largest first, each at the lowest of the places that cost least: bytes of the arena, and `by_halves` those that
+    another thread writes than before.
+    """
+    order = sorted(tenants, key=lambda each: (-each.size, each.birth, each.death))
+    arena = _Arena(len(order))
+    return {each.key: arena.place(each, by_halves) for each in order}, arena.size
+
+
+class _Arena:
+    """What has been placed already: the columns of a table with a row for each tenant."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.size = 0, 0
+        self._table = np.zeros((6, count), np.int64)
+
+    def place(self, tenant: Tenant[Key], by_halves: bool) -> int:
+        """Take the best place and return it."""
+        size = -(-tenant.size // _ALIGNMENT) * _ALIGNMENT
+        known, middle = tenant.middle is not None, (tenant.middle or 0) // _ALIGNMENT * _ALIGNMENT
+        placed = self._table[:, : self.count]
+        low, high, _, _, birth, death = placed
+        together = (birth <= tenant.death) & (tenant.birth <= death)
+        others = placed[:, ~together]
+        begins = [np.zeros(1, np.int64), high[together]]
+        if by_halves:
+            begins += [low, high, low[together] - size, others[2] - middle]
+        at = np.unique(np.concatenate(begins))[:, None]
+        fits = (at >= 0) & ~((low < at + size) & (at < high) & together).any(axis=1, keepdims=True)
+        at = at[fits][:, None]
+        cost = _GROWTH * np.maximum(at[:, 0] + size - self.size, 0)
+        if by_halves:
+            cost = cost + _changing_hands(others, at, size, at + middle, known).sum(axis=1)
+        best = int(at[np.argmin(cost), 0])
+        self._table[:, self.count] = best, best + size, best + middle, known, tenant.birth, tenant.death
+        self.count += 1
+        self.size = max(self.size, best + size)
+        return best
+
+
+def _changing_hands(others: Offsets, at: Offsets, size: int, middle: Offsets, known: bool) -> Offsets:
+    """Bytes that different threads write in `size` bytes at each place and in each of the others."""
+    low, high, middles, others_known, *_ = others
+    begin, end = np.maximum(low, at), np.minimum(high, at + size)
+    between = np.minimum(end, np.maximum(middles, middle)) - np.maximum(begin, np.minimum(middles, middle))
+    one_known = np.where(others_known != known, (end - begin) // 2, 0)
+    return np.maximum(np.where(known & (others_known != 0), between, one_known), 0)

@@ -1,0 +1,28 @@
+"""Which tensors kernels go through channel by channel, so that threads had better share them by channels too."""
+
+from __future__ import annotations
+
+from glulam.compiler.graph.graph import Graph, Node, Value
+from glulam.compiler.graph.op import Trait
+from glulam.compiler.ops.conv import Conv
+from glulam.compiler.ops.fused import anchor_op
+
+
+def by_channel(graph: Graph) -> set[Value]:
+    """What is reduced over all pixels, and what leads up to it channel by channel."""
+    found: set[Value] = set()
+    for node in reversed(graph.nodes):
+        for value in node.present_inputs():
+            one = (*value.shape[:2], *(1,) * (value.type.rank - 2))
+            reduced = value.shape != one and any(v.shape == one for v in node.outputs)
+            if value.layout.block > 1 and (reduced or (_keeps_channels(node) and not found.isdisjoint(node.outputs))):
+                found.add(value)
+    return found
+
+
+def _keeps_channels(node: Node) -> bool:
+    """Whether each channel of the output depends on the same one of the input alone."""
+    op, x = anchor_op(node), node.inputs[0]
+    if op is None:
+        return True
+    return Trait.POINTWISE in op.traits or (isinstance(op, Conv) and x is not None and op.groups == x.shape[1] > 1)
