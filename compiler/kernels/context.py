@@ -312,14 +312,15 @@ class Context:
                 around = [part for slab in slabs for part in _clipped(slab, middle, leading)]
             else:
                 channels = _half(blocks, leading)
-            fill(images, channels, around, blocks, leading)
+            if around:
+                fill(images, channels, around, blocks, leading)
 
     def _fill_slabs(
         self, view: View, images: Span, blocks: Span, slabs: Sequence[Slab], each: int, leading: bool = False
     ) -> None:
         """The sections for some images and channel blocks, of which an iteration takes so many."""
         b, layout, (image, batch), (block, count) = self.builder, view.operand.layout, images, blocks
-        for first, times, length in pieces(count, each):
+        for first, times, length in pieces(count, max(1, each)):
             with b.section(leading, n=batch, h=times) as (n, h), b.serial("c", length) as c:
                 for slab in slabs:
                     head = _moved(n, image), h * length + c + (block + first)

@@ -14,7 +14,6 @@ from typing import Generic, TypeVar
 import numpy as np
 
 _ALIGNMENT = 64
-_GROWTH = 0.3  # times that a byte more of the arena counts as much as one that goes from one thread to the other
 
 Key = TypeVar("Key")
 Offsets = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -38,8 +37,8 @@ class Tenant(Generic[Key]):
 def arrange(tenants: Iterable[Tenant[Key]], by_halves: bool = False) -> tuple[dict[Key, int], int]:
     """The offset of each tenant, and the bytes of the arena.
 
-    Largest first, each at the lowest of the places that cost least: bytes of the arena, and `by_halves` those that
-    another thread writes than before.
+    Largest first, each at the lowest of the places that cost least: bytes by which the arena grows, and `by_halves`
+    those that different threads write.
     """
     order = sorted(tenants, key=lambda each: (-each.size, each.birth, each.death))
     arena = _Arena(len(order))
@@ -67,7 +66,7 @@ class _Arena:
         at = np.unique(np.concatenate(begins))[:, None]
         fits = (at >= 0) & ~((low < at + size) & (at < high) & together).any(axis=1, keepdims=True)
         at = at[fits][:, None]
-        cost = _GROWTH * np.maximum(at[:, 0] + size - self.size, 0)
+        cost = np.maximum(at[:, 0] + size - self.size, 0)
         if by_halves:
             cost = cost + _changing_hands(others, at, size, at + middle, known).sum(axis=1)
         best = int(at[np.argmin(cost), 0])

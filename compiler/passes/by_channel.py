@@ -20,6 +20,13 @@ def by_channel(graph: Graph) -> set[Value]:
     return found
 
 
+def written_by_channel(graph: Graph) -> set[Value]:
+    """What threads share by channels where it is computed: those, and what kernels that read them make."""
+    found = by_channel(graph)
+    made = [value for node in graph.nodes if not found.isdisjoint(node.present_inputs()) for value in node.outputs]
+    return found.union(value for value in made if value.layout.block > 1)
+
+
 def _keeps_channels(node: Node) -> bool:
     """Whether each channel of the output depends on the same one of the input alone."""
     op, x = anchor_op(node), node.inputs[0]

@@ -15,6 +15,7 @@ from glulam.compiler.ops import Identity
 from glulam.compiler.ops.batch_map import BatchMap, bodies
 from glulam.compiler.ops.fused import FusedRegion
 from glulam.compiler.passes.arena import Tenant, arrange
+from glulam.compiler.passes.by_channel import written_by_channel
 from glulam.compiler.passes.storage import Storage, is_view
 
 _HALVES = 2  # threads, of which each computes about half of every tensor
@@ -59,6 +60,7 @@ def plan_memory(graph: Graph, threads: int = 1) -> MemoryPlan:
 class _Planner:
     def __init__(self, graph: Graph, threads: int) -> None:
         self.graph, self.threads = graph, threads
+        self.by_channel = written_by_channel(graph) if threads == _HALVES else set()
         self.storage = Storage(graph.nodes)
         self.outputs = {self.storage.root(value): i for i, value in enumerate(graph.outputs.values())}
         self.inputs = {value: i for i, value in enumerate(graph.inputs.values())}
@@ -138,10 +140,25 @@ class _Planner:
             assert isinstance(each.op, BatchMap)
             size = self.inner[each].arena_bytes * (each.op.parts(each) if each.op.parallel else 1)
             return Tenant(each, size, birth, death, size // 2)
-        middle = _middle(each)
+        middle = self.middle(each)
         bytes_of = each.type.dtype.size
         size = each.layout.size(each.shape) * bytes_of
         return Tenant(each, size, birth, death, None if middle is None else middle * bytes_of)
+
+    def middle(self, value: Value) -> int | None:
+        """Elements that the first of two threads computes, None if these do not lie before the second one's."""
+        layout, shape = value.layout, value.shape
+        if layout.block == 1:
+            return layout.size(shape) // 2 if len(shape) > 2 else None
+        if shape[0] % 2 == 0:
+            return layout.size(shape) // 2
+        samples, (image, block, row, *_) = shape[0] // 2, layout.strides(shape)
+        if layout.rows_first or shape[1] <= layout.block:
+            before = layout.halo[0][0] if layout.halo else 0
+            return samples * image + (before + -(-shape[2] // 2)) * row
+        if value in self.by_channel:
+            return samples * image + -(-shape[1] // (2 * layout.block)) * block
+        return None
 
     def ref(self, root: Value, inner: int, offsets: dict[Value | Node, int]) -> Ref:
         if root in self.inputs:
@@ -161,19 +178,6 @@ class _Planner:
         if root.layout.block == 1 or root.type.rank != value.type.rank:
             return value.layout.strides(value.shape)
         return root.layout.strides(root.shape)
-
-
-def _middle(value: Value) -> int | None:
-    """Elements that the first of two threads computes, None if these do not lie before the second one's."""
-    layout, shape = value.layout, value.shape
-    if layout.block == 1:
-        return layout.size(shape) // 2 if len(shape) == 3 else None
-    if not layout.rows_first and shape[1] > layout.block:
-        return None
-    image, _, row, *_ = layout.strides(shape)
-    samples, odd = divmod(shape[0], 2)
-    before = layout.halo[0][0] if layout.halo else 0
-    return samples * image + odd * (before + (shape[2] + 1) // 2) * row
 
 
 def overwritable(node: Node) -> list[Value]:

@@ -19,7 +19,7 @@ from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Trait
 from glulam.compiler.ops.batch_map import BatchMap
 from glulam.compiler.ops.fused import anchor_op
-from glulam.compiler.passes.by_channel import by_channel
+from glulam.compiler.passes.by_channel import written_by_channel
 from glulam.compiler.passes.manager import Decision, Pass, PassReport
 from glulam.compiler.passes.storage import Storage
 
@@ -54,9 +54,8 @@ class RowsFirst(Pass):
 
 def _turned(graph: Graph) -> Iterator[tuple[Value, list[Value]]]:
     """What owns memory that may be turned, each with all values that lie in it; those of sub-graphs as well."""
-    storage, channels = Storage(graph.nodes), by_channel(graph)
+    storage, barred = Storage(graph.nodes), written_by_channel(graph)
     inside: dict[Value, list[Value]] = defaultdict(list)
-    barred = set(channels)
     for node in graph.nodes:
         if isinstance(node.op, BatchMap) and not node.op.parallel:
             yield from _turned(node.op.body)

@@ -1,0 +1,92 @@
+"""How many times as fast models are on two threads, and how far their cores are from each other meanwhile.
+
+    python -m glulam.benchmarks.scaling resnet50 vgg16
+
+One and two threads take turns. A virtual machine's cores may move while it is measured: rounds are told apart by
+whether the cores were near each other before and after (`benchmarks.distance`), and those in between do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from glulam.benchmarks.cases import open_case
+from glulam.benchmarks.distance import distance
+from glulam.benchmarks.measure import TURN_SECONDS, Rounds, take_turns
+from glulam.compiler.driver import compile_graph
+from glulam.compiler.options import Options
+from glulam.runtime.cpu import processor_name
+from glulam.runtime.model import Model
+
+_FAR = 80.0  # nanoseconds and more, between cores that share no cache
+_ONE, _TWO = "1", "2"
+NEAR, FAR = "near", "far"
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """A model with its feeds, to be timed."""
+
+    model: Model
+    feeds: Mapping[str, np.ndarray]
+
+    def run(self, times: int, warm: int = 1) -> list[float]:
+        for _ in range(warm):
+            self.model.run(self.feeds)
+        found = []
+        for _ in range(times):
+            start = time.perf_counter()
+            self.model.run(self.feeds)
+            found.append(time.perf_counter() - start)
+        return found
+
+
+def measure(name: str, rounds: int, turn_seconds: float = TURN_SECONDS) -> dict[str, Rounds]:
+    """The rounds of a model by whether the cores were near each other or far, as far as there were such."""
+    case = open_case(name)
+    feeds = case.feeds()
+    found: dict[str, dict[str, list[float]]] = {place: {_ONE: [], _TWO: []} for place in (NEAR, FAR)}
+    with compile_graph(case.graph) as one, compile_graph(case.graph, Options(threads=2)) as two:
+        runners = {_ONE: _Runner(one, feeds), _TWO: _Runner(two, feeds)}
+        for _ in range(rounds):
+            before = distance()
+            medians = take_turns(runners, 1, turn_seconds).medians
+            if (place := _place(before)) == _place(distance()):
+                for label, values in medians.items():
+                    found[place][label] += values
+            runners = dict(reversed(runners.items()))
+    return {place: Rounds(medians) for place, medians in found.items() if medians[_ONE]}
+
+
+def _place(nanoseconds: float) -> str:
+    return FAR if nanoseconds >= _FAR else NEAR
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a row for each model and distance of the cores."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds in which one and two threads have a turn (15)")
+    parser.add_argument("--turn", type=float, default=TURN_SECONDS, help=f"seconds of a turn ({TURN_SECONDS})")
+    chosen = parser.parse_args(arguments)
+    table = Table("model", "cores", "rounds", "1 thread, ms", "2 threads, ms", "times as fast", "quartiles", box=None)
+    for name in chosen.models:
+        for place, rounds in measure(name, chosen.rounds, chosen.turn).items():
+            ratio, (one, two) = rounds.ratio(_ONE, _TWO), (rounds.seconds(label).median for label in (_ONE, _TWO))
+            figures = f"{one * 1e3:.2f}", f"{two * 1e3:.2f}", f"{ratio.median:.2f}", f"{ratio.low:.2f}-{ratio.high:.2f}"
+            table.add_row(name, place, str(len(rounds.medians[_ONE])), *figures)
+    table.title = processor_name()
+    Console(width=160, highlight=False).print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
