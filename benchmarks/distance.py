@@ -1,7 +1,7 @@
 """How far two processor cores are from each other: how long a message takes that goes through memory.
 
-Cores that share a cache hear of each other in some 25 nanoseconds, others in 150 and more. Virtual machines do not
-tell which it is, and a host may move virtual cores from one group of real ones to another at any time.
+Cores of a Zen 4 EPYC that share a cache hear of each other in some 45 nanoseconds, others in 170. Virtual machines do
+not tell which it is, and a host may move virtual cores from one group of real ones to another at any time.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ class Tenant(Generic[Key]):
 def arrange(tenants: Iterable[Tenant[Key]], by_halves: bool = False) -> tuple[dict[Key, int], int]:
     """The offset of each tenant, and the bytes of the arena.
 
-    Largest first, each at the lowest of the places that cost least: bytes by which the arena grows, and `by_halves`
-    those that different threads write.
+    Largest first, each at the lowest place; `by_halves` at the lowest of those that cost least: bytes by which the arena
+    grows, and bytes that different threads write.
     """
     order = sorted(tenants, key=lambda each: (-each.size, each.birth, each.death))
     arena = _Arena(len(order))
@@ -57,23 +57,35 @@ class _Arena:
         size = -(-tenant.size // _ALIGNMENT) * _ALIGNMENT
         known, middle = tenant.middle is not None, (tenant.middle or 0) // _ALIGNMENT * _ALIGNMENT
         placed = self._table[:, : self.count]
-        low, high, _, _, birth, death = placed
-        together = (birth <= tenant.death) & (tenant.birth <= death)
-        others = placed[:, ~together]
-        begins = [np.zeros(1, np.int64), high[together]]
+        together = (placed[4] <= tenant.death) & (tenant.birth <= placed[5])
+        low, high = placed[0, together], placed[1, together]
         if by_halves:
-            begins += [low, high, low[together] - size, others[2] - middle]
-        at = np.unique(np.concatenate(begins))[:, None]
-        fits = (at >= 0) & ~((low < at + size) & (at < high) & together).any(axis=1, keepdims=True)
-        at = at[fits][:, None]
-        cost = np.maximum(at[:, 0] + size - self.size, 0)
-        if by_halves:
-            cost = cost + _changing_hands(others, at, size, at + middle, known).sum(axis=1)
-        best = int(at[np.argmin(cost), 0])
+            best = self._cheapest(placed[:, ~together], low, high, size, middle, known)
+        else:
+            best = _lowest(low, high, size)
         self._table[:, self.count] = best, best + size, best + middle, known, tenant.birth, tenant.death
         self.count += 1
         self.size = max(self.size, best + size)
         return best
+
+    def _cheapest(self, others: Offsets, low: Offsets, high: Offsets, size: int, middle: int, known: bool) -> int:
+        """Between the places that are taken, from `low` to `high`; `others` are columns that may be shared."""
+        begins = [np.zeros(1, np.int64), low, high, low - size, others[0], others[1], others[2] - middle]
+        at = np.unique(np.concatenate(begins))[:, None]
+        at = at[(at[:, 0] >= 0) & ~((low < at + size) & (at < high)).any(axis=1)]
+        cost = np.maximum(at[:, 0] + size - self.size, 0)
+        cost = cost + _changing_hands(others, at, size, at + middle, known).sum(axis=1)
+        return int(at[np.argmin(cost), 0])
+
+
+def _lowest(low: Offsets, high: Offsets, size: int) -> int:
+    """The lowest place of that size between those from `low` to `high`."""
+    at = 0
+    for begin, end in sorted(zip(low.tolist(), high.tolist(), strict=True)):
+        if begin - at >= size:
+            break
+        at = max(at, end)
+    return at
 
 
 def _changing_hands(others: Offsets, at: Offsets, size: int, middle: Offsets, known: bool) -> Offsets:
