@@ -37,8 +37,8 @@ class Tenant(Generic[Key]):
 def arrange(tenants: Iterable[Tenant[Key]], by_halves: bool = False) -> tuple[dict[Key, int], int]:
     """The offset of each tenant, and the bytes of the arena.
 
-    Largest first, each at the lowest place; `by_halves` at the lowest of those that cost least: bytes by which the arena
-    grows, and bytes that different threads write.
+    Largest first, each at the lowest place; `by_halves` at the lowest of those that cost least, counting the bytes by
+    which the arena grows and those that different threads write.
     """
     order = sorted(tenants, key=lambda each: (-each.size, each.birth, each.death))
     arena = _Arena(len(order))
