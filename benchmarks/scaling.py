@@ -78,6 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--turn", type=float, default=TURN_SECONDS, help=f"seconds of a turn ({TURN_SECONDS})")
     chosen = parser.parse_args(arguments)
     table = Table("model", "cores", "rounds", "1 thread, ms", "2 threads, ms", "times as fast", "quartiles", box=None)
+    try:
+        distance()
+    except OSError as error:
+        parser.error(f"{error}: two threads cannot be held against one here")
     for name in chosen.models:
         for place, rounds in measure(name, chosen.rounds, chosen.turn).items():
             ratio, (one, two) = rounds.ratio(_ONE, _TWO), (rounds.seconds(label).median for label in (_ONE, _TWO))

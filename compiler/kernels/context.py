@@ -9,12 +9,10 @@ that, and whoever reads one may rely on it.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -22,6 +20,8 @@ import numpy as np
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import Array, DType, Shape, TensorType
+from glulam.compiler.kernels import halo
+from glulam.compiler.kernels.halo import Slab
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.tiling import OFTEN, pieces
 from glulam.compiler.loops import expr as ex
@@ -40,10 +40,6 @@ from glulam.compiler.targets import Target
 from glulam.runtime.foreign import Foreign
 
 Point = tuple[IndexLike, ...]
-Span = tuple[int, int]
-"""(start, length)"""
-Slab = Sequence[Span]
-"""A box: a span per spatial dimension, in physical coordinates."""
 COPIED_AS = {DType.BOOL: DType.U8, DType.F16: DType.I16}
 """What elements are loaded and stored as where nothing is computed."""
 Arg = tuple[Literal["input", "output"], int] | Array | Packing
@@ -291,40 +287,18 @@ class Context:
         return ex.where(inside, value, 0 if not operand.type.dtype.is_float else 0.0)
 
     def fill_halo(self, i: int = 0) -> None:
-        """Sections that write the padding around output `i`, if it has any.
-
-        Of two threads, each writes that around its half of the output: one section comes before all others.
-        """
-        operand = self.outputs[i]
-        if not operand.layout.has_halo:
+        """Sections that write the padding around output `i`, if it has any."""
+        layout, shape = self.outputs[i].layout, self.outputs[i].shape
+        if not layout.has_halo:
             return
-        slabs, blocks = _halo_slabs(operand.spatial, operand.layout.halo), operand.blocks
-        fill = partial(self._fill_slabs, self.output_view(i))
-        if self.target.threads != 2:
-            fill((0, operand.shape[0]), (0, blocks), slabs, 1 if self.target.many_threads else blocks)
-            return
-        for leading in (True, False):
-            images, channels, around = (0, operand.shape[0]), (0, blocks), slabs
-            if operand.shape[0] > 1:
-                images = _half(operand.shape[0], leading)
-            elif operand.layout.rows_first:
-                middle = operand.layout.halo[0][0] + _half(operand.spatial[0], True)[1]
-                around = [part for slab in slabs for part in _clipped(slab, middle, leading)]
-            else:
-                channels = _half(blocks, leading)
-            if around:
-                fill(images, channels, around, blocks, leading)
-
-    def _fill_slabs(
-        self, view: View, images: Span, blocks: Span, slabs: Sequence[Slab], each: int, leading: bool = False
-    ) -> None:
-        """The sections for some images and channel blocks, of which an iteration takes so many."""
-        b, layout, (image, batch), (block, count) = self.builder, view.operand.layout, images, blocks
-        for first, times, length in pieces(count, max(1, each)):
-            with b.section(leading, n=batch, h=times) as (n, h), b.serial("c", length) as c:
-                for slab in slabs:
+        b, buffer = self.builder, self.output_view(i).buffer
+        for share in halo.shares(layout, shape, self.target.threads):
+            (image, batch), (block, count) = share.images, share.blocks
+            for first, times, length in pieces(count, 1 if self.target.many_threads else max(1, count)):
+                with b.section(share.leading, n=batch, h=times) as (n, h), b.serial("c", length) as c:
                     head = _moved(n, image), h * length + c + (block + first)
-                    self._fill_slab(view.buffer, head, slab, layout.block, layout.halo_value)
+                    for slab in share.slabs:
+                        self._fill_slab(buffer, head, slab, layout.block, layout.halo_value)
 
     def _fill_slab(self, buffer: Buffer, head: tuple[IndexLike, Affine], slab: Slab, block: int, value: float) -> None:
         b = self.builder
@@ -494,32 +468,3 @@ def vectors(b: Builder, extent: int, width: int, body: Callable[[Affine], None])
     if rest:
         with b.vector("v", rest) as v:
             body(v + full * width)
-
-
-def _half(extent: int, first: bool) -> Span:
-    """The first half, which is the larger one, or the second."""
-    middle = -(-extent // 2)
-    return (0, middle) if first else (middle, extent - middle)
-
-
-def _clipped(slab: Slab, middle: int, above: bool) -> list[Slab]:
-    """What of the box lies above the middle row, or what does not; nothing if it is empty."""
-    (start, length), *rest = slab
-    begin, end = (start, min(start + length, middle)) if above else (max(start, middle), start + length)
-    return [[(begin, end - begin), *rest]] if begin < end else []
-
-
-def _halo_slabs(spatial: Shape, halo: Sequence[tuple[int, int]]) -> list[Slab]:
-    """The padding as disjoint boxes."""
-    slabs: list[Slab] = []
-    for d in range(len(spatial)):
-        inner = [(before, extent) for extent, (before, _) in zip(spatial[:d], halo[:d], strict=True)]
-        outer = [
-            (0, extent + before + after)
-            for extent, (before, after) in zip(spatial[d + 1 :], halo[d + 1 :], strict=True)
-        ]
-        before, after = halo[d]
-        for start, length in ((0, before), (before + spatial[d], after)):
-            if length and all(n for _, n in itertools.chain(inner, outer)):
-                slabs.append([*inner, (start, length), *outer])
-    return slabs

@@ -2,7 +2,7 @@
 
 Two threads that compute half of each tensor had better find the memory of a half in their own caches, and not in the
 other thread's. So a tensor is laid with its middle on the middles of those that were there before and come after it, as
-far as that does not take much more memory, which would be in no cache at all.
+far as that does not take more memory than it saves traffic.
 """
 
 from __future__ import annotations

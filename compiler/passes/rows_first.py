@@ -1,7 +1,7 @@
 """Images whose rows lie outside the channel blocks, for two threads that take half of the rows each.
 
 What a thread computes is then one piece of memory, and not one in every channel block. So the memory plan can lay
-tensors that follow each other into the same place with their middles on each other (see `memory`), and threads find
+tensors that follow each other into the same place with their middles on each other (see `arena`), and threads find
 that place in their own caches. Where they do not, each cache line must first come over from the other thread's: from
 cores that share no cache, at 2 to 4 GB/s on a Zen 4 EPYC.
 
