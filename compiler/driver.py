@@ -50,9 +50,13 @@ def compile_graph(graph: Graph, options: Options | None = None) -> Model:
 
 def build_artifact(graph: Graph, options: Options | None = None) -> Artifact:
     """What `compile_graph` loads and `Model.save` writes: for any target, also one that this machine cannot execute."""
-    options = options or Options()
+    with without_collector(), quick_switches():  # until all that was built on the way is gone again
+        return _artifact(graph, options or Options())
+
+
+def _artifact(graph: Graph, options: Options) -> Artifact:
     machine = target(options.target)
-    with without_collector(), quick_switches(), ThreadPoolExecutor(1) as aside:
+    with ThreadPoolExecutor(1) as aside:
         optimised, reports = optimise(graph, options)
         materialise_outputs(optimised)
         # Most of the text is hashes of weights, which need no interpreter lock.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field, replace
 
 from glulam.compiler.errors import GlulamError, UnsupportedError
@@ -17,6 +17,7 @@ from glulam.compiler.passes.by_channel import by_channel
 from glulam.compiler.passes.memory import MemoryPlan, materialise_outputs, plan_memory
 from glulam.compiler.passes.storage import is_view
 from glulam.compiler.targets import Target
+from glulam.compiler.twins import Twin, twin_key
 
 _CHUNK_MICROSECONDS = 2.0
 _LEAST_MICROSECONDS = 0.5  # of a chunk, where there are more threads than chunks
@@ -41,10 +42,12 @@ def lower_graph(graph: Graph, target: Target, before_packing: Callable[[], None]
     steps = lowering.steps(graph, plan, repeats)
     if lowering.refused:
         raise UnsupportedError("these nodes cannot be compiled:", lowering.refused)
+    weights = lowering.weights
+    del lowering  # which knows constants that can go when they are packed
     before_packing()
     return Program(
         tuple(steps),
-        lowering.weights.packed(),
+        weights.packed(),
         plan.arena_bytes,
         {name: value.type for name, value in graph.inputs.items()},
         {name: value.type for name, value in graph.outputs.items()},
@@ -59,6 +62,7 @@ class _Lowering:
     target: Target
     weights: WeightBlock = field(default_factory=WeightBlock)
     kernels: dict[str, Kernel] = field(default_factory=dict)
+    twins: dict[Hashable, Twin] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)  # nodes without a kernel, and why
 
     def steps(self, graph: Graph, plan: MemoryPlan, repeats: list[Repeat]) -> list[Step]:
@@ -78,7 +82,7 @@ class _Lowering:
         parts, inner = node.op.parts(node), plan.inner[node]
         if node.op.parallel:
             found: list[Repeat] = []
-            alone = _Lowering(replace(self.target, threads=1), self.weights, self.kernels, self.refused)
+            alone = _Lowering(replace(self.target, threads=1), self.weights, self.kernels, refused=self.refused)
             once = alone.steps(node.op.body, inner, found)
             repeats += [replace(repeat, first=first + repeat.first) for repeat in found]
             return [_in_parts(step, node, plan, parts) for step in once]
@@ -90,15 +94,31 @@ class _Lowering:
     def node_steps(self, node: Node, plan: MemoryPlan, channels: Collection[Value]) -> list[Step]:
         """The call of the node's kernel; none if it has nothing to do or no kernel."""
         try:
-            lowered = _lower(node, self.target, plan, channels)
-            kernel = _shared(lowered.kernel, node, self.kernels)
+            lowered = self.lowered(node, plan, channels)
         except UnsupportedError as error:
             self.refused.append(f"{node.name!r} ({node.op.name}): {error}")
             return []
         except GlulamError as error:
             error.add_note(f"while lowering {node!r} with layouts {[str(v.layout) for v in node.outputs]}")
             raise
-        return [_step(node, kernel, lowered, plan, self.weights, self.target)] if kernel.extent else []
+        return [_step(node, lowered, plan, self.weights, self.target)] if lowered.kernel.extent else []
+
+    def lowered(self, node: Node, plan: MemoryPlan, channels: Collection[Value]) -> Lowered:
+        """The node with a kernel that may be another node's as well."""
+
+        def operand(value: Value) -> Operand:
+            return Operand(value.type, value.layout, plan.strides.get(value), value.data, value in channels)
+
+        inputs = [None if v is None else operand(v) for v in node.inputs]
+        outputs = [operand(v) for v in node.outputs]
+        key = twin_key(node.op, inputs, outputs)
+        if key in self.twins and (known := self.twins[key].with_inputs(inputs)) is not None:
+            return known
+        made: Lowered = node.op.lower(Context(node.op.name, self.target, inputs, outputs))
+        made = replace(made, kernel=_shared(made.kernel, node, self.kernels))
+        if key is not None:
+            self.twins[key] = Twin(made, inputs)
+        return made
 
 
 def _in_parts(step: Step, node: Node, plan: MemoryPlan, parts: int) -> Step:
@@ -131,16 +151,6 @@ def _placed(step: Step, node: Node, plan: MemoryPlan, part: int) -> Step:
     return replace(step, refs=tuple(map(placed, step.refs)))
 
 
-def _lower(node: Node, target: Target, plan: MemoryPlan, channels: Collection[Value]) -> Lowered:
-    def operand(value: Value) -> Operand:
-        return Operand(value.type, value.layout, plan.strides.get(value), value.data, value in channels)
-
-    inputs = [None if v is None else operand(v) for v in node.inputs]
-    ctx = Context(node.op.name, target, inputs, [operand(v) for v in node.outputs])
-    lowered: Lowered = node.op.lower(ctx)
-    return lowered
-
-
 def _shared(kernel: Kernel, node: Node, kernels: dict[str, Kernel]) -> Kernel:
     """The kernel under a name of its own, or an earlier one with the same text."""
     text = show_kernel(replace(kernel, name="kernel"))
@@ -154,7 +164,7 @@ def _kind(node: Node) -> str:
     return node.op.name if anchor is None else f"fused_{anchor.op.name}"
 
 
-def _step(node: Node, kernel: Kernel, lowered: Lowered, plan: MemoryPlan, weights: WeightBlock, target: Target) -> Step:
+def _step(node: Node, lowered: Lowered, plan: MemoryPlan, weights: WeightBlock, target: Target) -> Step:
     def ref(arg: Arg) -> Ref:
         if isinstance(arg, tuple):
             kind, i = arg
@@ -163,6 +173,7 @@ def _step(node: Node, kernel: Kernel, lowered: Lowered, plan: MemoryPlan, weight
             return plan.refs[value]
         return Ref("weights", 0, weights.add(arg))
 
+    kernel = lowered.kernel
     flops = node.op.flops([None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs])
     traffic = sum(v.type.nbytes for v in (*node.present_inputs(), *node.outputs))
     estimate = max(flops / _FLOPS_PER_MICROSECOND + traffic / _BYTES_PER_MICROSECOND, _NOTHING)

@@ -11,6 +11,7 @@ import networkx as nx
 import numpy as np
 
 from glulam.compiler.errors import GraphError, ShapeError
+from glulam.compiler.graph.deferred import Deferred
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import Array, TensorType
@@ -19,12 +20,12 @@ from glulam.compiler.graph.types import Array, TensorType
 class Value:
     """A tensor in a graph: an input, a constant (`data` is set), or the output of a node."""
 
-    __slots__ = ("data", "index", "layout", "name", "producer", "type")
+    __slots__ = ("_data", "index", "layout", "name", "producer", "type")
 
-    def __init__(self, name: str, type: TensorType, *, data: Array | None = None) -> None:
+    def __init__(self, name: str, type: TensorType, *, data: Array | Deferred | None = None) -> None:
         self.name = name
         self.type = type
-        self.data = data
+        self._data = data
         self.producer: Node | None = None
         self.index = 0
         self.layout: Layout = PLAIN
@@ -34,8 +35,24 @@ class Value:
         return self.type.shape
 
     @property
+    def data(self) -> Array | None:
+        """The elements of a constant, which may have to be computed first."""
+        if isinstance(self._data, Deferred):
+            self._data = self._data.array()
+        return self._data
+
+    @data.setter
+    def data(self, data: Array | None) -> None:
+        self._data = data
+
+    @property
+    def deferred(self) -> Deferred | None:
+        """The data, if nobody has asked for them yet and they may still have to be computed."""
+        return self._data if isinstance(self._data, Deferred) else None
+
+    @property
     def is_constant(self) -> bool:
-        return self.data is not None
+        return self._data is not None
 
     def __repr__(self) -> str:
         return f"%{self.name}: {self.type}"
@@ -98,8 +115,10 @@ class Graph:
         self.inputs[name] = value
         return value
 
-    def constant(self, data: Array | float | Sequence[float], name: str = "const") -> Value:
+    def constant(self, data: Array | Deferred | float | Sequence[float], name: str = "const") -> Value:
         """A value known at compile time. The array is not copied and must not be changed afterwards."""
+        if isinstance(data, Deferred):
+            return Value(self.unique(name), data.type, data=data)
         array = np.asarray(data)
         return Value(self.unique(name), TensorType.of(array), data=array)
 
@@ -226,7 +245,7 @@ class Graph:
         twin._names = set(self._names)
         table: dict[Value, Value] = {}
         for value in self.values():
-            clone = Value(value.name, value.type, data=value.data)
+            clone = Value(value.name, value.type, data=value.deferred or value.data)
             clone.layout = value.layout
             table[value] = clone
         twin.inputs = {name: table[value] for name, value in self.inputs.items()}

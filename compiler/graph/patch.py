@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import chain
 
 from glulam.compiler.errors import GraphError
+from glulam.compiler.graph.deferred import Deferred
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import Array
@@ -43,7 +44,7 @@ class Patch:
         (value,) = self.add(op, *inputs, name=name)
         return value
 
-    def constant(self, data: Array | float | Sequence[float], name: str = "const") -> Value:
+    def constant(self, data: Array | Deferred | float | Sequence[float], name: str = "const") -> Value:
         """A new constant, named like `add` names nodes."""
         value = self.graph.constant(data, name)
         self._wanted[value] = name

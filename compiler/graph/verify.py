@@ -76,9 +76,15 @@ def _check_inputs(graph: Graph, node: Node, defined: set[Value]) -> None:
 
 
 def _check_constant(graph: Graph, value: Value, node: Node | None) -> None:
-    data = value.data
     if value.producer is not None or value in graph.inputs.values():
         _fail(graph, f"the constant %{value.name} is also computed or an input", node)
+    if value.deferred is not None:
+        if value.deferred.type != value.type:
+            _fail(
+                graph, f"the constant %{value.name} is {value.type}, but its data will be {value.deferred.type}", node
+            )
+        return
+    data = value.data
     if data is None or TensorType.of(data) != value.type or not data.dtype.isnative:
         described = "missing" if data is None else f"{data.dtype.str}{list(data.shape)}"
         _fail(graph, f"the constant %{value.name} is {value.type}, but its data are {described}", node)

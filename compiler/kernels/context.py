@@ -42,7 +42,7 @@ from glulam.runtime.foreign import Foreign
 Point = tuple[IndexLike, ...]
 COPIED_AS = {DType.BOOL: DType.U8, DType.F16: DType.I16}
 """What elements are loaded and stored as where nothing is computed."""
-Arg = tuple[Literal["input", "output"], int] | Array | Packing
+Arg = tuple[Literal["input", "output"], int] | Packing
 
 _FUNCTIONS = frozenset({"exp", "log", "tanh", "erf", "sin", "cos"})
 
@@ -222,19 +222,23 @@ class Context:
             self._args.append((kind, i))
         return self._buffers[key]
 
-    def constant(self, data: Array | Packing, name: str = "w") -> Buffer:
-        """A parameter bound to an array that is packed into the model's weights; it may be a view, copied only then."""
+    def constant(self, data: Array | Packing, name: str = "w", *, table: bool = False) -> Buffer:
+        """A parameter bound to an array that is packed into the model's weights; it may be a view, copied only then.
+
+        A `table` is the same whatever the values of constants are.
+        """
         if not isinstance(data, Packing):
-            data = np.atleast_1d(data)
-        dtype = data.dtype if isinstance(data, Packing) else DType.of(data.dtype)
-        buffer = self.builder.param(f"{name}{len(self._args)}", data.shape, dtype=dtype)
+            data = Packing.copy(np.atleast_1d(data), table=table)
+        buffer = self.builder.param(f"{name}{len(self._args)}", data.shape, dtype=data.dtype)
         self._args.append(data)
         return buffer
 
-    def constant_once(self, key: tuple[object, ...], make: Callable[[], Array], name: str = "c") -> Buffer:
+    def constant_once(
+        self, key: tuple[object, ...], make: Callable[[], Array], name: str = "c", *, table: bool = False
+    ) -> Buffer:
         """`constant` of what `make` returns, at the first call with this key; afterwards the same buffer."""
         if key not in self._buffers:
-            self._buffers[key] = self.constant(make(), name)
+            self._buffers[key] = self.constant(make(), name, table=table)
         return self._buffers[key]
 
     def read(self, i: int, point: Point, shape: Shape, block: int) -> Expr:
@@ -282,7 +286,7 @@ class Context:
         def lanes() -> Array:
             return (np.arange(operand.blocks * block).reshape(-1, block) < channels).astype(np.float32)
 
-        mask = self.constant_once(("mask", channels, block), lanes, "m")
+        mask = self.constant_once(("mask", channels, block), lanes, "m", table=True)
         inside = ex.not_equal(mask[point[1], point[-1]], 0.0)
         return ex.where(inside, value, 0 if not operand.type.dtype.is_float else 0.0)
 

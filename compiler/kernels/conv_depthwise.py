@@ -83,13 +83,15 @@ class _Depthwise:
         self.packed = ctx.constant(self.pack(weights[:, 0]), "w")
         bias = ctx.data(2)
         zeros = np.zeros(ctx.output.shape[1], np.float32)
-        self.bias = ctx.constant(self.pack(zeros if bias is None else bias), "b")
+        self.bias = ctx.constant(self.pack(zeros if bias is None else bias), "b", table=bias is None)
 
     def pack(self, data: Array) -> Array:
         """[C, *K] as [blocks, *K, lanes]."""
         blocks = -(-len(data) // self.block)
-        full = np.zeros((blocks * self.block, *data.shape[1:]), np.float32)
-        full[: len(data)] = data
+        full = data
+        if len(data) % self.block:
+            full = np.zeros((blocks * self.block, *data.shape[1:]), np.float32)
+            full[: len(data)] = data
         return np.moveaxis(full.reshape(blocks, self.block, *data.shape[1:]), 1, -1)
 
     def sections(self) -> None:

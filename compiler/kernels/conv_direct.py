@@ -171,7 +171,7 @@ class DirectConv:
         """Channel groups with their weights and bias; of all lanes if no number is given."""
         lanes = lanes or self.block
         packed = self.ctx.constant(self.pack(first, blocks, count)[..., :lanes], "w")
-        bias = self.ctx.constant(self.pack_bias(first, blocks, count)[..., :lanes], "b")
+        bias = self.ctx.constant(self.pack_bias(first, blocks, count)[..., :lanes], "b", table=self.ctx.data(2) is None)
         return ChannelGroups(first, blocks, count, lanes, packed, bias)
 
     def flat(self, groups: Sequence[ChannelGroups], full: int, rest: int, pixels: int) -> None:
@@ -418,10 +418,9 @@ class DirectConv:
 
     def pack_bias(self, first: int, per_group: int, count: int) -> Array:
         per_conv = len(self.bias) // self.groups
-        full = np.zeros((self.groups, self.group_blocks * self.block), np.float32)
-        full[:, :per_conv] = self.bias.reshape(self.groups, per_conv)
+        full = _widened(self.bias.reshape(self.groups, per_conv, 1), self.group_blocks * self.block, 1)
         part = full[:, first * self.block : (first + per_group * count) * self.block]
-        return np.ascontiguousarray(part.reshape(self.groups, count, per_group, self.block))
+        return part.reshape(self.groups, count, per_group, self.block)
 
 
 def _widened(weights: Array, out_channels: int, in_channels: int) -> Array:

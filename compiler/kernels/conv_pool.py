@@ -203,4 +203,4 @@ class _ConvPool(DirectConv):
         """One over the number of elements of a window: a number, or a table where windows differ."""
         if np.ptp(self.divisors) == 0:
             return ex.Const(float(self.divisors.flat[0]), DType.F32)
-        return self.ctx.constant_once(("window",), lambda: self.divisors.astype(np.float32), "r")
+        return self.ctx.constant_once(("window",), lambda: self.divisors.astype(np.float32), "r", table=True)

@@ -130,7 +130,7 @@ class _Winograd:
             splits = math.gcd(plan.splits, count)
             packed = ctx.constant(self.filters(first, per_group, count), "u")
             part = self.bias.reshape(self.groups, -1)[:, first * self.block : (first + per_group * count) * self.block]
-            bias = ctx.constant(part.reshape(-1, per_group, self.block), "b")
+            bias = ctx.constant(part.reshape(-1, per_group, self.block), "b", table=ctx.data(2) is None)
             for (below, rows, height), (right, columns, width) in product(*self.classes()):
                 with self.blocks(splits, rows, columns) as (n, k, a, e, q):
                     corner = ((a + below) * plan.rows, (e + right) * plan.columns)

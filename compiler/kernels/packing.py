@@ -24,9 +24,11 @@ _SMALL = 64 << 20  # bytes beyond them that do not matter
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """An array of a shape and type that `fill(array, source)` makes from another one when it is needed.
+    """An array of a shape and type that `fill(array, source)` makes from another one, and nothing else, when needed.
 
     `rows` of the source make one row of the array (along the first axis of each); 0 if it takes all of the source.
+    The source is a constant of the graph or a view of one; else a `table`, the same whatever the constants' values are,
+    or an array made from constants.
     """
 
     source: Array
@@ -34,11 +36,12 @@ class Packing:
     dtype: DType
     fill: Callable[[Array, Array], None]
     rows: int = 0
+    table: bool = False
 
     @classmethod
-    def copy(cls, source: Array) -> Packing:
+    def copy(cls, source: Array, *, table: bool = False) -> Packing:
         """The array itself, which has at least one dimension."""
-        return cls(source, source.shape, DType.of(source.dtype), np.copyto, 1)
+        return cls(source, source.shape, DType.of(source.dtype), np.copyto, 1, table)
 
     @property
     def nbytes(self) -> int:

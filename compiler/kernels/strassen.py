@@ -227,7 +227,7 @@ class _Products:
     def pack_bias(self, first: int, per_group: int, count: int) -> Array:
         """[half, group, block, lane]."""
         blocks = self.bias.reshape(2, self.out_blocks, self.lanes)[:, first : first + per_group * count]
-        return np.ascontiguousarray(blocks.reshape(2, count, per_group, self.lanes))
+        return blocks.reshape(2, count, per_group, self.lanes)
 
 
 def _pack(out: Array, halves: Array) -> None:
@@ -250,7 +250,9 @@ class _Group:
         self.ctx, self.b, self.form, self.products = products.ctx, products.b, products.form, products
         self.first, self.per_group, self.count, self.pixels = first, per_group, count, pixels
         self.packed = self.ctx.constant(products.pack(first, per_group, count), "w")
-        self.bias = self.ctx.constant(products.pack_bias(first, per_group, count), "b")
+        self.bias = self.ctx.constant(
+            products.pack_bias(first, per_group, count), "b", table=products.ctx.data(3) is None
+        )
         self.kept = self.b.scratch(f"kept{first}", (PRODUCTS, pixels, per_group, products.lanes))
         self.head: Sequence[Var] = ()  # of the tile in hand: image and group
         self.lane: IndexLike = 0

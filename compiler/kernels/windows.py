@@ -127,7 +127,9 @@ class Scale:
         self.tables: dict[int, Buffer] = {}  # for the dimensions along which windows count differently
         for d, row in enumerate(fold.window.counts):
             if len(set(row)) > 1:
-                self.tables[d] = ctx.constant((1.0 / np.array(row, np.float64)).astype(fold.dtype.numpy), "r")
+                self.tables[d] = ctx.constant(
+                    (1.0 / np.array(row, np.float64)).astype(fold.dtype.numpy), "r", table=True
+                )
             else:
                 common *= row[0] if row else 1
         self.factor = 1.0 / common

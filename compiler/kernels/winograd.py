@@ -164,6 +164,8 @@ def transform_slowdown(target: Target) -> float:
 
 def padded_bias(bias: Array | None, channels: int, blocks: int, lanes: int) -> Array:
     """[blocks, lanes], zeros where there is none."""
+    if bias is not None and channels == blocks * lanes:
+        return bias.reshape(blocks, lanes)
     padded = np.zeros(blocks * lanes, np.float32)
     padded[:channels] = 0.0 if bias is None else bias
     return padded.reshape(blocks, lanes)

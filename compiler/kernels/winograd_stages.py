@@ -149,7 +149,7 @@ def build_output(ctx: Context, finished: FinishedTiles) -> Lowered:
         raise UnsupportedError(f"{ctx.name}: the output lies in no channel blocks, or the bias varies")
     rows, columns = f.tiles(finished.extents)
     products = ctx.memory("input", 0, (blocks, batch * rows * columns, f.points, block))
-    bias = ctx.constant(padded_bias(ctx.data(1), channels, blocks, block), "b")
+    bias = ctx.constant(padded_bias(ctx.data(1), channels, blocks, block), "b", table=not ctx.has(1))
     ctx.output_view()
     by_tiles = _shared(ctx.target, products.shape[1], blocks * block) is _Shared.TILES
     for high, top, count, height in _along(f.down, finished.wanted[0]):

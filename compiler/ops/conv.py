@@ -46,7 +46,7 @@ class Conv(Op):
     groups: int = 1
 
     name = "conv"
-    traits = frozenset({Trait.ANCHOR, Trait.PER_SAMPLE})
+    traits = frozenset({Trait.ANCHOR, Trait.PER_SAMPLE, Trait.BLIND})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         x, w = required(self, inputs, 2, 1)
@@ -157,7 +157,7 @@ class ConvTranspose(Op):
     groups: int = 1
 
     name = "conv_transpose"
-    traits = frozenset({Trait.ANCHOR, Trait.PER_SAMPLE})
+    traits = frozenset({Trait.ANCHOR, Trait.PER_SAMPLE, Trait.BLIND})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         x, w = required(self, inputs, 2, 1)

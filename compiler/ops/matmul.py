@@ -30,7 +30,7 @@ class MatMul(Op):
     """numpy's matmul: a[..., M, K] @ b[..., K, N], leading axes broadcast; a vector loses its axis again."""
 
     name = "matmul"
-    traits = frozenset({Trait.ANCHOR})
+    traits = frozenset({Trait.ANCHOR, Trait.BLIND})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         a, b = required(self, inputs, 2)
@@ -85,7 +85,7 @@ class Linear(Op):
     """x[..., K], w[N, K], bias?[N] -> x @ w.T + bias, of shape [..., N] (PyTorch's layout of the weights)."""
 
     name = "linear"
-    traits = frozenset({Trait.ANCHOR, Trait.PER_SAMPLE})
+    traits = frozenset({Trait.ANCHOR, Trait.PER_SAMPLE, Trait.BLIND})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         x, w = required(self, inputs, 2, 1)

@@ -108,6 +108,7 @@ class LayerNorm(Op):
     epsilon: float = 1e-5
 
     name = "layer_norm"
+    traits = frozenset({Trait.BLIND})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         (x,) = required(self, inputs, 1, 2)

@@ -136,7 +136,7 @@ class StrassenProducts(_Halved):
     """
 
     name = "strassen_products"
-    traits = frozenset({Trait.ANCHOR})
+    traits = frozenset({Trait.ANCHOR, Trait.BLIND})
     tolerance = 1e-4
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:

@@ -162,6 +162,7 @@ class WinogradProducts(_Stage):
     shape: Shape
 
     name = "winograd_products"
+    traits = frozenset({Trait.BLIND})
     tolerance = 1e-4
 
     @property
@@ -201,7 +202,7 @@ class WinogradOutput(_Stage):
     shape: Shape
 
     name = "winograd_output"
-    traits = frozenset({Trait.ANCHOR})
+    traits = frozenset({Trait.ANCHOR, Trait.BLIND})
     tolerance = 1e-5
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:

@@ -7,8 +7,9 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 from glulam.compiler.graph.graph import Graph, Node, Value
-from glulam.compiler.graph.op import Op, Trait
+from glulam.compiler.graph.op import Trait
 from glulam.compiler.graph.patch import Patch
+from glulam.compiler.graph.structure import op_key
 from glulam.compiler.graph.text import same_bits
 from glulam.compiler.graph.types import Array, TensorType
 from glulam.compiler.passes.manager import Decision, Pass
@@ -60,7 +61,7 @@ def _merge_nodes(graph: Graph) -> Iterator[Patch]:
     for node in list(graph.nodes):
         if Trait.RANDOM in node.op.traits:
             continue
-        key = (_op_key(node.op), node.inputs, tuple(value.layout for value in node.outputs))
+        key = (op_key(node.op), node.inputs, tuple(value.layout for value in node.outputs))
         twin = seen.setdefault(key, node)
         if twin is node:
             continue
@@ -68,21 +69,3 @@ def _merge_nodes(graph: Graph) -> Iterator[Patch]:
         for old, new in zip(node.outputs, twin.outputs, strict=True):
             patch.replace(old, new)
         yield patch
-
-
-def _op_key(op: Op) -> Hashable:
-    return type(op), tuple(_exactly(value) for value in op.attributes().values())
-
-
-def _exactly(value: object) -> Hashable:
-    """A key under which 0.0 and -0.0, or 1 and True and 1.0, are different, and NaN equals itself."""
-    match value:
-        case tuple():
-            return tuple(_exactly(item) for item in value)
-        case Op():
-            return _op_key(value)
-        case bool() | int() | float():
-            return type(value).__name__, repr(value)
-        case Hashable():
-            return value
-    return id(value)

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from glulam.compiler.graph.deferred import compute_aside
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import Shape
 from glulam.compiler.ops import Add, AveragePool, BatchNorm, MaxPool, Mul, Pad, Reduce, Reshape, ScaleShift, Transpose
 from glulam.compiler.passes.affine import Affine, affine_of
-from glulam.compiler.passes.manager import Decision, NodePass, Uses
+from glulam.compiler.passes.manager import Decision, NodePass, PassReport, Uses
 from glulam.compiler.passes.scaled_weights import Weights, is_linear
 
 
@@ -46,6 +47,11 @@ class FoldNormalisation(NodePass):
     forward: bool = True
 
     name = "fold_normalisation"
+
+    def run(self, graph: Graph, limit: int | None = None) -> PassReport:
+        report = super().run(graph, limit)
+        compute_aside(value.deferred for value in graph.constants() if value.deferred is not None)
+        return report
 
     def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
         first = _link(node)

@@ -6,14 +6,16 @@ Everything is computed in float64; rounding to the weights' type is left to `rou
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeGuard
 
 import numpy as np
 
+from glulam.compiler.graph.deferred import Deferred
 from glulam.compiler.graph.graph import Node, Value
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.patch import Patch
-from glulam.compiler.graph.types import Array, Shape
+from glulam.compiler.graph.types import Array, Shape, TensorType
 from glulam.compiler.ops import Conv, ConvTranspose, Linear
 from glulam.compiler.passes.affine import Affine, Wide, rounded
 from glulam.runtime.memory import allocate
@@ -81,14 +83,24 @@ class Weights:
     def apply(self, patch: Patch, node: Node, x: Value) -> Value | str:
         """The node over x with these weights, rounded; or why it cannot be."""
         weight, bias = _parameters(node)
-        arrays = [_product(self.weight, self.factor)]
-        if self.bias is not None:
-            arrays.append(rounded(self.bias, weight.type.dtype))
-        if not all(np.isfinite(array).all() for array in arrays):
+        product, shift = self._product(), None if self.bias is None else rounded(self.bias, weight.type.dtype)
+        if product is None or not (shift is None or np.isfinite(shift).all()):
             return f"the weights of {node.name} would not be finite"
-        names = (weight.name, bias.name if bias is not None else f"{node.name}.bias")
-        constants = [patch.constant(array, name) for array, name in zip(arrays, names, strict=False)]
+        constants = [patch.constant(product, weight.name)]
+        if shift is not None:
+            constants.append(patch.constant(shift, bias.name if bias is not None else f"{node.name}.bias"))
         return patch.apply(node.op, x, *constants, name=node.name)
+
+    def _product(self) -> Array | Deferred | None:
+        """The weights with the factor, rounded once, None if not finite; deferred if that can be told before."""
+        weight, factor = self.weight, self.factor
+        if factor is None or (factor == 1.0).all():
+            return weight if np.isfinite(weight).all() else None
+        largest = float(max(weight.max(), -weight.min())) if weight.size else 0.0  # NaN if there is one
+        if largest * float(np.abs(factor).max(initial=0.0)) < float(np.finfo(str(weight.dtype)).max) / 2:
+            return Deferred(TensorType.of(weight), partial(_product, weight, factor))
+        product = _product(weight, factor)
+        return product if np.isfinite(product).all() else None
 
     def _per_output(self, vector: Wide) -> Wide:
         """A vector over the output channels, shaped for multiplication with the weights."""
@@ -120,10 +132,8 @@ def channel_axis(op: LinearOp, shape: Shape) -> int:
     return len(shape) - 1 if isinstance(op, Linear) else 1
 
 
-def _product(weight: Array, factor: Wide | None) -> Array:
+def _product(weight: Array, factor: Wide) -> Array:
     """The product in float64, rounded once to the weights' type, without a copy of all weights in float64."""
-    if factor is None or (factor == 1.0).all():
-        return weight
     out = allocate(weight.nbytes).view(weight.dtype).reshape(weight.shape)
     with np.errstate(over="ignore"):
         return np.multiply(weight, factor, out=out, dtype=np.float64, casting="unsafe")

@@ -60,7 +60,6 @@ class TransposedToShuffle(NodePass):
         x, weights, *bias = node.inputs
         assert x is not None
         assert weights is not None
-        assert weights.data is not None
         shapes = zip(weights.shape[2:], op.strides, op.pads, x.shape[2:], node.output.shape[2:], strict=True)
         lines = [_Line.of(kernel, stride, before, *extents) for kernel, stride, (before, _), *extents in shapes]
         if any(pad < 0 for line in lines for pad in line.pads):
@@ -78,7 +77,7 @@ class TransposedToShuffle(NodePass):
         op, (x, *parameters) = node.op, node.inputs
         assert isinstance(op, ConvTranspose)
         assert x is not None
-        if x.type.dtype is not DType.F32 or any(v is not None and v.data is None for v in parameters):
+        if x.type.dtype is not DType.F32 or any(v is not None and not v.is_constant for v in parameters):
             return "the weights are not float32 constants"
         if op.groups > 1 or set(op.dilations) != {1}:
             return "groups or dilation"

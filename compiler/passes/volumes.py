@@ -34,7 +34,7 @@ class TrimTaps(NodePass):
             return None
         x, weights, *rest = node.inputs
         assert x is not None
-        if weights is None or weights.data is None:
+        if weights is None or not weights.is_constant:
             return None
         kept = [_met(node.op, d, x.shape[2 + d], weights.shape[2 + d], n) for d, n in enumerate(node.output.shape[2:])]
         if kept == [(0, extent) for extent in weights.shape[2:]]:
@@ -46,6 +46,7 @@ class TrimTaps(NodePass):
             pads.append((before - first * dilation, after - (taps - end) * dilation))
         if any(side < 0 for pair in pads for side in pair):
             return Decision(node.name, False, f"the padding {node.op.pads} leaves out pixels too")
+        assert weights.data is not None
         part = np.ascontiguousarray(weights.data[:, :, *(slice(*span) for span in kept)])
         patch = Patch(graph, f"taps {kept} of {'x'.join(map(str, weights.shape[2:]))} meet the input", at=node.name)
         trimmed = patch.constant(part, f"{weights.name}_met")
@@ -105,7 +106,7 @@ class VolumesToImages(NodePass):
         op, (x, weights, *_) = node.op, node.inputs
         assert isinstance(op, Conv)
         assert x is not None
-        if weights is None or weights.data is None or x.type.dtype is not DType.F32:
+        if weights is None or not weights.is_constant or x.type.dtype is not DType.F32:
             return "the weights are not float32 constants"
         if op.groups != 1 or not filterings(Conv(op.strides[1:], op.pads[1:], op.dilations[1:]), weights.shape[3:]):
             return "Winograd's algorithm is not for groups, nor for these taps and strides"

@@ -96,9 +96,7 @@ def run_op(op, arrays, constants=(), target="native", native=True, out_halo=0, e
     memory = {}
     for buffer, arg in zip(lowered.kernel.params, lowered.args, strict=True):
         if isinstance(arg, Packing):
-            arg = arg.array()
-        if isinstance(arg, np.ndarray):
-            memory[buffer.name] = np.ascontiguousarray(arg).ravel()
+            memory[buffer.name] = arg.array().ravel()
         elif arg[0] == "input":
             memory[buffer.name] = to_physical(arrays[arg[1]], ins[arg[1]])
         else:

@@ -60,9 +60,7 @@ class Lowering:
         memory = {}
         for buffer, arg in zip(self.kernel.params, self.lowered.args, strict=True):
             if isinstance(arg, Packing):
-                arg = arg.array()
-            if isinstance(arg, np.ndarray):
-                memory[buffer.name] = aligned(arg)
+                memory[buffer.name] = aligned(arg.array())
             elif arg[0] == "input":
                 i = arg[1]
                 memory[buffer.name] = self.widened(to_physical(self.arrays[i], self.ins[i]), self.types[i], self.ins[i])
