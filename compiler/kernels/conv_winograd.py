@@ -52,12 +52,12 @@ def choose_plan(target: Target, batch: int, spatial: Shape, in_channels: int, ou
     candidates = []
     for rows, columns in _cuts(height, width):
         iterations = batch * (height // rows) * (width // columns)
-        for _, _, tiling in tilings(target, rows * columns, blocks, in_channels):
+        for row, _, tiling in tilings(target, rows * columns, blocks, in_channels):
             groups = -(-blocks // tiling.blocks)
             for splits in (s for s in range(1, groups + 1) if groups % s == 0):
                 if iterations * splits >= _PARTS or splits == groups:
                     plan = Plan(rows, columns, splits, tiling)
-                    cycles = _cycles(target, plan, iterations, in_channels, out_channels, f)
+                    cycles = _cycles(target, plan, row, iterations, in_channels, out_channels, f)
                     candidates.append((cycles * Parts(iterations * splits).busiest(target.threads), plan))
     return min(candidates, key=lambda candidate: candidate[0])[1]
 
@@ -67,7 +67,8 @@ def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_chann
     plan = choose_plan(target, batch, spatial, in_channels, out_channels, f)
     height, width = f.tiles(spatial)
     iterations = batch * (height // plan.rows) * (width // plan.columns)
-    return f.margin * _cycles(target, plan, iterations, in_channels, out_channels, f)
+    row = row_cycles(target, plan.tiling, plan.tiles, -(-out_channels // target.lanes), in_channels)
+    return f.margin * _cycles(target, plan, row, iterations, in_channels, out_channels, f)
 
 
 def _cuts(height: int, width: int) -> list[tuple[int, int]]:
@@ -76,15 +77,20 @@ def _cuts(height: int, width: int) -> list[tuple[int, int]]:
     return rows + [(1, c) for c in range(1, width) if width % c == 0]
 
 
-def _cycles(target: Target, plan: Plan, iterations: int, in_channels: int, out_channels: int, f: Filtering) -> float:
-    """Cycles for so many blocks of tiles, the first of which has to fetch the filters from memory."""
+def _cycles(
+    target: Target, plan: Plan, row: float, iterations: int, in_channels: int, out_channels: int, f: Filtering
+) -> float:
+    """Cycles for so many blocks of tiles, the first of which has to fetch the filters from memory.
+
+    `row` are those of the products of one point.
+    """
     lanes, tiles = target.lanes, plan.tiles
     in_blocks, out_blocks = -(-in_channels // lanes), -(-out_channels // lanes)
     slow = transform_slowdown(target)
     inputs = f.points * tiles * in_blocks * lanes * 4
     filters = f.points * in_channels * out_blocks * lanes * 4
     transforms = tiles * (plan.splits * in_blocks * f.input_cycles + out_blocks * f.output_cycles) * slow
-    products = f.points * row_cycles(target, plan.tiling, tiles, out_blocks, in_channels)
+    products = f.points * row
     passes = -(-out_blocks // plan.tiling.blocks)
     if inputs > _L2_SHARE * target.l2_bytes:  # they come and go between caches, and not all of it is hidden
         transforms += (1 + passes) * inputs / stream_rate(target, inputs)
