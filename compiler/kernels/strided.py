@@ -16,12 +16,14 @@ import numpy as np
 
 from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels.context import COPIED_AS, Context, pack_channels
-from glulam.compiler.kernels.nest import nest, row_chunks, vectors
+from glulam.compiler.kernels.nest import chunks, nest, row_chunks, vectors
 from glulam.compiler.kernels.shuffles import assembled, transposed
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Load, Var
 
 _CLOSE = 8  # strides up to this many elements are read as whole vectors
+_SAME_SET = 4096  # bytes between places that fall into one set of a first-level cache, of 8 or 12 lines
+_RUN = 8  # tiles that are transposed before their rows are written, where those would drive out each other
 
 
 @dataclass(frozen=True)
@@ -249,8 +251,37 @@ class _Copier:
                     for j in range(width if kept is None else kept):
                         self.store(y + t + v + (s + j) * along.target, columns[j])
 
+            if kept is None and t_count >= _RUN and along.target * self.size % _SAME_SET == 0:
+                self.runs_of_tiles(outer, along, row, (t_first, t_count), (s_first, s_count), width, real)
+                continue
             extents = [*(d.extent for d in outer), t_count, s_count]
             nest(self.b, extents, 2 * self.size * width * width, tile)
+
+    def runs_of_tiles(
+        self, outer: Sequence[Dim], along: Dim, row: Dim, across: tuple[int, int], down: tuple[int, int], width: int,
+        real: int | None,
+    ) -> None:  # fmt: skip
+        """Tiles whose rows would all go to one set of a cache: several side by side, then row by row."""
+        (t_first, t_count), (s_first, s_count) = across, down
+        kept = self.b.scratch(f"kept{len(self.b.scratch_buffers)}", (width, _RUN * width), self.dtype)
+        for begin, count, length in chunks(t_count, _RUN):
+
+            def run(coords: list[Affine], begin: int = begin, length: int = length) -> None:
+                *head, s, t = coords
+                x, y = self.base(outer, head)
+                t, s = (t * length + begin) * width + t_first, s * width + s_first
+                with self.b.serial("i", length) as i, self.b.vector("v", width) as v:
+                    rows = [
+                        self.load(x + (t + i * width + k) * row.source + s + v) if real is None or k < real else None
+                        for k in range(width)
+                    ]
+                    for j, column in enumerate(transposed(self.b, rows, self.dtype)):
+                        self.b.store(kept[j, i * width + v], column)
+                with self.b.serial("j", width) as j, self.b.serial("i", length) as i, self.b.vector("v", width) as v:
+                    self.store(y + t + i * width + v + (s + j) * along.target, kept[j, i * width + v])
+
+            extents = [*(d.extent for d in outer), s_count, count]
+            nest(self.b, extents, 2 * self.size * width * width * length, run)
 
     def elements(self, dims: Sequence[Dim]) -> None:
         """One by one."""

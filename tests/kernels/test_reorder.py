@@ -47,6 +47,22 @@ def test_another_halo(shape):
     check(Reorder(1), [x], lambda lanes: ([Layout(1, spans, -1.0)], [PLAIN]))
 
 
+@pytest.mark.parametrize(
+    "shape", [(2, 35, 32, 32), (1, 16, 2048), (1, 33, 4, 16, 32), (1, 20, 64, 48), (1, 17, 32, 64)]
+)
+def test_rows_a_multiple_of_a_page_apart(shape):
+    """They go through a buffer; of 48 columns and more, or several blocks, there is a rest."""
+    x = random(shape)
+    check(Reorder(1), [x], lambda lanes: ([blocked(len(shape), lanes, (1, 1))], [PLAIN]), gaps=True)
+    check(Reorder(16), [x], lambda lanes: ([PLAIN], [blocked(len(shape), lanes)]))
+
+
+def test_small_elements_a_multiple_of_a_page_apart():
+    for dtype in (np.float16, np.int8, np.float64):
+        x = random((1, 32, 64, 64), dtype)
+        check(Reorder(1), [x], lambda lanes: ([blocked(4, lanes)], [PLAIN]))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dtypes(dtype):
     for shape in ((1, 19, 3, 20), (2, 4, 2, 3)):
