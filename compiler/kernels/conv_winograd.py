@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import product
 
@@ -32,12 +32,17 @@ _L2_SHARE = 0.35  # of the second-level cache that the inputs of a block of tile
 
 @dataclass(frozen=True)
 class Plan:
-    """How an image is cut: blocks of `rows` x `columns` tiles, the channel blocks in `splits` parts for the threads."""
+    """How an image is cut: blocks of `rows` x `columns` tiles, the channel blocks in `splits` parts for the threads.
+
+    With `shares_middle` two threads take half of the rows of blocks each, and of the one in the middle half of the
+    channels.
+    """
 
     rows: int
     columns: int
     splits: int
     tiling: Tiling
+    shares_middle: bool = False
 
     @property
     def tiles(self) -> int:
@@ -59,7 +64,17 @@ def choose_plan(target: Target, batch: int, spatial: Shape, in_channels: int, ou
                     plan = Plan(rows, columns, splits, tiling)
                     cycles = _cycles(target, plan, row, iterations, in_channels, out_channels, f)
                     candidates.append((cycles * Parts(iterations * splits).busiest(target.threads), plan))
+                    if target.threads == 2 and splits == 1 and _has_middle(plan, batch, height, width, blocks):
+                        shared = replace(plan, shares_middle=True)
+                        candidates.append((cycles * Parts(iterations - 1, 2, 0.5).busiest(2), shared))
     return min(candidates, key=lambda candidate: candidate[0])[1]
+
+
+def _has_middle(plan: Plan, batch: int, height: int, width: int, blocks: int) -> bool:
+    """Whether there is an odd number of blocks of tiles, below each other, and of groups of channels an even one."""
+    return (
+        batch == 1 and width == plan.columns and height // plan.rows % 2 == 1 and blocks % (2 * plan.tiling.blocks) == 0
+    )
 
 
 def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, f: Filtering) -> float:
@@ -133,11 +148,11 @@ class _Winograd:
         odd = self.f.points | 1  # so that the tiles begin in different sets of a cache
         self.products = self.b.scratch("m", (plan.tiling.blocks, plan.tiles, odd, self.block))
         for first, per_group, count in plan.tiling.channel_groups(self.out_blocks):
-            splits = math.gcd(plan.splits, count)
             packed = ctx.constant(self.filters(first, per_group, count), "u")
             part = self.bias.reshape(self.groups, -1)[:, first * self.block : (first + per_group * count) * self.block]
             bias = ctx.constant(part.reshape(-1, per_group, self.block), "b", table=ctx.data(2) is None)
-            for (below, rows, height), (right, columns, width) in product(*self.classes()):
+            for (below, rows, height, parts), (right, columns, width, _) in product(*self.classes()):
+                splits = math.gcd(parts, count)
                 with self.blocks(splits, rows, columns) as (n, k, a, e, q):
                     corner = ((a + below) * plan.rows, (e + right) * plan.columns)
                     self.transform_inputs((n, k), corner)
@@ -163,19 +178,21 @@ class _Winograd:
             with self.b.section(q=splits, **inner) as (q, n, k, a, e):
                 yield n, k, a, e, q
 
-    def classes(self) -> list[list[tuple[int, int, int]]]:
-        """(first row of blocks, rows, outputs inside their last tiles), the same for columns.
+    def classes(self) -> list[list[tuple[int, int, int, int]]]:
+        """(first row of blocks, rows, outputs inside their last tiles, parts of the channels), the same for columns.
 
-        Blocks at a ragged edge stand by themselves.
+        Blocks at a ragged edge stand by themselves, and so do those that two threads share.
         """
-        found = []
+        found, splits = [], self.plan.splits
         for tiles, size, whole, inside in zip(
             self.f.tiles(self.finished.wanted), (self.plan.rows, self.plan.columns), self.f.outputs,
             self.finished.inside, strict=True,
         ):  # fmt: skip
             count = tiles // size
-            ragged = [(0, count - 1, whole)] * (count > 1) + [(count - 1, 1, inside)]
-            found.append([(0, count, whole)] if inside == whole else ragged)
+            ragged = [(0, count - 1, whole, splits)] * (count > 1) + [(count - 1, 1, inside, splits)]
+            found.append([(0, count, whole, splits)] if inside == whole else ragged)
+        if self.plan.shares_middle:
+            found[0] = _with_middle(found[0])
         return found
 
     # ---- the three stages
@@ -243,3 +260,15 @@ class _Winograd:
             weights = weights[lanes]
         shape = (self.groups * count, self.f.points, self.in_channels, per_group, self.block)
         return Packing(weights, shape, DType.F32, self.f.transform_filters, per_group * self.block)
+
+
+def _with_middle(classes: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
+    """The same rows, an odd number of them, with the one in the middle by itself, its channels in two parts."""
+    middle = sum(rows for _, rows, _, _ in classes) // 2
+    found = []
+    for first, rows, inside, splits in classes:
+        for begin, end, parts in ((0, middle, splits), (middle, middle + 1, 2), (middle + 1, first + rows, splits)):
+            begin, end = max(begin, first), min(end, first + rows)
+            if begin < end:
+                found.append((begin, end - begin, inside, parts))
+    return found

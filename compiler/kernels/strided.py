@@ -275,8 +275,8 @@ class _Copier:
                         self.load(x + (t + i * width + k) * row.source + s + v) if real is None or k < real else None
                         for k in range(width)
                     ]
-                    for j, column in enumerate(transposed(self.b, rows, self.dtype)):
-                        self.b.store(kept[j, i * width + v], column)
+                    for number, column in enumerate(transposed(self.b, rows, self.dtype)):
+                        self.b.store(kept[number, i * width + v], column)
                 with self.b.serial("j", width) as j, self.b.serial("i", length) as i, self.b.vector("v", width) as v:
                     self.store(y + t + i * width + v + (s + j) * along.target, kept[j, i * width + v])
 

@@ -8,12 +8,15 @@ from harness import run_op
 
 from glulam.compiler.driver import compile_graph
 from glulam.compiler.errors import ShapeError, UnsupportedError
+from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import f32
 from glulam.compiler.kernels import conv_winograd
 from glulam.compiler.kernels.minimal_filtering import Line, filtering
-from glulam.compiler.ops import Add, Conv, PRelu, Relu
+from glulam.compiler.kernels.tiling import Tiling
+from glulam.compiler.ops import Add, Conv, MaxPool, PRelu, Relu
 from glulam.compiler.ops.winograd import WinogradConv
+from glulam.compiler.options import Options
 from glulam.compiler.targets import runnable_targets, target
 
 TARGETS = [t.name for t in runnable_targets()]
@@ -108,6 +111,36 @@ def test_without_bias_and_with_nan():
     np.testing.assert_allclose(got[clean], expected[clean], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("extents", [(28, 28), (27, 25), (26, 30)])
+@pytest.mark.parametrize("outputs", [(4, 4), (6, 6)])
+@pytest.mark.parametrize("name", TARGETS)
+def test_two_threads_share_the_block_in_the_middle(name, outputs, extents, pooled, monkeypatch):
+    """Of an odd number of them; with the bits of one thread, which goes through them one after the other."""
+    f = filtering(outputs, (3, 3))
+
+    def plan(machine, batch, wanted, *_):
+        rows, columns = f.tiles(wanted)
+        assert rows % 2 == 1
+        return conv_winograd.Plan(1, columns, 1, Tiling(4, 1), shares_middle=machine.threads == 2)
+
+    monkeypatch.setattr(conv_winograd, "choose_plan", plan)
+    rng = np.random.default_rng(0)
+    op = WinogradConv((1, 1), ((1, 1), (1, 1)), (1, 1), outputs=f.outputs, taps=f.taps)
+    graph = Graph("shared")
+    x = graph.input("x", f32(1, 16, *extents))
+    w, b = (rng.uniform(-1, 1, shape).astype(np.float32) for shape in ((32, 16, 3, 3), (32,)))
+    y = graph.apply(Relu(), graph.apply(op, x, graph.constant(w), graph.constant(b)))
+    if pooled:
+        y = graph.apply(MaxPool((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1), False), y)
+    graph.output("y", y)
+    feeds = {"x": rng.uniform(-1, 1, (1, 16, *extents)).astype(np.float32)}
+    one, two = (compile_graph(graph, Options(target=name, threads=threads)).run(feeds)["y"] for threads in (1, 2))
+    np.testing.assert_array_equal(one, two)
+    expected = evaluate(graph, feeds)["y"]
+    np.testing.assert_allclose(one, expected, atol=1e-4 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("shape", [(56, 56), (7, 7), (13, 30), (1, 100)])
 @pytest.mark.parametrize("channels", [(64, 64), (3, 17), (512, 512)])
 def test_plan_cuts_evenly(shape, channels):
@@ -115,6 +148,13 @@ def test_plan_cuts_evenly(shape, channels):
     height, width = F4.tiles(shape)
     assert height % plan.rows == 0
     assert width % plan.columns == 0
+
+
+def test_two_threads_share_the_middle_where_halves_leave_one():
+    machine = replace(target("x86-64-v3"), threads=2)
+    assert conv_winograd.choose_plan(machine, 1, (28, 28), 16, 32, F4).shares_middle  # 7 rows of tiles
+    assert not conv_winograd.choose_plan(machine, 1, (32, 32), 16, 32, F4).shares_middle
+    assert not conv_winograd.choose_plan(target("x86-64-v3"), 1, (28, 28), 16, 32, F4).shares_middle
 
 
 @pytest.mark.parametrize("outputs", range(1, 7))
