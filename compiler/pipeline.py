@@ -16,6 +16,7 @@ from glulam.compiler.passes.identity_elimination import IdentityElimination
 from glulam.compiler.passes.layout import ChooseLayout
 from glulam.compiler.passes.manager import Pass
 from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
+from glulam.compiler.passes.own_tiles import OwnTiles
 from glulam.compiler.passes.rows_first import RowsFirst
 from glulam.compiler.passes.sliced_linear import SlicedLinear
 from glulam.compiler.passes.split_batch import SplitBatch
@@ -59,6 +60,7 @@ def pipeline(
         VolumesToImages(machine),  # before the choice of algorithms, which looks at images
         ChooseAlgorithm(machine, measured or {}, exact),  # before fusion, since not every kernel can pool its result
         BatchAcrossThreads(machine, threads),  # after the choice of algorithms, which must not depend on threads
+        OwnTiles(machine, threads),  # on samples that threads share, before stages are split
         SplitWinograd(machine),  # its last stage then carries the epilogue
         SplitStrassen(),  # likewise
         Fuse(machine),  # before layouts, so that a region gets one layout

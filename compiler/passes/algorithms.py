@@ -204,26 +204,27 @@ def _no_winograd(target: Target, node: Node) -> str | None:
 
 
 def _winograd(target: Target, node: Node) -> list[Candidate]:
-    x, weights, *_ = node.inputs
-    op = node.op
-    assert x is not None
+    weights, op = node.inputs[1], node.op
     assert weights is not None
     assert isinstance(op, Conv)
-    groups = op.groups
-    size = (
-        x.shape[0] * groups,
-        as_pair(node.output.shape[2:], 1),
-        x.shape[1] // groups,
-        node.output.shape[1] // groups,
-    )
     found = []
     for f in filterings(op, weights.shape[2:]):
-        ways = [] if f.is_dilated else [("", False, conv_winograd.cost)]
-        ways += [(" in stages", True, winograd_stages.cost)] if groups == 1 else []
-        for how, staged, cost in ways:
+        ways = [] if f.is_dilated else [("", False)]
+        ways += [(" in stages", True)] if op.groups == 1 else []
+        for how, staged in ways:
             variant = WinogradConv(**op.attributes(), outputs=f.outputs, taps=f.taps, staged=staged)
-            found.append(Candidate(f"winograd {f.name}{how}", cost(target, *size, f), variant))
+            found.append(Candidate(f"winograd {f.name}{how}", winograd_cycles(target, node, f, staged), variant))
     return sorted(found, key=lambda candidate: candidate.cycles)
+
+
+def winograd_cycles(target: Target, node: Node, f: Filtering, staged: bool) -> float:
+    """Estimated cycles of a convolution by Winograd's algorithm, in three stages or in one kernel."""
+    x, op = node.inputs[0], node.op
+    assert x is not None
+    assert isinstance(op, Conv)
+    images, channels = x.shape[0] * op.groups, x.shape[1] // op.groups
+    cost = winograd_stages.cost if staged else conv_winograd.cost
+    return cost(target, images, as_pair(node.output.shape[2:], 1), channels, node.output.shape[1] // op.groups, f)
 
 
 def _no_narrow(target: Target, node: Node) -> str | None:

@@ -1,0 +1,48 @@
+"""For two threads, convolutions by Winograd's algorithm in one kernel where stages would be little faster.
+
+In stages both threads read the tiles that both have transformed. In one kernel a thread transforms what it reads by
+itself, into memory of its own, and computes half of the channels. The sums are the same, so threads may decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from glulam.compiler.graph.graph import Graph, Node
+from glulam.compiler.graph.patch import Patch
+from glulam.compiler.ops.batch_map import BatchMap
+from glulam.compiler.ops.winograd import WinogradConv
+from glulam.compiler.passes.algorithms import winograd_cycles
+from glulam.compiler.passes.manager import Decision, Pass
+from glulam.compiler.targets import Target
+
+_THREADS = 2
+_WORTH_IT = 1.05  # times the cycles of the stages; with cores that share a cache most networks gain up to there
+
+
+@dataclass(frozen=True)
+class OwnTiles(Pass):
+    """Takes staged convolutions back to one kernel, but for dilated ones, which have none."""
+
+    target: Target
+    threads: int
+
+    name = "own_tiles"
+    nested = False  # what one thread computes by itself stays as it is
+
+    def proposals(self, graph: Graph) -> Iterator[Patch | Decision]:
+        for node in list(graph.nodes) if self.threads == _THREADS else []:
+            if isinstance(node.op, BatchMap) and not node.op.parallel:
+                yield from self.proposals(node.op.body)
+            elif isinstance(node.op, WinogradConv) and node.op.staged and not node.op.filtering.is_dilated:
+                yield self.proposal(graph, node, node.op)
+
+    def proposal(self, graph: Graph, node: Node, op: WinogradConv) -> Patch | Decision:
+        single, staged = (winograd_cycles(self.target, node, op.filtering, stages) for stages in (False, True))
+        why = f"{single / 1e3:.0f}k cycles in one kernel, {staged / 1e3:.0f}k in stages"
+        if single > _WORTH_IT * staged:
+            return Decision(node.name, False, why)
+        patch = Patch(graph, why, at=node.name)
+        patch.replace(node.output, patch.apply(replace(op, staged=False), *node.inputs, name=node.name))
+        return patch
