@@ -13,16 +13,18 @@ from glulam.compiler.graph.types import TensorType, f32
 from glulam.compiler.kernels.context import Operand
 from glulam.compiler.loops.printer import show_kernel
 from glulam.compiler.ops import ALL_OPS, Add, Conv, Linear, Relu
+from glulam.compiler.ops.strassen import StrassenConv
+from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.options import Options
 from glulam.compiler.twins import twin_key
 
-ONES, SAME = (1, 1), ((1, 1), (1, 1))
+ONES = (1, 1)
 
 
-def conv(graph, x, w, b=None, groups=1):
+def conv(graph, x, w, b=None):
     pads = tuple((k // 2, k // 2) for k in w.shape[2:])
     inputs = [x, graph.constant(w, "w"), *([graph.constant(b, "b")] if b is not None else [])]
-    return graph.apply(Conv(ONES, pads, ONES, groups), *inputs, name="conv")
+    return graph.apply(Conv(ONES, pads, ONES), *inputs, name="conv")
 
 
 def random(rng, *shape):
@@ -75,7 +77,7 @@ def test_every_case_twice_with_other_constants(op, target, monkeypatch):
 @pytest.mark.parametrize("taps", [1, 3])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_chain_of_equal_convolutions(channels, taps, bias, monkeypatch):
-    """Direct, Winograd's and Strassen's, with an epilogue that reads another tensor."""
+    """Narrow ones, direct ones and Winograd's, with an epilogue that reads another tensor."""
     rng = np.random.default_rng(channels)
     graph = Graph("chain")
     x = graph.input("x", f32(1, channels, 14, 13))
@@ -90,8 +92,30 @@ def test_a_chain_of_equal_convolutions(channels, taps, bias, monkeypatch):
     agree(native(graph, feeds, Options()), reference(graph, feeds), 1e-4, "native")
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("channels", [32, 64])
+@pytest.mark.parametrize("algorithm", ["strassen_products", "winograd_products"])
+def test_a_chain_of_convolutions_in_stages(algorithm, channels, bias, monkeypatch):
+    rng = np.random.default_rng(channels)
+    strassen = algorithm == "strassen_products"
+    taps, pads = (1, ((0, 0), (0, 0))) if strassen else (3, ((1, 1), (1, 1)))
+    op = StrassenConv(ONES, pads, ONES) if strassen else WinogradConv(ONES, pads, ONES, staged=True)
+    graph = Graph("stages")
+    y = graph.input("x", f32(1, channels, 14, 14))
+    for _ in range(3):
+        parameters = [random(rng, channels, channels, taps, taps), *([random(rng, channels)] if bias else [])]
+        y = graph.apply(Relu(), graph.apply(op, y, *map(graph.constant, parameters)))
+    graph.output("y", y)
+    shared, alone = both_programs(graph, Options(), monkeypatch)
+    same(shared, alone)
+    products = [step.kernel.name for step in shared.steps if algorithm in step.kernel.name]
+    assert len(products) == 3
+    assert len(set(products)) < 3
+    assert len(lowered_afresh(graph, monkeypatch)) < len(shared.steps)
+
+
 def lowered_afresh(graph, monkeypatch):
-    """Names of the nodes that kernels were built for."""
+    """The nodes that kernels were built for."""
     fresh = []
     shared = lowering._shared
     monkeypatch.setattr(
