@@ -54,25 +54,17 @@ def _signed(magnitude: Expr, sign: Expr) -> Expr:
 _ROUNDER = 12582912.0
 _EXP_LOW = -87.33654022216797  # results below the smallest normal number are 0
 _EXP_HIGH = 88.72283172607422  # the largest float with a finite result
+# (exp(r) - 1 - r) / r**2 for r in [-ln2/2, ln2/2], a minimax polynomial, the highest power first.
+_EXP_REST = [0.001382073387503624, 0.008368677459657192, 0.04166826605796814, 0.1666652113199234, 0.4999999403953552]
 
 
 def _exp_of(x: Expr) -> Expr:
-    """exp(x) = 2**n * exp(r), r = x - n ln 2 in [-ln2/2, ln2/2]; a minimax polynomial for (exp(r) - 1 - r) / r**2."""
+    """exp(x) = 2**n * exp(r), r = x - n ln 2 in [-ln2/2, ln2/2]."""
     shifted = Fma(x, Const(1.4426950408889634), Const(_ROUNDER))
     n = shifted - _ROUNDER
     r = Fma(n, Const(-0.693359375), x)
     r = Fma(n, Const(2.12194440e-4), r)
-    p = polynomial(
-        r,
-        [
-            0.001382073387503624,
-            0.008368677459657192,
-            0.04166826605796814,
-            0.1666652113199234,
-            0.4999999403953552,
-        ],
-    )
-    p = Fma(p, r * r, r) + 1.0
+    p = Fma(polynomial(r, _EXP_REST), r * r, r) + 1.0
     # n is added to p's exponent; the sum is a normal number for every x between the limits.
     scaled: Expr = Bitcast(_bits(p) + ex.binary("shl", _bits(shifted), 23), DType.F32)
     scaled = ex.where(x < _EXP_LOW, 0.0, scaled)
@@ -115,32 +107,20 @@ def _log() -> Expr:
 
 
 def _tanh() -> Expr:
-    """Near 0 an odd polynomial, elsewhere 1 - 2 / (2**t + 1), t = 2|x| / ln 2, with the operand's sign.
+    """e / (e + 2) for e = exp(2|x|) - 1, with the operand's sign.
 
-    2**t = 2**n * 2**f, f = t - n in [-1/2, 1/2]. The polynomials are minimax ones for (tanh(x) / x - 1) / x**2 and
-    (2**f - 1) / f.
+    e = 2**n * (1 + u) - 1 with u = exp(r) - 1, r = 2|x| - n ln 2 in [-ln2/2, ln2/2], by the polynomial of `_exp_of`. So
+    e keeps its relative precision near 0, where n is 0; where n is large, the result does not feel that ln 2 is rounded.
     """
     magnitude = ex.absolute(_X)
-    z = _X * _X
-    p = polynomial(z, [0.01643787883222103, -0.05267200991511345, 0.1332072913646698, -0.3333294689655304])
-    small = Fma(p * z, magnitude, magnitude)
-    m = ex.where(Const(9.1) < magnitude, 9.1, magnitude)  # where it is 1; NaN stays
-    shifted = Fma(m, Const(2.8853900817779268), Const(_ROUNDER))
-    f = Fma(m, Const(2.8853900817779268), _ROUNDER - shifted)
+    twice = magnitude + magnitude
+    m = ex.where(Const(18.2) < twice, 18.2, twice)  # where the result is 1; NaN stays
+    shifted = Fma(m, Const(1.4426950408889634), Const(_ROUNDER))
+    r = Fma(shifted - _ROUNDER, Const(-0.6931471805599453), m)
+    u = Fma(polynomial(r, _EXP_REST) * r, r, r)
     power = Bitcast(ex.binary("shl", _bits(shifted), 23) + 0x3F800000, DType.F32)
-    q = polynomial(
-        f,
-        [
-            0.00015327802975662053,
-            0.0013390997191891074,
-            0.009618503041565418,
-            0.05550359562039375,
-            0.24022647738456726,
-            0.6931471824645996,
-        ],
-    )
-    large = 1.0 - 2.0 / Fma(q, f * power, power + 1.0)
-    return _signed(ex.where(magnitude < 0.55, small, large), _X)
+    e = Fma(u, power, power - 1.0)
+    return _signed(e / (e + 2.0), _X)
 
 
 def _erf() -> Expr:

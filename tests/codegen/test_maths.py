@@ -50,7 +50,7 @@ def samples():
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(("op", "ulps"), [("exp", 1.1), ("log", 1.0), ("tanh", 1.5), ("erf", 1.2)])
+@pytest.mark.parametrize(("op", "ulps"), [("exp", 1.1), ("log", 1.0), ("tanh", 2.5), ("erf", 1.2)])
 def test_error_in_units_of_the_last_place(op, ulps, target):
     x = samples()
     expected, actual = exact(op, x), native(op, x, target)
