@@ -109,8 +109,9 @@ def _log() -> Expr:
 def _tanh() -> Expr:
     """e / (e + 2) for e = exp(2|x|) - 1, with the operand's sign.
 
-    e = 2**n * (1 + u) - 1 with u = exp(r) - 1, r = 2|x| - n ln 2 in [-ln2/2, ln2/2], by the polynomial of `_exp_of`. So
-    e keeps its relative precision near 0, where n is 0; where n is large, the result does not feel that ln 2 is rounded.
+    e = 2**n * (1 + u) - 1 with u = exp(r) - 1, r = 2|x| - n ln 2 in [-ln2/2, ln2/2], by the polynomial of `_exp_of`.
+    So e keeps its relative precision near 0, where n is 0; where n is large, the result does not feel that ln 2 is
+    rounded.
     """
     magnitude = ex.absolute(_X)
     twice = magnitude + magnitude

@@ -4,6 +4,9 @@ One iteration takes a block of tiles: it transforms their inputs into scratch me
 cache, multiplies the matrices of all points for one group of channel blocks after the other, and transforms each result
 back with the epilogue on the way out. The filters are transformed at compile time in float64, and read once for each
 block of tiles; `winograd_stages` serves where they are too many for that, and where taps are apart (dilation).
+
+Vectors hold the channels of a block. Those of an image of few channels, as a network's first layer has it, would be
+mostly empty while its tiles are transformed, so it is read plain, and the vectors hold a channel of neighbouring tiles.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.conv_template import constant_weights
 from glulam.compiler.kernels.minimal_filtering import Filtering
 from glulam.compiler.kernels.packing import Packing
+from glulam.compiler.kernels.shuffles import transposed
 from glulam.compiler.kernels.tiling import Parts, Tiling, memory_rate, overlapped, row_cycles, stream_rate, tilings
 from glulam.compiler.kernels.winograd import FinishedTiles, Products, padded_bias, transform_slowdown
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, Load, Var
@@ -28,6 +32,12 @@ from glulam.compiler.targets import Target
 
 _PARTS = 4  # iterations that a convolution should have at least
 _L2_SHARE = 0.35  # of the second-level cache that the inputs of a block of tiles may fill
+_SHUFFLE_CYCLES = 1.0  # of one that takes two vectors
+
+
+def has_few_channels(channels: int, lanes: int) -> bool:
+    """Whether vectors should hold tiles rather than channels."""
+    return 2 * channels <= lanes
 
 
 @dataclass(frozen=True)
@@ -101,23 +111,37 @@ def _cycles(
     """
     lanes, tiles = target.lanes, plan.tiles
     in_blocks, out_blocks = -(-in_channels // lanes), -(-out_channels // lanes)
-    slow = transform_slowdown(target)
-    inputs = f.points * tiles * in_blocks * lanes * 4
+    slow, trips = transform_slowdown(target), 2  # of results, which are written and read
+    if has_few_channels(in_channels, lanes):
+        trips = 1  # it takes longer to store a result than to compute it, and that hides in what follows (measured)
+        inputs = f.points * tiles * in_channels * 4
+        reading = in_channels * plan.rows * -(-plan.columns // lanes) * (f.input_cycles + _turning_cycles(f, lanes))
+    else:
+        inputs = f.points * tiles * in_blocks * lanes * 4
+        reading = tiles * in_blocks * f.input_cycles
     filters = f.points * in_channels * out_blocks * lanes * 4
-    transforms = tiles * (plan.splits * in_blocks * f.input_cycles + out_blocks * f.output_cycles) * slow
+    transforms = (plan.splits * reading + tiles * out_blocks * f.output_cycles) * slow
     products = f.points * row
     passes = -(-out_blocks // plan.tiling.blocks)
     if inputs > _L2_SHARE * target.l2_bytes:  # they come and go between caches, and not all of it is hidden
         transforms += (1 + passes) * inputs / stream_rate(target, inputs)
     results = f.points * tiles * lanes * 4 * plan.tiling.blocks
-    transforms += 2 * passes * results / stream_rate(target, inputs + results)  # written and read
+    transforms += trips * passes * results / stream_rate(target, inputs + results)
     first = overlapped(products, filters / memory_rate(target, filters))
     others = overlapped(products, filters / stream_rate(target, filters + inputs))
     return iterations * transforms + first + (iterations - 1) * others
 
 
+def _turning_cycles(f: Filtering, lanes: int) -> float:
+    """Estimated cycles to bring `lanes` tiles of a channel from rows of the image into vectors across tiles."""
+    squares = f.inputs[0] * -(-f.inputs[1] // lanes)
+    return _SHUFFLE_CYCLES * squares * lanes * math.log2(lanes)
+
+
 def build(ctx: Context, pads: tuple[tuple[int, int], ...], finished: FinishedTiles) -> Lowered:
     """The kernel. Inputs as for the direct convolution; x carries zeros around it as far as the last tile reaches.
+
+    A plain x carries them until the inputs of a tile from there on are whole vectors.
 
     Raises UnsupportedError for dilated convolutions.
     """
@@ -138,13 +162,19 @@ class _Winograd:
         self.out_blocks = ctx.output.blocks // self.groups
         self.bias = padded_bias(ctx.data(2), out_channels, ctx.output.blocks, self.block)
         self.in_blocks = -(-self.in_channels // self.block)
+        self.across_tiles = self.x.operand.layout.block == 1
         size = (ctx.output.shape[0] * self.groups, finished.wanted, self.in_channels, out_channels // self.groups)
         self.plan = choose_plan(ctx.target, *size, self.f)
 
     def build(self) -> Lowered:
         ctx, plan = self.ctx, self.plan
         ctx.output_view()
-        self.inputs = self.b.scratch("v", (self.f.points, plan.tiles, self.in_blocks * self.block))
+        if self.across_tiles:  # the last vector of a row of tiles may reach into what follows
+            room = plan.tiles + max(0, self.block - plan.columns)
+            self.inputs = self.b.scratch("v", (self.f.points, self.in_channels, room))
+            self.turned = self.b.scratch("d", (*self.f.inputs, self.block))
+        else:
+            self.inputs = self.b.scratch("v", (self.f.points, plan.tiles, self.in_blocks * self.block))
         odd = self.f.points | 1  # so that the tiles begin in different sets of a cache
         self.products = self.b.scratch("m", (plan.tiling.blocks, plan.tiles, odd, self.block))
         for first, per_group, count in plan.tiling.channel_groups(self.out_blocks):
@@ -155,7 +185,7 @@ class _Winograd:
                 splits = math.gcd(parts, count)
                 with self.blocks(splits, rows, columns) as (n, k, a, e, q):
                     corner = ((a + below) * plan.rows, (e + right) * plan.columns)
-                    self.transform_inputs((n, k), corner)
+                    (self.transform_across if self.across_tiles else self.transform_inputs)((n, k), corner)
                     with self.b.serial("g", count // splits) as g:
                         group = q * (count // splits) + g
                         block = k * self.out_blocks + group * per_group + first
@@ -197,15 +227,19 @@ class _Winograd:
 
     # ---- the three stages
 
+    def first_input(self, row: Affine, column: Affine) -> tuple[Affine, Affine]:
+        """The place in the image of a tile's first input."""
+        (top, _), (left, _) = self.pads
+        return row * self.f.down.step - top, column * self.f.across.step - left
+
     def transform_inputs(self, head: tuple[Var, Var], corner: tuple[Affine, Affine]) -> None:
         """B^T d B of each tile, for each block of input channels of one of the convolution's groups."""
         b, plan, (n, k) = self.b, self.plan, head
-        (top, _), (left, _) = self.pads
         with (
             b.serial("r", plan.rows) as r, b.serial("s", plan.columns) as s,
             b.serial("c", self.in_blocks) as c, b.vector("v", self.block) as v,
         ):  # fmt: skip
-            row, column = (corner[0] + r) * self.f.down.step - top, (corner[1] + s) * self.f.across.step - left
+            row, column = self.first_input(corner[0] + r, corner[1] + s)
             tile, channel = r * plan.columns + s, c * self.block + v
             self.f.input_tile(
                 b,
@@ -213,12 +247,44 @@ class _Winograd:
                 lambda point, value: b.store(self.inputs[point, tile, channel], value),
             )
 
+    def transform_across(self, head: tuple[Var, Var], corner: tuple[Affine, Affine]) -> None:
+        """The same of a plain image, for some tiles of a row at a time, the last ones overlapping those before."""
+        whole, rest = divmod(self.plan.columns, self.block)
+        parts = [(Affine.of(0), whole)] * (whole > 0)
+        if rest:
+            parts.append((Affine.of(max(0, self.plan.columns - self.block)), 1))
+        with self.b.serial("c", self.in_channels) as c, self.b.serial("r", self.plan.rows) as r:
+            for first, count in parts:
+                with self.b.serial("s", count) as s:
+                    self.transform_vector((head[0], c), corner, r, s * self.block + first)
+
+    def transform_vector(self, head: tuple[Var, Var], corner: tuple[Affine, Affine], r: Var, first: Affine) -> None:
+        """B^T d B of a channel of tiles side by side: their inputs are turned into vectors across tiles first."""
+        b, (n, c), (rows, inputs) = self.b, head, self.f.inputs
+        row, column = self.first_input(corner[0] + r, corner[1] + first)
+        with b.serial("i", rows) as i, b.vector("v", self.block) as v:
+            for begin in range(0, inputs, self.block):
+                tiles = range(min(self.block, self.plan.columns))
+                loads = [self.x[n, c, row + i, column + t * self.f.across.step + begin + v] for t in tiles]
+                columns = transposed(b, [*loads, *[None] * (self.block - len(loads))], DType.F32)
+                for j, value in enumerate(columns[: inputs - begin], begin):
+                    b.store(self.turned[i, j, v], value)
+        with b.vector("v", self.block) as v:
+            self.f.input_tile(
+                b,
+                lambda i, j: self.turned[i, j, v],
+                lambda point, value: b.store(self.inputs[point, c, r * self.plan.columns + first + v], value),
+            )
+
+    def input(self, point: Var, tile: Affine, channel: Affine) -> Load:
+        return self.inputs[(point, channel, tile) if self.across_tiles else (point, tile, channel)]
+
     def multiply(self, packed: Buffer, group: Affine, per_group: int) -> None:
         """For each point, the tiles' channels times the filters' of one group of blocks."""
         with self.b.serial("p", self.f.points) as p:
             Products(
                 self.b, self.plan.tiles, self.in_channels, self.plan.tiling.pixels, per_group, self.block,
-                inputs=lambda tile, channel: self.inputs[p, tile, channel],
+                inputs=partial(self.input, p),
                 filters=lambda channel, j, v: packed[group, p, channel, j, v],
                 ahead=lambda channel, j: packed[group, p + 1, channel, j, 0],
                 store=lambda j, tile, v, total: self.b.store(self.products[j, tile, p, v], total),

@@ -22,6 +22,8 @@ from glulam.compiler.ops.inputs import optional, required, wide
 Pair = tuple[int, int]
 T = TypeVar("T")
 
+_MOST_LANES = 16  # of a vector of any target
+
 
 @dataclass(frozen=True)
 class WinogradConv(Conv):
@@ -71,10 +73,17 @@ class WinogradConv(Conv):
         x = inputs[0]
         if index or x is None:
             return None
-        return tile_padding(self.filtering, x.shape[2:], self.pads, self.output_extents(x.shape[2:], self._kernel))
+        results = self.output_extents(x.shape[2:], self._kernel)
+        padding = tile_padding(self.filtering, x.shape[2:], self.pads, results)
+        if not conv_winograd.has_few_channels(x.shape[1], _MOST_LANES):
+            return padding
+        *rows, (before, after) = padding.spans
+        return Padding((*rows, (before, after + -self.filtering.inputs[1] % _MOST_LANES)))
 
     def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
-        return False
+        x = inputs[0]
+        few = x is not None and conv_winograd.has_few_channels(x.shape[1], block)
+        return few and not self.staged and super().reads_plain(index, inputs, block)
 
     def pools(self, window: Window, result: TensorType, pooled: TensorType, block_bytes: int) -> str | None:
         return holds_windows(self.filtering, window, result.shape[2:], pooled.shape[2:])

@@ -10,7 +10,8 @@ from glulam.compiler.driver import compile_graph
 from glulam.compiler.errors import ShapeError, UnsupportedError
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
-from glulam.compiler.graph.types import f32
+from glulam.compiler.graph.layout import PLAIN, Layout
+from glulam.compiler.graph.types import TensorType, f32
 from glulam.compiler.kernels import conv_winograd
 from glulam.compiler.kernels.minimal_filtering import Line, filtering
 from glulam.compiler.kernels.tiling import Tiling
@@ -85,6 +86,35 @@ def test_interpreter_equals_native(f):
     (slow,) = run_op(op, arrays, constants=(1, 2), native=False)
     (fast,) = run_op(op, arrays, constants=(1, 2))
     np.testing.assert_allclose(fast, slow, rtol=0, atol=2e-6)
+
+
+FEW_CHANNELS = [
+    ((1, 1, 3, 3), 1, ((0, 0), (0, 0))),
+    ((2, 3, 13, 7), 33, ((0, 2), (3, 1))),
+    ((1, 2, 9, 75), 17, ((1, 1), (1, 1))),
+    ((1, 3, 5, 211), 16, ((2, 1), (0, 1))),
+    ((1, 7, 13, 13), 3, ((1, 1), (1, 1))),
+]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("case", FEW_CHANNELS, ids=str)
+@pytest.mark.parametrize("f", FILTERINGS, ids=named)
+def test_vectors_across_tiles_equal_the_reference(name, case, f):
+    op, arrays = conv(*case, f=f)
+    plain = Layout(1, op.padding(0, [TensorType.of(a) for a in arrays]).spans)
+    (expected,) = op.reference(*arrays)
+    (got,) = run_op(op, arrays, constants=(1, 2), target=name, in_layouts=[plain, PLAIN, PLAIN])
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_vectors_across_tiles_interpreted(name):
+    op, arrays = conv((1, 2, 6, 75), 5, ((1, 1), (1, 2)))
+    plain = Layout(1, op.padding(0, [TensorType.of(a) for a in arrays]).spans)
+    (slow,) = run_op(op, arrays, constants=(1, 2), target=name, in_layouts=[plain, PLAIN, PLAIN], native=False)
+    (fast,) = run_op(op, arrays, constants=(1, 2), target=name, in_layouts=[plain, PLAIN, PLAIN])
+    np.testing.assert_allclose(fast, slow, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -264,9 +294,20 @@ def test_a_staged_convolution_is_three_kernels_with_the_epilogue_in_the_last():
 
 
 def test_type_is_the_convolutions():
+    op, _ = conv((1, 33, 7, 13), 17, ((1, 1), (1, 1)))
+    assert op.infer(f32(1, 33, 7, 13), f32(17, 33, 3, 3), f32(17)) == (f32(1, 17, 7, 13),)
+    assert op.padding(0, [f32(1, 33, 7, 13), f32(17, 33, 3, 3), None]).spans == ((1, 2), (1, 4))
+
+
+def test_few_channels_are_read_plain_with_room_for_whole_vectors():
     op, _ = conv((1, 3, 7, 13), 17, ((1, 1), (1, 1)))
-    assert op.infer(f32(1, 3, 7, 13), f32(17, 3, 3, 3), f32(17)) == (f32(1, 17, 7, 13),)
-    assert op.padding(0, [f32(1, 3, 7, 13), f32(17, 3, 3, 3), None]).spans == ((1, 2), (1, 4))
+    few, more = ([f32(1, c, 7, 13), f32(17, c, 3, 3), None] for c in (3, 9))
+    (_, after) = op.padding(0, few).spans[1]
+    assert op.reads_plain(0, few, 16)
+    assert after == 4 + (16 - 6)
+    assert not op.reads_plain(0, more, 16)
+    assert not op.reads_plain(0, few, 4)
+    assert not replace(op, staged=True).reads_plain(0, few, 16)
 
 
 def test_weights_of_other_taps_are_refused():
