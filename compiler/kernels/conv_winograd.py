@@ -64,20 +64,28 @@ def choose_plan(target: Target, batch: int, spatial: Shape, in_channels: int, ou
     """The cheapest way to cut the image that still gives several threads something to do."""
     height, width = f.tiles(spatial)
     blocks = -(-out_channels // target.lanes)
+    least = 2 if target.threads == 2 else _PARTS
     candidates = []
     for rows, columns in _cuts(height, width):
         iterations = batch * (height // rows) * (width // columns)
         for row, _, tiling in tilings(target, rows * columns, blocks, in_channels):
-            groups = -(-blocks // tiling.blocks)
+            groups = max(1, blocks // tiling.blocks)
             for splits in (s for s in range(1, groups + 1) if groups % s == 0):
-                if iterations * splits >= _PARTS or splits == groups:
+                if iterations * splits >= least or splits == groups:
                     plan = Plan(rows, columns, splits, tiling)
                     cycles = _cycles(target, plan, row, iterations, in_channels, out_channels, f)
-                    candidates.append((cycles * Parts(iterations * splits).busiest(target.threads), plan))
+                    candidates.append((cycles * _parts(plan, iterations, blocks).busiest(target.threads), plan))
                     if target.threads == 2 and splits == 1 and _has_middle(plan, batch, height, width, blocks):
                         shared = replace(plan, shares_middle=True)
                         candidates.append((cycles * Parts(iterations - 1, 2, 0.5).busiest(2), shared))
     return min(candidates, key=lambda candidate: candidate[0])[1]
+
+
+def _parts(plan: Plan, iterations: int, blocks: int) -> Parts:
+    """What threads can share; channel blocks that fill no group of the tiling's size make up a smaller part."""
+    (_, each, count), *rest = plan.tiling.channel_groups(blocks)
+    whole = math.gcd(plan.splits, count)
+    return Parts(iterations * whole, iterations * len(rest), sum(size for _, size, _ in rest) / (each * count // whole))
 
 
 def _has_middle(plan: Plan, batch: int, height: int, width: int, blocks: int) -> bool:

@@ -67,6 +67,14 @@ def test_two_threads_share_a_small_convolution_that_one_does_at_once():
     assert parts(2) % 2 == 0
 
 
+@pytest.mark.parametrize(("channels", "outs"), [(144, 288), (112, 224), (160, 320), (64, 96)])
+def test_two_threads_share_winograds_channels_evenly_whatever_their_groups(channels, outs):
+    """Groups of register tiles do not divide 18 or 14 blocks of channels as the threads do."""
+    net = gl.Sequential([layers.Input((channels, 14, 14)), layers.Conv2d(outs, 3, padding=1)])
+    (step,) = [s for s in balance(lower(net.graph(), Options(threads=2)), 2) if s.label == "0"]
+    assert step.share >= 0.93
+
+
 @pytest.mark.parametrize(("channels", "kernel", "halves"), [(64, 1, 2), (64, 3, 2), (2048, 1, 1), (512, 3, 1)])
 @pytest.mark.parametrize("numerics", ["strict", "fast"])
 def test_two_threads_take_half_an_image_each_unless_weights_are_many(channels, kernel, halves, numerics):
