@@ -14,6 +14,8 @@ the quarters of the result are (N. Higham, Accuracy and Stability of Numerical A
 A kernel of its own makes S; T is known at compile time. One register tile after the other computes the products for the
 same place of all four quarters, so that what they share never leaves the first-level cache.
 
+A convolution with strides takes only some pixels of x, and it is these that are halved.
+
 Where the rows of an image have an even number of pixels, and not few, neighbours are partners: the even ones make up
 the top half. A thread that works on one part of an image reads and writes no other. Else the rows above the middle are
 the top half; if their number is odd, the last one has no partner, and zeros stand for it.
@@ -24,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
@@ -59,6 +61,9 @@ _LEAST_PIXELS = 7  # of a register tile in half a row; with fewer, weights are r
 _FEW_TILES = 8  # that share the time in which the next weights have to arrive
 _LEFT, _RIGHT = 0, 1
 
+_Where = Callable[[Sequence[IndexLike]], Sequence[IndexLike]]
+"""A place in S to where something lies."""
+
 
 def pairs_neighbours(spatial: Shape, channels_last: bool) -> bool:
     """Whether the even and the odd pixels of the rows are the halves, and not what is above and below the middle."""
@@ -74,15 +79,17 @@ def halves(spatial: Shape, channels_last: bool) -> tuple[int, int]:
 
 
 def cost(
-    target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, channels_last: bool = False
-) -> float:
-    """Estimated cycles of both kernels on one core."""
+    target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, channels_last: bool = False,
+    by_rows: bool = False,
+) -> float:  # fmt: skip
+    """Estimated cycles of both kernels on one core; with `by_rows` tiles end with the rows of pixels."""
     lanes, (top, bottom) = target.lanes, halves(spatial, channels_last)
     blocks, depth = out_channels // lanes // 2, in_channels // 2
     weights = PRODUCTS * depth * blocks * lanes * 4
-    tiling = choose_tiling(target, bottom, blocks, depth)
+    width = spatial[-1] // (2 if pairs_neighbours(spatial, channels_last) else 1) if by_rows else 0
+    tiling = choose_tiling(target, width or bottom, blocks, depth)
     products = sum(
-        times * row_cycles(target, tiling, pixels, blocks, depth)
+        times * (pixels // (width or pixels)) * row_cycles(target, tiling, width or pixels, blocks, depth)
         for times, pixels in ((PRODUCTS - _OF_BOTTOM, top), (_OF_BOTTOM, bottom))
     )
     products += PRODUCTS * top * blocks * _KEEP_CYCLES
@@ -92,15 +99,23 @@ def cost(
 
 
 @dataclass(frozen=True)
-class _Form:
-    """Where elements lie: in channel blocks, [N, C / lanes, H, *S, lanes], or with the channels last, [N, H, *S, C].
-
-    A place is one in the sums S: `top` is the first extent of these, `inner` are the others; at the first `bottom` of
-    the `top` there is a pixel in either half of x. `blocks` are the channel blocks of half of x.
-    """
+class Halving:
+    """Which pixels of x are taken, all or by strides, which of them are partners, and where the channels are."""
 
     channels_last: bool
     neighbours: bool
+    strides: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Form(Halving):
+    """Where elements lie: in channel blocks, [N, C / lanes, H, *S, lanes], or with the channels last, [N, H, *S, C].
+
+    A place is one in the sums S: `top` is the first extent of these, `inner` are the others; at the first `bottom` of
+    the `top` there is a pixel in either half. `blocks` are the channel blocks of half of x.
+    """
+
+    _: KW_ONLY
     lanes: int
     batch: int
     blocks: int
@@ -109,27 +124,36 @@ class _Form:
     inner: tuple[int, ...]
 
     @classmethod
-    def of(cls, ctx: Context, halves: Operand, channels_last: bool, neighbours: bool) -> _Form:
+    def of(cls, ctx: Context, halves: Operand, halving: Halving) -> _Form:
         """The form of x, where `halves` is S. Raises UnsupportedError for other layouts and types."""
         x, lanes = ctx.operand(0), ctx.target.lanes
-        block = 1 if channels_last else lanes
+        block = 1 if halving.channels_last else lanes
         if x.type.dtype is not DType.F32 or any(o.layout.block != block for o in (x, halves, ctx.output)):
             raise UnsupportedError(f"{ctx.name}: the tensors are no float32 in channel blocks of {block}")
-        channels, rows = (x.shape[-1], x.shape[1]) if channels_last else (x.shape[1], x.shape[2])
-        top, *inner = halves.shape[1:-1] if channels_last else halves.shape[2:]
-        bottom = top if neighbours else rows - top
-        return cls(channels_last, neighbours, lanes, x.shape[0], channels // lanes // 2, top, bottom, tuple(inner))
+        channels, rows = (x.shape[-1], x.shape[1]) if halving.channels_last else (x.shape[1], x.shape[2])
+        top, *inner = halves.shape[1:-1] if halving.channels_last else halves.shape[2:]
+        bottom = top if halving.neighbours else -(-rows // (halving.strides or (1,))[0]) - top
+        return cls(
+            halving.channels_last, halving.neighbours, halving.strides, lanes=lanes, batch=x.shape[0],
+            blocks=channels // lanes // 2, top=top, bottom=bottom, inner=tuple(inner),
+        )  # fmt: skip
 
     def point(self, n: IndexLike, block: Affine, place: Sequence[IndexLike], lane: IndexLike) -> Point:
         return (n, *place, block * self.lanes + lane) if self.channels_last else (n, block, *place, lane)
 
+    def taken(self, where: _Where) -> _Where:
+        """Where the pixel of the result comes from in x."""
+        if not self.strides:
+            return where
+        return lambda place: [Affine.of(i) * step for i, step in zip(where(place), self.strides, strict=True)]
+
     def above(self, place: Sequence[IndexLike]) -> list[IndexLike]:
-        """Where the top half's pixel lies in x."""
+        """Where the top half's pixel lies in the result."""
         *outer, last = place
         return [*outer, Affine.of(last) * 2] if self.neighbours else [*outer, last]
 
     def below(self, place: Sequence[IndexLike]) -> list[IndexLike]:
-        """Where the bottom half's pixel lies in x."""
+        """Where the bottom half's pixel lies in the result."""
         if self.neighbours:
             *outer, last = place
             return [*outer, Affine.of(last) * 2 + 1]
@@ -137,24 +161,20 @@ class _Form:
         return [Affine.of(first) + self.top, *inner]
 
 
-_Where = Callable[[Sequence[IndexLike]], Sequence[IndexLike]]
-"""A place in S to where something lies."""
-
-
-def build_sums(ctx: Context, channels_last: bool, neighbours: bool) -> Lowered:
+def build_sums(ctx: Context, halving: Halving) -> Lowered:
     """x to S1, S2, S3, S4, one after the other along the channels."""
-    form, b = _Form.of(ctx, ctx.output, channels_last, neighbours), ctx.builder
+    form, b = _Form.of(ctx, ctx.output, halving), ctx.builder
     x, s = ctx.input_view(0), ctx.output_view()
     for begin, count, paired in ((0, form.bottom, True), (form.bottom, form.top - form.bottom, False)):
         with b.section(n=form.batch, r=count, c=form.blocks) as (n, r, c), ExitStack() as stack:
             inner = [stack.enter_context(b.serial(f"i{d}", extent)) for d, extent in enumerate(form.inner)]
             v = stack.enter_context(b.vector("v", form.lanes))
             place: list[IndexLike] = [r + begin, *inner]
-            above = form.above(place)
+            above = form.taken(form.above)(place)
             a11, a12 = (x[form.point(n, c + half * form.blocks, above, v)] for half in (_LEFT, _RIGHT))
             sums: tuple[Expr, ...] = (Const(0.0), -a11, a11, a12 + a11)
             if paired:
-                below = form.below(place)
+                below = form.taken(form.below)(place)
                 a21, a22 = (x[form.point(n, c + half * form.blocks, below, v)] for half in (_LEFT, _RIGHT))
                 s1 = a21 + a22
                 s2 = s1 - a11
@@ -164,21 +184,21 @@ def build_sums(ctx: Context, channels_last: bool, neighbours: bool) -> Lowered:
     return ctx.finished()
 
 
-def build_products(ctx: Context, channels_last: bool, neighbours: bool) -> Lowered:
+def build_products(ctx: Context, halving: Halving) -> Lowered:
     """x, S and constant w[OC, C, *1] and bias?[OC] to the convolution's, or linear layer's, result."""
     weights = ctx.data(2)
     if weights is None or (ctx.has(3) and ctx.data(3) is None):
         raise UnsupportedError(f"{ctx.name}: weights or bias are no constants")
-    flat = None if channels_last else ctx.flattened(apart=(1,))
-    return _Products(flat or ctx, weights.reshape(weights.shape[:2]), channels_last, neighbours).build()
+    flat = None if halving.channels_last or halving.strides else ctx.flattened(apart=(1,))
+    return _Products(flat or ctx, weights.reshape(weights.shape[:2]), halving).build()
 
 
 class _Products:
     """The nest of loops over column groups and register tiles."""
 
-    def __init__(self, ctx: Context, weights: Array, channels_last: bool, neighbours: bool) -> None:
+    def __init__(self, ctx: Context, weights: Array, halving: Halving) -> None:
         self.ctx, self.b, self.weights = ctx, ctx.builder, weights
-        self.form = _Form.of(ctx, ctx.operand(1), channels_last, neighbours)
+        self.form = _Form.of(ctx, ctx.operand(1), halving)
         self.x, self.s = ctx.input_view(0), ctx.input_view(1)
         self.lanes = ctx.target.lanes
         self.out_blocks = len(weights) // self.lanes // 2
@@ -305,9 +325,9 @@ class _Group:
         x, s, above, below = self.products.x, self.products.s, self.form.above, self.form.below
         with self.b.vector("v", self.products.lanes) as self.lane:
             with self.b.serial("e", 2) as e:
-                self.product(top, Affine.of(e), x, Affine.of(e), place, above)
+                self.product(top, Affine.of(e), x, Affine.of(e), place, self.form.taken(above))
             if bottom:
-                self.product(bottom, Affine.of(_A22), x, Affine.of(1), place, below)
+                self.product(bottom, Affine.of(_A22), x, Affine.of(1), place, self.form.taken(below))
             first, step = (0, 1) if bottom else (1, 2)  # without a partner S1 is zero, and S3 is for the bottom half
             with self.b.serial("e", SUMS // step) as e:
                 self.product(top, e * step + (first + _S1), s, e * step + first, place, list)

@@ -38,20 +38,28 @@ class _Halved(Op):
     """What is halved besides the channels are the pixels of x[N,C,*S], or with `channels_last` those of x[N,*S,C].
 
     See `strassen.pairs_neighbours`: the even and the odd ones along the last of *S, or the top and bottom ones along
-    the first.
+    the first. With `strides`, one for each of *S, only every so many-th pixel is taken.
     """
 
     channels_last: bool = False
+    strides: tuple[int, ...] = ()
 
     def _channels(self, rank: int) -> int:
         """The axis of the channels."""
         return rank - 1 if self.channels_last else 1
 
-    def _spatial(self, shape: Shape) -> Shape:
-        return shape[1:-1] if self.channels_last else shape[2:]
+    def _taken(self, shape: Shape) -> Shape:
+        """The shape of what is taken of x."""
+        if not self.strides:
+            return shape
+        return (*shape[:2], *(-(-n // step) for n, step in zip(shape[2:], self.strides, strict=True)))
 
     def _neighbours(self, shape: Shape) -> bool:
-        return strassen.pairs_neighbours(self._spatial(shape), self.channels_last)
+        spatial = shape[1:-1] if self.channels_last else shape[2:]
+        return strassen.pairs_neighbours(spatial, self.channels_last)
+
+    def _form(self, x: TensorType) -> strassen.Halving:
+        return strassen.Halving(self.channels_last, self._neighbours(self._taken(x.shape)), self.strides)
 
     def _pixels(self, shape: Shape) -> int:
         """The axis of the pixels that is halved."""
@@ -66,12 +74,16 @@ class _Halved(Op):
         channels = self._channels(x.rank)
         if x.rank < 3 or x.shape[channels] % 2:
             raise self.fail(f"the pixels and channels of {x} cannot be halved")
-        shape, pixels = list(x.shape), self._pixels(x.shape)
+        if self.strides and (self.channels_last or len(self.strides) != x.rank - 2):
+            raise self.fail(f"strides {self.strides} are not for the axes of {x}, which come after the channels")
+        taken = self._taken(x.shape)
+        shape, pixels = list(taken), self._pixels(taken)
         shape[pixels], shape[channels] = math.ceil(shape[pixels] / 2), 2 * shape[channels]
         return tuple(shape)
 
     def _quarters(self, x: Array) -> tuple[F64Array, F64Array, F64Array, F64Array]:
         """A11, A12, A21 and A22 of x in float64, zeros where the bottom half has no pixel."""
+        x = x[(slice(None), slice(None), *(slice(None, None, step) for step in self.strides))]
         channels, pixels = self._channels(x.ndim), self._pixels(x.shape)
         spans = [(0, 0)] * x.ndim
         spans[pixels] = (0, x.shape[pixels] % 2)
@@ -97,7 +109,7 @@ class StrassenSums(_Halved):
     """The sums S1 to S4 of x's quarters, one after the other along the channels.
 
     x[N,C,*S,W] -> [N, 2 C, *S, W / 2] if neighbours are paired, else x[N,C,H,*S] -> [N, 2 C, ceil(H / 2), *S]; with
-    `channels_last` x[N,H,*S,C] -> [N, ceil(H / 2), *S, 2 C].
+    `channels_last` x[N,H,*S,C] -> [N, ceil(H / 2), *S, 2 C]. With strides these are the extents of what is taken.
     """
 
     name = "strassen_sums"
@@ -120,12 +132,14 @@ class StrassenSums(_Halved):
             Case(cls(), (f32(2, 64, 7, 3),)),
             Case(cls(), (f32(1, 32, 2),)),
             Case(cls(), (f32(1, 64, 3, 14),)),
+            Case(cls(strides=(2, 2)), (f32(1, 32, 5, 28),)),
+            Case(cls(strides=(3,)), (f32(2, 32, 13),)),
             Case(cls(channels_last=True), (f32(2, 13, 64),)),
             Case(cls(channels_last=True), (f32(1, 7, 3, 32),)),
         )
 
     def lower(self, ctx: Context) -> Lowered:
-        return strassen.build_sums(ctx, self.channels_last, self._neighbours(ctx.operand(0).shape))
+        return strassen.build_sums(ctx, self._form(ctx.operand(0).type))
 
 
 @dataclass(frozen=True)
@@ -146,7 +160,7 @@ class StrassenProducts(_Halved):
         if not fits or w.shape[0] % 2:
             raise self.fail(f"{x}, sums {s} and weights {w} do not go together")
         check_shape(self, "the bias", optional(inputs, 3), (w.shape[0],))
-        shape = list(x.shape)
+        shape = list(self._taken(x.shape))
         shape[channels] = w.shape[0]
         return (x.with_shape(tuple(shape)),)
 
@@ -170,10 +184,10 @@ class StrassenProducts(_Halved):
         lower = shared + s3 @ (b22 - b12)
         top = np.concatenate([first + a12 @ b21, shared + s1 @ t1 + s4 @ b22], axis=-1)
         bottom = np.concatenate([lower - a22 @ (t2 - b21), lower + s1 @ t1], axis=-1)
-        total = self._whole(np.moveaxis(top, -1, channels), np.moveaxis(bottom, -1, channels), x.shape)
+        total = self._whole(np.moveaxis(top, -1, channels), np.moveaxis(bottom, -1, channels), self._taken(x.shape))
         if bias is not None:
             total = total + wide(bias).reshape(-1, *(1,) * (x.ndim - 1 - channels))
         return (total.astype(x.dtype),)
 
     def lower(self, ctx: Context) -> Lowered:
-        return strassen.build_products(ctx, self.channels_last, self._neighbours(ctx.operand(0).shape))
+        return strassen.build_products(ctx, self._form(ctx.operand(0).type))

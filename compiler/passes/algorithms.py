@@ -137,10 +137,16 @@ def _rows(node: Node) -> Shape:
 
 def _is_flat(node: Node) -> bool:
     """Whether a convolution has one tap, which meets each pixel once."""
+    assert isinstance(node.op, Conv)
+    return _has_one_tap(node) and set(node.op.strides) == {1}
+
+
+def _has_one_tap(node: Node) -> bool:
+    """Whether each output depends on one pixel."""
     weights = node.inputs[1]
     assert weights is not None
     assert isinstance(node.op, Conv)
-    return set(weights.shape[2:]) == {1} and set(node.op.strides) == {1} and not any(map(any, node.op.pads))
+    return set(weights.shape[2:]) == {1} and not any(map(any, node.op.pads))
 
 
 def _depth(node: Node) -> int:
@@ -251,15 +257,16 @@ def _strassen_conv(target: Target, node: Node) -> list[Candidate]:
     x, op = node.inputs[0], node.op
     assert x is not None
     assert isinstance(op, Conv)
-    cycles = strassen.cost(target, x.shape[0], x.shape[2:], x.shape[1], node.output.shape[1])
+    by_rows = max(op.strides) > 1
+    cycles = strassen.cost(target, x.shape[0], node.output.shape[2:], x.shape[1], node.output.shape[1], by_rows=by_rows)
     return [Candidate("strassen", cycles, StrassenConv(**op.attributes()))]
 
 
 def _no_strassen_conv(target: Target, node: Node) -> str | None:
     op = node.op
     assert isinstance(op, Conv)
-    if not _is_flat(node) or op.groups != 1:
-        return "the kernel is not 1x1, or there are strides, padding or groups"
+    if not _has_one_tap(node) or op.groups != 1:
+        return "the kernel is not 1x1, or there are padding or groups"
     return _no_strassen(target, node, channels=1)
 
 
@@ -268,7 +275,7 @@ def _no_strassen(target: Target, node: Node, channels: int) -> str | None:
     x, y, whole = node.inputs[0], node.output, 2 * target.lanes
     assert x is not None
     last = channels < 0
-    if x.type.rank < 3 or not strassen.halves(x.shape[1:-1] if last else x.shape[2:], last)[1]:
+    if x.type.rank < 3 or not strassen.halves(y.shape[1:-1] if last else y.shape[2:], last)[1]:
         return "no pixels of one sample to halve"
     if x.shape[channels] % whole or y.shape[channels] % whole:
         return f"{x.shape[channels]} to {y.shape[channels]} channels are no multiples of {whole}"

@@ -20,10 +20,11 @@ class SplitStrassen(NodePass):
         if not isinstance(node.op, StrassenConv | StrassenLinear):
             return None
         last = isinstance(node.op, StrassenLinear)
+        strides = () if isinstance(node.op, StrassenLinear) or max(node.op.strides) == 1 else node.op.strides
         x, *parameters = node.inputs
         assert x is not None
-        known = [user.output for user in uses.users(x) if user.op == StrassenSums(last)]
+        known = [user.output for user in uses.users(x) if user.op == StrassenSums(last, strides)]
         patch = Patch(graph, "shares the sums of its input" if known else "sums of halves, then products", at=node.name)
-        sums = known[0] if known else patch.apply(StrassenSums(last), x, name=f"{node.name}.sums")
-        patch.replace(node.output, patch.apply(StrassenProducts(last), x, sums, *parameters, name=node.name))
+        sums = known[0] if known else patch.apply(StrassenSums(last, strides), x, name=f"{node.name}.sums")
+        patch.replace(node.output, patch.apply(StrassenProducts(last, strides), x, sums, *parameters, name=node.name))
         return patch

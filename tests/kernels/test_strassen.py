@@ -7,6 +7,7 @@ import pytest
 from harness import run_op
 
 from glulam.compiler.driver import compile_graph, optimise
+from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import f32
 from glulam.compiler.kernels.context import Epilogue
@@ -65,6 +66,54 @@ def test_native_equals_reference(name, case, out_halo):
     near(run_op(StrassenSums(last), arrays[:1], target=name)[0], arrays[1])
     (got,) = run_op(StrassenProducts(last), arrays, constants=(2, 3), target=name, out_halo=out_halo)
     near(got, definition(last, arrays[0], *arrays[2:]))
+
+
+STRIDED = [
+    ((1, 32, 13, 7), (2, 2), 32),
+    ((2, 64, 5, 57), (1, 2), 96),
+    ((1, 32, 28, 28), (2, 2), 64),
+    ((1, 32, 6, 5), (3, 1), 32),
+    ((1, 64, 29), (2,), 32),
+    ((1, 32, 5, 3, 27), (2, 1, 2), 32),
+]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize(("shape", "strides", "outputs"), STRIDED, ids=str)
+def test_strides_take_some_pixels_and_halve_those(name, shape, strides, outputs):
+    rng = np.random.default_rng(3)
+    x, bias = (rng.standard_normal(s).astype(np.float32) for s in (shape, (outputs,)))
+    w = rng.standard_normal((outputs, shape[1], *(1,) * len(strides))).astype(np.float32)
+    axes = len(strides)
+    (expected,) = Conv(strides, ((0, 0),) * axes, (1,) * axes, 1).reference(x, w, bias)
+    first, second = StrassenSums(False, strides), StrassenProducts(False, strides)
+    (sums,) = first.reference(x)
+    near(second.reference(x, sums, w, bias)[0], expected)
+    for native in (True, False) if x.size < 20000 else (True,):
+        near(run_op(first, [x], target=name, native=native)[0], sums)
+        (got,) = run_op(
+            second, [x, sums, w, bias], constants=(2, 3), target=name, native=native, out_halo=1,
+            epilogue=Epilogue(Param(0) * 2.0),
+        )  # fmt: skip
+        near(got, 2 * expected)
+
+
+def test_strides_for_other_axes_are_refused():
+    for op, x in ((StrassenSums(True, (2,)), f32(1, 8, 32)), (StrassenSums(False, (2,)), f32(1, 32, 8, 8))):
+        with pytest.raises(ShapeError, match="strides"):
+            op.infer(x)
+
+
+def test_a_downsampling_convolution_of_one_tap_is_chosen_and_exact():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 512, 28, 28), np.float32)
+    w = (rng.standard_normal((512, 512, 1, 1)) / 512).astype(np.float32)
+    op = Conv((2, 2), ((0, 0), (0, 0)), (1, 1), 1)
+    graph = Graph("g")
+    graph.output("y", graph.apply(op, graph.input("x", f32(*x.shape)), graph.constant(w), None))
+    assert any(node.op == StrassenProducts(False, (2, 2)) for node in optimise(graph, Options())[0].nodes)
+    with compile_graph(graph) as model:
+        near(model.run({"x": x})["y"], op.reference(x, w, None)[0])
 
 
 @pytest.mark.parametrize("last", [False, True])
