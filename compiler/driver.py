@@ -25,6 +25,7 @@ from glulam.compiler.options import Options
 from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm
 from glulam.compiler.passes.manager import PassReport, run_passes
 from glulam.compiler.passes.memory import materialise_outputs
+from glulam.compiler.passes.own_tiles import OwnTiles
 from glulam.compiler.pipeline import disabled_passes, pipeline
 from glulam.compiler.targets import Target, target
 from glulam.compiler.tuning import Tuned, tune
@@ -216,6 +217,7 @@ def entry_loops(program: Program, symbols: Mapping[str, str]) -> list[EntryLoop]
 def make_manifest(program: Program, machine: Target, options: Options, reports: Sequence[PassReport] = ()) -> Manifest:
     """What the artifact says about itself; the reports tell how algorithms were chosen."""
     choices = {d.node: d.reason for r in reports if r.name == ChooseAlgorithm.name for d in r.decisions}
+    choices |= {d.node: d.reason for r in reports if r.name == OwnTiles.name for d in r.decisions if d.taken}
     return Manifest(
         glulam_version=VERSION,
         target=machine.name,

@@ -40,7 +40,7 @@ class OwnTiles(Pass):
 
     def proposal(self, graph: Graph, node: Node, op: WinogradConv) -> Patch | Decision:
         single, staged = (winograd_cycles(self.target, node, op.filtering, stages) for stages in (False, True))
-        why = f"{single / 1e3:.0f}k cycles in one kernel, {staged / 1e3:.0f}k in stages"
+        why = f"winograd {op.filtering.name}: {single / 1e3:.0f}k cycles in one kernel, {staged / 1e3:.0f}k in stages"
         if single > _WORTH_IT * staged:
             return Decision(node.name, False, why)
         patch = Patch(graph, why, at=node.name)

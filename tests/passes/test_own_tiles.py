@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from executors import native
 
+from glulam.compiler.driver import compile_graph
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import f32
 from glulam.compiler.ops import Relu
@@ -50,6 +51,13 @@ def test_for_two_threads(threads, kept):
     graph = staged((64, 64), extents=(56, 56))
     OwnTiles(V3, threads).run(graph)
     assert left(graph) == [kept]
+
+
+def test_the_artifact_tells_what_became_of_the_stages():
+    with compile_graph(staged((64, 64), extents=(56, 56)), Options(threads=2)) as model:
+        (told,) = [step.algorithm for step in model.manifest.steps if "winograd" in step.kernel]
+    assert told.startswith("winograd 4x4:")
+    assert "in one kernel" in told
 
 
 def test_not_where_stages_are_much_faster():
