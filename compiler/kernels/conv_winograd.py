@@ -32,12 +32,13 @@ from glulam.compiler.targets import Target
 
 _PARTS = 4  # iterations that a convolution should have at least
 _L2_SHARE = 0.35  # of the second-level cache that the inputs of a block of tiles may fill
+_FEW_CHANNELS = 4  # for which turning rows of inputs into vectors across tiles pays
 _SHUFFLE_CYCLES = 1.0  # of one that takes two vectors
 
 
 def has_few_channels(channels: int, lanes: int) -> bool:
     """Whether vectors should hold tiles rather than channels."""
-    return 2 * channels <= lanes
+    return channels <= min(_FEW_CHANNELS, lanes // 2)
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _cycles(
     in_blocks, out_blocks = -(-in_channels // lanes), -(-out_channels // lanes)
     slow, trips = transform_slowdown(target), 2  # of results, which are written and read
     if has_few_channels(in_channels, lanes):
-        trips = 1  # it takes longer to store a result than to compute it, and that hides in what follows (measured)
+        trips = 1  # measured: a result is stored in about the time that it takes to compute it
         inputs = f.points * tiles * in_channels * 4
         reading = in_channels * plan.rows * -(-plan.columns // lanes) * (f.input_cycles + _turning_cycles(f, lanes))
     else:
