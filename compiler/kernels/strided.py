@@ -243,11 +243,7 @@ class _Copier:
                 x, y = self.base(outer, head)
                 t, s = t * width + t_first, s * width + s_first
                 with self.b.vector("v", width) as v:
-                    rows = [
-                        self.load(x + (t + i) * row.source + s + v) if real is None or i < real else None
-                        for i in range(width)
-                    ]
-                    columns = transposed(self.b, rows, self.dtype)
+                    columns = self.turned(x + t * row.source + s, row.source, v, real)
                     for j in range(width if kept is None else kept):
                         self.store(y + t + v + (s + j) * along.target, columns[j])
 
@@ -271,17 +267,19 @@ class _Copier:
                 x, y = self.base(outer, head)
                 t, s = (t * length + begin) * width + t_first, s * width + s_first
                 with self.b.serial("i", length) as i, self.b.vector("v", width) as v:
-                    rows = [
-                        self.load(x + (t + i * width + k) * row.source + s + v) if real is None or k < real else None
-                        for k in range(width)
-                    ]
-                    for number, column in enumerate(transposed(self.b, rows, self.dtype)):
+                    columns = self.turned(x + (t + i * width) * row.source + s, row.source, v, real)
+                    for number, column in enumerate(columns):
                         self.b.store(kept[number, i * width + v], column)
                 with self.b.serial("j", width) as j, self.b.serial("i", length) as i, self.b.vector("v", width) as v:
                     self.store(y + t + i * width + v + (s + j) * along.target, kept[j, i * width + v])
 
             extents = [*(d.extent for d in outer), s_count, count]
             nest(self.b, extents, 2 * self.size * width * width * length, run)
+
+    def turned(self, corner: Affine, step: int, v: Var, real: int | None) -> list[Expr]:
+        """The columns of a tile whose rows begin `step` elements apart; those from number `real` on are zeros."""
+        rows = [self.load(corner + i * step + v) if real is None or i < real else None for i in range(v.extent)]
+        return transposed(self.b, rows, self.dtype)
 
     def elements(self, dims: Sequence[Dim]) -> None:
         """One by one."""
