@@ -122,7 +122,7 @@ def _cycles(
     in_blocks, out_blocks = -(-in_channels // lanes), -(-out_channels // lanes)
     slow, trips = transform_slowdown(target), 2  # of results, which are written and read
     if has_few_channels(in_channels, lanes):
-        trips = 1  # measured: a result is stored in about the time that it takes to compute it
+        trips = 1  # estimates are 15 % too low to 13 % too high by six layers; with two, 4 to 37 % too high
         inputs = f.points * tiles * in_channels * 4
         reading = in_channels * plan.rows * -(-plan.columns // lanes) * (f.input_cycles + _turning_cycles(f, lanes))
     else:

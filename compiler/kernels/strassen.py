@@ -86,11 +86,14 @@ def cost(
     lanes, (top, bottom) = target.lanes, halves(spatial, channels_last)
     blocks, depth = out_channels // lanes // 2, in_channels // 2
     weights = PRODUCTS * depth * blocks * lanes * 4
-    width = spatial[-1] // (2 if pairs_neighbours(spatial, channels_last) else 1) if by_rows else 0
-    tiling = choose_tiling(target, width or bottom, blocks, depth)
+    halves_of_rows = [(1, top), (1, bottom)]  # (rows, pixels of each)
+    if by_rows:
+        width = spatial[-1] // (2 if pairs_neighbours(spatial, channels_last) else 1)
+        halves_of_rows = [(top // width, width), (bottom // width, width)]
+    tiling = choose_tiling(target, halves_of_rows[1][1], blocks, depth)
     products = sum(
-        times * (pixels // (width or pixels)) * row_cycles(target, tiling, width or pixels, blocks, depth)
-        for times, pixels in ((PRODUCTS - _OF_BOTTOM, top), (_OF_BOTTOM, bottom))
+        times * rows * row_cycles(target, tiling, pixels, blocks, depth)
+        for times, (rows, pixels) in zip((PRODUCTS - _OF_BOTTOM, _OF_BOTTOM), halves_of_rows, strict=True)
     )
     products += PRODUCTS * top * blocks * _KEEP_CYCLES
     image = SUMS * top * depth * 4

@@ -20,7 +20,7 @@ class SplitStrassen(NodePass):
         if not isinstance(node.op, StrassenConv | StrassenLinear):
             return None
         last = isinstance(node.op, StrassenLinear)
-        strides = () if isinstance(node.op, StrassenLinear) or max(node.op.strides) == 1 else node.op.strides
+        strides = node.op.strides if isinstance(node.op, StrassenConv) and max(node.op.strides) > 1 else ()
         x, *parameters = node.inputs
         assert x is not None
         known = [user.output for user in uses.users(x) if user.op == StrassenSums(last, strides)]

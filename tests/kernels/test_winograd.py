@@ -97,23 +97,27 @@ FEW_CHANNELS = [
 ]
 
 
+def run_plain(op, arrays, target, native=True):
+    """The result for an image that is not in channel blocks."""
+    plain = Layout(1, op.padding(0, [TensorType.of(a) for a in arrays]).spans)
+    layouts = [plain, PLAIN, PLAIN]
+    return run_op(op, arrays, constants=(1, 2), target=target, native=native, in_layouts=layouts)[0]
+
+
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("case", FEW_CHANNELS, ids=str)
 @pytest.mark.parametrize("f", FILTERINGS, ids=named)
 def test_vectors_across_tiles_equal_the_reference(name, case, f):
     op, arrays = conv(*case, f=f)
-    plain = Layout(1, op.padding(0, [TensorType.of(a) for a in arrays]).spans)
     (expected,) = op.reference(*arrays)
-    (got,) = run_op(op, arrays, constants=(1, 2), target=name, in_layouts=[plain, PLAIN, PLAIN])
+    got = run_plain(op, arrays, name)
     np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_vectors_across_tiles_interpreted(name):
     op, arrays = conv((1, 2, 6, 75), 5, ((1, 1), (1, 2)))
-    plain = Layout(1, op.padding(0, [TensorType.of(a) for a in arrays]).spans)
-    (slow,) = run_op(op, arrays, constants=(1, 2), target=name, in_layouts=[plain, PLAIN, PLAIN], native=False)
-    (fast,) = run_op(op, arrays, constants=(1, 2), target=name, in_layouts=[plain, PLAIN, PLAIN])
+    slow, fast = run_plain(op, arrays, name, native=False), run_plain(op, arrays, name)
     np.testing.assert_allclose(fast, slow, rtol=0, atol=2e-5)
 
 
