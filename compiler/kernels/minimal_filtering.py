@@ -270,13 +270,16 @@ class Filtering:
     def transform_filters(self, out: Array, weights: Array) -> None:
         """G g G^T of [OC, C, *taps] into [groups, points, C, blocks, lanes], zeros for channels beyond the last."""
         groups, points, in_channels, blocks, lanes = out.shape
-        for group, first in product(range(groups), range(0, in_channels, _TRANSFORMED)):
-            start, some = group * blocks * lanes, slice(first, first + _TRANSFORMED)
-            filters = weights[start : start + blocks * lanes, some]
-            wide = np.zeros((*filters.shape[2:], filters.shape[1], blocks * lanes))
+        depth, width, (down, across) = min(in_channels, _TRANSFORMED), blocks * lanes, weights.shape[2:]
+        buffers = [np.empty((*plane, depth, width)) for plane in ((down, across), (self.inputs[0], across), self.inputs)]
+        for group, first in product(range(groups), range(0, in_channels, depth)):
+            some = slice(first, first + depth)
+            filters = weights[group * width : (group + 1) * width, some]
+            wide, rows, both = (buffer[:, :, : filters.shape[1]] for buffer in buffers)
             wide[..., : len(filters)] = filters.transpose(2, 3, 1, 0)
-            rows = np.einsum("ai,ijcv->ajcv", self.down.filter_transform, wide)
-            both = np.einsum("bj,ajcv->abcv", self.across.filter_transform, rows)
+            wide[..., len(filters) :] = 0
+            np.einsum("ai,ijcv->ajcv", self.down.filter_transform, wide, out=rows)
+            np.einsum("bj,ajcv->abcv", self.across.filter_transform, rows, out=both)
             out[group, :, some] = both.reshape(points, -1, blocks, lanes)
 
     # ---- in kernels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -108,11 +109,22 @@ class WeightBlock:
         return block
 
     def _fill(self, store: Callable[[int, Packing], None]) -> None:
+        """Pack what is made from the same array one after the other, so that the array can go; the largest come first."""
         self._known.clear()
-        self._parts.sort(key=lambda part: part[1].nbytes)
+        sizes = Counter[int]()
+        for _, packing in self._parts:
+            sizes[_whole(packing.source)] += packing.nbytes
+        self._parts.sort(key=lambda part: (sizes[_whole(part[1].source)], _whole(part[1].source), part[1].nbytes))
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
             for _ in pool.map(lambda _: store(*self._parts.pop()), range(len(self._parts))):
                 pass
+
+
+def _whole(array: Array) -> int:
+    """The same for all views of an array."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return id(array)
 
 
 def _store(block: Bytes, offset: int, packing: Packing) -> None:
