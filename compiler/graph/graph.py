@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Self
 
 import networkx as nx
@@ -204,9 +205,11 @@ class Graph:
 
     def values(self) -> Iterator[Value]:
         """Every value once: inputs, then in the order of the nodes (constants before their first user)."""
-        of_nodes = itertools.chain.from_iterable((node.inputs, node.outputs) for node in self.nodes)
-        every = itertools.chain(self.inputs.values(), *of_nodes, self.outputs.values())
-        return (value for value in dict.fromkeys(every) if value is not None)
+        sides = itertools.chain.from_iterable(map(attrgetter("inputs", "outputs"), self.nodes))
+        of_nodes = itertools.chain.from_iterable(sides)
+        found = dict.fromkeys(itertools.chain(self.inputs.values(), of_nodes, self.outputs.values()))
+        found.pop(None, None)
+        return iter(found)
 
     def constants(self) -> Iterator[Value]:
         return (value for value in self.values() if value.is_constant)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
+from operator import attrgetter
 
 from glulam.compiler.errors import GraphError
 from glulam.compiler.graph.deferred import Deferred
@@ -118,18 +119,23 @@ def replace_values(graph: Graph, table: dict[Value, Value]) -> None:
 
 
 def remove_dead(graph: Graph) -> int:
-    """Remove the nodes that no output needs from a graph whose nodes are in order; the number of nodes removed."""
-    readers = Counter(chain.from_iterable(node.inputs for node in graph.nodes))
+    """Remove the nodes that no output needs; the number of nodes removed."""
+    readers = Counter(chain.from_iterable(map(attrgetter("inputs"), graph.nodes)))
     readers.update(graph.outputs.values())
-    kept = []
-    for node in reversed(graph.nodes):
-        if any(readers[value] for value in node.outputs):
-            kept.append(node)
-        else:
-            readers.subtract(node.inputs)
-    removed = len(graph.nodes) - len(kept)
-    graph.nodes = kept[::-1]
-    return removed
+    read = readers.keys()
+    waiting = [node for node in graph.nodes if read.isdisjoint(node.outputs)]
+    dead = set(waiting)
+    while waiting:
+        for value in waiting.pop().present_inputs():
+            readers[value] -= 1
+            if not readers[value]:
+                del readers[value]
+                if value.producer is not None and read.isdisjoint(value.producer.outputs):
+                    dead.add(value.producer)
+                    waiting.append(value.producer)
+    if dead:
+        graph.nodes = [node for node in graph.nodes if node not in dead]
+    return len(dead)
 
 
 def in_order(graph: Graph) -> bool:

@@ -7,17 +7,23 @@ from typing import NoReturn
 
 from glulam.compiler.errors import GraphError, ShapeError
 from glulam.compiler.graph.graph import Graph, Node, Value
+from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.text import node_text
 from glulam.compiler.graph.types import TensorType
 
 
-def verify(graph: Graph) -> None:
-    """Check the graph; sub-graphs among the attributes too.
+Known = dict[Node, tuple[Op, list[TensorType | None], list[TensorType]]]
+"""Nodes with the op, and the types of inputs and outputs, that were found to agree."""
+
+
+def verify(graph: Graph, known: Known | None = None) -> None:
+    """Check the graph; sub-graphs among the attributes too. What is `known` to agree is not inferred again.
 
     Names are unique; every value has one definition, made before its first use (so there is no cycle); producers and
     their outputs agree; constants match their types; types are those that the ops infer; outputs exist.
     Raises GraphError that shows the offending node.
     """
+    known = {} if known is None else known
     _check_names(graph)
     defined: set[Value] = set()
     for value in graph.inputs.values():
@@ -27,10 +33,10 @@ def verify(graph: Graph) -> None:
     for node in graph.nodes:
         _check_inputs(graph, node, defined)
         _check_outputs(graph, node, defined)
-        _check_types(graph, node)
+        _check_types(graph, node, known)
         for attribute in node.op.attributes().values():
             if isinstance(attribute, Graph):
-                verify(attribute)
+                verify(attribute, known)
     if not graph.outputs:
         _fail(graph, "there is no output")
     for name, value in graph.outputs.items():
@@ -99,13 +105,19 @@ def _check_outputs(graph: Graph, node: Node, defined: set[Value]) -> None:
         defined.add(value)
 
 
-def _check_types(graph: Graph, node: Node) -> None:
+def _check_types(graph: Graph, node: Node, known: Known) -> None:
+    given = [None if v is None else v.type for v in node.inputs]
+    made = [value.type for value in node.outputs]
+    op, *types = known.get(node, (None,))
+    if op is node.op and types == [given, made]:
+        return
     try:
-        types = node.op.infer(*(None if v is None else v.type for v in node.inputs))
+        inferred = node.op.infer(*given)
     except ShapeError as error:
         _fail(graph, str(error), node)
-    if types != tuple(value.type for value in node.outputs):
-        _fail(graph, f"the op makes {_shown(types)}", node)
+    if inferred != tuple(made):
+        _fail(graph, f"the op makes {_shown(inferred)}", node)
+    known[node] = node.op, given, made
 
 
 def _shown(types: Iterable[TensorType]) -> str:

@@ -66,7 +66,7 @@ class Line:
     stride: int = 1
     dilation: int = 1
 
-    @property
+    @cached_property
     def inputs(self) -> int:
         """Inputs of a tile, and numbers that it, or a filter, becomes."""
         return self.stride * (self.outputs - 1) + self.taps
@@ -209,7 +209,7 @@ class Filtering:
     down: Line
     across: Line
 
-    @property
+    @cached_property
     def outputs(self) -> Pair:
         """Rows and columns of a tile of outputs."""
         return self.down.outputs, self.across.outputs
@@ -219,7 +219,7 @@ class Filtering:
         """Of the filters."""
         return self.down.taps, self.across.taps
 
-    @property
+    @cached_property
     def inputs(self) -> Pair:
         """Rows and columns of a tile of inputs."""
         return self.down.inputs, self.across.inputs
@@ -229,7 +229,7 @@ class Filtering:
         """Whether neighbouring outputs lie in different tiles."""
         return max(self.down.dilation, self.across.dilation) > 1
 
-    @property
+    @cached_property
     def points(self) -> int:
         """Numbers that a tile, or a filter, becomes."""
         return math.prod(self.inputs)

@@ -359,3 +359,5 @@ ALGORITHMS = (
     Algorithm("strassen", Linear, _no_strassen_linear, _strassen_linear, exact=False),
 )
 """For each class of ops the general one first."""
+
+SERVED = frozenset(algorithm.serves for algorithm in ALGORITHMS)

@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
-from glulam.compiler.passes.algorithms import Candidate, candidates, signature
+from glulam.compiler.passes.algorithms import SERVED, Candidate, candidates, signature
 from glulam.compiler.passes.manager import Decision, NodePass, Uses
 from glulam.compiler.targets import Target
+
+Choice = tuple[list[Candidate], list[str]]
+"""What may compute a node, and why other algorithms may not."""
 
 Measured = Mapping[Hashable, Mapping[str, float]]
 """Seconds of candidates by name, for nodes by signature."""
@@ -28,14 +31,18 @@ class ChooseAlgorithm(NodePass):
     target: Target
     measured: Measured = field(default_factory=dict)
     exact: bool = False
+    _known: dict[Hashable, Choice] = field(default_factory=dict, compare=False, repr=False)
 
     name = "choose_algorithm"
 
     def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
-        found, refused = candidates(self.target, node, self.exact)
-        if not found:
+        if type(node.op) not in SERVED:
             return None
-        seconds = self.measured.get(signature(node), {})
+        key = signature(node)
+        if key not in self._known:
+            self._known[key] = candidates(self.target, node, self.exact)
+        found, refused = self._known[key]
+        seconds = self.measured.get(key, {})
         chosen = choose(found, seconds)
         reason = "; ".join([_listed(chosen, found, seconds), *refused])
         if chosen.op == node.op:

@@ -15,7 +15,7 @@ from glulam.compiler.errors import GraphError
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.text import to_text
-from glulam.compiler.graph.verify import verify
+from glulam.compiler.graph.verify import Known, verify
 from glulam.compiler.ops.batch_map import bodies
 
 
@@ -154,7 +154,8 @@ def run_passes(
     Raises GraphError if a pass breaks the graph, lacks what it requires, or must not be disabled.
     """
     _check_disabled(passes, disable)
-    verify(graph)
+    known: Known = {}
+    verify(graph, known)
     if dump:
         dump("input", to_text(graph))
     held: set[str] = set()
@@ -170,7 +171,7 @@ def run_passes(
         before = _wiring(graph)
         reports.append(_run(each, graph, limit))
         if reports[-1].changed or _wiring(graph) != before:
-            _verify_after(each, graph)
+            _verify_after(each, graph, known)
         held.update(each.ensures)
         if dump:
             dump(each.name, to_text(graph))
@@ -212,8 +213,8 @@ def _check_required(each: Pass, passes: Sequence[Pass], held: set[str]) -> None:
             )
 
 
-def _verify_after(each: Pass, graph: Graph) -> None:
+def _verify_after(each: Pass, graph: Graph, known: Known) -> None:
     try:
-        verify(graph)
+        verify(graph, known)
     except GraphError as error:
         raise GraphError(f"pass {each.name!r} broke the graph: {error}") from error
