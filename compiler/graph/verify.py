@@ -11,7 +11,6 @@ from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.text import node_text
 from glulam.compiler.graph.types import TensorType
 
-
 Known = dict[Node, tuple[Op, list[TensorType | None], list[TensorType]]]
 """Nodes with the op, and the types of inputs and outputs, that were found to agree."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from glulam.compiler.errors import LoopError
@@ -10,7 +11,7 @@ from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import (
-    Bounded,
+    Affine,
     Buffer,
     Declare,
     For,
@@ -78,45 +79,43 @@ def _body(body: Iterable[Stmt], depth: int) -> Iterable[str]:
 
 
 def _index(index: Iterable[Index]) -> str:
-    entries = [f"clamp({show(i.value)}, {i.extent})" if isinstance(i, Bounded) else str(i) for i in index]
+    entries = [str(i) if isinstance(i, Affine) else f"clamp({show(i.value)}, {i.extent})" for i in index]
     return f"[{', '.join(entries)}]"
 
 
 def show(e: Expr) -> str:
     """An expression, fully parenthesised."""
-    match e:
-        case ex.Fma(x, y, z):
-            return f"fma({show(x)}, {show(y)}, {show(z)})"
-        case Load() | TileRead() | ex.Const():
-            return _leaf(e)
-        case ex.Binary(op, x, y) | ex.Compare(op, x, y):
-            return f"({show(x)} {_INFIX[op]} {show(y)})" if op in _INFIX else f"{op}({show(x)}, {show(y)})"
-        case ex.Unary(op, x):
-            return f"{op}({show(x)})"
-        case ex.Select(c, yes, no):
-            return f"select({show(c)}, {show(yes)}, {show(no)})"
-        case LaneReduce(op, x):
-            return f"lanes_{op}({show(x)})"
-        case LaneShuffle(x, y, lanes):
-            return f"shuffle({show(x)}, {show(y)}, {list(lanes)})"
-        case ex.Cast(x, dtype):
-            return f"{dtype.value}({show(x)})"
-        case ex.Bitcast(x, dtype):
-            return f"bits_{dtype.value}({show(x)})"
-    return _leaf(e)
+    shown = _SHOWN.get(type(e))
+    if shown is None:
+        raise LoopError(f"no text for {type(e).__name__}")
+    return shown(e)
 
 
-def _leaf(e: Expr) -> str:
-    match e:
-        case Load(buffer, index):
-            return f"{buffer.name}{_index(index)}"
-        case TileRead(tile, index):
-            return f"{tile.name}{_index(index)}"
-        case ex.Const(value, dtype):
-            text = repr(float(value) if dtype.is_float else value)
-            return text if dtype in (DType.F32, DType.BOOL) else f"{dtype.value}({text})"
-        case ex.Param(index):
-            return f"${index}"
-        case IndexValue(index):
-            return f"index({index})"
-    raise LoopError(f"no text for {type(e).__name__}")
+def _pair(e: ex.Binary | ex.Compare) -> str:
+    if e.op in _INFIX:
+        return f"({show(e.x)} {_INFIX[e.op]} {show(e.y)})"
+    return f"{e.op}({show(e.x)}, {show(e.y)})"
+
+
+def _const(e: ex.Const) -> str:
+    text = repr(float(e.value) if e.dtype.is_float else e.value)
+    return text if e.dtype in (DType.F32, DType.BOOL) else f"{e.dtype.value}({text})"
+
+
+_SHOWN: dict[type[Expr], Callable[[Any], str]] = {
+    ex.Fma: lambda e: f"fma({show(e.x)}, {show(e.y)}, {show(e.z)})",
+    Load: lambda e: f"{e.buffer.name}{_index(e.index)}",
+    TileRead: lambda e: f"{e.tile.name}{_index(e.index)}",
+    ex.Const: _const,
+    ex.Binary: _pair,
+    ex.Compare: _pair,
+    ex.Unary: lambda e: f"{e.op}({show(e.x)})",
+    ex.Select: lambda e: f"select({show(e.condition)}, {show(e.yes)}, {show(e.no)})",
+    LaneReduce: lambda e: f"lanes_{e.op}({show(e.x)})",
+    LaneShuffle: lambda e: f"shuffle({show(e.x)}, {show(e.y)}, {list(e.lanes)})",
+    ex.Cast: lambda e: f"{e.dtype.value}({show(e.x)})",
+    ex.Bitcast: lambda e: f"bits_{e.dtype.value}({show(e.x)})",
+    ex.Param: lambda e: f"${e.index}",
+    IndexValue: lambda e: f"index({e.index})",
+}
+"""The text of each class of expressions: by a table, since kernels have very many."""
