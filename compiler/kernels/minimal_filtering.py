@@ -271,7 +271,8 @@ class Filtering:
         """G g G^T of [OC, C, *taps] into [groups, points, C, blocks, lanes], zeros for channels beyond the last."""
         groups, points, in_channels, blocks, lanes = out.shape
         depth, width, (down, across) = min(in_channels, _TRANSFORMED), blocks * lanes, weights.shape[2:]
-        buffers = [np.empty((*plane, depth, width)) for plane in ((down, across), (self.inputs[0], across), self.inputs)]
+        planes = (down, across), (self.inputs[0], across), self.inputs
+        buffers = [np.empty((*plane, depth, width)) for plane in planes]
         for group, first in product(range(groups), range(0, in_channels, depth)):
             some = slice(first, first + depth)
             filters = weights[group * width : (group + 1) * width, some]

@@ -109,7 +109,7 @@ class WeightBlock:
         return block
 
     def _fill(self, store: Callable[[int, Packing], None]) -> None:
-        """Pack what is made from the same array one after the other, so that the array can go; the largest come first."""
+        """Pack what is made from one array at one time, so that the array can go; the largest come first."""
         self._known.clear()
         sizes = Counter[int]()
         for _, packing in self._parts:
