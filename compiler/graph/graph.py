@@ -6,9 +6,8 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import networkx as nx
 import numpy as np
 
 from glulam.compiler.errors import GraphError, ShapeError
@@ -16,6 +15,9 @@ from glulam.compiler.graph.deferred import Deferred
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import Array, TensorType
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 class Value:
@@ -228,6 +230,8 @@ class Graph:
 
     def as_networkx(self) -> nx.DiGraph[Node]:
         """The nodes and the data dependences between them, for analysis (orders, dominators, reachability)."""
+        import networkx as nx  # which takes a tenth of a second, and compilations hardly ever need
+
         view: nx.DiGraph[Node] = nx.DiGraph()
         view.add_nodes_from(self.nodes)
         for node in self.nodes:
@@ -236,6 +240,8 @@ class Graph:
 
     def sort(self) -> None:
         """Put the nodes into topological order, keeping today's order where it is free; GraphError on a cycle."""
+        import networkx as nx
+
         rank = {node: i for i, node in enumerate(self.nodes)}
         try:
             self.nodes = list(nx.lexicographical_topological_sort(self.as_networkx(), key=lambda n: rank.get(n, -1)))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from glulam.compiler import ops
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.types import Shape
 from glulam.frontends.layers.tensor import Parameter
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Summary:
         return sum(row.macs for row in self.rows)
 
     def __rich__(self) -> Table:
+        from rich.table import Table  # not before a table is wanted
+
         table = Table(
             title=self.title,
             caption=f"{self.parameters:,} parameters, {self.buffers:,} running statistics, "
@@ -65,6 +68,8 @@ class Summary:
         return table
 
     def __str__(self) -> str:
+        from rich.console import Console
+
         text = io.StringIO()
         Console(file=text, width=160, color_system=None).print(self)
         return text.getvalue()
