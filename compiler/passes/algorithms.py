@@ -181,8 +181,11 @@ def _met_share(node: Node) -> float:
 
 
 def filterings(op: Conv, taps: Shape) -> list[Filtering]:
-    """Of square tiles, or of tiles in a line where the filters have one row or column; none for other taps."""
-    if len(taps) not in (1, 2):
+    """Of square tiles, or of tiles in a line where the filters have one row or column.
+
+    None for other taps, nor where taps that are apart move by more than one.
+    """
+    if len(taps) not in (1, 2) or (max(op.strides) > 1 and max(op.dilations) > 1):
         return []
     taps, strides, dilations = as_pair(taps, 1), as_pair(op.strides, 1), as_pair(op.dilations, 1)
     lines = list(zip(taps, strides, strict=True))

@@ -9,11 +9,11 @@ from glulam.compiler.passes.volumes import TrimTaps, VolumesToImages
 from glulam.compiler.targets import target
 
 
-def conv(frames, side, taps, *, passes, channels=64, strides=(1, 1, 1), more="", kernel=3, pad=1):
+def conv(frames, side, taps, *, passes, channels=64, strides=(1, 1, 1), apart=1, more="", kernel=3, pad=1):
     text = f"""input %x: f32[1,{channels},{frames},{side},{side}]
 const %w: f32[64,{channels},{taps},{kernel},{kernel}] = random
 const %b: f32[64] = random
-%y = conv(%x, %w, %b) {{strides={strides}, pads=(({pad}, {pad}), (1, 1), (1, 1)), dilations=(1, 1, 1), groups=1}}
+%y = conv(%x, %w, %b) {{strides={strides}, pads=(({pad}, {pad}), (1, 1), (1, 1)), dilations=({apart}, {apart}, {apart}), groups=1}}
 {more}output z = %y"""
     return rewrite(text, *passes)
 
@@ -35,6 +35,7 @@ def test_images_of_three_frames(strides, channels, kernel):
         ({"strides": (1, 3, 3)}, "not for groups, nor for these taps"),
         ({"channels": 70}, "do not fill channel blocks"),
         ({"kernel": 1}, "not for groups, nor for these taps"),
+        ({"strides": (2, 2, 2), "apart": 3}, "not for groups, nor for these taps"),
         ({"channels": 1}, "on images"),
     ],
 )
