@@ -35,7 +35,7 @@ def test_images_of_three_frames(strides, channels, kernel):
         ({"strides": (1, 3, 3)}, "not for groups, nor for these taps"),
         ({"channels": 70}, "do not fill channel blocks"),
         ({"kernel": 1}, "not for groups, nor for these taps"),
-        ({"strides": (2, 2, 2), "apart": 3}, "not for groups, nor for these taps"),
+        ({"frames": 8, "strides": (2, 2, 2), "apart": 3}, "not for groups, nor for these taps"),
         ({"channels": 1}, "on images"),
     ],
 )
