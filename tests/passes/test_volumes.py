@@ -10,10 +10,11 @@ from glulam.compiler.targets import target
 
 
 def conv(frames, side, taps, *, passes, channels=64, strides=(1, 1, 1), apart=1, more="", kernel=3, pad=1):
+    pads, dilations = ((pad, pad), (1, 1), (1, 1)), (apart,) * 3
     text = f"""input %x: f32[1,{channels},{frames},{side},{side}]
 const %w: f32[64,{channels},{taps},{kernel},{kernel}] = random
 const %b: f32[64] = random
-%y = conv(%x, %w, %b) {{strides={strides}, pads=(({pad}, {pad}), (1, 1), (1, 1)), dilations=({apart}, {apart}, {apart}), groups=1}}
+%y = conv(%x, %w, %b) {{strides={strides}, pads={pads}, dilations={dilations}, groups=1}}
 {more}output z = %y"""
     return rewrite(text, *passes)
 
