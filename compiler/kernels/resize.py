@@ -54,11 +54,13 @@ def _factors(ctx: Context, axes: Sequence[AxisTaps | None]) -> tuple[int, ...] |
     """How often each element is repeated along the spatial axes, None if that does not describe the problem."""
     factors = []
     for axis, extent, size in zip(axes, ctx.operand(0).shape, ctx.output.shape, strict=True):
-        factor = size // extent
+        factor, rest = divmod(size, extent)
+        if rest:
+            return None
         factors.append(factor)
         if axis is None:
             continue
-        repeated = np.arange(size) // max(factor, 1)
+        repeated = np.arange(size) // factor
         if axis.weights is not None or axis.outside is not None or not np.array_equal(axis.index[:, 0], repeated):
             return None
     return tuple(factors[2:]) if math.prod(factors) <= _COPIES else None

@@ -28,6 +28,9 @@ OWN = [
     case((1, 5, 3, 4), (1, 5, 3, 12), **UPSAMPLE),
     case((1, 5, 2, 3), (1, 5, 10, 15), **UPSAMPLE),
     case((1, 5, 2, 3, 4), (1, 5, 4, 6, 8), **UPSAMPLE),
+    case((1, 20, 2, 2), (1, 20, 1, 1)),
+    case((2, 17, 5, 3), (2, 17, 4, 6), **UPSAMPLE),
+    case((1, 16, 5), (1, 16, 4), **UPSAMPLE),
     case((1, 35, 9, 21), (1, 35, 18, 43), "linear"),
     case((1, 3, 40, 37), (1, 3, 6, 5), "linear"),
     case((1, 3, 40, 37), (1, 3, 6, 5), "linear", antialias=True),
@@ -91,7 +94,7 @@ class WithSecondInput:
 
 
 @pytest.mark.parametrize("blocked", [False, True])
-@pytest.mark.parametrize("case", OWN[:1] + OWN[4:5] + OWN[7:8], ids=str)
+@pytest.mark.parametrize("case", OWN[:1] + OWN[4:5] + OWN[7:8] + OWN[10:11], ids=str)
 def test_epilogue(case, blocked):
     x = case.arrays()[0]
     (resized,) = case.op.reference(x)
