@@ -219,7 +219,7 @@ def scatter_elements(ctx: Context, axis: int, reduction: str) -> Lowered:
         place = y[tuple(into)]
         b.store(place, COMBINE[reduction](place, updates[tuple(at)]))
 
-    if len(data) == 3 and data[::2] == shape[::2]:
+    if len(data) == 3 and axis == 1 and data[::2] == shape[::2]:
         _scatter_across(ctx, x, y, shape[1], update)
         return ctx.finished()
     skip = int(axis > 0 and data[0] == shape[0])

@@ -199,6 +199,7 @@ class ScatterElements(_Scatter):
             Case(cls(1, "add"), (f32(2, 5, 33), _indices(0, 4, 2, 3, 33).astype(np.int32), f32(2, 3, 33))),
             Case(cls(0), (f32(5, 4), _indices(0, 4, 2, 3), f32(2, 3))),
             Case(cls(1, "add"), (f32(5, 4, 3), _indices(0, 3, 5, 6, 2), f32(5, 6, 2))),
+            *(Case(cls(a, "add"), (f32(3, 4, 19), _indices(0, 2, 3, 2, 19), f32(3, 2, 19))) for a in (0, 2)),
             Case(cls(0), (f32(5, 4), _indices(0, 4, 2, 4), f32(2, 4)), constants=constant),
             Case(cls(0), (f32(33), _indices(-33, 32, 40), f32(40)), constants=frozenset({0})),
             Case(cls(1), (f32(3, 5), i64(3, 0), f32(3, 0))),

@@ -6,7 +6,8 @@ two fifths of the time of three networks.
 The price is that every thread reads all weights; layers that have so many that they wait for memory stay together, and
 so does what comes after them.
 
-The algorithms are chosen before, for the whole batch: the same bits come out for any number of threads.
+The algorithms are chosen before, for the whole batch, and what comes after finds plain tensors only where it would
+bring them into a layout of its own: the same bits come out for any number of threads.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from glulam.compiler.graph.graph import Graph
+from glulam.compiler.graph.graph import Graph, Node
+from glulam.compiler.graph.op import Prefers, Trait
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.kernels.tiling import memory_rate
 from glulam.compiler.ops.batch_map import BatchMap
@@ -45,21 +47,28 @@ class BatchAcrossThreads(Pass):
             yield Decision(at, False, f"{batch} samples are no equal parts for {self.threads} threads")
             return
         layers = layers_of(graph, batch)
-        saved, count = self.plan(layers)
+        saved, count = self.plan(layers, graph)
         if not count:
-            yield Decision(at, False, "threads share each layer: it has more weights than tensors")
+            why = "it has more weights than tensors, or what comes after would add up in another order"
+            yield Decision(at, False, f"threads share each layer: {why}")
             return
         chosen, size = layers[:count], batch // self.threads
         where = f"{count} layers up to {chosen[-1].node.name}"
         reason = f"{size} samples for each of {self.threads} threads in {where}: {saved / 1e3:.0f}k cycles less"
         yield batch_map_patch(graph, chosen, size, reason, parallel=True)
 
-    def plan(self, layers: Sequence[Layer]) -> tuple[float, int]:
+    def plan(self, layers: Sequence[Layer], graph: Graph) -> tuple[float, int]:
         """(estimated cycles that the best place saves, how many layers there are up to it)."""
+        readers, bound = graph.users(), _bound_to_layouts(graph)
+        inside: set[Node] = set()
         best, total = (0.0, 0), 0.0
         for count, layer in enumerate(layers, 1):
+            inside.add(layer.node)
             total += self.saved(layer)
-            best = max(best, (total, count))
+            if (total, count) > best:
+                behind = {r for each in inside for value in each.outputs for r in readers[value]} - inside
+                if bound.isdisjoint(behind):
+                    best = total, count
         return best
 
     def saved(self, layer: Layer) -> float:
@@ -73,3 +82,20 @@ class BatchAcrossThreads(Pass):
         reading = layer.weights / memory_rate(self.target, layer.weights)
         waiting = max(reading - computing, 0.0) - max(reading / self.threads - computing, 0.0)
         return layer.tensors / self.threads * _CROSSING / _CROSSING_RATE - waiting
+
+
+def _bound_to_layouts(graph: Graph) -> set[Node]:
+    """Nodes that compute in the layout they find, or hand it on to one that does: in another one they may round
+    differently. What comes out of a batch map is plain.
+    """
+    found: set[Node] = set()
+    readers = graph.users()
+    for node in reversed(graph.nodes):
+        if not node.op.traits.isdisjoint((Trait.POINTWISE, Trait.VIEW)):
+            bound = any(reader in found for value in node.outputs for reader in readers[value])
+        else:
+            inputs = [None if value is None else value.type for value in node.inputs]
+            bound = node.op.preference(inputs, [value.type for value in node.outputs]) is Prefers.EITHER
+        if bound:
+            found.add(node)
+    return found

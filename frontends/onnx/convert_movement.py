@@ -117,7 +117,9 @@ def slice_(ctx: Context) -> Value:
         raise ctx.malformed(f"starts {starts}, ends {ends}, axes {axes}, steps {steps}")
     ranges = [range(extent) for extent in x.shape]
     for axis, start, end, step in zip(ctx.axes(axes, rank), starts, ends, steps, strict=True):
-        ranges[axis] = range(*slice(start, end, step).indices(x.shape[axis]))
+        extent = x.shape[axis]
+        first = max(start, -extent) if step < 0 else start  # numpy would begin before the first element
+        ranges[axis] = range(*slice(first, end, step).indices(extent))
     return _sliced(ctx, x, ranges)
 
 

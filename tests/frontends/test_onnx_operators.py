@@ -307,6 +307,7 @@ def test_slice():
     check("Slice", [x, i64(-10), i64(10)], 13, constant=[1, 2])
     check("Slice", [x, i64(3), i64(3)], 13, constant=[1, 2])
     check("Slice", [x, i64(0), i64(5), i64(0), i64(2**30)], 13, constant=[1, 2, 3, 4])
+    check("Slice", [x, i64(-9, -7), i64(-(2**40), -9), i64(0, 1), i64(-1, -2)], 13, constant=[1, 2, 3, 4])
 
 
 def test_pad():
