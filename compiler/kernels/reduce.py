@@ -23,6 +23,7 @@ Axes = tuple[int, ...]
 Place = Callable[[list[IndexLike], int], Expr]
 
 _ROW = 64  # elements summed in a row before a partial sum is put aside
+_COLUMNS = 4  # vectors of results that are computed together
 _TASKS = 16  # iterations that are worth having, for threads to share
 
 
@@ -111,10 +112,15 @@ class _Reduction:
             parts = [*folded, *parts[2 * half :]]
         return parts[0]
 
-    def elements(self, kind: Kind, outer: Sequence[int], inner: int, load: Place, columns: int = 1) -> list[Expr]:
-        """Folds load([*outer, i], column) over all places, for each column. Long sums are added up in parts."""
+    def elements(
+        self, kind: Kind, outer: Sequence[int], inner: int, load: Place, columns: int = 1, most: int = 1
+    ) -> list[Expr]:
+        """Folds load([*outer, i], column) over all places, for each column. Long sums are added up in parts.
+
+        The order depends on the `most` columns that there may be, not on how many there are.
+        """
         b = self.b
-        width = max(min(inner, self.ctx.target.vector_registers // (4 * columns)), 1)
+        width = max(min(inner, self.ctx.target.vector_registers // (4 * most)), 1)
         rows, rest = divmod(inner, width)
         size = width * columns
         acc = b.tile("acc", size, dtype=self.dtype)
@@ -241,7 +247,7 @@ class _Plain(_Reduction):
         """Each lane has a result of its own; neighbouring vectors are taken together."""
         kept = {f"d{d}": n for d, n in enumerate(self.shape[:-1]) if d not in self.axes}
         full, rest = divmod(self.shape[-1], self.lanes)
-        columns = 4 if full * math.prod(kept.values()) >= 4 * _TASKS else 1
+        columns = _COLUMNS if full * math.prod(kept.values()) >= _COLUMNS * _TASKS else 1
         first = 0
         left = full % columns
         for count, together, lanes in (
@@ -261,7 +267,10 @@ class _Plain(_Reduction):
         def load(place: list[IndexLike], u: int) -> Expr:
             return self.x[self.point((*at, start + u * lanes), place if self.axes else [])]
 
-        values = self.results(count, lambda kind: self.elements(kind, reduced[:-1], reduced[-1], load, count))
+        def passes(kind: Kind) -> list[Expr]:
+            return self.elements(kind, reduced[:-1], reduced[-1], load, count, _COLUMNS)
+
+        values = self.results(count, passes)
         for u, value in enumerate(values):
             where = (*at, start + u * lanes)
             point = self.point(where, [0] * len(self.axes)) if self.keepdims else where

@@ -198,3 +198,13 @@ def test_a_matrix_of_global_means_is_taken_from_channel_blocks():
     assert isinstance(reduction.inputs[0].producer.op, Conv)
     assert reduction.inputs[0].layout.block > 1
     assert reduction.output.layout.is_plain
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("shape", [(40, 12, 12), (37, 3, 50), (300, 65)])
+def test_a_sample_adds_up_in_the_same_order_in_every_batch(shape, name):
+    """Threads may take some of the samples each."""
+    x = np.random.default_rng(0).standard_normal((16, *shape), np.float32)
+    op = Reduce("sum", (1,))
+    (together,) = run_op(op, [x], target=name)
+    np.testing.assert_array_equal(together[:1], run_op(op, [x[:1]], target=name)[0])

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from batches import residual
 from executors import agree, interpreted, native, reference
+from rewrites import graph_of
+from strategies import feeds_for
 
 import glulam as gl
 from glulam.compiler import driver
@@ -143,3 +145,20 @@ def test_the_same_bits_for_any_number_of_threads(numerics, tmp_path):
                 for _ in range(3):
                     for name, array in model.run(feeds).items():
                         np.testing.assert_array_equal(array, wanted[name])
+
+
+@pytest.mark.parametrize("pointwise", [False, True])
+def test_what_adds_up_in_the_layout_that_it_finds_is_not_left_behind(pointwise):
+    """It would find channel blocks without a batch map, and plain tensors behind one."""
+    graph = graph_of(f"""input %x: f32[8,16,20,16]
+const %w: f32[64,16,1,1] = random
+%c = conv(%x, %w, none) {{strides=(1, 1), pads=((0, 0), (0, 0)), dilations=(1, 1), groups=1}}
+%s = slice(%c) {{starts=(1, 0, 0, 0), steps=(1, 1, 1, 1), sizes=(7, 64, 20, 16)}}
+%p = relu({"%s" if pointwise else "%c"})
+%m = reduce({"%p" if pointwise else "%s"}) {{kind='mean', axes=(2, 3), keepdims=True}}
+output m = %m
+output p = %p""")
+    feeds = feeds_for(graph)
+    one, many = (native(graph, feeds, Options(threads=threads)) for threads in (1, 2))
+    for name, array in many.items():
+        np.testing.assert_array_equal(array, one[name])
