@@ -20,12 +20,14 @@ from glulam.compiler.kernels.conv_template import constant_weights, not_packable
 from glulam.compiler.kernels.tiling import pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, LaneShuffle, Tile, Var
+from glulam.compiler.targets import Target
 
 _FILLED = 0.8  # of its vectors, by a group that is as fast by itself, and compiled in a tenth of the time
 _MAX_CLASSES = 8  # blocks with shuffles of their own, each with code of its own
 _MAX_SOURCES = 4  # input vectors that one output vector is shuffled from
 _MAX_UNROLLED = 64  # channels of a group
 _UNROLLED_TAPS = 8  # taps of a kernel row
+_MOST_PRODUCTS = 4096  # of vectors that are written out: to compile them takes seconds
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,15 @@ def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
     sources = max(len(channels.sources(block, i)) for block, _ in classes for i in range(channels.unrolled))
     if sources > _MAX_SOURCES:
         return f"an output block depends on {sources} input blocks at once, more than {_MAX_SOURCES}"
-    return None
+    return too_long(ctx, geometry, ctx.output.spatial[-1], 1)
+
+
+def too_long(ctx: Context, geometry: ConvGeometry, width: int, times: int) -> str | None:
+    """Why the code for so many convolutions, each with rows of so many pixels, would be too long; None if it is not."""
+    channels = _channels(ctx, geometry)
+    each = channels.unrolled * unroll_factor(geometry.kernel[-1], _UNROLLED_TAPS) * _pixels(ctx.target, geometry, width)
+    products = times * len(channels.classes) * each
+    return f"{products} products written out are more than {_MOST_PRODUCTS}" if products > _MOST_PRODUCTS else None
 
 
 def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
@@ -114,6 +124,15 @@ def sections(ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid) -
 def _channels(ctx: Context, geometry: ConvGeometry) -> _Channels:
     x, y, groups = ctx.operand(0), ctx.output, geometry.groups
     return _Channels(y.layout.block, groups, x.shape[1] // groups, y.shape[1] // groups)
+
+
+def _pixels(target: Target, geometry: ConvGeometry, width: int) -> int:
+    """Pixels of a register tile: beside their sums, their shuffled inputs and a row's weights stay in registers."""
+    taps, stride = min(geometry.kernel[-1], _UNROLLED_TAPS), geometry.strides[-1]
+    room = target.vector_registers - 2 - taps
+    most = max(1, (room - taps) // (1 + min(stride, taps)))
+    tiles = -(-width // most)
+    return -(-width // tiles)
 
 
 @dataclass(frozen=True)
@@ -147,7 +166,7 @@ class _Grouped:
         ctx, b = self.ctx, self.b
         *outer, width = self.grid.extents
         ctx.output_view()
-        pixels = self.pixels(width)
+        pixels = _pixels(ctx.target, self.geometry, width)
         for first, members in self.channels.classes:
             kind = self.packed(first, members)
             head = {"n": ctx.output.shape[0], "c": members}
@@ -164,14 +183,6 @@ class _Grouped:
     @property
     def lanes(self) -> int:
         return self.channels.lanes
-
-    def pixels(self, width: int) -> int:
-        """Pixels of a register tile: beside their sums, their shuffled inputs and a row's weights stay in registers."""
-        taps, stride = min(self.geometry.kernel[-1], _UNROLLED_TAPS), self.geometry.strides[-1]
-        room = self.ctx.target.vector_registers - 2 - taps
-        most = max(1, (room - taps) // (1 + min(stride, taps)))
-        tiles = -(-width // most)
-        return -(-width // tiles)
 
     def packed(self, first: int, members: int) -> _Class:
         """Weights [members, *outer taps, ins, taps of a row, lanes] and bias [members, lanes] of a class of blocks."""

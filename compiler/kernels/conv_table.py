@@ -30,7 +30,7 @@ CONV_TEMPLATES = (
     ConvTemplate("whole image", conv_whole.accepts, conv_whole.build),
     ConvTemplate("direct", conv_direct.accepts, conv_direct.build, conv_direct.sections),
     ConvTemplate("depthwise", conv_depthwise.accepts, conv_depthwise.build, conv_depthwise.sections),
-    ConvTemplate("grouped", conv_grouped.accepts, conv_grouped.build, conv_grouped.sections),
+    ConvTemplate("grouped", conv_grouped.accepts, conv_grouped.build, conv_grouped.sections, conv_grouped.too_long),
     ConvTemplate("apart", conv_apart.accepts, conv_apart.build, conv_apart.sections),
 )
 """Whatever none of them accepts is left to `conv_generic`."""

@@ -15,13 +15,15 @@ class ConvTemplate:
     """A way to compute a convolution.
 
     `accepts` says why not, None for yes. `build` makes the kernel; `sections`, if there is one, only the loops for the
-    pixels of a grid, from weights [OC, C/g, *K], so that several convolutions can make up one kernel.
+    pixels of a grid, from weights [OC, C/g, *K], so that several convolutions can make up one kernel. `too_long` says
+    why so many of them, each with rows of so many pixels, should not.
     """
 
     name: str
     accepts: Callable[[Context, ConvGeometry], str | None]
     build: Callable[[Context, ConvGeometry], Lowered]
     sections: Callable[[Context, ConvGeometry, Array, Grid], None] | None = None
+    too_long: Callable[[Context, ConvGeometry, int, int], str | None] = lambda ctx, geometry, width, times: None
 
 
 def not_packable(ctx: Context) -> str | None:

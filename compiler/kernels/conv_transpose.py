@@ -30,7 +30,11 @@ def accepts(template: ConvTemplate, ctx: Context, geometry: TransposedGeometry) 
     phases = geometry.phase_count(ctx.output.spatial)
     if phases > _MAX_PHASES:
         return f"strides {geometry.strides} make {phases} phases, more than {_MAX_PHASES}"
-    return template.accepts(ctx, _convolution(geometry, [Phase(0, 1, (0,), 0, 1)] * geometry.rank))
+    if (why := template.accepts(ctx, _convolution(geometry, [Phase(0, 1, (0,), 0, 1)] * geometry.rank))) is not None:
+        return why
+    lines = [geometry.phases(d, extent) for d, extent in enumerate(ctx.output.spatial)]
+    longest = [max(line, key=lambda phase: len(phase.taps)) for line in lines]
+    return template.too_long(ctx, _convolution(geometry, longest), longest[-1].count, phases)
 
 
 def cost(target: Target, batch: int, geometry: TransposedGeometry, shape: ConvShape) -> float:

@@ -209,6 +209,9 @@ def test_templates():
     name, refused = template(*case((1, 96, 5, 5), 96, (1, 1), groups=8))
     assert name == "apart"
     assert "half a vector" in refused["grouped"]
+    name, refused = template(*case((1, 660, 1, 9), 110, (7, 7), groups=11, pads=3))
+    assert name == "apart"
+    assert "written out" in refused["grouped"]
     assert {template(*each)[0] for each in APART} == {"apart"}
     name, refused = template(*DENSE[0], constants=())
     assert name == "generic"

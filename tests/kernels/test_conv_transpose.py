@@ -101,3 +101,6 @@ def test_templates():
     name, refused = template(*CASES[12])
     assert name == "generic"
     assert "25 phases" in refused["direct phases"]
+    name, refused = template(*case((1, 48, 3, 19), 6, (16, 16), strides=4, groups=2))
+    assert name == "apart phases"
+    assert "written out" in refused["grouped phases"]
