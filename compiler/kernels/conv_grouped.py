@@ -27,7 +27,7 @@ _MAX_CLASSES = 8  # blocks with shuffles of their own, each with code of its own
 _MAX_SOURCES = 4  # input vectors that one output vector is shuffled from
 _MAX_UNROLLED = 64  # channels of a group
 _UNROLLED_TAPS = 8  # taps of a kernel row
-_MOST_PRODUCTS = 4096  # of vectors that are written out: to compile them takes seconds
+_MOST_PRODUCTS = 4096  # of vectors that are written out: to compile twice as many takes seconds
 
 
 @dataclass(frozen=True)

@@ -61,14 +61,14 @@ class BatchAcrossThreads(Pass):
         """(estimated cycles that the best place saves, how many layers there are up to it)."""
         readers, bound = graph.users(), _bound_to_layouts(graph)
         inside: set[Node] = set()
+        behind: set[Node] = set()
         best, total = (0.0, 0), 0.0
         for count, layer in enumerate(layers, 1):
             inside.add(layer.node)
             total += self.saved(layer)
-            if (total, count) > best:
-                behind = {r for each in inside for value in each.outputs for r in readers[value]} - inside
-                if bound.isdisjoint(behind):
-                    best = total, count
+            behind.update(reader for value in layer.node.outputs for reader in readers[value])
+            if (total, count) > best and bound.isdisjoint(behind - inside):
+                best = total, count
         return best
 
     def saved(self, layer: Layer) -> float:

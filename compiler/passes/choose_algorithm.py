@@ -31,7 +31,7 @@ class ChooseAlgorithm(NodePass):
     target: Target
     measured: Measured = field(default_factory=dict)
     exact: bool = False
-    _known: dict[Hashable, Choice] = field(default_factory=dict, compare=False, repr=False)
+    _known: dict[Hashable, Choice] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     name = "choose_algorithm"
 

@@ -1,16 +1,19 @@
 """Random convolutions: whatever may compute one, natively, for one thread or several, gives the reference's values.
 
-`make test` draws the same ones every time; `make fuzz` draws many more.
+`make test` draws the same ones every time; `make fuzz` draws new ones, for as long as it draws random graphs.
 """
 
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 from executors import TARGETS, agree, native, reference
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from strategies import feeds_for
+from test_random_graphs import FUZZING, SECONDS, Run
 
 from glulam.compiler import ops
 from glulam.compiler.graph.graph import Graph
@@ -20,7 +23,6 @@ from glulam.compiler.options import Options
 from glulam.compiler.passes.algorithms import candidates
 from glulam.compiler.targets import target
 
-FUZZING = settings.get_current_profile_name() == "fuzz"
 CHANNELS = (1, 3, 4, 8, 16, 17, 24, 32, 48, 64, 96, 128)
 TAPS = (1, 3, 5, 7, 2, 4)
 EXTENTS = (1, 2, 3, 5, 7, 8, 13, 14, 19, 28)
@@ -76,25 +78,41 @@ def _products(batch, outputs, extents, depth, taps):
     return batch * outputs * math.prod(extents) * depth * math.prod(taps)
 
 
-@settings(
-    max_examples=settings.default.max_examples if FUZZING else 60,
-    derandomize=not FUZZING,
-    database=settings.default.database if FUZZING else None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-@given(convolutions(), st.sampled_from(TARGETS), st.sampled_from((1, 2, 4)))
-def test_fuzz_random_convolutions(graph, name, threads):
-    note(f"target {name}, {threads} threads\n{to_text(graph)}")
-    rng = np.random.default_rng(1)
-    feeds = {k: rng.standard_normal(v.shape).astype(np.float32) for k, v in graph.inputs.items()}
+def test_fuzz_random_convolutions(record_property):
+    run = Run(time.monotonic() + SECONDS)
+
+    @settings(
+        max_examples=settings.default.max_examples if FUZZING else 60,
+        derandomize=not FUZZING,
+        database=settings.default.database if FUZZING else None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(convolutions(), st.sampled_from(TARGETS), st.sampled_from((1, 2, 4)))
+    def compare(graph, name, threads):
+        if run.over():
+            return
+        note(f"target {name}, {threads} threads\n{to_text(graph)}")
+        run.failed, before = True, run.failed
+        check(graph, Options(target=name, threads=threads))
+        run.failed = before
+        run.compared += not run.failed
+
+    try:
+        compare()
+    finally:
+        record_property("random convolutions compared", run.compared)
+
+
+def check(graph, options):
+    """As the compiler has it, and by each algorithm that may compute the convolution."""
+    feeds = feeds_for(graph, 1)
     expected = reference(graph, feeds)
-    options = Options(target=name, threads=threads)
     # Sums have a variance of one, so a few that happen to be small are as inexact as others.
     tolerance = TOLERANCE * max(1.0, 1.0 / max(np.abs(expected["y"]).max(), 1e-30))
     agree(native(graph, feeds, options), expected, tolerance, "as the compiler has it")
     conv = next(node for node in graph.nodes if node.name == "conv")
-    found, _ = candidates(target(name), conv)
+    found, _ = candidates(target(options.target), conv)
     for candidate in found:
         conv.op = candidate.op
         agree(native(graph, feeds, options), expected, tolerance, candidate.name)
