@@ -56,7 +56,7 @@ def pipeline(
         FoldNormalisation(),  # on layers as they were written, before regions hide them
         TrimTaps(),  # when padding is folded in
         SplitBatch(machine),  # before the choice of algorithms, which depends on how many samples there are
-        TransposedToShuffle(machine),  # before the choice of algorithms, which then has one more convolution
+        TransposedToShuffle(machine, exact),  # before the choice of algorithms, which then has one more convolution
         VolumesToImages(machine),  # before the choice of algorithms, which looks at images
         ChooseAlgorithm(machine, measured or {}, exact),  # before fusion, since not every kernel can pool its result
         BatchAcrossThreads(machine, threads),  # after the choice of algorithms, which must not depend on threads

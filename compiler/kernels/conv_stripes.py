@@ -42,10 +42,12 @@ def cost(target: Target, batch: int, geometry: TransposedGeometry, shape: ConvSh
     total = 0.0
     for stripes in itertools.product(*_stripes(target, geometry, shape.outputs)):
         *outer, last = stripes
-        rows = math.prod(s.count * s.length for s in outer) * -(-last.length // target.lanes)
+        rows = math.prod(s.count * s.length for s in outer)
         taps = math.prod(s.taps.shape[1] for s in stripes)
         tiling = choose_tiling(target, last.count, per_group, depth * taps)
-        total += rows * row_cycles(target, tiling, last.count, per_group, depth * taps)
+        for _, vectors, lanes in pieces(last.length, target.lanes):
+            width = target.half if target.half is not None and lanes <= target.half.lanes else target
+            total += rows * vectors * row_cycles(width, tiling, last.count, per_group, depth * taps)
     return batch * geometry.groups * total
 
 

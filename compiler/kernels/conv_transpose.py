@@ -20,6 +20,8 @@ from glulam.compiler.targets import Target
 
 _MAX_PHASES = 16  # each has code of its own
 _GENERIC = 12.0  # cycles of a vector of products where there are more
+_GROUPED = 3.0  # where lanes of a vector belong to several groups, as many as their channels are parts of it
+_SHARED = 5.0  # where a group may lie in two vectors
 _STORE = 2.0  # of a vector that is finished and stored
 
 
@@ -42,8 +44,14 @@ def cost(target: Target, batch: int, geometry: TransposedGeometry, shape: ConvSh
     blocks, depth = -(-shape.outs // target.lanes), shape.ins // geometry.groups
     lines = [geometry.phases(d, extent) for d, extent in enumerate(shape.outputs)]
     taps = math.prod(sum(p.count * len(p.taps) for p in phases) for phases in lines)
-    generic = geometry.phase_count(shape.outputs) > _MAX_PHASES
-    return batch * blocks * (depth * taps * (_GENERIC if generic else 1.0) + _STORE * math.prod(shape.outputs))
+    per_group = shape.outs // geometry.groups
+    if geometry.phase_count(shape.outputs) > _MAX_PHASES:
+        product = _GENERIC
+    elif geometry.groups == 1 or per_group % target.lanes == 0:
+        product = 1.0
+    else:
+        product = _SHARED if target.lanes % per_group else _GROUPED
+    return batch * blocks * (depth * taps * product + _STORE * math.prod(shape.outputs))
 
 
 def build(template: ConvTemplate, ctx: Context, geometry: TransposedGeometry) -> Lowered:

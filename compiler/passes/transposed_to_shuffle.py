@@ -1,22 +1,24 @@
-"""A transposed convolution to few channels becomes a convolution to the pixels of a stride, and a shuffle of pixels.
+"""A transposed convolution becomes a convolution to the pixels of a stride, and a shuffle of pixels.
 
-In channel blocks most lanes of its result would be empty. Output pixel i * stride + a is channel a of pixel i of a
-convolution with the taps that meet it (W. Shi et al.: Is the deconvolution layer the same as a convolutional layer?,
-2016), so the channels are as many times more as a stride has pixels; Winograd's algorithm may then serve, too.
+Output pixel i * stride + a is channel a of pixel i of a convolution with the taps that meet it (W. Shi et al.: Is the
+deconvolution layer the same as a convolutional layer?, 2016), so the channels are as many times more as a stride has
+pixels. Few channels, or few of each group, then fill channel blocks, and Winograd's algorithm may serve.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from glulam.compiler.graph.deferred import Deferred
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
-from glulam.compiler.graph.types import Array, DType
-from glulam.compiler.kernels import conv_direct
+from glulam.compiler.graph.types import Array, DType, TensorType
 from glulam.compiler.kernels.conv_geometry import Indices
+from glulam.compiler.kernels.conv_transpose import convolution_weights
 from glulam.compiler.kernels.tiling import COPY_RATE
 from glulam.compiler.ops import Conv, ConvTranspose, Reshape, Slice, Transpose
 from glulam.compiler.passes.algorithms import candidates
@@ -45,9 +47,11 @@ class _Line:
 
 @dataclass(frozen=True)
 class TransposedToShuffle(NodePass):
-    """Where the estimated cycles of the convolution and the shuffle are fewer."""
+    """Where the estimated cycles of the convolution and the shuffle are fewer; with `exact` no algorithm is counted on
+    that adds up other than the definition does."""
 
     target: Target
+    exact: bool = False
 
     name = "transposed_to_shuffle"
 
@@ -55,57 +59,64 @@ class TransposedToShuffle(NodePass):
         op = node.op
         if type(op) is not ConvTranspose or set(op.strides) == {1}:
             return None
-        if (refused := self.refuses(node)) is not None:
+        if (refused := _refuses(node)) is not None:
             return Decision(node.name, False, refused)
-        x, weights, *bias = node.inputs
+        x, weights, *_ = node.inputs
         assert x is not None
         assert weights is not None
         shapes = zip(weights.shape[2:], op.strides, op.pads, x.shape[2:], node.output.shape[2:], strict=True)
         lines = [_Line.of(kernel, stride, before, *extents) for kernel, stride, (before, _), *extents in shapes]
         if any(pad < 0 for line in lines for pad in line.pads):
             return Decision(node.name, False, f"the pads {op.pads} cut off inputs")
-        costs = self.costs(node, lines)
-        reason = f"as convolution and shuffle {costs[1]:.0f}k cycles, by itself {costs[0]:.0f}k"
+        patch = Patch(graph, "", at=node.name)
+        conv = _convolution(patch, node, lines)
+        costs = self.costs(node, conv)
+        patch.reason = f"as convolution and shuffle {costs[1]:.0f}k cycles, by itself {costs[0]:.0f}k"
         if costs[1] >= costs[0]:
-            return Decision(node.name, False, reason)
-        patch = Patch(graph, reason, at=node.name)
-        _shuffled(patch, node, lines, x, weights, bias[0] if bias else None)
+            return Decision(node.name, False, patch.reason)
+        _shuffled(patch, node, lines, conv.output)
         return patch
 
-    def refuses(self, node: Node) -> str | None:
-        """Why the convolution stays as it is, None if it might not."""
-        op, (x, *parameters) = node.op, node.inputs
-        assert isinstance(op, ConvTranspose)
-        assert x is not None
-        if x.type.dtype is not DType.F32 or any(v is not None and not v.is_constant for v in parameters):
-            return "the weights are not float32 constants"
-        if op.groups > 1 or set(op.dilations) != {1}:
-            return "groups or dilation"
-        return "nothing to compute" if 0 in node.output.shape or 0 in x.shape else None
-
-    def costs(self, node: Node, lines: list[_Line]) -> tuple[float, float]:
+    def costs(self, node: Node, conv: Node) -> tuple[float, float]:
         """Thousands of cycles of the transposed convolution, and of the convolution with the shuffle."""
-        x, y = node.inputs[0], node.output
-        assert x is not None
-        taps, pixels = math.prod(line.taps.shape[1] for line in lines), tuple(line.pixels for line in lines)
-        channels = y.shape[1] * math.prod(line.stride for line in lines)
-        conv = conv_direct.cost(self.target, x.shape[0], pixels, x.shape[1], channels, taps)
-        alone = min(candidate.cycles for candidate in candidates(self.target, node)[0])
-        return alone / 1e3, (conv + 2 * y.type.nbytes / COPY_RATE) / 1e3
+        alone, phases = (min(c.cycles for c in candidates(self.target, n, self.exact)[0]) for n in (node, conv))
+        return alone / 1e3, (phases + 2 * node.output.type.nbytes / COPY_RATE) / 1e3
 
 
-def _shuffled(patch: Patch, node: Node, lines: list[_Line], x: Value, weights: Value, bias: Value | None) -> None:
-    """Puts the convolution and the shuffle in place of the node."""
+def _refuses(node: Node) -> str | None:
+    """Why the convolution stays as it is, None if it might not."""
+    op, (x, *parameters) = node.op, node.inputs
+    assert isinstance(op, ConvTranspose)
+    assert x is not None
+    if x.type.dtype is not DType.F32 or any(v is not None and not v.is_constant for v in parameters):
+        return "the weights are not float32 constants"
+    if set(op.dilations) != {1}:
+        return "dilation"
+    return "nothing to compute" if 0 in node.output.shape or 0 in x.shape else None
+
+
+def _convolution(patch: Patch, node: Node, lines: list[_Line]) -> Node:
+    """The convolution from [N, C, *S] to [N, OC * strides, *pixels]."""
+    op, (x, weights, *bias), strides = node.op, node.inputs, math.prod(line.stride for line in lines)
+    assert isinstance(op, ConvTranspose)
+    assert x is not None
+    assert weights is not None
+    shape = (node.output.shape[1] * strides, x.shape[1] // op.groups, *(line.taps.shape[1] for line in lines))
+    packed = Deferred(TensorType(DType.F32, shape), partial(_weights, weights, op.groups, lines))
+    parameters = [patch.constant(packed, f"{weights.name}_of_phases")]
+    if bias and bias[0] is not None:
+        assert bias[0].data is not None
+        parameters.append(patch.constant(np.repeat(bias[0].data, strides), f"{bias[0].name}_of_phases"))
+    ones = (1,) * len(lines)
+    conv = Conv(ones, tuple(line.pads for line in lines), ones, op.groups)
+    patch.add(conv, x, *parameters, name=f"{node.name}_phases")
+    return patch.added[-1]
+
+
+def _shuffled(patch: Patch, node: Node, lines: list[_Line], y: Value) -> None:
+    """Puts the convolution's result, with its pixels moved, in place of the node's."""
     (batch, channels, *outputs), rank = node.output.shape, len(lines)
     strides, pixels = [line.stride for line in lines], [line.pixels for line in lines]
-    assert weights.data is not None
-    packed = patch.constant(_weights(weights.data, lines), f"{weights.name}_of_phases")
-    inputs = [x, packed]
-    if bias is not None:
-        assert bias.data is not None
-        inputs.append(patch.constant(np.repeat(bias.data, math.prod(strides)), f"{bias.name}_of_phases"))
-    ones = (1,) * rank
-    y = patch.apply(Conv(ones, tuple(line.pads for line in lines), ones), *inputs, name=f"{node.name}_phases")
     y = patch.apply(Reshape((batch, channels, *strides, *pixels)), y, name=f"{node.name}_split")
     turned = [axis for d in range(rank) for axis in (2 + rank + d, 2 + d)]
     y = patch.apply(Transpose((0, 1, *turned)), y, name=f"{node.name}_turned")
@@ -118,12 +129,13 @@ def _shuffled(patch: Patch, node: Node, lines: list[_Line], x: Value, weights: V
     patch.replace(node.output, y)
 
 
-def _weights(weights: Array, lines: list[_Line]) -> Array:
-    """[C, OC, *K] as [OC * strides, C, *taps], zeros where a phase has no tap."""
-    rank = len(lines)
-    found = np.pad(weights, ((0, 0), (0, 0), *((0, 1),) * rank))
+def _weights(weights: Value, groups: int, lines: list[_Line]) -> Array:
+    """[C, OC / groups, *K] as [OC * strides, C / groups, *taps], zeros where a phase has no tap."""
+    rank, data = len(lines), weights.data
+    assert data is not None
+    found = np.pad(convolution_weights(data, groups), ((0, 0), (0, 0), *((0, 1),) * rank))
     for d, line in enumerate(lines):
         found = found.take(line.taps, axis=2 + 2 * d)
-    # [C, OC, s, t, s, t, ...] -> [OC, *s, C, *t]
-    found = found.transpose(1, *range(2, 2 + 2 * rank, 2), 0, *range(3, 3 + 2 * rank, 2))
-    return np.ascontiguousarray(found.reshape(-1, weights.shape[0], *found.shape[2 + rank :]))
+    # [OC, C / groups, s, t, s, t, ...] -> [OC, *s, C / groups, *t]
+    found = found.transpose(0, *range(2, 2 + 2 * rank, 2), 1, *range(3, 3 + 2 * rank, 2))
+    return np.ascontiguousarray(found.reshape(-1, *found.shape[1 + rank :]))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from rewrites import rewrite
+from rewrites import graph_of, rewrite
 
 import glulam as gl
 from glulam.compiler.driver import compile_graph
+from glulam.compiler.graph.patch import Patch
 from glulam.compiler.options import Options
 from glulam.compiler.passes import transposed_to_shuffle
 from glulam.compiler.passes.transposed_to_shuffle import TransposedToShuffle
@@ -39,6 +40,27 @@ def test_fires(strides):
     assert "as convolution and shuffle" in result.taken[0]
 
 
+def test_fires_for_groups_of_few_outputs():
+    result = transposed(channels=3, kernel=8, pads=2, groups=2)
+    assert result.ops == "conv reshape transpose reshape"
+    assert result.error < 1e-5
+
+
+def test_counts_on_winograd_unless_the_numerics_are_strict():
+    graph = graph_of(
+        """input %x: f32[1,64,32,32]
+const %w: f32[64,4,4,4] = random
+%y = conv_transpose(%x, %w) {strides=(2, 2), pads=((1, 1), (1, 1)), dilations=(1, 1), output_padding=(0, 0), groups=4}
+output y = %y"""
+    )
+    (node,) = graph.nodes
+    lines = [transposed_to_shuffle._Line.of(4, 2, 1, 32, 64)] * 2
+    conv = transposed_to_shuffle._convolution(Patch(graph, ""), node, lines)
+    fast, strict = (TransposedToShuffle(PASS.target, exact).costs(node, conv) for exact in (False, True))
+    assert fast[0] == strict[0]
+    assert fast[1] < strict[1]
+
+
 def test_fires_on_a_second_use_and_a_graph_output():
     result = transposed(kernel=4, pads=1, strides=(2, 2), more="%r = relu(%y)\noutput r = %r\n")
     assert result.ops == "conv reshape transpose reshape relu"
@@ -48,9 +70,9 @@ def test_fires_on_a_second_use_and_a_graph_output():
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"channels": 64}, "as convolution and shuffle"),
-        ({"groups": 2}, "groups or dilation"),
-        ({"dilations": 2}, "groups or dilation"),
+        ({"channels": 64, "kernel": 2, "strides": (2, 2), "pads": 0}, "as convolution and shuffle"),
+        ({"channels": 16, "groups": 2, "kernel": 2, "strides": (2, 2), "pads": 0}, "as convolution and shuffle"),
+        ({"dilations": 2}, "dilation"),
         ({"weights": "input"}, "not float32 constants"),
         ({"pads": 20}, "cut off inputs"),
         ({"strides": (1, 1)}, ""),
@@ -69,13 +91,15 @@ def test_declines(change, why):
     ("kernel", "stride", "padding", "output_padding"),
     [(9, 4, 4, 3), (4, 2, 1, 0), (3, 2, 1, 1), (5, 3, 0, 0), (3, 5, 0, 2), (7, 2, 5, 0), (2, 3, 1, 1)],
 )
-@pytest.mark.parametrize("channels", [1, 3])
-def test_native_code_computes_the_definition(name, kernel, stride, padding, output_padding, channels, monkeypatch):
+@pytest.mark.parametrize(("inputs", "channels", "groups"), [(17, 1, 1), (17, 3, 1), (6, 6, 2), (17, 34, 17)])
+def test_native_code_computes_the_definition(
+    name, kernel, stride, padding, output_padding, inputs, channels, groups, monkeypatch
+):
     """Odd extents, phases without taps, pads wider than the kernel, and pixels that no input reaches."""
-    monkeypatch.setattr(TransposedToShuffle, "costs", lambda self, node, lines: (2.0, 1.0))
-    layer = gl.layers.ConvTranspose2d(channels, kernel, stride, padding, output_padding=output_padding)
-    net = gl.Sequential([gl.layers.Input((17, 7, 13), batch=2), layer])
-    x = np.random.default_rng(0).standard_normal((2, 17, 7, 13)).astype(np.float32)
+    monkeypatch.setattr(TransposedToShuffle, "costs", lambda self, node, conv: (2.0, 1.0))
+    layer = gl.layers.ConvTranspose2d(channels, kernel, stride, padding, output_padding=output_padding, groups=groups)
+    net = gl.Sequential([gl.layers.Input((inputs, 7, 13), batch=2), layer])
+    x = np.random.default_rng(0).standard_normal((2, inputs, 7, 13)).astype(np.float32)
     model = compile_graph(net.graph(), Options(target=name))
     assert not any("conv_transpose" in step.kernel for step in model.manifest.steps)
     (expected,) = gl.reference(net, {"input": x}).values()
