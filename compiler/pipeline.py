@@ -24,7 +24,7 @@ from glulam.compiler.passes.split_recurrence import SplitRecurrence
 from glulam.compiler.passes.split_strassen import SplitStrassen
 from glulam.compiler.passes.split_winograd import SplitWinograd
 from glulam.compiler.passes.transposed_blocks import TransposedBlocks
-from glulam.compiler.passes.transposed_to_shuffle import TransposedToShuffle
+from glulam.compiler.passes.transposed_to_conv import TransposedToConv
 from glulam.compiler.passes.volumes import TrimTaps, VolumesToImages
 from glulam.compiler.targets import Target, target
 
@@ -56,7 +56,7 @@ def pipeline(
         FoldNormalisation(),  # on layers as they were written, before regions hide them
         TrimTaps(),  # when padding is folded in
         SplitBatch(machine),  # before the choice of algorithms, which depends on how many samples there are
-        TransposedToShuffle(machine, exact),  # before the choice of algorithms, which then has one more convolution
+        TransposedToConv(machine, exact),  # before the choice of algorithms, which then has one more convolution
         VolumesToImages(machine),  # before the choice of algorithms, which looks at images
         ChooseAlgorithm(machine, measured or {}, exact),  # before fusion, since not every kernel can pool its result
         BatchAcrossThreads(machine, threads),  # after the choice of algorithms, which must not depend on threads

@@ -2,7 +2,8 @@
 
 Output pixel i * stride + a is channel a of pixel i of a convolution with the taps that meet it (W. Shi et al.: Is the
 deconvolution layer the same as a convolutional layer?, 2016), so the channels are as many times more as a stride has
-pixels. Few channels, or few of each group, then fill channel blocks, and Winograd's algorithm may serve.
+pixels. Few channels, or few of each group, then fill channel blocks, and Winograd's algorithm may serve. With strides
+of 1 it is a convolution by itself, with the taps in reverse order.
 """
 
 from __future__ import annotations
@@ -31,45 +32,51 @@ class _Line:
     """One dimension: `pixels` pixels of the convolution, with the taps that all phases of a stride need together."""
 
     stride: int
+    dilation: int
     pixels: int
     pads: tuple[int, int]
     taps: Indices
     """[stride, taps]: which tap of the transposed convolution a pixel of a stride has there; past the last if none."""
 
     @classmethod
-    def of(cls, kernel: int, stride: int, before: int, inputs: int, outputs: int) -> _Line:
-        low, high = -((stride - 1 + before) // stride), (kernel - 1 - before) // stride
+    def of(cls, kernel: int, stride: int, dilation: int, before: int, inputs: int, outputs: int) -> _Line:
+        """Stride or dilation is 1."""
+        low, high = -((stride - 1 + before) // stride), (dilation * (kernel - 1) - before) // stride
         pixels = -(-outputs // stride)
-        taps = np.arange(stride)[:, None] + before + stride * np.arange(high, low - 1, -1)
+        taps = (np.arange(stride)[:, None] + before + stride * np.arange(high, low - 1, -dilation)) // dilation
         met = (taps >= 0) & (taps < kernel)
-        return cls(stride, pixels, (high, pixels - low - inputs), np.where(met, taps, kernel))
+        return cls(stride, dilation, pixels, (high, pixels - low - inputs), np.where(met, taps, kernel))
 
 
 @dataclass(frozen=True)
-class TransposedToShuffle(NodePass):
-    """Where the estimated cycles of the convolution and the shuffle are fewer; with `exact` no algorithm is counted on
-    that adds up other than the definition does."""
+class TransposedToConv(NodePass):
+    """Where strides are 1, or the estimated cycles of the convolution and the shuffle are fewer; with `exact` no
+    algorithm is counted on that adds up other than the definition does."""
 
     target: Target
     exact: bool = False
 
-    name = "transposed_to_shuffle"
+    name = "transposed_to_conv"
 
     def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
         op = node.op
-        if type(op) is not ConvTranspose or set(op.strides) == {1}:
+        if type(op) is not ConvTranspose:
             return None
         if (refused := _refuses(node)) is not None:
             return Decision(node.name, False, refused)
         x, weights, *_ = node.inputs
         assert x is not None
         assert weights is not None
-        shapes = zip(weights.shape[2:], op.strides, op.pads, x.shape[2:], node.output.shape[2:], strict=True)
-        lines = [_Line.of(kernel, stride, before, *extents) for kernel, stride, (before, _), *extents in shapes]
+        moves = zip(weights.shape[2:], op.strides, op.dilations, (before for before, _ in op.pads), strict=True)
+        extents = zip(x.shape[2:], node.output.shape[2:], strict=True)
+        lines = [_Line.of(*move, *extent) for move, extent in zip(moves, extents, strict=True)]
         if any(pad < 0 for line in lines for pad in line.pads):
             return Decision(node.name, False, f"the pads {op.pads} cut off inputs")
-        patch = Patch(graph, "", at=node.name)
+        patch = Patch(graph, "the strides are 1", at=node.name)
         conv = _convolution(patch, node, lines)
+        if set(op.strides) == {1}:
+            patch.replace(node.output, conv.output)
+            return patch
         costs = self.costs(node, conv)
         patch.reason = f"as convolution and shuffle {costs[1]:.0f}k cycles, by itself {costs[0]:.0f}k"
         if costs[1] >= costs[0]:
@@ -90,8 +97,8 @@ def _refuses(node: Node) -> str | None:
     assert x is not None
     if x.type.dtype is not DType.F32 or any(v is not None and not v.is_constant for v in parameters):
         return "the weights are not float32 constants"
-    if set(op.dilations) != {1}:
-        return "dilation"
+    if any(stride > 1 and dilation > 1 for stride, dilation in zip(op.strides, op.dilations, strict=True)):
+        return "dilation with strides"
     return "nothing to compute" if 0 in node.output.shape or 0 in x.shape else None
 
 
@@ -107,9 +114,9 @@ def _convolution(patch: Patch, node: Node, lines: list[_Line]) -> Node:
     if bias and bias[0] is not None:
         assert bias[0].data is not None
         parameters.append(patch.constant(np.repeat(bias[0].data, strides), f"{bias[0].name}_of_phases"))
-    ones = (1,) * len(lines)
-    conv = Conv(ones, tuple(line.pads for line in lines), ones, op.groups)
-    patch.add(conv, x, *parameters, name=f"{node.name}_phases")
+    pads, dilations = zip(*((line.pads, line.dilation) for line in lines), strict=True)
+    conv = Conv((1,) * len(lines), pads, dilations, op.groups)
+    patch.add(conv, x, *parameters, name=node.name if strides == 1 else f"{node.name}_phases")
     return patch.added[-1]
 
 

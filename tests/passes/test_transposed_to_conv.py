@@ -10,11 +10,11 @@ import glulam as gl
 from glulam.compiler.driver import compile_graph
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.options import Options
-from glulam.compiler.passes import transposed_to_shuffle
-from glulam.compiler.passes.transposed_to_shuffle import TransposedToShuffle
+from glulam.compiler.passes import transposed_to_conv
+from glulam.compiler.passes.transposed_to_conv import TransposedToConv
 from glulam.compiler.targets import runnable_targets, target
 
-PASS = TransposedToShuffle(target("x86-64-v4"))
+PASS = TransposedToConv(target("x86-64-v4"))
 
 
 def transposed(channels=1, kernel=9, strides=(4, 4), pads=4, dilations=1, groups=1, more="", weights="const"):
@@ -40,6 +40,16 @@ def test_fires(strides):
     assert "as convolution and shuffle" in result.taken[0]
 
 
+@pytest.mark.parametrize(
+    "change", [{}, {"dilations": 3}, {"groups": 4}, {"kernel": 2, "pads": 0}, {"channels": 64}], ids=str
+)
+def test_strides_of_one_leave_a_convolution(change):
+    result = transposed(strides=(1, 1), **change)
+    assert result.ops == "conv"
+    assert result.error < 1e-5
+    assert "strides are 1" in result.taken[0]
+
+
 def test_fires_for_groups_of_few_outputs():
     result = transposed(channels=3, kernel=8, pads=2, groups=2)
     assert result.ops == "conv reshape transpose reshape"
@@ -54,9 +64,9 @@ const %w: f32[64,4,4,4] = random
 output y = %y"""
     )
     (node,) = graph.nodes
-    lines = [transposed_to_shuffle._Line.of(4, 2, 1, 32, 64)] * 2
-    conv = transposed_to_shuffle._convolution(Patch(graph, ""), node, lines)
-    fast, strict = (TransposedToShuffle(PASS.target, exact).costs(node, conv) for exact in (False, True))
+    lines = [transposed_to_conv._Line.of(4, 2, 1, 1, 32, 64)] * 2
+    conv = transposed_to_conv._convolution(Patch(graph, ""), node, lines)
+    fast, strict = (TransposedToConv(PASS.target, exact).costs(node, conv) for exact in (False, True))
     assert fast[0] == strict[0]
     assert fast[1] < strict[1]
 
@@ -72,10 +82,10 @@ def test_fires_on_a_second_use_and_a_graph_output():
     [
         ({"channels": 64, "kernel": 2, "strides": (2, 2), "pads": 0}, "as convolution and shuffle"),
         ({"channels": 16, "groups": 2, "kernel": 2, "strides": (2, 2), "pads": 0}, "as convolution and shuffle"),
-        ({"dilations": 2}, "dilation"),
+        ({"dilations": 2}, "dilation with strides"),
         ({"weights": "input"}, "not float32 constants"),
         ({"pads": 20}, "cut off inputs"),
-        ({"strides": (1, 1)}, ""),
+        ({"strides": (1, 1), "pads": 9}, "cut off inputs"),
     ],
     ids=str,
 )
@@ -89,14 +99,14 @@ def test_declines(change, why):
 @pytest.mark.parametrize("name", [t.name for t in runnable_targets()])
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "output_padding"),
-    [(9, 4, 4, 3), (4, 2, 1, 0), (3, 2, 1, 1), (5, 3, 0, 0), (3, 5, 0, 2), (7, 2, 5, 0), (2, 3, 1, 1)],
+    [(9, 4, 4, 3), (4, 2, 1, 0), (3, 2, 1, 1), (5, 3, 0, 0), (3, 5, 0, 2), (7, 2, 5, 0), (2, 3, 1, 1), (4, 1, 2, 0)],
 )
 @pytest.mark.parametrize(("inputs", "channels", "groups"), [(17, 1, 1), (17, 3, 1), (6, 6, 2), (17, 34, 17)])
 def test_native_code_computes_the_definition(
     name, kernel, stride, padding, output_padding, inputs, channels, groups, monkeypatch
 ):
     """Odd extents, phases without taps, pads wider than the kernel, and pixels that no input reaches."""
-    monkeypatch.setattr(TransposedToShuffle, "costs", lambda self, node, conv: (2.0, 1.0))
+    monkeypatch.setattr(TransposedToConv, "costs", lambda self, node, conv: (2.0, 1.0))
     layer = gl.layers.ConvTranspose2d(channels, kernel, stride, padding, output_padding=output_padding, groups=groups)
     net = gl.Sequential([gl.layers.Input((inputs, 7, 13), batch=2), layer])
     x = np.random.default_rng(0).standard_normal((2, inputs, 7, 13)).astype(np.float32)
@@ -109,7 +119,7 @@ def test_native_code_computes_the_definition(
 @pytest.mark.parametrize("before", range(7))
 @pytest.mark.parametrize("stride", range(1, 5))
 def test_every_tap_is_met_once(before, stride):
-    line = transposed_to_shuffle._Line.of(5, stride, before, inputs=9, outputs=8 * stride)
+    line = transposed_to_conv._Line.of(5, stride, 1, before, inputs=9, outputs=8 * stride)
     taps = line.taps[line.taps < 5]
     assert sorted(taps.tolist()) == list(range(5))
     for phase, met in enumerate(line.taps):
