@@ -14,7 +14,7 @@ _SIGNED = {"add": "add", "sub": "sub", "mul": "mul", "div": "sdiv", "fmod": "sre
 _UNSIGNED = _SIGNED | {"div": "udiv", "fmod": "urem"}
 _BITS = {"and": "and", "or": "or", "xor": "xor", "shl": "shl"}
 _INTRINSIC = {"abs": "fabs", "sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "round": "roundeven"}
-_INTRINSIC |= {"sin": "sin", "cos": "cos", "exp": "exp", "log": "log", "tanh": "tanh"}
+_INTRINSIC |= {"sin": "sin", "cos": "cos", "exp": "exp", "exp_negative": "exp", "log": "log", "tanh": "tanh"}
 _FCMP = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
 
 

@@ -75,6 +75,26 @@ def _exp() -> Expr:
     return _exp_of(_X)
 
 
+def _exp_negative() -> Expr:
+    """exp(x) = 2**n * exp(r), r = x - n ln 2 in [-ln2/2, ln2/2], by a minimax polynomial that is 1 at 0."""
+    shifted = Fma(_X, Const(1.4426950408889634), Const(_ROUNDER))
+    r = Fma(shifted - _ROUNDER, Const(-0.6931471805599453), _X)
+    p = polynomial(
+        r,
+        [
+            0.0013843653723597527,
+            0.00837415549904108,
+            0.04166800156235695,
+            0.16666431725025177,
+            0.4999999403953552,
+            1.0,
+            1.0,
+        ],
+    )
+    power = Bitcast(_bits(p) + ex.binary("shl", _bits(shifted), 23), DType.F32)
+    return ex.where(_X < _EXP_LOW, 0.0, power)
+
+
 def _log() -> Expr:
     """log(x) = e ln 2 + log(m), m in [sqrt(1/2), sqrt(2)); coefficients of Cephes' logf."""
     tiny = _X < 1.1754943508222875e-38
@@ -261,7 +281,13 @@ def gelu() -> Expr:
     return Fma(-t, tail, Fma(_X, Const(0.5), magnitude * 0.5))
 
 
-_EXPANSIONS: dict[str, Callable[[], Expr]] = {"exp": _exp, "log": _log, "tanh": _tanh, "erf": _erf}
+_EXPANSIONS: dict[str, Callable[[], Expr]] = {
+    "exp": _exp,
+    "exp_negative": _exp_negative,
+    "log": _log,
+    "tanh": _tanh,
+    "erf": _erf,
+}
 
 _POWERS = (1, 2, 3, 4)
 

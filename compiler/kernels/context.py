@@ -44,7 +44,7 @@ COPIED_AS = {DType.BOOL: DType.U8, DType.F16: DType.I16}
 """What elements are loaded and stored as where nothing is computed."""
 Arg = tuple[Literal["input", "output"], int] | Packing
 
-_FUNCTIONS = frozenset({"exp", "log", "tanh", "erf", "sin", "cos"})
+_FUNCTIONS = frozenset({"exp", "exp_negative", "log", "tanh", "erf", "sin", "cos"})
 
 
 @dataclass(frozen=True)

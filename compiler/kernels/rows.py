@@ -23,23 +23,27 @@ _SHORT = 8  # lines up to this length leave most lanes idle
 
 
 def softmax(ctx: Context, axis: int, *, logarithm: bool) -> Lowered:
-    """Input 0 to output 0: e**(x - max) / sum(e**(x - max)) along the axis, or its logarithm."""
+    """Input 0 to output 0: e**(x - max) / sum(e**(x - max)) along the axis, or its logarithm.
+
+    A largest element that is no number or infinite makes the sum NaN, whatever its powers are.
+    """
     ctx = _lines(ctx, axis, axis + 1)
 
     def powers(line: _Line) -> None:
         largest = line.fold("maximum", line.read)
 
         def power(i: Affine) -> Expr:
-            value = line.keep(ex.exp(line.x(i) - largest))
+            value = line.keep(ex.exp_negative(line.x(i) - largest))
             line.put(i, value)
             return value
 
-        factor = line.keep(1.0 / line.fold("add", power))
+        factor = line.keep(1.0 / (line.fold("add", power) + (largest - largest)))
         line.each(lambda i: line.store(i, line.got(i) * factor))
 
     def logarithms(line: _Line) -> None:
         largest = line.fold("maximum", line.read)
-        shift = line.keep(ex.log(line.fold("add", lambda i: ex.exp(line.x(i) - largest))))
+        total = line.fold("add", lambda i: ex.exp_negative(line.x(i) - largest))
+        shift = line.keep(ex.log(total + (largest - largest)))
         line.each(lambda i: line.store(i, line.x(i) - largest - shift))
 
     return _over_lines(ctx, logarithms if logarithm else powers)

@@ -202,6 +202,7 @@ UNARY: dict[str, Callable[[Any], Any]] = {
     "not": np.logical_not,
     "sqrt": np.sqrt,
     "exp": np.exp,
+    "exp_negative": np.exp,  # of what is not above 0; NaN may give anything
     "log": np.log,
     "tanh": np.tanh,
     "erf": _erf,
@@ -288,6 +289,11 @@ def where(condition: Expr, yes: Expr | Scalar, no: Expr | Scalar) -> Expr:
 
 def exp(x: Expr) -> Expr:
     return unary("exp", x)
+
+
+def exp_negative(x: Expr) -> Expr:
+    """e**x where x is not above 0, in fewer instructions; NaN may give anything."""
+    return unary("exp_negative", x)
 
 
 def log(x: Expr) -> Expr:

@@ -67,6 +67,19 @@ def test_error_in_units_of_the_last_place(op, ulps, target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
+def test_exponentials_of_what_is_not_above_zero(target):
+    x = samples()
+    x = np.concatenate([x[x <= 0], np.float32([-np.inf])])
+    expected, actual = exact("exp", x), native("exp_negative", x, target)
+    regular = expected >= TINY
+    error = np.abs(actual[regular] - expected[regular]) / np.spacing(expected[regular].astype(np.float32))
+    # what the roundings of ln 2, and of its multiples where there is no Fma, lose is in proportion to x
+    assert (error <= 1.2 + np.abs(x[regular]) * (0.05 if target.has_fma else 1.0)).all()
+    assert (np.abs(actual[~regular] - expected[~regular]) <= TINY).all()
+    np.testing.assert_array_equal(native("exp_negative", np.float32([0.0, -0.0, -1e38]), target), [1.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     ("op", "expected"),
     [

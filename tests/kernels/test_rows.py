@@ -72,6 +72,21 @@ def test_softmax_of_extreme_values(op, axis):
         check(run_op(op(axis), [x], target=target)[0], want)
 
 
+@pytest.mark.parametrize("op", [Softmax(1), LogSoftmax(1)])
+@pytest.mark.parametrize("bits", [0x7FC00001, 0xFFC001FF, 0x7FC00000, 0x7F800000])
+@pytest.mark.parametrize("shape", [(3, 37), (2, 5, 19)], ids=str)
+def test_a_line_of_softmax_with_nan_or_infinity_is_nan(op, bits, shape):
+    """NaN with any payload, and +inf, wherever they stand; other lines are not touched."""
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    for place in (0, shape[1] - 1):
+        odd = x.copy()
+        odd.view(np.uint32)[0, place] = bits
+        with np.errstate(invalid="ignore"):
+            (want,) = op.reference(odd)
+        for target in TARGETS:
+            check(run_op(op, [odd], target=target)[0], want)
+
+
 def test_layer_norm_of_a_line_far_from_zero():
     x = (np.random.default_rng(0).uniform(-1, 1, (2, 999)) + 1000).astype(np.float32)
     check(run_op(LayerNorm(1), [x, None, None])[0], LayerNorm(1).reference(x)[0], 1e-4)
