@@ -6,6 +6,7 @@ import mmap
 import os
 import tempfile
 from contextlib import ExitStack
+from ctypes import addressof, c_char
 from threading import Lock
 from typing import BinaryIO
 
@@ -21,8 +22,12 @@ _HUGE_PAGE = 2 << 20
 
 def address_of(array: npt.NDArray[np.generic]) -> int:
     """Address of the first element."""
-    address: int = array.__array_interface__["data"][0]
-    return address
+    try:
+        # in a third of the time of the array interface; arrays have buffers, although their types do not say so
+        return addressof(c_char.from_buffer(array))  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # read-only, not contiguous or empty
+        address: int = array.__array_interface__["data"][0]
+        return address
 
 
 def allocate(size: int) -> Bytes:
