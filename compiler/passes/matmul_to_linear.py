@@ -1,13 +1,19 @@
-"""MatMul by a constant matrix becomes a Linear layer over its transpose, not copied; so it can take a bias."""
+"""MatMul by a constant matrix becomes a Linear layer over its transpose, not copied; so it can take a bias.
+
+So does a product of few rows and a matrix that is transposed in each run: its elements are dot products of rows.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from glulam.compiler.graph.graph import Graph, Node
+from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
-from glulam.compiler.ops import Linear, MatMul
+from glulam.compiler.ops import Linear, MatMul, Transpose
 from glulam.compiler.passes.manager import Decision, NodePass, Uses
+
+_DOTS = 8  # rows for which to read a matrix once, as it lies, is faster than to transpose it
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,11 @@ class MatMulToLinear(NodePass):
         assert x is not None
         assert w is not None
         if w.data is None:
-            return Decision(node.name, False, f"the right operand %{w.name} is not constant")
+            if (rows := _transposed(w)) is None or x.type.rank < 2 or math.prod(x.shape[:-1]) > _DOTS:
+                return Decision(node.name, False, f"the right operand %{w.name} is not constant")
+            patch = Patch(graph, f"multiplies few rows by those of %{rows.name}", at=node.name)
+            patch.replace(node.output, patch.apply(Linear(), x, rows, name=node.name))
+            return patch
         if not w.type.dtype.is_float:
             return Decision(node.name, False, f"the linear layer is not defined for {w.type.dtype.value}")
         if w.type.rank < 2 or w.type.rank > max(x.type.rank, 2) or any(extent != 1 for extent in w.shape[:-2]):
@@ -35,3 +45,11 @@ class MatMulToLinear(NodePass):
         weights = patch.constant(w.data.reshape(w.shape[-2:]).T, f"{w.name}.T")
         patch.replace(node.output, patch.apply(Linear(), x, weights, name=node.name))
         return patch
+
+
+def _transposed(w: Value) -> Value | None:
+    """The matrix of floats that w is the transpose of, None if it is not computed as one."""
+    node = w.producer
+    if node is None or node.op != Transpose((1, 0)) or not w.type.dtype.is_float:
+        return None
+    return node.inputs[0]

@@ -14,7 +14,7 @@ def matmul(ctx: Context) -> Value:
 
 
 def gemm(ctx: Context) -> Value:
-    """alpha * A' B' + beta * C; with alpha = 1 and a C that is one row it is a linear layer with bias."""
+    """alpha * A' B' + beta * C; with a constant B, alpha = 1 and a C that is one row it is a linear layer with bias."""
     a, b, c = ctx[0], ctx[1], ctx.optional(2)
     alpha, beta = ctx.number("alpha", 1.0), ctx.number("beta", 1.0)
     ctx.ignore("broadcast")
@@ -22,15 +22,16 @@ def gemm(ctx: Context) -> Value:
         raise ctx.malformed(f"Gemm of {a.type} and {b.type}; it takes matrices")
     if ctx.flag("transA"):
         a = ctx.apply(Transpose((1, 0)), a)
-    if not ctx.flag("transB"):
-        b = ctx.apply(Transpose((1, 0)), b)
     if c is not None and beta != 1.0:
         c = ctx.apply(Mul(), c, ctx.constant(beta, c.type.dtype))
-    columns = b.shape[0]
-    is_float = a.type.dtype.is_float
-    if is_float and c is not None and alpha == 1.0 and c.shape in ((columns,), (1, columns)):
-        return ctx.apply(Linear(), a, b, c if len(c.shape) == 1 else ctx.apply(Reshape((columns,)), c))
-    y = ctx.apply(Linear(), a, b, None) if is_float else ctx.apply(MatMul(), a, ctx.apply(Transpose((1, 0)), b))
+    if b.is_constant and a.type.dtype.is_float:
+        weights = b if ctx.flag("transB") else ctx.apply(Transpose((1, 0)), b)
+        columns = weights.shape[0]
+        if c is not None and alpha == 1.0 and c.shape in ((columns,), (1, columns)):
+            return ctx.apply(Linear(), a, weights, c if len(c.shape) == 1 else ctx.apply(Reshape((columns,)), c))
+        y = ctx.apply(Linear(), a, weights, None)
+    else:
+        y = ctx.apply(MatMul(), a, ctx.apply(Transpose((1, 0)), b) if ctx.flag("transB") else b)
     if alpha != 1.0:
         y = ctx.apply(Mul(), y, ctx.constant(alpha, y.type.dtype))
     if c is None:

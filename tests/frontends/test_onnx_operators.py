@@ -204,10 +204,11 @@ def test_lp_pool_with_ceil_mode(pads, dilations):
     [{}, {"transA": 1}, {"transB": 1}, {"alpha": 0.5, "beta": 2.0}, {"transA": 1, "transB": 1, "alpha": 2.0}],
 )
 @pytest.mark.parametrize("c", [None, (6,), (1, 6), (4, 1), (4, 6), ()])
-def test_gemm(attributes, c):
+@pytest.mark.parametrize("constant", [[1], []], ids=["constant B", "B as input"])
+def test_gemm(attributes, c, constant):
     a = f(5, 4) if attributes.get("transA") else f(4, 5)
     b = f(6, 5) if attributes.get("transB") else f(5, 6)
-    check("Gemm", [a, b, *([] if c is None else [f(*c)])], 11, constant=[1], **attributes)
+    check("Gemm", [a, b, *([] if c is None else [f(*c)])], 11, constant=constant, **attributes)
 
 
 @pytest.mark.parametrize(("a", "b"), [((3, 4), (4, 5)), ((2, 1, 3, 4), (5, 4, 2)), ((4,), (4, 5)), ((3, 4), (4,))])
