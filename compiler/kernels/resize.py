@@ -17,10 +17,11 @@ from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels.context import Context, Lowered, Point, vectors
 from glulam.compiler.kernels.tiling import unroll_factor
 from glulam.compiler.loops import expr as ex
-from glulam.compiler.loops.expr import Expr, Fma
+from glulam.compiler.loops.expr import Const, Expr, Fma
 from glulam.compiler.loops.ir import Affine, Bounded, Buffer, IndexLike, Tile, Var
 
 _UNROLLED_TAPS = 4
+_GATHERED = 16  # elements that lie together are read in the time of one that is gathered
 _COPIES = 16  # stores of one loaded element that are written out
 
 
@@ -38,6 +39,13 @@ class AxisTaps:
     @property
     def count(self) -> int:
         return int(self.index.shape[1])
+
+    @property
+    def step(self) -> int | None:
+        """How far each output's taps lie from those of the one before; None where that, or the weights, differ."""
+        steps = np.unique(np.diff(self.index, axis=0))
+        same = self.weights is None or (self.weights == self.weights[0]).all()
+        return int(steps[0]) if len(steps) == 1 and same and self.count <= _UNROLLED_TAPS else None
 
 
 def build(ctx: Context, axes: Sequence[AxisTaps | None], fill: float) -> Lowered:
@@ -100,16 +108,19 @@ class _Tables:
         self.index: dict[int, Buffer] = {}
         self.weights: dict[int, Buffer] = {}
         self.outside: dict[int, Buffer] = {}
-        last = len(axes) - 1
         for d, axis in enumerate(axes):
             if axis is None:
                 continue
-            origin = 0 if self.scratch is not None and d == last else self.x.origin[d]
-            self.index[d] = ctx.constant(axis.index.astype(np.int64) + origin, "i")
-            if axis.weights is not None:
-                self.weights[d] = ctx.constant(axis.weights.astype(self.dtype.numpy), "w")
+            if axis.step is None:
+                self.index[d] = ctx.constant(axis.index.astype(np.int64) + self.origin(d), "i")
+                if axis.weights is not None:
+                    self.weights[d] = ctx.constant(axis.weights.astype(self.dtype.numpy), "w")
             if axis.outside is not None:
                 self.outside[d] = ctx.constant(axis.outside, "o")
+
+    def origin(self, d: int) -> int:
+        """Where what is read along an axis begins: the tensor in its padding, or a row of its own."""
+        return 0 if self.scratch is not None and d == len(self.axes) - 1 else self.x.origin[d]
 
     def first_along_rows(self) -> Buffer | None:
         """Private memory for a row interpolated along all axes but the last, if that takes fewer operations."""
@@ -117,6 +128,8 @@ class _Tables:
             return None
         taps = math.prod(1 if axis is None else axis.count for axis in self.axes[:-1])
         extent, size, along = self.x.operand.shape[-1], self.ctx.output.shape[-1], self.axes[-1].count
+        if self.block == 1 and self.axes[-1].step is None:
+            along *= _GATHERED
         if extent * (taps + 1) + size * along >= size * taps * along:
             return None
         lane = (self.block,) if self.block > 1 else ()
@@ -156,13 +169,17 @@ class _Tables:
 
     # ---- one axis
 
-    def row_taps(self, d: int, place: Affine) -> _Taps:
-        """The taps of an outer axis at a place; a few of them are kept in registers for the whole row."""
+    def taps(self, d: int, place: Affine) -> _Fixed | _Regular | _Tabled:
+        """The taps of an axis at a place."""
         axis = self.axes[d]
         if axis is None:
             return _Fixed(place + self.x.origin[d])
-        taps = _Tabled(self, d, place)
-        return taps if axis.count > _UNROLLED_TAPS else _Kept(self, taps)
+        return _Tabled(self, d, place) if axis.step is None else _Regular(self, d, place * axis.step)
+
+    def row_taps(self, d: int, place: Affine) -> _Taps:
+        """The taps of an outer axis at a place; a few of them are kept in registers for the whole row."""
+        taps = self.taps(d, place)
+        return _Kept(self, taps) if isinstance(taps, _Tabled) and taps.count <= _UNROLLED_TAPS else taps
 
     def fold(self, taps: _Taps, element: Callable[[IndexLike], Expr]) -> Expr:
         """The weighted sum of element(index) over the taps."""
@@ -201,10 +218,7 @@ class _Tables:
         self.b.store(row[(place, *lane)], value)
 
     def element(self, head: tuple[Affine, ...], taps: Sequence[_Taps], place: Affine, lane: tuple[Var, ...]) -> None:
-        last = len(self.axes) - 1
-        along: _Taps = _Fixed(place + self.x.origin[last])
-        if self.axes[last] is not None:
-            along = _Tabled(self, last, place)
+        along = self.taps(len(self.axes) - 1, place)
         if self.scratch is not None:
             row = self.scratch
             value = self.fold(along, lambda index: row[(index, *lane)])
@@ -229,6 +243,24 @@ class _Fixed:
 
     def weight(self, t: int | Var) -> Expr | None:
         return None
+
+
+class _Regular:
+    """Taps that move by the same step from place to place, with the same weights everywhere."""
+
+    def __init__(self, work: _Tables, d: int, start: Affine) -> None:
+        axis = work.axes[d]
+        assert axis is not None
+        self.axis, self.count, self.dtype = axis, axis.count, work.dtype
+        self.start = start + work.origin(d)
+
+    def index(self, t: int | Var) -> IndexLike:
+        assert isinstance(t, int)
+        return self.start + int(self.axis.index[0, t])
+
+    def weight(self, t: int | Var) -> Expr | None:
+        assert isinstance(t, int)
+        return None if self.axis.weights is None else Const(float(self.axis.weights[0, t]), self.dtype)
 
 
 class _Tabled:
@@ -274,4 +306,4 @@ class _Kept:
         return None if self.weights is None else self.weights[t]
 
 
-_Taps = _Fixed | _Tabled | _Kept
+_Taps = _Fixed | _Regular | _Tabled | _Kept

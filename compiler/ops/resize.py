@@ -33,6 +33,10 @@ COORDINATES = (
 ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
+_CHANNELS = 8  # from which on it pays to convert to channel blocks and back, and gather no element of a row
+_FEW = 4  # elements of the input to one of the output, where neighbours are rather gathered
+
+
 @dataclass(frozen=True)
 class Resize(Op):
     """Resamples x to the shape `sizes`, each axis by itself (ONNX Resize).
@@ -90,7 +94,13 @@ class Resize(Op):
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         (x,) = required(self, inputs, 1)
         spatial = x.rank > 2 and not any(self.touches(axis, x.shape[axis]) for axis in (0, 1))
-        return Prefers.EITHER if spatial and x.dtype is DType.F32 else Prefers.PLAIN
+        if not spatial or x.dtype is not DType.F32:
+            return Prefers.PLAIN
+        rows = self._axis_taps(x.rank - 1, x.shape[-1])
+        gathered = (
+            rows is not None and rows.step is None and (self.mode != "nearest" or _FEW * outputs[0].size >= x.size)
+        )
+        return Prefers.BLOCKS if gathered and x.shape[1] >= _CHANNELS else Prefers.EITHER
 
     def lower(self, ctx: Context) -> Lowered:
         axes = [self._axis_taps(axis, extent) for axis, extent in enumerate(ctx.operand(0).shape)]

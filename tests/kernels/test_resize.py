@@ -38,9 +38,15 @@ OWN = [
     case((1, 2, 3, 4, 5), (1, 2, 5, 7, 9), "cubic"),
     case((2, 3, 4), (4, 2, 7), "linear"),
     case((40,), (70,), "cubic"),
+    case((2, 20, 10, 34), (2, 20, 5, 17), "linear"),
+    case((1, 3, 6, 99), (1, 3, 3, 33), "linear"),
+    case((1, 17, 26, 14), (1, 17, 13, 7), **UPSAMPLE),
+    case((1, 2, 12, 40), (1, 2, 3, 10), "cubic"),
+    case((2, 3, 4, 40), (2, 3, 4, 20), "linear"),
+    case((1, 5, 8, 40), (1, 5, 4, 20), "linear", antialias=True),
 ]
 CASES = [*Resize.cases(), *OWN]
-SPATIAL = [c for c in CASES if c.op.preference(c.inputs, c.op.infer(*c.inputs)) is Prefers.EITHER]
+SPATIAL = [c for c in CASES if c.op.preference(c.inputs, c.op.infer(*c.inputs)) is not Prefers.PLAIN]
 
 
 def check(got, want, bound=1e-5):
@@ -49,6 +55,31 @@ def check(got, want, bound=1e-5):
     np.testing.assert_array_equal(got[~finite], want[~finite])
     scale = np.abs(want[finite]).max(initial=1e-30)
     np.testing.assert_allclose(got[finite], want[finite], rtol=0, atol=bound * scale)
+
+
+@pytest.mark.parametrize(
+    ("extent", "size", "mode", "step"),
+    [(40, 20, "linear", 2), (33, 11, "nearest", 3), (20, 40, "linear", None), (20, 30, "linear", None)],
+)
+def test_taps_that_move_by_the_same_step(extent, size, mode, step):
+    op = case((1, 8, 5, extent), (1, 8, 5, size), mode).op
+    assert op._axis_taps(3, extent).step == step
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes", "mode", "prefers"),
+    [
+        ((1, 8, 9, 9), (1, 8, 18, 18), "linear", Prefers.BLOCKS),
+        ((1, 7, 9, 9), (1, 7, 18, 18), "linear", Prefers.EITHER),  # lanes would be empty
+        ((1, 8, 8, 8), (1, 8, 4, 4), "linear", Prefers.EITHER),  # nothing is gathered
+        ((1, 8, 9, 9), (1, 8, 18, 9), "linear", Prefers.EITHER),
+        ((1, 64, 99, 99), (1, 64, 20, 20), "nearest", Prefers.EITHER),  # most of the input is not read
+        ((2, 8, 9, 9), (4, 8, 18, 18), "linear", Prefers.PLAIN),
+    ],
+)
+def test_channel_blocks_are_preferred_to_gathering(shape, sizes, mode, prefers):
+    resized = case(shape, sizes, mode)
+    assert resized.op.preference(resized.inputs, resized.op.infer(*resized.inputs)) is prefers
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
