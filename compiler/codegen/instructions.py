@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from glulam.compiler.codegen.function import Function
 from glulam.compiler.codegen.llvm_types import LLVM_TYPE, Val, conversion, literal, shuffle_mask, suffix, vector_type
 from glulam.compiler.errors import LoopError
@@ -209,10 +211,20 @@ class Instructions:
         if dtype is DType.BOOL:
             return self.compare("ne", x, Val(literal(0, x.dtype), x.dtype))
         if x.dtype.is_float and not dtype.is_float:
-            kind = f"fpto{'s' if dtype.is_signed else 'u'}i.sat"
-            name = f"llvm.{kind}.{suffix(dtype, x.lanes)}.{suffix(x.dtype, x.lanes)}"
-            return Val(self.function.call(name, target, [(x.type, x.text)]), dtype, x.lanes)
+            return self.truncated(x, dtype)
         return Val(self.function.let(f"{conversion(x.dtype, dtype)} {x.typed} to {target}"), dtype, x.lanes)
+
+    def truncated(self, x: Val, dtype: DType) -> Val:
+        """A float as an integer. LLVM's saturating conversion goes through vectors lane by lane."""
+        limits = np.iinfo(dtype.numpy)
+        least, beyond = (Val(literal(bound, x.dtype), x.dtype) for bound in (limits.min, limits.max + 1))
+        below, above = self.compare("lt", x, least), self.compare("ge", x, beyond)
+        inside = self.binary("and", self.compare("ge", x, least), self.compare("lt", x, beyond))  # NaN is not
+        safe = self.select(inside, x, Val(literal(0, x.dtype), x.dtype))
+        kind, target = "fptosi" if dtype.is_signed else "fptoui", vector_type(LLVM_TYPE[dtype], x.lanes)
+        result = Val(self.function.let(f"{kind} {safe.typed} to {target}"), dtype, x.lanes)
+        result = self.select(above, Val(literal(int(limits.max), dtype), dtype), result)
+        return self.select(below, Val(literal(int(limits.min), dtype), dtype), result)
 
     def bitcast(self, x: Val, dtype: DType) -> Val:
         target = vector_type(LLVM_TYPE[dtype], x.lanes)
