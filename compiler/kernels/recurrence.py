@@ -139,9 +139,9 @@ class _Recurrence(ABC):
     # ---- the loops around a step
 
     def share(self) -> int:
-        """Batch elements of an iteration: they share the weights' way from far away, but two threads want work."""
+        """Batch elements of an iteration: they share the weights' way from far away, but all threads want work."""
         iterations = self.batch * self.ctx.output.shape[1]
-        return max(min(-(-iterations // 2), self.batch, _MOST_ROWS), 1)
+        return max(min(-(-iterations // self.ctx.target.threads), self.batch, _MOST_ROWS), 1)
 
     def tile_rows(self, rows: int) -> int:
         """Batch elements whose sums are in registers together, each weight being loaded once for all of them."""
@@ -235,6 +235,12 @@ class _Recurrence(ABC):
         )
         return [*found, _Chunk(full * self.width, 1, 1, rest)] if rest else found
 
+    def partial_sums(self, gates: int, chunk: _Chunk) -> int:
+        """Of each sum, where few are taken at once by one thread: with more the bits are to be the same."""
+        rows = self.tile_rows(min(self.batch, _MOST_ROWS))
+        blocks = max((c.blocks for c in self.chunks(gates, rows) if c.lanes == chunk.lanes), default=1)
+        return _UNROLL if gates * rows * blocks <= _FEW_SUMS else 1
+
     def pack(self, direction: Direction, gates: Gates, chunk: _Chunk) -> Buffer | None:
         """[groups, K, gates, blocks, lanes] of the chunk's units, if the weights are known."""
         data = self.ctx.data(WEIGHTS)
@@ -260,8 +266,7 @@ class _Recurrence(ABC):
         finish: Finish,
     ) -> None:
         b, rows, (weights, group, v) = self.b, at.rows, where
-        sums = len(gates) * rows * chunk.blocks
-        split = _UNROLL if sums <= _FEW_SUMS else 1
+        split = self.partial_sums(len(gates), chunk)
         acc = b.tile("acc", split, len(gates), rows, chunk.blocks, dtype=self.dtype)
 
         def unit(block: int) -> Affine:

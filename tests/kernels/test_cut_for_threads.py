@@ -9,6 +9,7 @@ import pytest
 
 import glulam as gl
 from glulam.benchmarks.balance import balance, share
+from glulam.benchmarks.corner_cases import First
 from glulam.compiler.driver import lower
 from glulam.compiler.kernels.tiling import Parts
 from glulam.compiler.options import Options
@@ -43,6 +44,20 @@ def test_the_bits_do_not_depend_on_the_threads_that_a_model_is_cut_for(target):
     expected = gl.compile(net, target=target)(x)
     for threads in (2, 5, 16, 64):
         with gl.compile(net, target=target, threads=threads) as model:
+            np.testing.assert_array_equal(model(x).view(np.int32), expected.view(np.int32))
+
+
+@pytest.mark.parametrize("cell", [layers.LSTM, layers.GRU, layers.RNN])
+@pytest.mark.parametrize("hidden", [5, 16, 33, 70])
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_recurrences_give_the_same_bits_however_threads_share_the_batch(cell, hidden, batch):
+    net = gl.Sequential(
+        [layers.Input((6, 7), batch=batch), cell(hidden, batch_first=True, bidirectional=True), First()]
+    )
+    x = np.random.default_rng(1).standard_normal((batch, 6, 7), np.float32)
+    expected = gl.compile(net)(x)
+    for threads in (2, 3, 8):
+        with gl.compile(net, threads=threads) as model:
             np.testing.assert_array_equal(model(x).view(np.int32), expected.view(np.int32))
 
 
