@@ -216,7 +216,7 @@ class Instructions:
 
     def truncated(self, x: Val, dtype: DType) -> Val:
         """A float as an integer. LLVM's saturating conversion goes through vectors lane by lane."""
-        limits = np.iinfo(dtype.numpy)
+        limits = np.iinfo(dtype.numpy.name)
         least, beyond = (Val(literal(bound, x.dtype), x.dtype) for bound in (limits.min, limits.max + 1))
         below, above = self.compare("lt", x, least), self.compare("ge", x, beyond)
         inside = self.binary("and", self.compare("ge", x, least), self.compare("lt", x, beyond))  # NaN is not

@@ -35,18 +35,23 @@ class _Search:
 
     def build(self) -> Lowered:
         outer, length, inner = self.ctx.operand(0).shape
-        if inner == 1:
+        if inner == 1 and (length >= 2 * self.lanes or outer < self.lanes):
             with self.b.section(o=outer) as (o,):
                 self.along(Affine.of(o), length)
             return self.ctx.finished()
-        full, rest = divmod(inner, self.lanes)
+        head, across = (1, outer) if inner == 1 else (outer, inner)
+        full, rest = divmod(across, self.lanes)
         for first, count, lanes in ((0, full, self.lanes), (full * self.lanes, min(rest, 1), rest)):
             if count:
-                with self.b.section(o=outer, w=count) as (o, w), self.b.vector("v", lanes) as v:
+                with self.b.section(o=head, w=count) as (o, w), self.b.vector("v", lanes) as v:
                     column = w * lanes + v + first
-                    _, index = self.scan(length, Affine.of(0), 1, lambda i, o=o, c=column: self.x[(o, i, c)])  # type: ignore[misc]
-                    self.b.store(self.y[(o, column)], index[0])
+                    self.across(length, *((column, Affine.of(0)) if inner == 1 else (Affine.of(o), column)))
         return self.ctx.finished()
+
+    def across(self, length: int, outer: Affine, inner: Affine) -> None:
+        """Each lane searches a line of its own."""
+        _, index = self.scan(length, Affine.of(0), 1, lambda i: self.x[(outer, i, inner)])
+        self.b.store(self.y[(outer, inner)], index[0])
 
     def scan(self, count: int, start: Affine, step: int, load: Callable[[Affine], Expr]) -> tuple[Tile, Tile]:
         """The best of load(start + i * step) for i < count, and its index."""
@@ -79,8 +84,7 @@ class _Search:
         b = self.b
         count, rest = divmod(length, self.lanes)
         if count < 2:
-            _, index = self.scan(length, Affine.of(0), 1, lambda i: self.x[(row, i, 0)])
-            b.store(self.y[(row, 0)], index[0])
+            self.across(length, row, Affine.of(0))
             return
         total, found = b.tile("total", 1, dtype=self.dtype), b.tile("found", 1, dtype=DType.I64)
         with b.vector("v", self.lanes) as v:

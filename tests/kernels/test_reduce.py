@@ -155,12 +155,15 @@ def test_integers(kind, dtype):
 
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("kind", ["max", "min"])
-def test_ties_and_nan_of_arg_reduce(kind, last):
+@pytest.mark.parametrize("turned", [False, True])
+def test_ties_and_nan_of_arg_reduce(kind, last, turned):
+    """Short lines, which lanes take one each, and long ones."""
     rng = np.random.default_rng(0)
     x = rng.integers(-2, 3, (3, 70, 21)).astype(np.float32)
     x[0, 5, 3] = x[0, 9, 3] = x[1, 69, 20] = x[2, 0, 0] = math.nan
     x[1, 3] = math.inf
     x[1, 4] = -math.inf
+    x = np.ascontiguousarray(x.swapaxes(1, 2)) if turned else x
     for axis in range(3):
         op = ArgReduce(kind, axis, True, last)
         for name in TARGETS:
