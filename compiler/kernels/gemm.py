@@ -34,6 +34,7 @@ from glulam.compiler.targets import Target
 _ROW_BLOCKS = 8  # column blocks of a tile of one row: as many sums as hide the latency of an addition
 _FEW_BLOCKS = 2  # the fewest, where there are more threads than tiles; memory is what they wait for then
 _NARROW_SPLIT = 4  # partial sums of each element where all columns together fill no block, for the same reason
+_SHALLOW, _SHALLOW_ROWS = 8, 2  # sums up to that length, and rows of a tile for them
 _UNROLL = 4  # steps of the depth in one round of the loop
 _LOOK_AHEAD = 2  # passes over the weights of a group in which those of the next one can be fetched
 _TOGETHER = 8  # sums that a long epilogue is applied to where they are
@@ -52,8 +53,11 @@ def linear(ctx: Context, tiling: Tiling | None = None) -> Lowered:
 
 
 def row_limit(target: Target, depth: int, dtype: DType) -> int:
-    """Rows of a left operand of so many columns that a tile should not exceed, or they drive each other out."""
-    return most_rows(target, depth * dtype.size)
+    """Rows of a left operand of so many columns that a tile should not exceed, or they drive each other out.
+
+    Short sums are mostly stores, which are fastest along a row.
+    """
+    return min(most_rows(target, depth * dtype.size), _SHALLOW_ROWS if depth <= _SHALLOW else target.vector_registers)
 
 
 def matmul(ctx: Context) -> Lowered:
