@@ -160,6 +160,68 @@ def _erf() -> Expr:
     return ex.where(magnitude < 0.927734375, small, _signed(1.0 - _exp_of(q), _X))
 
 
+_HALF_PI = 1.5707963267948966
+_HALF_PI_REST = -4.371139000186241e-08  # what the float32 next to pi/2 lacks
+
+
+def _half_pi_minus(x: Expr, times: float) -> Expr:
+    """pi/2 - times * x."""
+    return Fma(x, Const(-times), Const(_HALF_PI)) + _HALF_PI_REST
+
+
+def _arc_sine() -> tuple[Expr, Expr]:
+    """Whether |x| is above 1/2, and asin of |x| if it is not, else of sqrt((1 - |x|) / 2), which is at most 1/2.
+
+    asin(s) = s + s**3 P(s**2), P a minimax polynomial. Beyond 1 the root is NaN.
+    """
+    magnitude = ex.absolute(_X)
+    far = Const(0.5) < magnitude
+    square = ex.where(far, Fma(magnitude, Const(-0.5), Const(0.5)), magnitude * magnitude)
+    s = ex.where(far, ex.sqrt(square), magnitude)
+    p = polynomial(
+        square,
+        [0.042166318744421005, 0.024179508909583092, 0.04547037556767464, 0.07495297491550446, 0.16666752099990845],
+    )
+    return far, Fma(p * square, s, s)
+
+
+def _asin() -> Expr:
+    """Above 1/2 asin(x) = pi/2 - 2 asin(sqrt((1 - x) / 2))."""
+    far, angle = _arc_sine()
+    return _signed(ex.where(far, _half_pi_minus(angle, 2.0), angle), _X)
+
+
+def _acos() -> Expr:
+    """Above 1/2 acos(x) = 2 asin(sqrt((1 - x) / 2)), below -1/2 pi less that of -x, between them pi/2 - asin(x)."""
+    far, angle = _arc_sine()
+    twice = angle + angle
+    outside = ex.where(_X < 0.0, _half_pi_minus(angle, 2.0) + _HALF_PI, twice)
+    return ex.where(far, outside, _half_pi_minus(_signed(angle, _X), 1.0))
+
+
+def _atan() -> Expr:
+    """t + t**3 Q(t**2), Q a minimax polynomial on [0, 1]; above 1 atan(x) = pi/2 - atan(1 / x)."""
+    magnitude = ex.absolute(_X)
+    far = Const(1.0) < magnitude
+    t = ex.where(far, 1.0 / magnitude, magnitude)
+    p = polynomial(
+        t * t,
+        [
+            -0.0017936219228431582,
+            0.010914606973528862,
+            -0.03117784857749939,
+            0.05795759707689285,
+            -0.0840345025062561,
+            0.10952185839414597,
+            -0.14264242351055145,
+            0.19998548924922943,
+            -0.33333298563957214,
+        ],
+    )
+    angle = Fma(p * (t * t), t, t)
+    return _signed(ex.where(far, _half_pi_minus(angle, 1.0), angle), _X)
+
+
 def gelu_operand(e: Expr) -> Expr | None:
     """x if the expression is the product of x, 1/2 and 1 + erf(x / sqrt(2)), in whatever order; None if it is not."""
     if not isinstance(e, ex.Binary) or e.op != "mul" or e.dtype is not DType.F32:
@@ -287,6 +349,9 @@ _EXPANSIONS: dict[str, Callable[[], Expr]] = {
     "log": _log,
     "tanh": _tanh,
     "erf": _erf,
+    "asin": _asin,
+    "acos": _acos,
+    "atan": _atan,
 }
 
 _POWERS = (1, 2, 3, 4)

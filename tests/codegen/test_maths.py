@@ -18,6 +18,8 @@ TARGETS = [pytest.param(t, id=t.name) for t in runnable_targets()]
 TINY = np.finfo(np.float32).tiny
 
 
+NUMPY = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
+
 FRACTION = ex.exp(-ex.absolute(ex.Param(0)))
 
 
@@ -25,7 +27,7 @@ def exact(op, x):
     if op == "erf":
         return np.fromiter((math.erf(v) for v in x), np.float64, x.size)
     with np.errstate(all="ignore"):
-        return getattr(np, op)(x.astype(np.float64))
+        return getattr(np, NUMPY.get(op, op))(x.astype(np.float64))
 
 
 def native(op, x, target):
@@ -50,7 +52,10 @@ def samples():
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(("op", "ulps"), [("exp", 1.1), ("log", 1.0), ("tanh", 2.5), ("erf", 1.2)])
+@pytest.mark.parametrize(
+    ("op", "ulps"),
+    [("exp", 1.1), ("log", 1.0), ("tanh", 2.5), ("erf", 1.2), ("asin", 2.0), ("acos", 1.5), ("atan", 1.5)],
+)
 def test_error_in_units_of_the_last_place(op, ulps, target):
     x = samples()
     expected, actual = exact(op, x), native(op, x, target)
@@ -87,6 +92,9 @@ def test_exponentials_of_what_is_not_above_zero(target):
         ("log", [-np.inf, -np.inf, np.inf, np.nan, np.nan, 87.49823, np.nan]),
         ("tanh", [0.0, -0.0, 1.0, -1.0, np.nan, 1.0, -1.0]),
         ("erf", [0.0, -0.0, 1.0, -1.0, np.nan, 1.0, -1.0]),
+        ("asin", [0.0, -0.0, np.nan, np.nan, np.nan, np.nan, np.nan]),
+        ("acos", [np.pi / 2, np.pi / 2, np.nan, np.nan, np.nan, np.nan, np.nan]),
+        ("atan", [0.0, -0.0, np.pi / 2, -np.pi / 2, np.nan, np.pi / 2, -np.pi / 2]),
     ],
 )
 def test_special_values(op, expected, target):
@@ -96,7 +104,7 @@ def test_special_values(op, expected, target):
     np.testing.assert_array_equal(np.signbit(actual[:2]), np.signbit(np.float32(expected[:2])))
 
 
-@pytest.mark.parametrize("op", ["exp", "log", "tanh", "erf"])
+@pytest.mark.parametrize("op", ["exp", "log", "tanh", "erf", "asin", "acos", "atan"])
 def test_nan_with_any_payload_stays_nan(op):
     payloads = np.array([0x7FC00001, 0xFFC001FF, 0x7F800001, 0xFFFFFFFF], np.uint32).view(np.float32)
     assert np.isnan(native(op, payloads, runnable_targets()[0])).all()
