@@ -6,9 +6,12 @@ import math
 
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.indexing import dense
+from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const
 from glulam.compiler.loops.ir import Affine, IndexLike
+
+_TOGETHER = 4  # vectors of an iteration: lines of the cache that follow each other
 
 
 def build(ctx: Context, op: str, axis: int, *, exclusive: bool, reverse: bool) -> Lowered:
@@ -20,28 +23,32 @@ def build(ctx: Context, op: str, axis: int, *, exclusive: bool, reverse: bool) -
     x, y = dense(ctx, 0, (outer, extent, inner)), ctx.memory("output", 0, (outer, extent, inner))
     b = ctx.builder
 
-    def line(o: IndexLike, column: IndexLike) -> None:
-        total = b.tile("total", 1, dtype=y.dtype)
-        b.store(total[0], Const(0 if op == "add" else 1, y.dtype))
+    def lines(o: IndexLike, column: IndexLike | Affine, count: int = 1, apart: int = 0) -> None:
+        """`count` neighbouring lines, or vectors of lines."""
+        total = b.tile("total", count, dtype=y.dtype)
+        element = b.tile("element", count, dtype=y.dtype)
+        for t in range(count):
+            b.store(total[t], Const(0 if op == "add" else 1, y.dtype))
         with b.serial("i", extent) as i:
-            at = (o, Affine.of(extent - 1) - i if reverse else i, column)
-            if exclusive:
-                element = b.tile("element", 1, dtype=y.dtype)
-                b.store(element[0], x[at])
-                b.store(y[at], total[0])
-                b.store(total[0], ex.binary(op, total[0], element[0]))
-            else:
-                b.store(total[0], ex.binary(op, total[0], x[at]))
-                b.store(y[at], total[0])
+            for t in range(count):
+                at = (o, Affine.of(extent - 1) - i if reverse else i, Affine.of(column) + t * apart)
+                b.store(element[t], x[at])
+                if exclusive:
+                    b.store(y[at], total[t])
+                b.store(total[t], ex.binary(op, total[t], element[t]))
+                if not exclusive:
+                    b.store(y[at], total[t])
 
     lanes = ctx.target.vector_bytes // y.dtype.size
     full, rest = divmod(inner, lanes)
     if inner == 1:
         with b.section(o=outer) as (o,):
-            line(o, 0)
+            lines(o, 0)
         return ctx.finished()
-    for first, count, width in ((0, full, lanes), (full * lanes, min(rest, 1), rest)):
-        if count:
-            with b.section(o=outer, w=count) as (o, w), b.vector("v", width) as v:
-                line(o, w * lanes + v + first)
+    for first, count, together in pieces(full, _TOGETHER):
+        with b.section(o=outer, w=count) as (o, w), b.vector("v", lanes) as v:
+            lines(o, (w * together + first) * lanes + v, together, lanes)
+    if rest:
+        with b.section(o=outer) as (o,), b.vector("v", rest) as v:
+            lines(o, v + full * lanes)
     return ctx.finished()
