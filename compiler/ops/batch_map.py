@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -62,7 +63,7 @@ class BatchMap(Op):
             return None
         if count % size == 0:
             return self
-        made = for_fewer(self.body.nodes, set(self.body.inputs.values()), count, self.body.name)
+        made = for_fewer(self.body.nodes, set(self.body.inputs.values()), math.gcd(count, size), self.body.name)
         if made is None:
             return None
         body, table = made

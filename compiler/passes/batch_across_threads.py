@@ -46,13 +46,14 @@ class BatchAcrossThreads(Pass):
         if batch % self.threads:
             yield Decision(at, False, f"{batch} samples are no equal parts for {self.threads} threads")
             return
-        layers = layers_of(graph, batch)
+        size = batch // self.threads
+        layers = layers_of(graph, batch, size)
         saved, count = self.plan(layers, graph)
         if not count:
             why = "it has more weights than tensors, or what comes after would add up in another order"
             yield Decision(at, False, f"threads share each layer: {why}")
             return
-        chosen, size = layers[:count], batch // self.threads
+        chosen = layers[:count]
         where = f"{count} layers up to {chosen[-1].node.name}"
         reason = f"{size} samples for each of {self.threads} threads in {where}: {saved / 1e3:.0f}k cycles less"
         yield batch_map_patch(graph, chosen, size, reason, parallel=True)

@@ -26,12 +26,12 @@ def batch_of(graph: Graph) -> int:
     return next(iter(extents))[0] if len(extents) == 1 and () not in extents else 0
 
 
-def layers_of(graph: Graph, batch: int) -> list[Layer]:
-    """The nodes that can be split, in order."""
+def layers_of(graph: Graph, batch: int, size: int = 1) -> list[Layer]:
+    """The nodes that can take `size` samples at a time, in order."""
     known = set(graph.inputs.values())
     found = []
     for node in graph.nodes:
-        if for_part(node, known, 1) is None or any(value.shape[0] != batch for value in node.outputs):
+        if for_part(node, known, size) is None or any(value.shape[0] != batch for value in node.outputs):
             continue
         known.update(node.outputs)
         tensors = sum(v.type.nbytes for v in (*node.present_inputs(), *node.outputs) if v in known)

@@ -111,10 +111,11 @@ def test_every_executor_agrees(batch, threads, fuse):
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize(("threads", "rounds"), [(2, 2), (4, 1), (8, 1)])
-def test_samples_that_go_two_at_a_time_within_a_thread(threads, rounds, monkeypatch):
+@pytest.mark.parametrize(("batch", "threads", "rounds"), [(8, 2, 2), (8, 4, 1), (8, 8, 1), (6, 2, 3), (10, 2, 5)])
+def test_samples_that_go_two_at_a_time_within_a_thread(batch, threads, rounds, monkeypatch):
+    """One at a time where a thread has an odd number of them."""
     monkeypatch.setattr(split_batch, "_sizes", lambda batch: [2])
-    graph, feeds = residual(8)
+    graph, feeds = residual(batch)
     options = Options(threads=threads)
     program = driver.lower(graph, options)
     assert [repeat.rounds for repeat in program.repeats] == [rounds] * (rounds > 1)
