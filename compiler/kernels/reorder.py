@@ -16,8 +16,9 @@ def build(ctx: Context) -> Lowered:
     into = y.layout.block
     block = max(x.layout.block, into)
     source, target = strided.source(ctx, 0, x.layout.block), strided.target(ctx)
+    halved = 2 if y.shape[0] == 1 and (x.layout.rows_first or y.layout.rows_first) else None
     if x.layout.block == into:
-        strided.copy(ctx, box(y.shape, block), source, target)
+        strided.copy(ctx, box(y.shape, block), source, target, halved)
         return ctx.finished()
     if into > 1:
         source = _in_lanes(source, block)
@@ -25,7 +26,7 @@ def build(ctx: Context) -> Lowered:
         target = _in_lanes(target, block)
     whole, rest = divmod(y.shape[1], block)
     batch, _, *spatial = y.shape
-    strided.copy(ctx, (batch, whole, *spatial, block), source, target)
+    strided.copy(ctx, (batch, whole, *spatial, block), source, target, halved)
     if rest and 0 not in y.shape:
         source, target = source.moved(1, whole), target.moved(1, whole)
         _last_block(ctx, (batch, *spatial), _without_blocks(source), _without_blocks(target), rest)

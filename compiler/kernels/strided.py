@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 import numpy as np
 
 from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels.context import COPIED_AS, Context, pack_channels
-from glulam.compiler.kernels.nest import chunks, nest, row_chunks, vectors
+from glulam.compiler.kernels.nest import chunks, nest, row_chunks, tasks, vectors
 from glulam.compiler.kernels.shuffles import assembled, transposed
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Load, Var
@@ -101,12 +102,21 @@ def fill(ctx: Context, extents: Sequence[int], value: float, place: Side, dtype:
         copy(ctx, extents, replace(only, strides=(0,) * len(extents)), place)
 
 
-def copy(ctx: Context, extents: Sequence[int], source: Side, target: Side) -> None:
-    """Sections that copy a box of `extents`."""
+def copy(ctx: Context, extents: Sequence[int], source: Side, target: Side, halved: int | None = None) -> None:
+    """Sections that copy a box of `extents`; two threads take the halves of axis `halved` each, or half of its places.
+
+    Else they share it in the order of the target's memory.
+    """
     if 0 in extents:
         return
-    dims = merged([Dim(*d) for d in zip(extents, source.strides, target.strides, strict=True)])
-    *outer, inner = dims
+    dims, head = [Dim(*d) for d in zip(extents, source.strides, target.strides, strict=True)], list[Dim]()
+    if halved is not None:
+        parts, length = (2, extents[halved] // 2) if extents[halved] % 2 == 0 else (extents[halved], 1)
+        axis = dims[halved]
+        head = [Dim(parts, axis.source * length, axis.target * length)]
+        dims[halved] = replace(axis, extent=length)
+    *outer, inner = merged(dims)
+    outer = head + outer
     copier = _Copier(ctx, source, target)
     along = next((d for d in outer if d.source == 1 and d.extent > 1), None)
     if inner.target == 1 and inner.source in (0, 1):
@@ -119,10 +129,10 @@ def copy(ctx: Context, extents: Sequence[int], source: Side, target: Side) -> No
             copier.put_together(others, along, inner)
         else:
             copier.tiles(others, along, inner)
-    elif inner.target == 1 and abs(inner.source) <= _CLOSE and (room := copier.room(dims)) is not None:
+    elif inner.target == 1 and abs(inner.source) <= _CLOSE and (room := copier.room([*outer, inner])) is not None:
         copier.strided_rows(outer, inner, room)
     else:
-        copier.elements(dims)
+        copier.elements([*outer, inner])
 
 
 def merged(dims: Sequence[Dim]) -> list[Dim]:
@@ -236,22 +246,33 @@ class _Copier:
         width = self.shuffled
         while width > min(along.extent, row.extent):
             width //= 2
-        for (t_first, t_count), (s_first, s_count) in product(_cover(row.extent, width), _cover(along.extent, width)):
+        covers = list(product(_cover(row.extent, width), _cover(along.extent, width)))
+        extents, cost = [d.extent for d in outer], 2 * self.size * width * width
 
-            def tile(coords: list[Affine], t_first: int = t_first, s_first: int = s_first) -> None:
-                *head, t, s = coords
-                x, y = self.base(outer, head)
-                t, s = t * width + t_first, s * width + s_first
-                with self.b.vector("v", width) as v:
-                    columns = self.turned(x + t * row.source + s, row.source, v, real)
-                    for j in range(width if kept is None else kept):
-                        self.store(y + t + v + (s + j) * along.target, columns[j])
+        def tile(coords: list[Affine], t_first: int, s_first: int) -> None:
+            *head, t, s = coords
+            x, y = self.base(outer, head)
+            t, s = t * width + t_first, s * width + s_first
+            with self.b.vector("v", width) as v:
+                columns = self.turned(x + t * row.source + s, row.source, v, real)
+                for j in range(width if kept is None else kept):
+                    self.store(y + t + v + (s + j) * along.target, columns[j])
 
+        def all_tiles(head: list[Affine]) -> None:
+            for (t_first, t_count), (s_first, s_count) in covers:
+                with self.b.serial("t", t_count) as t, self.b.serial("s", s_count) as s:
+                    tile([*head, Affine.of(t), Affine.of(s)], t_first, s_first)
+
+        whole = sum(t_count * s_count for (_, t_count), (_, s_count) in covers) * cost
+        if len(covers) > 1 and math.prod(extents) >= tasks(math.prod(extents), whole):
+            nest(self.b, extents, whole, all_tiles)  # those that overlap are one thread's
+            return
+        for (t_first, t_count), (s_first, s_count) in covers:
             if kept is None and t_count >= _RUN and along.target * self.size % _SAME_SET == 0:
                 self.runs_of_tiles(outer, along, row, (t_first, t_count), (s_first, s_count), width, real)
                 continue
-            extents = [*(d.extent for d in outer), t_count, s_count]
-            nest(self.b, extents, 2 * self.size * width * width, tile)
+            each = partial(tile, t_first=t_first, s_first=s_first)
+            nest(self.b, [*extents, t_count, s_count], cost, each)
 
     def runs_of_tiles(
         self, outer: Sequence[Dim], along: Dim, row: Dim, across: tuple[int, int], down: tuple[int, int], width: int,

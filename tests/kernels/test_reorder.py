@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from moves import DTYPES, blocked, check, random
 
+import glulam as gl
+from glulam.compiler.driver import lower
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.ops.reorder import Reorder
+from glulam.compiler.options import Options
 
 SHAPES = [
     (1, 3, 20, 40),
@@ -82,3 +85,14 @@ def test_large():
         x = random(shape)
         check(Reorder(16), [x], lambda lanes: ([PLAIN], [blocked(4, lanes, (1, 1))]), interpreter=False)
         check(Reorder(1), [x], lambda lanes: ([blocked(4, lanes, (1, 1))], [PLAIN]), interpreter=False)
+
+
+@pytest.mark.parametrize("height", [40, 41])
+def test_two_threads_copy_the_rows_that_they_computed(height):
+    """The columns of a row lie in one iteration, overlapping tiles too; threads take upper and lower rows."""
+    net = gl.Sequential([gl.layers.Input((96, height, 20)), gl.layers.MaxPool2d(3, 1, 1)])
+    *_, last = lower(net.graph(), Options(threads=2)).steps
+    assert "reorder" in last.kernel.name
+    first, *others = last.kernel.sections
+    assert sum(section.extent for section in others) <= 1  # of an odd number of rows the last one
+    assert first.vars[0].extent == (2 if height % 2 == 0 else height // 2)
