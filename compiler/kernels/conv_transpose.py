@@ -20,7 +20,7 @@ from glulam.compiler.targets import Target
 
 _MAX_PHASES = 16  # each has code of its own
 _GENERIC = 12.0  # cycles of a vector of products where there are more
-_GROUPED = 3.0  # where lanes of a vector belong to several groups, as many as their channels are parts of it
+_GROUPED = 3.0  # where a vector of results holds several whole groups
 _SHARED = 5.0  # where a group may lie in two vectors
 _STORE = 2.0  # of a vector that is finished and stored
 
