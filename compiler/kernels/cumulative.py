@@ -23,7 +23,7 @@ def build(ctx: Context, op: str, axis: int, *, exclusive: bool, reverse: bool) -
     x, y = dense(ctx, 0, (outer, extent, inner)), ctx.memory("output", 0, (outer, extent, inner))
     b = ctx.builder
 
-    def lines(o: IndexLike, column: IndexLike | Affine, count: int = 1, apart: int = 0) -> None:
+    def lines(o: IndexLike, column: Affine | int, count: int = 1, apart: int = 0) -> None:
         """`count` neighbouring lines, or vectors of lines."""
         total = b.tile("total", count, dtype=y.dtype)
         element = b.tile("element", count, dtype=y.dtype)

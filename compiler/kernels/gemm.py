@@ -57,7 +57,8 @@ def row_limit(target: Target, depth: int, dtype: DType) -> int:
 
     Short sums are mostly stores, which are fastest along a row.
     """
-    return min(most_rows(target, depth * dtype.size), _SHALLOW_ROWS if depth <= _SHALLOW else target.vector_registers)
+    most = most_rows(target, depth * dtype.size)
+    return min(most, _SHALLOW_ROWS) if depth <= _SHALLOW else most
 
 
 def matmul(ctx: Context) -> Lowered:

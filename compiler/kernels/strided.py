@@ -264,11 +264,12 @@ class _Copier:
                     tile([*head, Affine.of(t), Affine.of(s)], t_first, s_first)
 
         whole = sum(t_count * s_count for (_, t_count), (_, s_count) in covers) * cost
-        if len(covers) > 1 and math.prod(extents) >= tasks(math.prod(extents), whole):
+        in_runs = kept is None and along.target * self.size % _SAME_SET == 0 and row.extent >= _RUN * width
+        if len(covers) > 1 and not in_runs and math.prod(extents) >= tasks(math.prod(extents), whole):
             nest(self.b, extents, whole, all_tiles)  # those that overlap are one thread's
             return
         for (t_first, t_count), (s_first, s_count) in covers:
-            if kept is None and t_count >= _RUN and along.target * self.size % _SAME_SET == 0:
+            if in_runs and t_count >= _RUN:
                 self.runs_of_tiles(outer, along, row, (t_first, t_count), (s_first, s_count), width, real)
                 continue
             each = partial(tile, t_first=t_first, s_first=s_first)

@@ -4,6 +4,8 @@ Output pixel i * stride + a is channel a of pixel i of a convolution with the ta
 deconvolution layer the same as a convolutional layer?, 2016), so the channels are as many times more as a stride has
 pixels. Few channels, or few of each group, then fill channel blocks, and Winograd's algorithm may serve. With strides
 of 1 it is a convolution by itself, with the taps in reverse order.
+
+Taps that a phase lacks are zeros, which an infinite input makes NaN also where the definition does not meet it.
 """
 
 from __future__ import annotations
@@ -50,8 +52,10 @@ class _Line:
 
 @dataclass(frozen=True)
 class TransposedToConv(NodePass):
-    """Where strides are 1, or the estimated cycles of the convolution and the shuffle are fewer; with `exact` no
-    algorithm is counted on that adds up other than the definition does."""
+    """Where strides are 1, or the estimated cycles of the convolution and the shuffle are fewer.
+
+    With `exact` no algorithm is counted on that adds up other than the definition does.
+    """
 
     target: Target
     exact: bool = False
