@@ -159,11 +159,11 @@ def _profile_table(model: Model, feeds: Mapping[str, np.ndarray]) -> Table:
 
 
 def inspect_model(arguments: argparse.Namespace) -> None:
-    """The manifest, readable. Nothing of the artifact's code is executed."""
-    from glulam.runtime.artifact import open_artifact
+    """The manifest, readable, of a file that is what its hashes say. Nothing of the artifact's code is executed."""
+    from glulam.runtime.artifact import Check, open_artifact
 
     check_artifact(arguments.artifact)
-    artifact = open_artifact(arguments.artifact)
+    artifact = open_artifact(arguments.artifact, Check.HASH)
     manifest = artifact.manifest
     if arguments.graph:
         print(artifact.graph_text, end="")

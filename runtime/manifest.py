@@ -13,7 +13,7 @@ import numpy as np
 from glulam.runtime import abi
 from glulam.runtime.errors import ArtifactError, ArtifactVersionError
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 DTYPES = (
     *("float32", "float64", "float16", "int64", "int32", "int16", "int8"),
     *("uint64", "uint32", "uint16", "uint8", "bool"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from glulam.runtime import abi, processors
 from glulam.runtime.arrays import ArgumentSpec, Array, check_outputs, named, prepare_input
-from glulam.runtime.artifact import Artifact, open_artifact, write_artifact
+from glulam.runtime.artifact import Artifact, Check, open_artifact, write_artifact
 from glulam.runtime.context import ContextPool, Program
 from glulam.runtime.errors import InputError
 from glulam.runtime.loader import NativeCode
@@ -132,7 +131,7 @@ class Model:
         table = np.array(rows, np.float64).reshape(repeat, -1) * (elapsed / max(1, last_tick - first_tick))
         durations: list[float] = np.median(table, axis=0).tolist()
         shortest: list[float] = table.min(axis=0).tolist()
-        seconds = statistics.median(table.sum(axis=1).tolist())
+        seconds = float(np.median(table.sum(axis=1)))
         return Profile.of(self._artifact.manifest.steps, durations, shortest, seconds, self._threads, repeat)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -196,7 +195,7 @@ def load(path: str | os.PathLike[str] | Path, threads: int = 1, verify: bool = T
 
     Args:
         threads: as far as the process may use that many processors.
-        verify: check the hash of the weights too, which reads all of them; code and manifest are always checked.
+        verify: check the sums of the weights too, which reads all of them; code and manifest are always checked.
 
     Raises:
         OSError: the file cannot be read.
@@ -204,4 +203,4 @@ def load(path: str | os.PathLike[str] | Path, threads: int = 1, verify: bool = T
         ArtifactVersionError: it was written by a glulam with another file format.
         CpuMismatchError: it was compiled for another CPU.
     """
-    return Model(open_artifact(path, verify=verify), threads)
+    return Model(open_artifact(path, Check.SUMS if verify else Check.NOTHING), threads)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import runtime_programs as programs
 
-from glulam.runtime.artifact import open_artifact, write_artifact
+from glulam.runtime.artifact import Check, open_artifact, write_artifact
 from glulam.runtime.errors import ArtifactError, ArtifactVersionError, CpuMismatchError
 from glulam.runtime.manifest import Manifest, StepInfo, TensorSpec
 from glulam.runtime.memory import address_of
@@ -135,9 +135,48 @@ def test_altered_weights_pass_only_unverified(saved, tmp_path):
     data[-1] ^= 1
     path = tmp_path / "w.glulam"
     path.write_bytes(data)
-    with pytest.raises(ArtifactError, match="weights"):
-        open_artifact(path)
-    assert open_artifact(path, verify=False).weights[-1] == data[-1]
+    for check in (Check.SUMS, Check.HASH):
+        with pytest.raises(ArtifactError, match="weights"):
+            open_artifact(path, check)
+    assert open_artifact(path, Check.NOTHING).weights[-1] == data[-1]
+
+
+@pytest.fixture(scope="module")
+def long_weights(tmp_path_factory):
+    """A file whose weights are two whole pieces, some pages and some bytes: no two of their words are the same."""
+    path = tmp_path_factory.mktemp("artifact") / "long.glulam"
+    weights = np.arange((16 << 20) // 8 + 3 * 512 + 1, dtype=np.uint64).view(np.uint8)[:-3]
+    with programs.adder() as model:
+        model.save(path)
+    write_artifact(path, dataclasses.replace(open_artifact(path), weights=weights))
+    return path
+
+
+def _exchange(weights, a, b, size):
+    weights[a : a + size], weights[b : b + size] = weights[b : b + size].copy(), weights[a : a + size].copy()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda w: w.__setitem__(-1, w[-1] ^ 1),  # in the bytes behind the last row
+        lambda w: w.__setitem__((8 << 20) + 7, 1),
+        lambda w: _exchange(w, 4096, 5 * 4096, 4096),  # two pages
+        lambda w: _exchange(w, 8, 16, 8),  # two words of a page
+        lambda w: _exchange(w, 8, 8 + 4096, 8),  # two words of a column
+        lambda w: _exchange(w, 0, 8 << 20, 8 << 20),  # two pieces
+        lambda w: w.__setitem__(slice(4096, 8192), 0),  # a hole
+    ],
+)
+def test_sums_notice_what_hashes_do(long_weights, tmp_path, damage):
+    data = np.fromfile(long_weights, np.uint8)
+    assert open_artifact(long_weights, Check.HASH).weights.size == (16 << 20) + 3 * 4096 + 5
+    damage(data[-open_artifact(long_weights).weights.size :])
+    path = tmp_path / "damaged.glulam"
+    data.tofile(path)
+    for check in (Check.SUMS, Check.HASH):
+        with pytest.raises(ArtifactError, match="weights"):
+            open_artifact(path, check)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +204,8 @@ def test_altered_weights_pass_only_unverified(saved, tmp_path):
         lambda t: t["parts"]["weights"].update(length=1 << 70),
         lambda t: t["parts"]["code"].update(offset=-64),
         lambda t: t["parts"]["code"].update(sha256=5),
+        lambda t: t["parts"]["weights"].update(sums="00"),
+        lambda t: t["parts"]["weights"].pop("sums"),
     ],
 )
 def test_a_hostile_table_with_right_hashes_is_refused(saved, tmp_path, change):
