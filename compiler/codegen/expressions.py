@@ -14,8 +14,10 @@ from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Buffer, IndexValue, LaneReduce, LaneShuffle, Load, Tile, TileRead
+from glulam.compiler.loops.ir import Affine, Buffer, IndexValue, LanePick, LaneReduce, LaneShuffle, Load, Tile, TileRead
 from glulam.compiler.targets import Target
+
+_PERMUTE = {(DType.F32, 16): "llvm.x86.avx512.permvar.sf.512", (DType.F32, 8): "llvm.x86.avx2.permps"}
 
 
 class Expressions:
@@ -51,6 +53,8 @@ class Expressions:
                 return self._lane_reduce(op, self._value(x, memo))
             case LaneShuffle(x, y, lanes):
                 return self.instructions.shuffle(self._value(x, memo), self._value(y, memo), lanes)
+            case LanePick(x, lane):
+                return self._lane_pick(self._value(x, memo), self._value(lane, memo))
         if (operand := maths.gelu_operand(e)) is not None:
             return self._value(ex.substitute(maths.gelu(), [operand]), memo)
         if (operand := maths.log1p_operand(e)) is not None:
@@ -99,6 +103,12 @@ class Expressions:
             x = self.instructions.splat(x, self.indices.lanes)
         step = ex.Binary(op, ex.Param(0, x.dtype), ex.Param(1, x.dtype))
         return self.instructions.fold_lanes(x, lambda a, b: self._value(step, {step.x: a, step.y: b}))
+
+    def _lane_pick(self, x: Val, lane: Val) -> Val:
+        do, lanes = self.instructions, self.indices.lanes
+        fits = self.target.permutes_lanes and lanes * x.dtype.size <= self.target.vector_bytes
+        permute = _PERMUTE.get((x.dtype, lanes)) if fits else None
+        return do.permuted(do.splat(x, lanes), do.splat(lane, lanes), permute)
 
 
 def _is_number(e: Expr) -> bool:

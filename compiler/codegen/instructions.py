@@ -66,6 +66,17 @@ class Instructions:
         """Chosen lanes of two vectors, those of y counted on from those of x; a scalar has equal lanes."""
         return self.lanes(self.splat(x, len(which)), which, self.splat(y, len(which)))
 
+    def permuted(self, x: Val, lane: Val, permute: str | None) -> Val:
+        """Lanes of x that are known only at run time: by an intrinsic that takes x and them, or else one by one."""
+        if permute is not None:
+            text = self.function.call(permute, x.type, [(x.type, x.text), (lane.type, lane.text)])
+            return Val(text, x.dtype, x.lanes)
+        lane, result = self.binary("and", lane, Val(str(x.lanes - 1), lane.dtype)), "poison"
+        for index in range(x.lanes):
+            text = self.function.let(f"extractelement {x.typed}, {self.lane(lane, index).typed}")
+            result = self.insert(result, x.type, Val(text, x.dtype), index)
+        return Val(result, x.dtype, x.lanes)
+
     def fold_lanes(self, x: Val, fold: Callable[[Val, Val], Val]) -> Val:
         """Fold the halves onto each other; an odd last lane waits for the next round."""
         lanes = x.lanes

@@ -1,14 +1,16 @@
 """Resampling: each output element is a weighted sum of input elements, whose places and weights are known per axis.
 
 Nearest neighbours at an integer scale on channel blocks are loaded once and stored several times. All else reads places
-and weights from tables. Where it saves work, a row of the input is first interpolated along all other axes.
+and weights from tables. Where it saves work, a row of the input is first interpolated along all other axes. What a
+vector of a plain row is made of lies near each other in the row of the input, so lanes of a few vectors are picked;
+where the processor has no instruction for that, or they lie too far apart, elements are gathered.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +20,11 @@ from glulam.compiler.kernels.context import Context, Lowered, Point, vectors
 from glulam.compiler.kernels.tiling import unroll_factor
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr, Fma
-from glulam.compiler.loops.ir import Affine, Bounded, Buffer, IndexLike, Tile, Var
+from glulam.compiler.loops.ir import Affine, Bounded, Buffer, IndexLike, LanePick, Tile, Var
 
 _UNROLLED_TAPS = 4
 _GATHERED = 16  # elements that lie together are read in the time of one that is gathered
+_WINDOW = 3  # vectors whose lanes are picked in less time than as many elements are gathered
 _COPIES = 16  # stores of one loaded element that are written out
 
 
@@ -46,6 +49,40 @@ class AxisTaps:
         steps = np.unique(np.diff(self.index, axis=0))
         same = self.weights is None or (self.weights == self.weights[0]).all()
         return int(steps[0]) if len(steps) == 1 and same and self.count <= _UNROLLED_TAPS else None
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What each vector of a resampled row reads: `count` vectors of the input's row from `first`, of which its lanes
+    pick elements `lanes`, counted from there.
+
+    The last vector of a row that is no whole vectors begins where it ends with the row.
+    """  # fmt: skip
+
+    begins: tuple[int, ...]
+    first: Array  # [vectors]
+    lanes: Array  # [vectors, taps, width]
+    count: int
+
+    @classmethod
+    def of(cls, axis: AxisTaps, width: int) -> Windows | None:
+        """None if there is no whole vector, or a window would be too wide."""
+        size = len(axis.index)
+        if size < width or axis.count > _UNROLLED_TAPS:
+            return None
+        begins = [*range(0, size - width + 1, width)] + [size - width] * (size % width > 0)
+        index = np.stack([axis.index[begin : begin + width].T for begin in begins])
+        first = index.min(axis=(1, 2))
+        lanes = index - first[:, None, None]
+        count = int(lanes.max()) // width + 1
+        return cls(tuple(begins), first, lanes, count) if count <= _WINDOW else None
+
+    def runs(self, width: int) -> Iterator[tuple[int, int, int]]:
+        """(first vector, how many, where the first one begins) of vectors side by side."""
+        whole = sum(begin == k * width for k, begin in enumerate(self.begins))
+        yield 0, whole, 0
+        if whole < len(self.begins):
+            yield whole, 1, self.begins[-1]
 
 
 def build(ctx: Context, axes: Sequence[AxisTaps | None], fill: float) -> Lowered:
@@ -104,6 +141,8 @@ class _Tables:
         ctx.output_view()
         self.dtype = ctx.operand(0).type.dtype
         self.block = ctx.output.layout.block
+        self.width = ctx.target.vector_bytes // max(self.dtype.size, 4)
+        self.windows = self.windows_of_rows()
         self.scratch = self.first_along_rows()
         self.index: dict[int, Buffer] = {}
         self.weights: dict[int, Buffer] = {}
@@ -111,7 +150,9 @@ class _Tables:
         for d, axis in enumerate(axes):
             if axis is None:
                 continue
-            if axis.step is None:
+            if d == len(axes) - 1 and self.windows is not None:
+                self.window_tables(axis, self.windows)
+            elif axis.step is None:
                 self.index[d] = ctx.constant(axis.index.astype(np.int64) + self.origin(d), "i")
                 if axis.weights is not None:
                     self.weights[d] = ctx.constant(axis.weights.astype(self.dtype.numpy), "w")
@@ -122,10 +163,34 @@ class _Tables:
         """Where what is read along an axis begins: the tensor in its padding, or a row of its own."""
         return 0 if self.scratch is not None and d == len(self.axes) - 1 else self.x.origin[d]
 
+    def windows_of_rows(self) -> Windows | None:
+        """How plain rows are resampled by picking lanes, if they can be."""
+        axis = self.axes[-1] if self.axes else None
+        if axis is None or axis.step is not None or self.block > 1:
+            return None
+        if self.dtype is not DType.F32 or not self.ctx.target.permutes_lanes:
+            return None
+        return Windows.of(axis, self.width)
+
+    def window_tables(self, axis: AxisTaps, windows: Windows) -> None:
+        ctx, width = self.ctx, self.width
+        self.firsts = ctx.constant(windows.first.astype(np.int64), "f")
+        self.lanes = ctx.constant(windows.lanes.astype(np.int32), "l")
+        self.lane_weights: Buffer | None = None
+        if axis.weights is not None:
+            weights = np.stack([axis.weights[begin : begin + width].T for begin in windows.begins])
+            self.lane_weights = ctx.constant(weights.astype(self.dtype.numpy), "w")
+
     def first_along_rows(self) -> Buffer | None:
-        """Private memory for a row interpolated along all axes but the last, if that takes fewer operations."""
+        """Private memory for a row interpolated along all axes but the last, if that takes fewer operations.
+
+        Of a row whose lanes are picked, the second dimension runs through the vectors from each place on.
+        """
         if not self.axes or self.axes[-1] is None:
             return None
+        if self.windows is not None:
+            room = self.windows.count * self.width
+            return self.b.scratch("row", (self.x.operand.shape[-1], room), self.dtype, strides=(1, 1))
         taps = math.prod(1 if axis is None else axis.count for axis in self.axes[:-1])
         extent, size, along = self.x.operand.shape[-1], self.ctx.output.shape[-1], self.axes[-1].count
         if self.block == 1 and self.axes[-1].step is None:
@@ -151,13 +216,16 @@ class _Tables:
             if self.scratch is not None:
                 row = self.scratch
                 self.along(self.x.operand.shape[-1], lambda p, lane: self.fill_row(row, taps, p, lane))
-            self.along(width, lambda p, lane: self.element(head, taps, p, lane))
+            if self.windows is not None:
+                self.pick_row(self.windows, head)
+            else:
+                self.along(width, lambda p, lane: self.element(head, taps, p, lane))
         return ctx.finished()
 
     def along(self, extent: int, body: Callable[[Affine, tuple[Var, ...]], None]) -> None:
         """`body` for all places of the last axis, with the lanes of a block or vectors of places."""
         if self.block == 1:
-            vectors(self.b, extent, self.ctx.target.vector_bytes // max(self.dtype.size, 4), lambda p: body(p, ()))
+            vectors(self.b, extent, self.width, lambda p: body(p, ()))
             return
         together = unroll_factor(extent, 2)
         with (
@@ -215,7 +283,7 @@ class _Tables:
     def fill_row(self, row: Buffer, taps: Sequence[_Taps], place: Affine, lane: tuple[Var, ...]) -> None:
         column = place + self.x.origin[len(self.axes) - 1]
         value = self.sampled(taps, lambda index: self.x.buffer[(*index, column, *lane)])
-        self.b.store(row[(place, *lane)], value)
+        self.b.store(row[(place, 0) if self.windows is not None else (place, *lane)], value)
 
     def element(self, head: tuple[Affine, ...], taps: Sequence[_Taps], place: Affine, lane: tuple[Var, ...]) -> None:
         along = self.taps(len(self.axes) - 1, place)
@@ -224,10 +292,38 @@ class _Tables:
             value = self.fold(along, lambda index: row[(index, *lane)])
         else:
             value = self.sampled([*taps, along], lambda index: self.x.buffer[(*index, *lane)])
-        point: Point = (*head, place, *lane)
+        self.write((*head, place, *lane), value)
+
+    def write(self, point: Point, value: Expr) -> None:
         for d, table in self.outside.items():
             value = ex.where(table[point[d]], self.fill if self.dtype.is_float else int(self.fill), value)
         self.ctx.write(point, self.ctx.finish(value, point))
+
+    # ---- lanes picked
+
+    def pick_row(self, windows: Windows, head: tuple[Affine, ...]) -> None:
+        for first, count, begin in windows.runs(self.width):
+            with self.b.serial("i", count) as i, self.b.vector("v", self.width) as v:
+                value = self.picked(windows, i + first, v)
+                self.write((*head, i * self.width + begin + v), value)
+
+    def picked(self, windows: Windows, vector: Affine, v: Var) -> Expr:
+        """The weighted sum over the taps of one vector."""
+        row, total = self.scratch, None
+        assert row is not None
+        start = Bounded(self.firsts[vector], row.shape[0])
+        parts = [row[start, v + k * self.width] for k in range(windows.count)]
+        for t in range(windows.lanes.shape[1]):
+            lane = self.lanes[vector, t, v]
+            value: Expr = LanePick(parts[0], lane)
+            for k, part in enumerate(parts[1:], 1):
+                value = ex.where(lane >= k * self.width, LanePick(part, lane), value)
+            if self.lane_weights is not None:
+                weight = self.lane_weights[vector, t, v]
+                value = value * weight if total is None else Fma(value, weight, total)
+            total = value
+        assert total is not None
+        return total
 
 
 class _Fixed:

@@ -21,6 +21,7 @@ from glulam.compiler.loops.ir import (
     IndexValue,
     Kernel,
     Kind,
+    LanePick,
     LaneReduce,
     LaneShuffle,
     Load,
@@ -123,6 +124,9 @@ class _Run:
             case LaneShuffle(x, y, lanes):
                 both = [np.broadcast_to(self.value(side, memo), len(lanes)) for side in (x, y)]
                 return np.concatenate(both)[list(lanes)]
+            case LanePick(x, lane):
+                source, which = (np.broadcast_to(self.value(side, memo), self.lanes) for side in (x, lane))
+                return source[which % self.lanes]
         return apply(e, [self.value(child, memo) for child in e.children()])
 
 

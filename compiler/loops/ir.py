@@ -253,6 +253,21 @@ class LaneShuffle(Expr):
 
 
 @dataclass(frozen=True, eq=False)
+class LanePick(Expr):
+    """In each lane the lane of x that an I32 names, modulo the number of lanes, which is a power of two."""
+
+    x: Expr
+    lane: Expr
+
+    @property
+    def dtype(self) -> DType:  # type: ignore[override]
+        return self.x.dtype
+
+    def children(self) -> tuple[Expr, ...]:
+        return (self.x, self.lane)
+
+
+@dataclass(frozen=True, eq=False)
 class For:
     var: Var
     kind: Kind
@@ -362,8 +377,10 @@ class Builder:
         self.params.append(buffer)
         return buffer
 
-    def scratch(self, name: str, shape: Sequence[int], dtype: DType = DType.F32) -> Buffer:
-        buffer = Buffer(name, dtype, tuple(shape), dense_strides(shape), Access.SCRATCH)
+    def scratch(
+        self, name: str, shape: Sequence[int], dtype: DType = DType.F32, *, strides: Sequence[int] | None = None
+    ) -> Buffer:
+        buffer = Buffer(name, dtype, tuple(shape), tuple(strides or dense_strides(shape)), Access.SCRATCH)
         self.scratch_buffers.append(buffer)
         return buffer
 

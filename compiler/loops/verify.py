@@ -18,6 +18,7 @@ from glulam.compiler.loops.ir import (
     IndexValue,
     Kernel,
     Kind,
+    LanePick,
     LaneReduce,
     LaneShuffle,
     Load,
@@ -167,6 +168,10 @@ class _Verifier:
                     self.fail(f"{show(e)} does not name one lane for each of a vector loop")
                 if not all(0 <= lane < 2 * len(lanes) for lane in lanes):
                     self.fail(f"{show(e)} names a lane beyond its two vectors")
+                return True
+            case LanePick():
+                if self.vector is None or self.vector.extent & (self.vector.extent - 1):
+                    self.fail(f"{show(e)} stands in no vector loop of a power of two lanes")
                 return True
         return False
 

@@ -24,6 +24,8 @@ class Target:
     """Without it a multiply-add is two instructions with two roundings."""
     has_f16: bool
     """Whether the processor converts between half and single precision; without it both are computed on bits."""
+    permutes_lanes: bool
+    """Whether one instruction puts a vector's float32 lanes in an order that is known only at run time."""
     fmas_per_cycle: float
     """Multiply-adds of whole vectors that start in one cycle."""
     loads_per_cycle: float

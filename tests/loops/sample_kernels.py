@@ -5,7 +5,7 @@ from __future__ import annotations
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Fma
-from glulam.compiler.loops.ir import Access, Bounded, Builder, IndexValue, LaneReduce
+from glulam.compiler.loops.ir import Access, Bounded, Builder, IndexValue, LanePick, LaneReduce
 
 
 def conv_nest(lanes=16, blocks=2, size=4, kernel=2, tile=2, unroll=4):
@@ -87,6 +87,17 @@ def lane_reductions(lanes):
         for k, op in enumerate(("add", "mul", "maximum", "minimum")):
             b.store(y[i, k], LaneReduce(op, x[i, v]))
         b.store(y[i, 4], LaneReduce("add", x[i, 0]))
+    return b.kernel()
+
+
+def picked_lanes(lanes):
+    """A vector's lanes in an order that is read at run time; numbers beyond the vector count around it."""
+    b = Builder("picks")
+    x = b.param("x", (6, lanes))
+    order = b.param("order", (6, lanes), dtype=DType.I32)
+    y = b.param("y", (6, lanes), Access.WRITE)
+    with b.section(i=6) as (i,), b.vector("v", lanes) as v:
+        b.store(y[i, v], LanePick(x[i, v] * 2.0, order[i, v]))
     return b.kernel()
 
 

@@ -82,6 +82,14 @@ def test_lane_reductions_have_the_same_bits(lanes, target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("lanes", [1, 2, 4, 8, 16, 32])
+def test_lanes_picked_at_run_time(lanes, target):
+    kernel = sample.picked_lanes(lanes)
+    order = np.random.default_rng(0).integers(-99, 99, (6, lanes), dtype=np.int32)
+    assert_same(kernel, {**arguments(kernel), "order": order}, target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("width", [8, 37, 3])
 def test_softmax_through_scratch(width, target):
     kernel = sample.softmax(width, lanes=min(8, width))

@@ -18,6 +18,7 @@ from glulam.compiler.loops.ir import (
     IndexValue,
     Kernel,
     Kind,
+    LanePick,
     LaneReduce,
     Section,
     Store,
@@ -167,6 +168,27 @@ def test_a_lane_fold_outside_any_vector_loop():
             b.store(y[i, 0], LaneReduce("add", x[i, 0]))
 
     refused(build, "stands outside any vector loop")
+
+
+@pytest.mark.parametrize("lanes", [None, 6])
+def test_lanes_picked_where_they_are_no_power_of_two(lanes):
+    def build(b, x, y):
+        with b.section(i=4) as (i,):
+            if lanes is None:
+                b.store(y[i, 0], LanePick(x[i, 0], Const(0, DType.I32)))
+            else:
+                with b.vector("v", lanes) as v:
+                    b.store(y[i, v], LanePick(x[i, v], Const(0, DType.I32)))
+
+    refused(build, "no vector loop of a power of two lanes")
+
+
+def test_lanes_picked_by_floats():
+    def build(b, x, y):
+        with b.section(i=4) as (i,), b.vector("v", 4) as v:
+            b.store(y[i, v], LanePick(x[i, v], x[i, v]))
+
+    refused(build, "lanepick of")
 
 
 def test_a_vector_stored_to_one_place():
