@@ -76,6 +76,10 @@ class Op:
         """The arrangement of tensors that the kernel of this op computes on."""
         return Prefers.PLAIN
 
+    def plain_suits(self, target: Any, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        """Whether a kernel that can work on channel blocks is as fast on plain tensors on a `targets.Target`."""
+        return False
+
     def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
         """Whether a kernel that prefers channel blocks can read input `index` plain just as well."""
         return False

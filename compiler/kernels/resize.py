@@ -21,6 +21,7 @@ from glulam.compiler.kernels.tiling import unroll_factor
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr, Fma
 from glulam.compiler.loops.ir import Affine, Bounded, Buffer, IndexLike, LanePick, Tile, Var
+from glulam.compiler.targets import Target
 
 _UNROLLED_TAPS = 4
 _GATHERED = 16  # elements that lie together are read in the time of one that is gathered
@@ -83,6 +84,13 @@ class Windows:
         yield 0, whole, 0
         if whole < len(self.begins):
             yield whole, 1, self.begins[-1]
+
+
+def picks_lanes(target: Target, axis: AxisTaps, dtype: DType) -> bool:
+    """Whether plain rows are resampled by picking lanes."""
+    if axis.step is not None or dtype is not DType.F32 or not target.permutes_lanes:
+        return False
+    return Windows.of(axis, target.lanes) is not None
 
 
 def build(ctx: Context, axes: Sequence[AxisTaps | None], fill: float) -> Lowered:
@@ -166,9 +174,7 @@ class _Tables:
     def windows_of_rows(self) -> Windows | None:
         """How plain rows are resampled by picking lanes, if they can be."""
         axis = self.axes[-1] if self.axes else None
-        if axis is None or axis.step is not None or self.block > 1:
-            return None
-        if self.dtype is not DType.F32 or not self.ctx.target.permutes_lanes:
+        if axis is None or self.block > 1 or not picks_lanes(self.ctx.target, axis, self.dtype):
             return None
         return Windows.of(axis, self.width)
 

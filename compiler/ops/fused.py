@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph, Node, Value
@@ -75,6 +76,12 @@ class FusedRegion(Op):
             return Prefers.EITHER
         types = [None if v is None else v.type for v in self.anchor.inputs]
         return self.anchor.op.preference(types, [v.type for v in self.anchor.outputs])
+
+    def plain_suits(self, target: Any, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        if self.anchor is None:
+            return False
+        types = [None if v is None else v.type for v in self.anchor.inputs]
+        return self.anchor.op.plain_suits(target, types, [v.type for v in self.anchor.outputs])
 
     def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
         value = list(self.body.inputs.values())[index]

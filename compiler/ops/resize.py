@@ -34,6 +34,7 @@ ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
 _CHANNELS = 8  # from which on it pays to convert to channel blocks and back, and gather no element of a row
+_WIDE = 64  # elements of a row of the output, which make its own work small
 _FEW = 4  # elements of the input to one of the output, where neighbours are rather gathered
 
 
@@ -101,6 +102,11 @@ class Resize(Op):
             rows is not None and rows.step is None and (self.mode != "nearest" or _FEW * outputs[0].size >= x.size)
         )
         return Prefers.BLOCKS if gathered and x.shape[1] >= _CHANNELS else Prefers.EITHER
+
+    def plain_suits(self, target: Any, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        (x,) = required(self, inputs, 1)
+        rows = self._axis_taps(x.rank - 1, x.shape[-1])
+        return rows is not None and self.sizes[-1] >= _WIDE and resize.picks_lanes(target, rows, x.dtype)
 
     def lower(self, ctx: Context) -> Lowered:
         axes = [self._axis_taps(axis, extent) for axis, extent in enumerate(ctx.operand(0).shape)]
@@ -234,12 +240,21 @@ class Resize(Op):
             )
             for mode, r in zip(MODES, (-0.2, 0.3, -0.2), strict=True)
         ]
+        rows = [
+            _resize((1, 2, 3, 9), (1, 2, 5, 41), "linear"),
+            _resize((1, 2, 3, 70), (1, 2, 2, 33), "linear", coordinates="align_corners"),
+            _resize((1, 1, 4, 50), (1, 1, 3, 37), "cubic"),
+            _resize((1, 2, 3, 40), (1, 2, 5, 17)),
+            _resize((1, 2, 3, 100), (1, 2, 3, 16)),
+            _resize((2, 3, 17), (2, 3, 64), "linear"),
+        ]
         return (
             *nearest,
             *linear,
             *cubic,
             *antialias,
             *crop,
+            *rows,
             _resize((1, 17, 3, 3), (1, 17, 6, 6), coordinates="asymmetric", rounding="floor"),
             _resize((1, 33, 2, 3), (1, 33, 4, 6), "linear"),
             _resize((1, 3, 7), (1, 3, 13), "linear", coordinates="align_corners"),

@@ -40,7 +40,7 @@ class ChooseLayout(Pass):
 
     def run(self, graph: Graph, limit: int | None = None) -> PassReport:
         report = PassReport(self.name)
-        work = _Layouts(graph, self.target.lanes, report)
+        work = _Layouts(graph, self.target, report)
         work.choose_blocks()
         work.plain_outputs()
         work.make_views()
@@ -52,9 +52,13 @@ class ChooseLayout(Pass):
 @dataclass
 class _Layouts:
     graph: Graph
-    block: int
+    target: Target
     report: PassReport
     converted: dict[tuple[Value, int], Value] = field(default_factory=dict)
+
+    @property
+    def block(self) -> int:
+        return self.target.lanes
 
     def note(self, node: Node, taken: bool, reason: str) -> None:
         self.report.decisions.append(Decision(node.name, taken, reason))
@@ -68,6 +72,7 @@ class _Layouts:
             types = [None if v is None else v.type for v in node.inputs]
             prefers = node.op.preference(types, [v.type for v in node.outputs])
             blocked = prefers is Prefers.BLOCKS or (prefers is Prefers.EITHER and self.follows(node))
+            blocked = blocked and not self.stays_plain(node, users)
             inputs: list[Value | None] = []
             for i, value in enumerate(node.inputs):
                 want = self.wanted_block(node, i, value, blocked)
@@ -95,6 +100,21 @@ class _Layouts:
             if prefers is Prefers.EITHER and all(v.type == value.type for v in node.outputs):
                 return any(self.in_blocks_soon(v, users, steps - 1) for v in node.outputs)
         return False
+
+    def stays_plain(self, node: Node, users: Mapping[Value, Sequence[Node]]) -> bool:
+        """Whether plain tensors suit a node as well, and less is converted: what comes in blocks, not the results."""
+        types = [None if v is None else v.type for v in node.inputs]
+        if not node.op.plain_suits(self.target, types, [v.type for v in node.outputs]):
+            return False
+        if any(self.wants_blocks(user) for value in node.outputs for user in users.get(value, ())):
+            return False
+        coming = sum(value.type.size for value in node.present_inputs() if value.layout.block > 1)
+        return coming < sum(value.type.size for value in node.outputs)
+
+    def wants_blocks(self, node: Node) -> bool:
+        """Whether a node works on channel blocks, or can."""
+        types = [None if v is None else v.type for v in node.inputs]
+        return node.op.preference(types, [v.type for v in node.outputs]) is not Prefers.PLAIN
 
     def blocks(self, type: TensorType) -> Layout:
         if type.rank < 3:

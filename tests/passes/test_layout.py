@@ -49,6 +49,21 @@ def test_what_computes_in_either_layout_follows_its_input():
     assert layouts(result)["a"].block == 8
 
 
+def test_what_is_enlarged_for_plain_readers_is_plain():
+    """The smaller tensor is converted; where blocks are wanted afterwards, or rows are short, they stay."""
+    from_conv, to_conv = f"%a = conv(%x, %u) {CONV1}\n", f"%y = conv(%r, %u) {CONV1}\noutput y = %y"
+
+    def resized(before, source, sizes, after):
+        scales = (1.0, 1.0, *(size / 6 for size in sizes))
+        up = f"%r = resize({source}) {{sizes=(1, 16, {sizes[0]}, {sizes[1]}), scales={scales}}}\n"
+        return layout(IMAGE + before + up + after).ops
+
+    assert resized("", "%x", (6, 96), "output y = %r") == "resize"
+    assert resized(from_conv, "%a", (6, 96), "output y = %r") == "reorder conv reorder resize"
+    assert resized(from_conv, "%a", (6, 96), to_conv) == "reorder conv resize conv reorder"
+    assert resized(from_conv, "%a", (6, 12), "output y = %r") == "reorder conv resize reorder"
+
+
 def test_a_pool_of_wide_rows_stays_plain_and_needs_no_padding():
     def pooled(extent):
         return layout(f"input %x: f32[1,16,{extent},{extent}]\n%y = max_pool(%x) {POOL3}\noutput y = %y").ops
