@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +22,10 @@ from glulam.compiler.cache import Cache, key_of
 from glulam.compiler.codegen.module import generator
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.ops.batch_map import bodies
-from glulam.compiler.passes.algorithms import Candidate, candidates, signature
+from glulam.compiler.passes.algorithms import Candidate, candidates, relevant_sides, signature
 from glulam.compiler.passes.choose_algorithm import choose
+from glulam.compiler.passes.manager import Uses
+from glulam.compiler.passes.sides import Sides
 from glulam.compiler.targets import Target
 from glulam.runtime.artifact import Artifact
 from glulam.runtime.cpu import processor_name
@@ -33,7 +34,7 @@ from glulam.runtime.model import Model
 _MOST = 4  # candidates that are measured
 _HOPELESS = 3.0  # times the cheapest one's estimated cycles
 _ROUNDS, _RUNS = 3, 5
-_NAME = "layer under test"
+_NAME, _INPUT = "layer under test", "x"
 _EVICTED = 1.5  # times the last-level cache that is written between two runs
 
 Build = Callable[[Graph], Artifact]
@@ -73,32 +74,37 @@ def tune(
     With `exact` only of algorithms that add up what the definition does. Raises CpuMismatchError if this machine
     cannot execute the target's code.
     """
-    layers: dict[Hashable, list[Node]] = {}
-    for node in chain(graph.nodes, *(body.nodes for body in bodies(graph))):
-        if len(candidates(target, node, exact)[0]) > 1:
-            layers.setdefault(signature(node), []).append(node)
+    layers: dict[Hashable, list[tuple[Node, Sides]]] = {}
+    for each in (graph, *bodies(graph)):
+        uses = Uses(each)
+        for node in each.nodes:
+            if len(candidates(target, node, exact)[0]) > 1:
+                around = relevant_sides(target, uses, node)
+                layers.setdefault(signature(node, around), []).append((node, around))
     tuned = []
-    for number, (key, nodes) in enumerate(layers.items(), 1):
-        progress(f"measuring {nodes[0].name} ({number} of {len(layers)})")
-        found = tuple(candidates(target, nodes[0], exact)[0])
-        seconds = _stored(nodes[0], found, target, threads, store, build)
-        tuned.append(Tuned(tuple(node.name for node in nodes), key, found, seconds))
+    for number, (key, alike) in enumerate(layers.items(), 1):
+        node, around = alike[0]
+        progress(f"measuring {node.name} ({number} of {len(layers)})")
+        found = tuple(candidates(target, node, exact, around)[0])
+        seconds = _stored(node, around, found, target, threads, store, build)
+        tuned.append(Tuned(tuple(node.name for node, _ in alike), key, found, seconds))
     return tuned
 
 
 def _stored(
-    node: Node, found: Sequence[Candidate], target: Target, threads: int, store: Cache, build: Build
+    node: Node, around: Sides, found: Sequence[Candidate], target: Target, threads: int, store: Cache, build: Build
 ) -> dict[str, float]:
     """Seconds of the candidates worth it, from the store if they are there."""
     shortlist = _shortlist(found)
     if len(shortlist) < 2:
         return {}
     names = [candidate.name for candidate in shortlist]
-    key = key_of("tune", (*_making(target, threads), repr(signature(node)), *names))
+    layer = repr(signature(node, around))
+    key = key_of("tune", (*_making(target, threads), layer, *names))
     known = _read(store.get(key), names)
     if known is None:
-        known = _measure(node, shortlist, target, threads, build)
-        record = {"seconds": known, "node": repr(signature(node)), "processor": processor_name()}
+        known = _measure(node, shortlist, target, threads, build, around)
+        record = {"seconds": known, "node": layer, "processor": processor_name()}
         store.put(key, json.dumps(record).encode())
     return known
 
@@ -137,7 +143,7 @@ def _read(contents: bytes | None, names: Sequence[str]) -> dict[str, float] | No
 
 
 def _measure(
-    node: Node, shortlist: Sequence[Candidate], target: Target, threads: int, build: Build
+    node: Node, shortlist: Sequence[Candidate], target: Target, threads: int, build: Build, around: Sides
 ) -> dict[str, float]:
     flush = np.zeros(int(_EVICTED * target.l3_bytes), np.uint8)
     models = {candidate.name: _model(node, candidate, threads, build) for candidate in shortlist}
@@ -146,23 +152,27 @@ def _measure(
     for _ in range(_ROUNDS):
         for name, model in models.items():
             profile = model.profile(feeds, _RUNS, before=lambda: flush.fill(1))
-            seconds = sum(step.seconds for step in profile.steps if _belongs(step.label))
+            seconds = sum(step.seconds for step in profile.steps if _belongs(step.label, around))
             best[name] = min(best[name], seconds)
     for model in models.values():
         model.close()
     return best
 
 
-def _belongs(label: str) -> bool:
-    """Whether a step computes the layer or, where an algorithm makes several ops of it, a stage of it."""
-    return label.split(".")[0] == _NAME
+def _belongs(label: str, around: Sides) -> bool:
+    """Whether a step computes the layer or, where an algorithm makes several ops of it, a stage of it; or converts what
+    comes or goes plain around the layer too.
+    """  # fmt: skip
+    if label.startswith(f"{_INPUT}_"):
+        return around.comes_plain
+    return label.split(".")[0] == _NAME or (label.startswith(f"{_NAME}_") and around.goes_plain)
 
 
 def _model(node: Node, candidate: Candidate, threads: int, build: Build) -> Model:
     x, *parameters = node.inputs
     assert x is not None
     graph = Graph("tuning")
-    source = graph.input("x", x.type)
+    source = graph.input(_INPUT, x.type)
     constants = [
         None if v is None or v.data is None else graph.constant(v.data, f"parameter{i}")
         for i, v in enumerate(parameters)
@@ -174,4 +184,4 @@ def _model(node: Node, candidate: Candidate, threads: int, build: Build) -> Mode
 def _feeds(node: Node) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
     x = node.inputs[0]
     assert x is not None
-    return {"x": np.random.default_rng(0).standard_normal(x.shape, np.float32)}
+    return {_INPUT: np.random.default_rng(0).standard_normal(x.shape, np.float32)}

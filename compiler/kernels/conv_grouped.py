@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from glulam.compiler.graph.types import Array
+from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights, not_packable
@@ -27,11 +27,13 @@ _MAX_CLASSES = 8  # blocks with shuffles of their own, each with code of its own
 _MAX_SOURCES = 4  # input vectors that one output vector is shuffled from
 _MAX_UNROLLED = 64  # channels of a group
 _UNROLLED_TAPS = 8  # taps of a kernel row
+_APART = 1.2  # cycles to those of its products, of a convolution with its groups apart
+_SHUFFLED, _SHUFFLED_ALONE = 1.3, 2.5  # the same where lanes are shuffled, for several taps or for each one
 _MOST_PRODUCTS = 4096  # of vectors that are written out: to compile twice as many takes seconds
 
 
 @dataclass(frozen=True)
-class _Channels:
+class Channels:
     """Which input channels the lanes of output blocks need."""
 
     lanes: int
@@ -86,7 +88,11 @@ def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
     x, y = ctx.operand(0), ctx.output
     if x.layout.block != y.layout.block:
         return "the input is not in channel blocks"
-    channels = _channels(ctx, geometry)
+    return refuses(ctx.target, _channels(ctx, geometry), geometry, ctx.output.spatial[-1])
+
+
+def refuses(target: Target, channels: Channels, geometry: ConvGeometry, width: int) -> str | None:
+    """Why the template does not serve groups of such channels on rows of so many pixels; None if it does."""
     if (filled := channels.filled) > _FILLED:
         return f"a group by itself fills {filled:.0%} of its vectors"
     if geometry.kernel[-1] == 1 and 2 * channels.outs > channels.lanes:
@@ -99,13 +105,25 @@ def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
     sources = max(len(channels.sources(block, i)) for block, _ in classes for i in range(channels.unrolled))
     if sources > _MAX_SOURCES:
         return f"an output block depends on {sources} input blocks at once, more than {_MAX_SOURCES}"
-    return too_long(ctx, geometry, ctx.output.spatial[-1], 1)
+    return _too_long(target, channels, geometry, width, 1)
+
+
+def cost(target: Target, batch: int, spatial: Shape, channels: Channels, geometry: ConvGeometry) -> float:
+    """Estimated cycles of a convolution whose groups do not fill channel blocks on one core, by whatever template."""
+    groups, outs, lanes = channels.groups, channels.outs, channels.lanes
+    products = batch * math.prod(spatial) * channels.ins * math.prod(geometry.kernel) / target.fmas_per_cycle
+    if refuses(target, channels, geometry, spatial[-1]) is not None:
+        return _APART * products * groups * -(-outs // lanes)
+    return (_SHUFFLED if geometry.kernel[-1] > 1 else _SHUFFLED_ALONE) * products * -(-groups * outs // lanes)
 
 
 def too_long(ctx: Context, geometry: ConvGeometry, width: int, times: int) -> str | None:
     """Why the code for so many convolutions, each with rows of so many pixels, would be too long; None if it is not."""
-    channels = _channels(ctx, geometry)
-    each = channels.unrolled * unroll_factor(geometry.kernel[-1], _UNROLLED_TAPS) * _pixels(ctx.target, geometry, width)
+    return _too_long(ctx.target, _channels(ctx, geometry), geometry, width, times)
+
+
+def _too_long(target: Target, channels: Channels, geometry: ConvGeometry, width: int, times: int) -> str | None:
+    each = channels.unrolled * unroll_factor(geometry.kernel[-1], _UNROLLED_TAPS) * _pixels(target, geometry, width)
     products = times * len(channels.classes) * each
     return f"{products} products written out are more than {_MOST_PRODUCTS}" if products > _MOST_PRODUCTS else None
 
@@ -121,9 +139,9 @@ def sections(ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid) -
     _Grouped(ctx, geometry, weights, grid).sections()
 
 
-def _channels(ctx: Context, geometry: ConvGeometry) -> _Channels:
+def _channels(ctx: Context, geometry: ConvGeometry) -> Channels:
     x, y, groups = ctx.operand(0), ctx.output, geometry.groups
-    return _Channels(y.layout.block, groups, x.shape[1] // groups, y.shape[1] // groups)
+    return Channels(y.layout.block, groups, x.shape[1] // groups, y.shape[1] // groups)
 
 
 def _pixels(target: Target, geometry: ConvGeometry, width: int) -> int:

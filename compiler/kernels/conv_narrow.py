@@ -17,7 +17,7 @@ from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
-from glulam.compiler.kernels.tiling import COPY_RATE, pieces, unroll_factor
+from glulam.compiler.kernels.tiling import pieces, unroll_factor
 from glulam.compiler.loops.expr import Fma
 from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Var
 from glulam.compiler.targets import Target
@@ -47,14 +47,12 @@ class Tile:
 def cost(
     target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, taps: int, stride: int
 ) -> float:
-    """Estimated cycles of the whole convolution on one core, tensors that come or go in channel blocks included."""
+    """Estimated cycles of the whole convolution on one core."""
     *outer, width = spatial
     vectors = -(-width // target.lanes)
     tile = choose_tile(target, vectors, out_channels, stride)
     steps = batch * math.prod(outer) * in_channels * taps
-    blocked = sum(channels for channels in (in_channels, out_channels) if channels >= target.lanes)
-    plain = batch * blocked * math.prod(spatial) * 4 / COPY_RATE
-    return steps * _row_cycles(target, tile, vectors, out_channels, stride) + plain
+    return steps * _row_cycles(target, tile, vectors, out_channels, stride)
 
 
 def choose_tile(target: Target, vectors: int, out_channels: int, stride: int) -> Tile:
@@ -86,15 +84,22 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
     weights, bias = ctx.data(1), ctx.data(2)
     if weights is None or (ctx.has(2) and bias is None) or ctx.output.type.dtype is not DType.F32:
         raise UnsupportedError(f"{ctx.name}: weights or bias are no constants of float32")
-    if ctx.output.layout.block > 1 or ctx.operand(0).layout.block > 1 or geometry.groups > 1:
-        raise UnsupportedError(f"{ctx.name}: the tensors lie in channel blocks, or there are groups")
-    _Narrow(ctx, geometry, weights, np.zeros(len(weights), np.float32) if bias is None else bias).sections()
+    if ctx.output.layout.block > 1 or ctx.operand(0).layout.block > 1:
+        raise UnsupportedError(f"{ctx.name}: the tensors lie in channel blocks")
+    bias = np.zeros(len(weights), np.float32) if bias is None else bias
+    if geometry.is_pointwise and geometry.rank > 1 and (flat := ctx.flattened()) is not None:
+        one = ConvGeometry((1,), (1,), (1,), ((0, 0),), geometry.groups)
+        _Narrow(flat, one, weights.reshape(*weights.shape[:2], 1), bias).sections()
+        return flat.finished()
+    _Narrow(ctx, geometry, weights, bias).sections()
     return ctx.finished()
 
 
 @dataclass(frozen=True)
-class _Group:
-    """`count` groups of so many output channels, from `first` on: weights [group, C, *K, channel], bias."""
+class _Part:
+    """`count` parts of so many output channels of each group, from `first` on: weights [group, part, C, *K, channel]
+    and bias.
+    """  # fmt: skip
 
     first: int
     count: int
@@ -107,15 +112,17 @@ class _Narrow:
     def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array, bias: Array) -> None:
         self.ctx, self.b, self.geometry = ctx, ctx.builder, geometry
         self.x, self.lanes, self.in_channels = ctx.input_view(0), ctx.target.lanes, weights.shape[1]
+        self.out_channels = len(weights) // geometry.groups
         vectors = max(1, ctx.output.shape[-1] // self.lanes)
-        tile = choose_tile(ctx.target, vectors, len(weights), geometry.strides[-1])
+        tile = choose_tile(ctx.target, vectors, self.out_channels, geometry.strides[-1])
         self.vectors = tile.vectors
-        self.groups = []
-        for first, count, channels in pieces(len(weights), tile.channels):
-            part = slice(first, first + count * channels)
-            packed = np.moveaxis(weights[part].reshape(count, channels, *weights.shape[1:]), 1, -1)
-            kept = ctx.constant(packed, "w"), ctx.constant(bias[part].reshape(count, channels), "b")
-            self.groups.append(_Group(first, count, channels, *kept))
+        self.parts = []
+        grouped, biases = (each.reshape(geometry.groups, -1, *each.shape[1:]) for each in (weights, bias))
+        for first, count, channels in pieces(self.out_channels, tile.channels):
+            part, shape = slice(first, first + count * channels), (geometry.groups, count, channels)
+            packed = np.moveaxis(grouped[:, part].reshape(*shape, *weights.shape[1:]), 2, -1)
+            kept = ctx.constant(packed, "w"), ctx.constant(biases[:, part].reshape(shape), "b")
+            self.parts.append(_Part(first, count, channels, *kept))
 
     def sections(self) -> None:
         """All pixels: whole tiles, the vectors that are left, and a narrower vector for the last few."""
@@ -127,29 +134,36 @@ class _Narrow:
         ]
         if rest:
             runs.append((vectors * self.lanes, 1, 1, rest))
-        extents = {"n": batch, **{f"o{d}": extent for d, extent in enumerate(outer)}}
+        extents = {"n": batch, "q": self.geometry.groups, **{f"o{d}": extent for d, extent in enumerate(outer)}}
         if math.prod(extents.values()) >= _ENOUGH:
-            with self.b.section(**extents) as (n, *rows):
-                for group in self.groups:
-                    with self.b.serial("g", group.count) as g:
+            with self.b.section(**extents) as (n, q, *rows):
+                for part in self.parts:
+                    with self.b.serial("g", part.count) as g:
                         for first, count, length, lanes in runs:
                             with self.b.serial("s", count) as s:
-                                self.tile(group, (n, g), rows, s * (length * lanes) + first, length, lanes)
+                                self.tile(part, (n, q, g), rows, s * (length * lanes) + first, length, lanes)
             return
-        for group in self.groups:
+        if math.prod(extents.values()) * runs[0][1] >= _ENOUGH:
             for first, count, length, lanes in runs:
-                with self.b.section(**extents, g=group.count, s=count) as (n, *rows, g, s):
-                    self.tile(group, (n, g), rows, s * (length * lanes) + first, length, lanes)
+                with self.b.section(**extents, s=count) as (n, q, *rows, s):
+                    for part in self.parts:
+                        with self.b.serial("g", part.count) as g:
+                            self.tile(part, (n, q, g), rows, s * (length * lanes) + first, length, lanes)
+            return
+        for part in self.parts:
+            for first, count, length, lanes in runs:
+                with self.b.section(**extents, g=part.count, s=count) as (n, q, *rows, g, s):
+                    self.tile(part, (n, q, g), rows, s * (length * lanes) + first, length, lanes)
 
     def tile(
-        self, group: _Group, head: tuple[Var, Var], rows: Sequence[Var], column: Affine, vectors: int, lanes: int
+        self, part: _Part, head: tuple[Var, Var, Var], rows: Sequence[Var], column: Affine, vectors: int, lanes: int
     ) -> None:
-        """`vectors` of so many lanes from a column on, for the channels of the group."""
-        b, (n, g), channels, (*kernel, last) = self.b, head, group.channels, self.geometry.kernel
+        """`vectors` of so many lanes from a column on, for one part of the channels of a group."""
+        b, (n, q, g), channels, (*kernel, last) = self.b, head, part.channels, self.geometry.kernel
         with b.vector("v", lanes) as v:
             acc = b.tile("acc", vectors, channels)
             with b.unrolled("t", vectors) as t, b.unrolled("j", channels) as j:
-                b.store(acc[t, j], group.bias[g, j])
+                b.store(acc[t, j], part.bias[q, g, j])
             with ExitStack() as stack:
                 c = stack.enter_context(b.serial("c", self.in_channels))
                 taps = [stack.enter_context(b.serial("k", k)) for k in kernel]
@@ -159,7 +173,9 @@ class _Narrow:
                 t, j = stack.enter_context(b.unrolled("t", vectors)), stack.enter_context(b.unrolled("j", channels))
                 tap: list[IndexLike] = [*taps, i * unroll + u]
                 place = self.geometry.input_place([*map(Affine.of, rows), column + t * lanes + v], tap)
-                b.store(acc[t, j], Fma(self.x[n, c, *place], group.weights[g, c, *tap, j], acc[t, j]))
+                value = self.x[n, q * self.in_channels + c, *place]
+                b.store(acc[t, j], Fma(value, part.weights[q, g, c, *tap, j], acc[t, j]))
             with b.unrolled("t", vectors) as t, b.unrolled("j", channels) as j:
-                point: Point = (n, g * channels + j + group.first, *rows, column + t * lanes + v)
+                channel = q * self.out_channels + g * channels + j + part.first
+                point: Point = (n, channel, *rows, column + t * lanes + v)
                 self.ctx.write(point, self.ctx.finish(acc[t, j], point))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from glulam.compiler.graph.graph import Node
-from glulam.compiler.graph.op import Op
+from glulam.compiler.graph.op import Op, Prefers
 from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels import (
     conv_direct,
+    conv_grouped,
     conv_narrow,
     conv_stripes,
     conv_transpose,
@@ -25,7 +26,7 @@ from glulam.compiler.kernels import (
 )
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, ConvShape, TransposedGeometry
 from glulam.compiler.kernels.minimal_filtering import Filtering, filtering
-from glulam.compiler.kernels.tiling import Tiling, row_cycles, stream_rate, tilings
+from glulam.compiler.kernels.tiling import COPY_RATE, Tiling, row_cycles, stream_rate, tilings
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.matmul import Linear
 from glulam.compiler.ops.narrow import NarrowConv
@@ -33,6 +34,8 @@ from glulam.compiler.ops.strassen import StrassenConv, StrassenLinear
 from glulam.compiler.ops.striped import StripedConvTranspose
 from glulam.compiler.ops.tiled import TiledConv, TiledLinear
 from glulam.compiler.ops.winograd import WinogradConv, as_pair
+from glulam.compiler.passes.manager import Uses
+from glulam.compiler.passes.sides import BLOCKED, Sides, sides
 from glulam.compiler.targets import Target
 
 _TILES = {(3, 1): (2, 4, 6), (5, 1): (3, 4), (7, 1): (4, 6), (3, 2): (2, 4), (5, 2): (2, 4), (7, 2): (2, 4)}
@@ -71,10 +74,12 @@ class Algorithm:
     exact: bool = True
 
 
-def candidates(target: Target, node: Node, exact: bool = False) -> tuple[list[Candidate], list[str]]:
+def candidates(
+    target: Target, node: Node, exact: bool = False, around: Sides = BLOCKED
+) -> tuple[list[Candidate], list[str]]:
     """What may compute the node, with equal costs in order of preference, and why other algorithms may not.
 
-    With `exact` the sums are to be the definition's.
+    With `exact` the sums are to be the definition's. `around` says what the node stands between.
     """
     found: list[Candidate] = []
     refused: list[str] = []
@@ -87,13 +92,41 @@ def candidates(target: Target, node: Node, exact: bool = False) -> tuple[list[Ca
             refused.append(f"no {algorithm.name}: {why}")
         else:
             found += algorithm.candidates(target, node)
+    if len({_is_plain(candidate, node) for candidate in found}) > 1:
+        found = [_with_conversions(target, node, candidate, around) for candidate in found]
     return found, refused
 
 
-def signature(node: Node) -> Hashable:
-    """Equal for nodes that the same kernels may compute."""
+def relevant_sides(target: Target, uses: Uses, node: Node) -> Sides:
+    """What is around a node, as far as its candidates' costs depend on it."""
+    return sides(uses, node) if type(node.op) is Conv and _no_narrow(target, node) is None else BLOCKED
+
+
+def _is_plain(candidate: Candidate, node: Node) -> bool:
+    """Whether a candidate works on plain tensors, not on channel blocks."""
+    types = [None if v is None else v.type for v in node.inputs]
+    return candidate.op.preference(types, [node.output.type]) is Prefers.PLAIN
+
+
+def _with_conversions(target: Target, node: Node, candidate: Candidate, around: Sides) -> Candidate:
+    """A candidate with the conversions that it takes, of tensors that have a channel block at least.
+
+    What comes plain is copied where it needs padding.
+    """
+    x, op, plain, moved = node.inputs[0], node.op, _is_plain(candidate, node), 0
+    assert x is not None
+    padded = isinstance(op, Conv) and any(map(any, op.pads))
+    if x.shape[1] >= target.lanes and (plain != around.comes_plain or (plain and padded)):
+        moved += x.type.nbytes
+    if node.output.shape[1] >= target.lanes and plain != around.goes_plain:
+        moved += node.output.type.nbytes
+    return replace(candidate, cycles=candidate.cycles + moved / COPY_RATE)
+
+
+def signature(node: Node, around: Sides = BLOCKED) -> Hashable:
+    """Equal for nodes that the same kernels may compute at the same cost."""
     values = [None if v is None else (v.type, v.is_constant) for v in node.inputs]
-    return type(node.op).name, tuple(node.op.attributes().items()), tuple(values), node.output.type
+    return type(node.op).name, tuple(node.op.attributes().items()), tuple(values), node.output.type, around
 
 
 def _needs_packing(node: Node) -> str | None:
@@ -113,6 +146,8 @@ def _never(target: Target, node: Node) -> str | None:
 def _direct(target: Target, node: Node) -> list[Candidate]:
     op = node.op
     assert isinstance(op, Conv)
+    if _has_ragged_groups(target, node):
+        return [Candidate("direct", _grouped_cycles(target, node), op)]
     own = Candidate("direct", _direct_cycles(target, node, None), op)
     if op.groups > 1 or _needs_packing(node) is not None:
         return [own]
@@ -127,6 +162,27 @@ def _direct(target: Target, node: Node) -> list[Candidate]:
     ]
     tile = best[-1]
     return [Candidate(f"direct {tile.pixels}x{tile.blocks}", own.cycles, op), *tiled]
+
+
+def _channels(target: Target, node: Node) -> conv_grouped.Channels:
+    x, groups = node.inputs[0], node.op.attributes()["groups"]
+    assert x is not None
+    return conv_grouped.Channels(target.lanes, groups, x.shape[1] // groups, node.output.shape[1] // groups)
+
+
+def _has_ragged_groups(target: Target, node: Node) -> bool:
+    """Whether there are groups of several channels that fill no blocks."""
+    channels = _channels(target, node)
+    sizes = channels.ins, channels.outs
+    return channels.groups > 1 and sizes != (1, 1) and any(size % target.lanes for size in sizes)
+
+
+def _grouped_cycles(target: Target, node: Node) -> float:
+    weights, op = node.inputs[1], node.op
+    assert weights is not None
+    assert isinstance(op, Conv)
+    geometry = ConvGeometry(weights.shape[2:], op.strides, op.dilations, op.pads, op.groups)
+    return conv_grouped.cost(target, node.output.shape[0], node.output.shape[2:], _channels(target, node), geometry)
 
 
 def _rows(node: Node) -> Shape:
@@ -239,10 +295,11 @@ def winograd_cycles(target: Target, node: Node, f: Filtering, staged: bool) -> f
 def _no_narrow(target: Target, node: Node) -> str | None:
     op = node.op
     assert isinstance(op, Conv)
-    if op.groups > 1 or node.output.shape[1] % target.lanes == 0 or op.strides[-1] > conv_narrow.MOST_STRIDE:
-        return (
-            f"groups, output channels in blocks of {target.lanes}, or a stride of more than {conv_narrow.MOST_STRIDE}"
-        )
+    channels = _channels(target, node)
+    if channels.outs % target.lanes == 0 or op.strides[-1] > conv_narrow.MOST_STRIDE:
+        return f"output channels in blocks of {target.lanes}, or a stride of more than {conv_narrow.MOST_STRIDE}"
+    if channels.groups > 1 and not _has_ragged_groups(target, node):
+        return "each channel is a group"
     return _needs_packing(node)
 
 
@@ -251,9 +308,9 @@ def _narrow(target: Target, node: Node) -> list[Candidate]:
     assert x is not None
     assert weights is not None
     assert isinstance(op, Conv)
-    size = (x.shape[0], node.output.shape[2:], x.shape[1], node.output.shape[1])
-    cycles = conv_narrow.cost(target, *size, math.prod(weights.shape[2:]), op.strides[-1])
-    return [Candidate("narrow", cycles, NarrowConv(**op.attributes()))]
+    channels, taps = _channels(target, node), math.prod(weights.shape[2:])
+    size = (x.shape[0] * channels.groups, _rows(node), channels.ins, channels.outs)
+    return [Candidate("narrow", conv_narrow.cost(target, *size, taps, op.strides[-1]), NarrowConv(**op.attributes()))]
 
 
 def _strassen_conv(target: Target, node: Node) -> list[Candidate]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
-from glulam.compiler.passes.algorithms import SERVED, Candidate, candidates, signature
+from glulam.compiler.passes.algorithms import SERVED, Candidate, candidates, relevant_sides, signature
 from glulam.compiler.passes.manager import Decision, NodePass, Uses
 from glulam.compiler.targets import Target
 
@@ -38,9 +38,10 @@ class ChooseAlgorithm(NodePass):
     def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
         if type(node.op) not in SERVED:
             return None
-        key = signature(node)
+        around = relevant_sides(self.target, uses, node)
+        key = signature(node, around)
         if key not in self._known:
-            self._known[key] = candidates(self.target, node, self.exact)
+            self._known[key] = candidates(self.target, node, self.exact, around)
         found, refused = self._known[key]
         seconds = self.measured.get(key, {})
         chosen = choose(found, seconds)

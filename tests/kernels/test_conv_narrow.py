@@ -24,6 +24,10 @@ CASES = [
     (NarrowConv((1, 2), ((1, 1), (2, 1)), (1, 1)), (2, 1, 3, 70), (17, 1, 3, 5)),
     (NarrowConv((1,), ((3, 0),), (2,)), (1, 2, 13), (33, 2, 3)),
     (NarrowConv((1, 1, 1), ((1, 1), (1, 1), (1, 1)), (1, 1, 1)), (1, 3, 3, 4, 19), (3, 3, 3, 3, 3)),
+    (NarrowConv((1, 1), ((0, 0), (0, 0)), (1, 1), 3), (2, 15, 7, 13), (51, 5, 1, 1)),
+    (NarrowConv((1, 1), ((0, 0), (0, 0)), (1, 1), 20), (1, 20, 13, 13), (60, 1, 1, 1)),
+    (NarrowConv((2, 1), ((1, 2), (0, 3)), (1, 2), 2), (1, 34, 9, 21), (6, 17, 3, 2)),
+    (NarrowConv((2,), ((4, 1),), (1,), 7), (2, 7, 40), (14, 1, 5)),
 ]
 
 
@@ -71,6 +75,31 @@ def test_a_chain_of_them_is_right_at_any_width_and_number_of_threads(width):
     one, two = (compile_graph(graph, Options(threads=threads)).run({"x": x})["y"] for threads in (1, 2))
     near(one, expected)
     np.testing.assert_array_equal(one, two)
+
+
+def grouped_chain(between_blocks):
+    """1x1 in groups of five channels, by itself or between convolutions in channel blocks."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 80, 9, 11)).astype(np.float32)
+    grouped, full = (rng.standard_normal((80, c, 1, 1)).astype(np.float32) for c in (5, 80))
+    graph = Graph("g")
+    value, expected = graph.input("x", f32(*x.shape)), x
+    for weights in (full, grouped, full) if between_blocks else (grouped,):
+        op = Conv((1, 1), ((0, 0), (0, 0)), (1, 1), 80 // weights.shape[1])
+        value, expected = graph.apply(op, value, graph.constant(weights), None), op.reference(expected, weights, None)[0]
+    graph.output("y", graph.apply(Relu(), value))
+    return graph, x, np.maximum(expected, 0)
+
+
+@pytest.mark.parametrize("between_blocks", [False, True])
+def test_conversions_count_in_the_choice(between_blocks):
+    graph, x, expected = grouped_chain(between_blocks)
+    with compile_graph(graph, Options(threads=2)) as model:
+        near(model.run({"x": x})["y"], expected)
+    optimised, reports = optimise(graph, Options(target="x86-64-v4"))
+    assert len(optimised.nodes) == (5 if between_blocks else 1)  # with a conversion before and after, or none
+    reasons = [d.reason for r in reports if r.name == "choose_algorithm" for d in r.decisions]
+    assert any(reason.startswith("narrow") for reason in reasons) is not between_blocks
 
 
 def test_it_is_chosen_for_wide_images_and_keeps_them_plain():
