@@ -55,6 +55,8 @@ class Expressions:
                 return self.instructions.shuffle(self._value(x, memo), self._value(y, memo), lanes)
             case LanePick(x, lane):
                 return self._lane_pick(self._value(x, memo), self._value(lane, memo))
+        if isinstance(e, ex.Unary) and self.indices.lanes and (near := maths.near_zero(e)) is not None:
+            return self._near_zero(e.op, self._value(e.x, memo), near)
         if (operand := maths.gelu_operand(e)) is not None:
             return self._value(ex.substitute(maths.gelu(), [operand]), memo)
         if (operand := maths.log1p_operand(e)) is not None:
@@ -103,6 +105,16 @@ class Expressions:
             x = self.instructions.splat(x, self.indices.lanes)
         step = ex.Binary(op, ex.Param(0, x.dtype), ex.Param(1, x.dtype))
         return self.instructions.fold_lanes(x, lambda a, b: self._value(step, {step.x: a, step.y: b}))
+
+    def _near_zero(self, op: str, x: Val, near: Expr) -> Val:
+        """An expansion that holds for operands up to a limit, and LLVM's intrinsic for others."""
+        do = self.instructions
+        x = do.splat(x, self.indices.lanes)
+        operand = ex.Param(0)
+        inside = ex.compare("le", ex.absolute(operand), maths.NEAR)
+        far = do.binary("xor", self._value(inside, {operand: x}), Val("true", DType.BOOL))
+        usual = self._value(ex.substitute(near, [operand]), {operand: x})
+        return do.unless(far, usual, lambda: do.unary(op, x))
 
     def _lane_pick(self, x: Val, lane: Val) -> Val:
         do, lanes = self.instructions, self.indices.lanes

@@ -203,6 +203,18 @@ class Instructions:
         text = f"select {condition.typed}, {yes.typed}, {no.typed}"
         return Val(self.function.let(text), yes.dtype, yes.lanes)
 
+    def unless(self, rare: Val, usual: Val, otherwise: Callable[[], Val]) -> Val:
+        """`usual`, but where `rare` holds in a lane; all is computed by `otherwise` if it does in any."""
+        some = self.function.call(f"llvm.vector.reduce.or.v{rare.lanes}i1", "i1", [(rare.type, rare.text)])
+        other, after, before = self.function.label("rare"), self.function.label("usual"), self.function.block
+        self.function.do(f"br i1 {some}, label %{other}, label %{after}")
+        self.function.open_block(other)
+        exact = self.select(rare, otherwise(), usual)
+        self.function.do(f"br label %{after}")
+        self.function.open_block(after)
+        phi = f"phi {usual.type} [ {usual.text}, %{before} ], [ {exact.text}, %{other} ]"
+        return Val(self.function.let(phi), usual.dtype, usual.lanes)
+
     def compare(self, op: str, x: Val, y: Val) -> Val:
         x, y = self.together(x, y)
         if x.dtype.is_float:

@@ -283,6 +283,42 @@ def _is_fraction(e: Expr) -> bool:
     return False
 
 
+NEAR = 8192.0
+"""Up to this magnitude sines, cosines and tangents are expanded; beyond it multiples of pi/2 would not be exact."""
+
+# pi/2 in four parts. The first three have 11 bits, so their products with the multiples up to NEAR are exact.
+_HALF_PI_PARTS = (1.5703125, 0.0004837512969970703, 7.549533620476723e-08, 2.5633440682570896e-12)
+
+
+def near_zero(e: ex.Unary) -> Expr | None:
+    """The expansion over its child as a parameter of an operation that has one up to NEAR, None if it has none."""
+    return _turned(e.op) if e.dtype is DType.F32 and e.op in ("sin", "cos", "tan") else None
+
+
+@cache
+def _turned(op: str) -> Expr:
+    """The function of x = n pi/2 + r, r in [-pi/4, pi/4], from sin(r), cos(r) and n modulo 4.
+
+    The polynomials are those of Cephes' sinf and cosf.
+    """
+    shifted = Fma(_X, Const(2 / math.pi), Const(_ROUNDER))
+    n = shifted - _ROUNDER
+    r = Fma(n, Const(-_HALF_PI_PARTS[0]), _X)
+    for part in _HALF_PI_PARTS[1:]:
+        r = Fma(n, Const(-part), r)
+    square, magnitude = r * r, ex.absolute(r)
+    rest = polynomial(square, [-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1])
+    sine = _signed(Fma(rest, square * magnitude, magnitude), r)
+    rest = polynomial(square, [2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2])
+    cosine = Fma(rest, square * square, Fma(square, Const(-0.5), Const(1.0)))
+    turns = _bits(shifted) + 1 if op == "cos" else _bits(shifted)
+    odd = ex.not_equal(turns & Const(1, DType.I32), 0)
+    if op == "tan":
+        return ex.where(odd, -cosine, sine) / ex.where(odd, sine, cosine)
+    sign = ex.binary("shl", turns & Const(2, DType.I32), 30)
+    return Bitcast(_bits(ex.where(odd, cosine, sine)) ^ sign, DType.F32)
+
+
 @cache
 def log1p() -> Expr:
     """log(1 + x) for x in [0, 1], by a minimax polynomial for (log(1 + x) / x - 1) / x."""

@@ -15,6 +15,7 @@ from glulam.compiler.ops.activation import log1p
 from glulam.compiler.targets import runnable_targets
 
 TARGETS = [pytest.param(t, id=t.name) for t in runnable_targets()]
+HUGE = float(np.float32(1e38))
 TINY = np.finfo(np.float32).tiny
 
 
@@ -54,7 +55,10 @@ def samples():
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     ("op", "ulps"),
-    [("exp", 1.1), ("log", 1.0), ("tanh", 2.5), ("erf", 1.2), ("asin", 2.0), ("acos", 1.5), ("atan", 1.5)],
+    [
+        *(("exp", 1.1), ("log", 1.0), ("tanh", 2.5), ("erf", 1.2)),
+        *(("asin", 2.0), ("acos", 1.5), ("atan", 1.5), ("sin", 2.0), ("cos", 2.0), ("tan", 3.5)),
+    ],
 )
 def test_error_in_units_of_the_last_place(op, ulps, target):
     x = samples()
@@ -95,6 +99,9 @@ def test_exponentials_of_what_is_not_above_zero(target):
         ("asin", [0.0, -0.0, np.nan, np.nan, np.nan, np.nan, np.nan]),
         ("acos", [np.pi / 2, np.pi / 2, np.nan, np.nan, np.nan, np.nan, np.nan]),
         ("atan", [0.0, -0.0, np.pi / 2, -np.pi / 2, np.nan, np.pi / 2, -np.pi / 2]),
+        ("sin", [0.0, -0.0, np.nan, np.nan, np.nan, np.sin(HUGE), -np.sin(HUGE)]),
+        ("cos", [1.0, 1.0, np.nan, np.nan, np.nan, np.cos(HUGE), np.cos(HUGE)]),
+        ("tan", [0.0, -0.0, np.nan, np.nan, np.nan, np.tan(HUGE), -np.tan(HUGE)]),
     ],
 )
 def test_special_values(op, expected, target):
@@ -104,7 +111,7 @@ def test_special_values(op, expected, target):
     np.testing.assert_array_equal(np.signbit(actual[:2]), np.signbit(np.float32(expected[:2])))
 
 
-@pytest.mark.parametrize("op", ["exp", "log", "tanh", "erf", "asin", "acos", "atan"])
+@pytest.mark.parametrize("op", ["exp", "log", "tanh", "erf", "asin", "acos", "atan", "sin", "cos", "tan"])
 def test_nan_with_any_payload_stays_nan(op):
     payloads = np.array([0x7FC00001, 0xFFC001FF, 0x7F800001, 0xFFFFFFFF], np.uint32).view(np.float32)
     assert np.isnan(native(op, payloads, runnable_targets()[0])).all()
