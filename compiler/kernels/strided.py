@@ -24,6 +24,7 @@ from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Load, Var
 
 _CLOSE = 8  # strides up to this many elements are read as whole vectors
 _SAME_SET = 4096  # bytes between places that fall into one set of a first-level cache, of 8 or 12 lines
+_CACHED = 0.6  # of the last cache: beyond that, rows a page apart are written faster in turn, a line of each
 _RUN = 8  # tiles that are transposed before their rows are written, where those would drive out each other
 
 
@@ -155,6 +156,7 @@ class _Copier:
         self.dtype = target.buffer.dtype
         self.size = self.dtype.size
         self.lanes = ctx.target.vector_bytes // self.size
+        self.cached = _CACHED * ctx.target.l3_bytes
         self.shuffled = min(self.lanes, 16) if self.lanes > 2 else 4
         """Lanes of vectors that are taken apart; many narrow ones cost more than they bring."""
 
@@ -264,7 +266,8 @@ class _Copier:
                     tile([*head, Affine.of(t), Affine.of(s)], t_first, s_first)
 
         whole = sum(t_count * s_count for (_, t_count), (_, s_count) in covers) * cost
-        in_runs = kept is None and along.target * self.size % _SAME_SET == 0 and row.extent >= _RUN * width
+        in_one_set = along.target * self.size % _SAME_SET == 0 and math.prod(extents) * whole <= self.cached
+        in_runs = kept is None and in_one_set and row.extent >= _RUN * width
         if len(covers) > 1 and not in_runs and math.prod(extents) >= tasks(math.prod(extents), whole):
             nest(self.b, extents, whole, all_tiles)  # those that overlap are one thread's
             return
