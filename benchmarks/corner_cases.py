@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from glulam.benchmarks.cases import Case
 from glulam.frontends import layers as nn
-from glulam.frontends.layers import Input, Module, Sequential
+from glulam.frontends.layers import Input, Module, Sequential, symbolic
 from glulam.frontends.zoo.parts import ConvNorm, SqueezeExcitation
 
 
@@ -65,6 +66,12 @@ class Gated(nn.Block):
     def forward(self, x: nn.Tensor) -> nn.Tensor:
         first, second = self.halves(x)
         return self.product(first, self.gate(second))
+
+
+@nn.layer
+def Sine(x: Any) -> Any:
+    """sin(x), as networks of coordinates have it."""
+    return symbolic.sin(x)
 
 
 class First(nn.Block):
@@ -126,6 +133,8 @@ CORNERS: Mapping[str, Mapping[str, Corner]] = {
         "3x3 stride 2, 4 groups of 60 at 28x28": Corner((240, 28, 28), lambda: [ConvNorm(240, 3, 2, groups=4)]),
         "3x3, 60 groups of 3 at 28x28": Corner((180, 28, 28), lambda: [ConvNorm(180, 3, groups=60)], times=3),
         "1x1, 40 groups of 5 at 28x28": Corner((200, 28, 28), lambda: [ConvNorm(200, 1, groups=40)], times=3),
+        "1x1, 20 groups of 20 at 14x14": Corner((400, 14, 14), lambda: [nn.Conv2d(400, 1, groups=20)]),
+        "5x5, 6 groups of 16 to 2 at 28x28": Corner((96, 28, 28), lambda: [nn.Conv2d(12, 5, 1, 2, groups=6)]),
     },
     "depthwise": {
         "3x3, 96 at 56x56": Corner((96, 56, 56), lambda: [ConvNorm(96, 3, groups=96)], times=4),
@@ -247,6 +256,7 @@ CORNERS: Mapping[str, Mapping[str, Corner]] = {
         "mish": Corner((64, 56, 56), lambda: [nn.Conv2d(64, 1), nn.Mish()], times=3),
         "softplus": Corner((64, 56, 56), lambda: [nn.Conv2d(64, 1), nn.Softplus()], times=3),
         "ELU": Corner((64, 56, 56), lambda: [nn.Conv2d(64, 1), nn.ELU()], times=3),
+        "sine": Corner((64, 56, 56), lambda: [nn.Conv2d(64, 1), Sine()], times=3),
         "PReLU": Corner((64, 56, 56), lambda: [nn.Conv2d(64, 1), nn.PReLU()], times=3),
         "gated linear unit": Corner((64, 56, 56), lambda: [nn.Conv2d(128, 1), Gated(128)], times=3),
     },
@@ -332,6 +342,8 @@ CORNERS: Mapping[str, Mapping[str, Corner]] = {
                 nn.Conv2d(64, 1),
             ],
         ),
+        "bilinear by 2, 3 at 224x224": Corner((3, 224, 224), lambda: [nn.Upsample(scale_factor=2, mode="bilinear")]),
+        "nearest by 1.25, 3 at 320x320": Corner((3, 320, 320), lambda: [nn.Upsample(scale_factor=1.25)]),
         "bilinear by 8, 21 at 28x28": Corner((21, 28, 28), lambda: [nn.Upsample(scale_factor=8, mode="bilinear")]),
         "nearest by 2, 128 at 28x28": Corner(
             (128, 28, 28), lambda: [nn.Conv2d(128, 1), nn.Upsample(scale_factor=2), nn.Conv2d(64, 1)]

@@ -170,7 +170,7 @@ class _Narrow:
                 unroll = unroll_factor(last, _UNROLLED_TAPS)
                 i = stack.enter_context(b.serial("i", last // unroll))
                 u = stack.enter_context(b.unrolled("u", unroll))
-                t, j = stack.enter_context(b.unrolled("t", vectors)), stack.enter_context(b.unrolled("j", channels))
+                j, t = stack.enter_context(b.unrolled("j", channels)), stack.enter_context(b.unrolled("t", vectors))
                 tap: list[IndexLike] = [*taps, i * unroll + u]
                 place = self.geometry.input_place([*map(Affine.of, rows), column + t * lanes + v], tap)
                 value = self.x[n, q * self.in_channels + c, *place]
