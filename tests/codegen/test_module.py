@@ -52,6 +52,25 @@ def test_arithmetic_calls_no_library(machine):
     assert calls <= {"plain", "plain@PLT"}
 
 
+@pytest.mark.parametrize("name", ["x86-64-v3", "x86-64-v4"])
+def test_spilled_vectors_lie_in_whole_cache_lines(name):
+    """More sums than registers: what waits in memory is moved by instructions for aligned vectors only."""
+    machine, b = target(name), Builder("many")
+    sums, lanes = machine.vector_registers + 8, machine.lanes
+    x, y = b.param("x", (sums, 9, lanes)), b.param("y", (sums, lanes), Access.WRITE)
+    with b.section(i=1), b.vector("v", lanes) as v:
+        acc = b.tile("acc", sums)
+        with b.unrolled("t", sums) as t:
+            b.store(acc[t], 0.0)
+        with b.serial("k", 9) as k, b.unrolled("t", sums) as t:
+            b.store(acc[t], Fma(x[t, k, v], x[0, k, v], acc[t]))
+        with b.unrolled("t", sums) as t:
+            b.store(y[t, v], acc[t])
+    text = build_assembly([b.kernel()], entry_text(b.kernel()), machine)
+    moves = re.findall(r"(vmov\w+)\s+%[yz]mm\d+, -?\d*\(%rsp\)", text)
+    assert set(moves) == {"vmovaps"}
+
+
 @pytest.mark.parametrize("machine", TARGETS)
 def test_fused_multiply_add_where_the_target_has_it(machine):
     kernel = multiply_adds(machine.lanes)
