@@ -160,9 +160,7 @@ def _measure(
 
 
 def _belongs(label: str, around: Sides) -> bool:
-    """Whether a step computes the layer or, where an algorithm makes several ops of it, a stage of it; or converts what
-    comes or goes plain around the layer too.
-    """  # fmt: skip
+    """Whether a step computes the layer, or a stage of it, or converts what comes or goes plain in the network too."""
     if label.startswith(f"{_INPUT}_"):
         return around.comes_plain
     return label.split(".")[0] == _NAME or (label.startswith(f"{_NAME}_") and around.goes_plain)

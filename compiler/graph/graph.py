@@ -13,7 +13,7 @@ import numpy as np
 from glulam.compiler.errors import GraphError, ShapeError
 from glulam.compiler.graph.deferred import Deferred
 from glulam.compiler.graph.layout import PLAIN, Layout
-from glulam.compiler.graph.op import Op
+from glulam.compiler.graph.op import Op, Prefers
 from glulam.compiler.graph.types import Array, TensorType
 
 if TYPE_CHECKING:
@@ -86,6 +86,11 @@ class Node:
 
     def present_inputs(self) -> Iterator[Value]:
         return (value for value in self.inputs if value is not None)
+
+    @property
+    def prefers(self) -> Prefers:
+        """The arrangement of these tensors that the op computes on."""
+        return self.op.preference([None if v is None else v.type for v in self.inputs], [v.type for v in self.outputs])
 
     def __repr__(self) -> str:
         outs = ", ".join(map(repr, self.outputs))

@@ -97,9 +97,7 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
 
 @dataclass(frozen=True)
 class _Part:
-    """`count` parts of so many output channels of each group, from `first` on: weights [group, part, C, *K, channel]
-    and bias.
-    """  # fmt: skip
+    """`count` times so many output channels of each group, from `first` on: weights [group, part, C, *K, channel]."""
 
     first: int
     count: int

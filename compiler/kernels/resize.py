@@ -54,15 +54,15 @@ class AxisTaps:
 
 @dataclass(frozen=True)
 class Windows:
-    """What each vector of a resampled row reads: `count` vectors of the input's row from `first`, of which its lanes
-    pick elements `lanes`, counted from there.
+    """What the vectors of a resampled row read: each `count` vectors of the input's row, side by side.
 
-    The last vector of a row that is no whole vectors begins where it ends with the row.
-    """  # fmt: skip
+    They begin at `first` [vectors], and lanes pick their elements `lanes` [vectors, taps, width], counted from there.
+    Of a row that is no whole vectors, the last one of those that `begins` names ends with the row.
+    """
 
     begins: tuple[int, ...]
-    first: Array  # [vectors]
-    lanes: Array  # [vectors, taps, width]
+    first: Array
+    lanes: Array
     count: int
 
     @classmethod

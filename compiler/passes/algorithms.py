@@ -165,9 +165,10 @@ def _direct(target: Target, node: Node) -> list[Candidate]:
 
 
 def _channels(target: Target, node: Node) -> conv_grouped.Channels:
-    x, groups = node.inputs[0], node.op.attributes()["groups"]
+    x, op = node.inputs[0], node.op
     assert x is not None
-    return conv_grouped.Channels(target.lanes, groups, x.shape[1] // groups, node.output.shape[1] // groups)
+    assert isinstance(op, Conv)
+    return conv_grouped.Channels(target.lanes, op.groups, x.shape[1] // op.groups, node.output.shape[1] // op.groups)
 
 
 def _has_ragged_groups(target: Target, node: Node) -> bool:

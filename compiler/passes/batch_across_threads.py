@@ -95,8 +95,7 @@ def _bound_to_layouts(graph: Graph) -> set[Node]:
         if not node.op.traits.isdisjoint((Trait.POINTWISE, Trait.VIEW)):
             bound = any(reader in found for value in node.outputs for reader in readers[value])
         else:
-            inputs = [None if value is None else value.type for value in node.inputs]
-            bound = node.op.preference(inputs, [value.type for value in node.outputs]) is Prefers.EITHER
+            bound = node.prefers is Prefers.EITHER
         if bound:
             found.add(node)
     return found

@@ -61,9 +61,7 @@ class _Region:
         self.graph, self.start, self.target = graph, start, target
         self.users, self.rank = readers.users, readers.rank
         self.nodes = [start]
-        self.blocks = start.op.preference(
-            [None if v is None else v.type for v in start.inputs], [v.type for v in start.outputs]
-        ) is Prefers.BLOCKS  # fmt: skip
+        self.blocks = start.prefers is Prefers.BLOCKS
         self.anchored = Trait.POINTWISE not in start.op.traits
         self.why = "nothing that reads it is pointwise"
 

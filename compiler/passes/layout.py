@@ -69,9 +69,7 @@ class _Layouts:
         order: list[Node] = []
         users = self.graph.users()
         for node in self.graph.nodes:
-            types = [None if v is None else v.type for v in node.inputs]
-            prefers = node.op.preference(types, [v.type for v in node.outputs])
-            blocked = prefers is Prefers.BLOCKS or (prefers is Prefers.EITHER and self.follows(node))
+            blocked = node.prefers is Prefers.BLOCKS or (node.prefers is Prefers.EITHER and self.follows(node))
             blocked = blocked and not self.stays_plain(node, users)
             inputs: list[Value | None] = []
             for i, value in enumerate(node.inputs):
@@ -92,12 +90,9 @@ class _Layouts:
         if value.type.dtype is not DType.F32 or value.shape[1] < self.block or not steps:
             return False
         for node in users.get(value, ()):
-            prefers = node.op.preference(
-                [None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs]
-            )
-            if prefers is Prefers.BLOCKS:
+            if node.prefers is Prefers.BLOCKS:
                 return True
-            if prefers is Prefers.EITHER and all(v.type == value.type for v in node.outputs):
+            if node.prefers is Prefers.EITHER and all(v.type == value.type for v in node.outputs):
                 return any(self.in_blocks_soon(v, users, steps - 1) for v in node.outputs)
         return False
 
@@ -106,15 +101,11 @@ class _Layouts:
         types = [None if v is None else v.type for v in node.inputs]
         if not node.op.plain_suits(self.target, types, [v.type for v in node.outputs]):
             return False
-        if any(self.wants_blocks(user) for value in node.outputs for user in users.get(value, ())):
+        readers = (user for value in node.outputs for user in users.get(value, ()))
+        if any(user.prefers is not Prefers.PLAIN for user in readers):
             return False
         coming = sum(value.type.size for value in node.present_inputs() if value.layout.block > 1)
         return coming < sum(value.type.size for value in node.outputs)
-
-    def wants_blocks(self, node: Node) -> bool:
-        """Whether a node works on channel blocks, or can."""
-        types = [None if v is None else v.type for v in node.inputs]
-        return node.op.preference(types, [v.type for v in node.outputs]) is not Prefers.PLAIN
 
     def blocks(self, type: TensorType) -> Layout:
         if type.rank < 3:
@@ -147,7 +138,7 @@ class _Layouts:
         types = [None if v is None else v.type for v in node.inputs]
         if value.layout.block == 1 and node.op.reads_plain(i, types, self.block):
             return 1
-        if node.op.preference(types, [v.type for v in node.outputs]) is Prefers.EITHER:
+        if node.prefers is Prefers.EITHER:
             if value.type.rank < max(3, *(v.type.rank for v in (*node.present_inputs(), *node.outputs))):
                 return 1  # its axes are the last ones: none of them is the channels
             if value.shape[1] == 1:

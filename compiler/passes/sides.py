@@ -31,9 +31,8 @@ def _comes_plain(value: Value, steps: int) -> bool:
     node = value.producer
     if node is None:
         return True
-    prefers = _preference(node)
-    if prefers is not Prefers.EITHER:
-        return prefers is Prefers.PLAIN
+    if node.prefers is not Prefers.EITHER:
+        return node.prefers is Prefers.PLAIN
     varying = [v for v in node.present_inputs() if not v.is_constant]
     return steps > 0 and all(_comes_plain(v, steps - 1) for v in varying)
 
@@ -44,13 +43,8 @@ def _goes_plain(uses: Uses, value: Value, steps: int) -> bool:
 
 
 def _wants_plain(uses: Uses, node: Node, value: Value, steps: int) -> bool:
-    prefers = _preference(node)
-    if prefers is not Prefers.EITHER:
-        return prefers is Prefers.PLAIN
+    if node.prefers is not Prefers.EITHER:
+        return node.prefers is Prefers.PLAIN
     if not steps or any(result.type != value.type for result in node.outputs):
         return False  # what is smaller costs less to convert afterwards
     return all(_goes_plain(uses, result, steps - 1) for result in node.outputs)
-
-
-def _preference(node: Node) -> Prefers:
-    return node.op.preference([None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs])
