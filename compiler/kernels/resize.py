@@ -86,11 +86,11 @@ class Windows:
             yield whole, 1, self.begins[-1]
 
 
-def picks_lanes(target: Target, axis: AxisTaps, dtype: DType) -> bool:
-    """Whether plain rows are resampled by picking lanes."""
+def windows(target: Target, axis: AxisTaps, dtype: DType) -> Windows | None:
+    """How plain rows are resampled by picking lanes; None if they are not."""
     if axis.step is not None or dtype is not DType.F32 or not target.permutes_lanes:
-        return False
-    return Windows.of(axis, target.lanes) is not None
+        return None
+    return Windows.of(axis, target.lanes)
 
 
 def build(ctx: Context, axes: Sequence[AxisTaps | None], fill: float) -> Lowered:
@@ -150,7 +150,8 @@ class _Tables:
         self.dtype = ctx.operand(0).type.dtype
         self.block = ctx.output.layout.block
         self.width = ctx.target.vector_bytes // max(self.dtype.size, 4)
-        self.windows = self.windows_of_rows()
+        last = axes[-1] if axes and self.block == 1 else None
+        self.windows = None if last is None else windows(ctx.target, last, self.dtype)
         self.scratch = self.first_along_rows()
         self.index: dict[int, Buffer] = {}
         self.weights: dict[int, Buffer] = {}
@@ -170,13 +171,6 @@ class _Tables:
     def origin(self, d: int) -> int:
         """Where what is read along an axis begins: the tensor in its padding, or a row of its own."""
         return 0 if self.scratch is not None and d == len(self.axes) - 1 else self.x.origin[d]
-
-    def windows_of_rows(self) -> Windows | None:
-        """How plain rows are resampled by picking lanes, if they can be."""
-        axis = self.axes[-1] if self.axes else None
-        if axis is None or self.block > 1 or not picks_lanes(self.ctx.target, axis, self.dtype):
-            return None
-        return Windows.of(axis, self.width)
 
     def window_tables(self, axis: AxisTaps, windows: Windows) -> None:
         ctx, width = self.ctx, self.width

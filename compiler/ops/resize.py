@@ -106,7 +106,9 @@ class Resize(Op):
     def plain_suits(self, target: Any, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
         (x,) = required(self, inputs, 1)
         rows = self._axis_taps(x.rank - 1, x.shape[-1])
-        return rows is not None and self.sizes[-1] >= _WIDE and resize.picks_lanes(target, rows, x.dtype)
+        if rows is None or self.sizes[-1] < _WIDE:
+            return False
+        return resize.windows(target, rows, x.dtype) is not None
 
     def lower(self, ctx: Context) -> Lowered:
         axes = [self._axis_taps(axis, extent) for axis, extent in enumerate(ctx.operand(0).shape)]
