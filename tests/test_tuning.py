@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from glulam.compiler.ops import Conv
 from glulam.compiler.passes import algorithms
 from glulam.compiler.passes.algorithms import candidates, signature
 from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm
+from glulam.compiler.passes.sides import BLOCKED, Sides
 from glulam.compiler.targets import target
 
 
@@ -141,6 +143,20 @@ def test_a_new_algorithm_joins_by_an_entry(monkeypatch):
     monkeypatch.setattr(algorithms, "ALGORITHMS", (*algorithms.ALGORITHMS, entry))
     report = ChooseAlgorithm(target("x86-64-v4")).run(network())
     assert all(decision.reason.startswith("perfect: 0k cycles") for decision in report.decisions)
+
+
+def test_conversions_belong_to_a_layer_between_plain_tensors():
+    """Of a candidate in channel blocks, measured by itself, both conversions count as far as the network has them."""
+    net = gl.layers
+    graph = gl.Sequential([net.Input((40, 6, 6)), net.Conv2d(40, 1, groups=8)]).graph()
+    (node,) = graph.nodes
+    direct = candidates(target("x86-64-v4"), node)[0][0]
+    build = partial(driver.build_artifact, options=gl.Options(disable=(ChooseAlgorithm.name,)))
+    with tuning._model(node, direct, 1, build) as model:
+        labels = [step.label for step in model.manifest.steps]
+    assert [tuning._belongs(label, Sides(True, True)) for label in labels] == [True, True, True]
+    assert [tuning._belongs(label, Sides(True, False)) for label in labels] == [True, True, False]
+    assert [tuning._belongs(label, BLOCKED) for label in labels] == [False, True, False]
 
 
 def test_real_measurements(folder):
