@@ -7,7 +7,7 @@
                table), length, SHA-256 and sums
     parts      graph text, object code, weights; the last at a page boundary, so that they are used where they lie
 
-Hashing takes ten times as long as reading, so the weights of a model that is loaded are held against their sums: those
+Hashing would take most of the time of loading, so there the weights are held against their sums: those
 of the 64-bit words, modulo 2**64, along the rows and down the columns of 8 MiB at a time as rows of 4 KiB, and the
 bytes behind the last row; of all these the SHA-256. Like the product code that it is (Elias, "Error-free coding",
 1954), that misses no damage to fewer than four words of a piece, and other damage as seldom as sums meet by chance.

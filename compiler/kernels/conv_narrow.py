@@ -1,4 +1,4 @@
-"""Convolutions whose output channels fill no blocks: vectors lie along the last dimension of plain tensors.
+"""Convolutions whose output channels, or those of a group, fill no blocks: vectors lie along rows of plain tensors.
 
 In channel blocks many lanes would be empty. A register tile is some vectors of neighbouring pixels for some output
 channels; each tap adds one input vector, shifted by its place, times a weight of each channel.

@@ -16,7 +16,7 @@ from glulam.compiler.ops.conv import Conv
 
 @dataclass(frozen=True)
 class NarrowConv(Conv):
-    """A convolution without groups and with constant weights: the same sums in the same order."""
+    """A convolution with constant weights, whose groups are of several channels if there are any: the same sums."""
 
     name = "narrow_conv"
 
