@@ -7,6 +7,7 @@ because addresses are numbered per scope. Expressions, memory and instructions h
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from glulam.compiler.codegen.expressions import Expressions
 from glulam.compiler.codegen.function import Function
@@ -19,6 +20,7 @@ from glulam.compiler.loops.ir import (
     Kind,
     Prefetch,
     Section,
+    Span,
     Stmt,
     Store,
     Tile,
@@ -97,8 +99,8 @@ class _Emitter:
     def body(self, body: Iterable[Stmt]) -> None:
         for stmt in body:
             match stmt:
-                case For(var, kind, inner):
-                    self.loop(var, kind, inner)
+                case For():
+                    self.loop(stmt)
                 case Store(buffer, index, value):
                     self.expressions.memory.store(buffer, index, self.expressions.evaluate(value))
                 case Prefetch(buffer, index, level):
@@ -116,37 +118,88 @@ class _Emitter:
         for known in [key for key in tiles if key[0] is tile]:
             del tiles[known]
 
-    def loop(self, var: Var, kind: Kind, body: list[Stmt]) -> None:
-        if kind is Kind.VECTOR:
+    def loop(self, loop: For) -> None:
+        var = loop.var
+        if loop.kind is Kind.VECTOR:
             self.indices.vector = var
-            self.body(body)
+            self.body(loop.body)
             self.indices.vector = None
-        elif kind is Kind.UNROLLED or var.extent == 1:
+        elif loop.span is not None:
+            self.spanned(var, loop.span, loop.body)
+        elif loop.kind is Kind.UNROLLED or var.extent == 1:
             for i in range(var.extent):
                 self.indices.bound[var] = i
-                self.body(body)
+                self.body(loop.body)
         else:
-            self.serial(var, body)
+            self.serial(var, loop.body)
 
     def serial(self, var: Var, body: list[Stmt]) -> None:
+        """All iterations, of which there is at least one: tested at the end of each."""
+        f, head = self.function, self.head(var, body)
+        following = self.iteration(head, "0")
+        more = f.let(f"icmp ult i64 {following}, {var.extent}")
+        exit_ = f.label("end")
+        f.do(f"br i1 {more}, label %{head.label}, label %{exit_}")
+        f.open_block(exit_)
+
+    def spanned(self, var: Var, span: Span, body: list[Stmt]) -> None:
+        """The iterations of a span, perhaps none: tested before each. Tiles first written in them are lost."""
+        f, tiles = self.function, self.expressions.tiles
+        first, end = (self.expressions.evaluate(bound).text for bound in (span.first, span.end))
+        first = f.call("llvm.smax.i64", "i64", [("i64", first), ("i64", "0")])
+        end = f.call("llvm.smin.i64", "i64", [("i64", end), ("i64", str(var.extent))])
+        head, inside, exit_ = self.head(var, body), f.label("inside"), f.label("end")
+        more = f.let(f"icmp slt i64 {head.index}, {end}")
+        f.do(f"br i1 {more}, label %{inside}, label %{exit_}")
+        f.open_block(inside)
+        known = dict(tiles)
+        self.iteration(head, first)
+        f.do(f"br label %{head.label}")
+        f.open_block(exit_)
+        tiles.clear()
+        tiles.update(known)
+
+    def head(self, var: Var, body: list[Stmt]) -> _Head:
+        """Open the block that a loop's iterations begin with, which carry the elements of tiles they write."""
         f, tiles = self.function, self.expressions.tiles
         written = {stmt.tile for stmt in statements(body) if isinstance(stmt, TileWrite)}
         entering = {key: value for key, value in tiles.items() if key[0] in written}
-        before, head = f.block, f.label(var.name)
-        f.do(f"br label %{head}")
-        f.open_block(head)
+        before, label = f.block, f.label(var.name)
+        f.do(f"br label %{label}")
+        f.open_block(label)
         index, slot = f.name(var.name), f.slots(1 + len(entering))
         phis = {key: Val(f.name("acc"), value.dtype, value.lanes) for key, value in entering.items()}
         tiles.update(phis)
         self.indices.bound[var] = index
+        return _Head(body, before, label, index, slot, entering, phis)
+
+    def iteration(self, head: _Head, first: str) -> str:
+        """Write an iteration, where `first` is the number of the first one; the number of the next one is returned."""
+        f, tiles = self.function, self.expressions.tiles
         f.push()
-        self.body(body)
+        self.body(head.body)
         f.pop()
-        following, latch = f.let(f"add nuw nsw i64 {index}, 1"), f.block
-        f.phi(slot, index, "i64", ("0", before), (following, latch))
-        for i, (key, phi) in enumerate(phis.items(), slot + 1):
-            f.phi(i, phi.text, phi.type, (entering[key].text, before), (tiles[key].text, latch))
-        more = f.let(f"icmp ult i64 {following}, {var.extent}")
-        exit_ = f.label("end")
-        f.do(f"br i1 {more}, label %{head}, label %{exit_}")
-        f.open_block(exit_)
+        following, latch = f.let(f"add nuw nsw i64 {head.index}, 1"), f.block
+        f.phi(head.slot, head.index, "i64", (first, head.before), (following, latch))
+        for i, (key, phi) in enumerate(head.phis.items(), head.slot + 1):
+            f.phi(i, phi.text, phi.type, (head.entering[key].text, head.before), (tiles[key].text, latch))
+        return following
+
+
+_Elements = dict[tuple[Tile, tuple[int, ...]], Val]
+
+
+@dataclass(frozen=True)
+class _Head:
+    """Of a serial loop: its body, the blocks before it and at its begin, its number, and room for its phis.
+
+    `entering` are the elements of tiles that it carries, as they are before it; in it they are the `phis`.
+    """
+
+    body: list[Stmt]
+    before: str
+    label: str
+    index: str
+    slot: int
+    entering: _Elements
+    phis: _Elements

@@ -8,9 +8,11 @@ reads them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,11 +35,11 @@ from glulam.compiler.loops.expr import Const, Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Tile, Var
 from glulam.compiler.targets import Target
 
-Step = Callable[[tuple[IndexLike, ...], tuple[IndexLike, ...], int], None]
-LookAhead = Callable[[tuple[IndexLike, ...], Affine, int], None]
-
-SAVED = 1 / 12  # of the products, if they meet only padding, is worth code of its own for some rows or columns
+SAVED = 1 / 12  # of the products, if they meet only padding, is worth code of its own for some columns
 _MANY_BLOCKS = 4  # of channels, so that the next one is mostly another one of the same pixels
+_DEEP = 3  # weights of a group that take more than this part of the second-level cache are gone through in parts
+_SUMS = 16  # part of that cache that their sums may take
+_UNEVEN = 1.05  # times its share that a thread may have to do, so that they can
 _FEW_PIXELS = 200  # of an image that is done with a group of weights before the next group has arrived
 
 
@@ -121,6 +123,54 @@ class ChannelGroups:
     bias: Buffer
 
 
+class Where(NamedTuple):
+    """For which channels of which image: a group of channel blocks, number `g` of convolution group `q`."""
+
+    group: ChannelGroups
+    n: Var
+    q: Var
+    g: Var
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where a register tile lies: `pixels` in a row, from `start` on.
+
+    `local` is where its first pixel lies among all those of its iteration.
+    """
+
+    where: Where
+    rows: Sequence[Affine]
+    start: Affine
+    pixels: int
+    local: tuple[IndexLike, ...] = ()
+
+    @property
+    def place(self) -> tuple[Affine, ...]:
+        """Of the first pixel."""
+        return (*self.rows, self.start)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Of a sum: `blocks` blocks of input channels from block `first` on, with so many lanes each."""
+
+    first: Affine
+    blocks: int
+    lanes: int
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """How much later weights are needed, in groups of output channels and in blocks of input channels."""
+
+    groups: int
+    blocks: int
+
+
+Visit = Callable[[Spot], None]
+
+
 class DirectConv:
     """The nest of loops; a subclass may put the results elsewhere."""
 
@@ -135,9 +185,8 @@ class DirectConv:
         self.in_channels = weights.shape[1]
         self.group_blocks = -(-ctx.output.shape[1] // self.groups // self.block)
         self.share = Affine.of(0)  # which share of the next weights the tile in hand asks for
-        self.sums: dict[tuple[int, ...], Buffer] = {}  # by the shape of the tile
-        self.taps = list(map(range, geometry.kernel))  # that the tile in hand meets, in each dimension
-        self.pixels = self.fmas = 0  # of the tile in hand; FMAs of one step
+        self.sums: dict[tuple[int, ...], Buffer] = {}  # by the shape of the tile, or of all tiles of an iteration
+        self.taps = range(geometry.kernel[-1])  # of a row, that the tile in hand meets
         self.image_level = 1  # the cache that the next pixels are brought to
         bias = ctx.data(2)
         self.bias = np.zeros(ctx.output.shape[1], np.float32) if bias is None else bias
@@ -176,59 +225,143 @@ class DirectConv:
 
     def flat(self, groups: Sequence[ChannelGroups], full: int, rest: int, pixels: int) -> None:
         """So many full tiles, and some pixels, along the only dimension."""
-        batch = self.ctx.output.shape[0]
-        for begin, times, length in runs(full, self.chunk(full), together=len(groups) == 1):
+        batch, run = self.ctx.output.shape[0], self.chunk(full)
+        deep = self.deep_run(groups, full, run, 1, pixels)
+        last = rest if deep >= full else 0
+        for begin, times, length in runs(full, deep or run, together=len(groups) == 1 or deep > 0):
             for group in groups:
-                with self.b.section(n=batch, q=self.groups, h=times, g=group.count, s=length) as (n, q, h, g, s):
-                    self.share = Affine.of(s)
-                    self.tile(group, (n, q, g), (), (h * length + s + begin) * pixels, pixels)
-        if rest:
+                extents = {} if deep else {"s": length}
+                with self.b.section(n=batch, q=self.groups, h=times, g=group.count, **extents) as (n, q, h, g, *inner):
+                    where = Where(group, n, q, g)
+                    tiles = partial(self.flat_tiles, where, inner, h * length + begin, length, pixels, last)
+                    self.iteration(where, tiles, (length * pixels + last,) if deep else None)
+        if rest > last:
             for group in groups:
                 with self.b.section(n=batch, q=self.groups, g=group.count) as (n, q, g):
                     self.share = Affine.of(full)
-                    self.tile(group, (n, q, g), (), Affine.of(full * pixels), rest)
+                    self.tile(Spot(Where(group, n, q, g), (), Affine.of(full * pixels), rest))
+
+    def flat_tiles(
+        self, where: Where, opened: Sequence[Var], begin: Affine, count: int, pixels: int, last: int, visit: Visit
+    ) -> None:
+        """`count` tiles from tile `begin` on, and one of the `last` pixels behind them, if any."""
+        with self.loops((count,), opened) as (s,):
+            self.share = Affine.of(s)
+            visit(Spot(where, (), (begin + s) * pixels, pixels, (s * pixels,)))
+        if last:
+            self.share = Affine.of(count)
+            visit(Spot(where, (), (begin + count) * pixels, last, (Affine.of(count * pixels),)))
 
     def rows(self, groups: Sequence[ChannelGroups], outer: Sequence[int], width: int, tiling: Tiling) -> None:
         """Tiles along the last of several dimensions."""
         columns = self.columns(width, tiling)
-        if not outer:
-            self.band(groups, Met(0, 1, range(1)), (), columns, tiling.pixels)
-        for band in self.bands(outer, width, tiling) if outer else []:
-            self.taps[0] = band.taps
-            self.band(groups, band, outer[1:], columns, tiling.pixels)
-
-    def band(
-        self, groups: Sequence[ChannelGroups], band: Met, others: Sequence[int], columns: Sequence[Met], pixels: int
-    ) -> None:
-        """The rows of a band; there may be no rows, but only columns."""
-        extents = {f"o{d}": extent for d, extent in enumerate(others, 1)}
-        for begin, times, length in runs(band.count, self.run(band.count), together=len(groups) == 1):
+        count, *others = outer or [1]
+        run = self.run(count)
+        deep = self.deep_run(
+            groups, count, run, math.prod(others) * -(-width // tiling.pixels), math.prod(others) * width
+        )
+        for begin, times, length in runs(count, deep or run, together=len(groups) == 1 or deep > 0):
+            extents = (length, *others)
+            inner = {} if deep else {f"o{d}": extent for d, extent in enumerate(extents)}
             for group in groups:
-                space = {"n": self.ctx.output.shape[0], "h": times, "q": self.groups, "g": group.count, "o0": length}
-                with self.b.section(**space, **extents) as (n, h, q, g, o, *inner):
-                    rows = [h * length + o + (band.first + begin), *map(Affine.of, inner)][: self.geometry.rank - 1]
-                    self.share = rows[-1] if rows else Affine.of(0)
-                    for each in columns:
-                        self.taps[-1] = each.taps
-                        for first, count, wide in pieces(each.count, pixels):
-                            with self.b.serial("s", count) as s:
-                                self.tile(group, (n, q, g), rows, s * wide + (each.first + first), wide)
+                space = {"n": self.ctx.output.shape[0], "h": times, "q": self.groups, "g": group.count}
+                with self.b.section(**space, **inner) as (n, h, q, g, *opened):
+                    where = Where(group, n, q, g)
+                    first = h * length + begin if outer else None
+                    tiles = partial(self.row_tiles, where, opened, first, extents, columns, tiling.pixels)
+                    self.iteration(where, tiles, (*extents, width) if deep else None)
 
-    def bands(self, outer: Sequence[int], width: int, tiling: Tiling) -> list[Met]:
-        """The rows of the first dimension, by the rows of taps that meet more than padding.
+    def row_tiles(
+        self, where: Where, opened: Sequence[Var], first: Affine | None, extents: Shape, columns: Sequence[Met],
+        pixels: int, visit: Visit,
+    ) -> None:  # fmt: skip
+        """All tiles of the rows of so many `extents`, from row `first` on; there may be no rows, but only columns."""
+        with self.loops(extents, opened) as place:
+            rows = [] if first is None else [first + place[0], *map(Affine.of, place[1:])]
+            self.share = rows[-1] if rows else Affine.of(0)
+            for each in columns:
+                self.taps = each.taps
+                for begin, count, wide in pieces(each.count, pixels):
+                    with self.b.serial("s", count) as s:
+                        start = s * wide + (each.first + begin)
+                        visit(Spot(where, rows, start, wide, (*place, start)))
 
-        All as one if that saves too little, since weights beyond the second-level cache are fetched for each band.
+    @contextmanager
+    def loops(self, extents: Shape, opened: Sequence[Var]) -> Iterator[Sequence[Var]]:
+        """Serial loops, unless they are `opened` already, as the section's own."""
+        with ExitStack() as stack:
+            yield opened or [stack.enter_context(self.b.serial(f"o{d}", extent)) for d, extent in enumerate(extents)]
+
+    def deep_run(self, groups: Sequence[ChannelGroups], count: int, run: int, tiles: int, pixels: int) -> int:
+        """How many of `count` rows of so many `tiles` and `pixels`, at most `run`, add up part by part together.
+
+        As many as leave each thread its share, and keep their sums in a cache; 0 if none do.
         """
-        found, height, taps = self.met(0, outer[0]), outer[0], self.geometry.kernel[0]
-        target, weights, depth = self.ctx.target, self.weights.nbytes, self.weights[0].size
-        whole = math.prod(outer) * row_cycles(target, tiling, width, self.group_blocks, depth) * self.groups
-        saved = whole * (1 - sum(band.count * len(band.taps) for band in found) / max(1, height * taps))
-        again = weights / stream_rate(target, weights) if weights > target.l2_bytes // 2 else 0.0
-        split = saved - (len(found) - 1) * again > SAVED * whole
-        return found if split else [Met(0, height, range(taps))]
+        target, widest = self.ctx.target, max(groups, key=lambda group: group.blocks)
+        weights = self.weights[0].nbytes * widest.blocks * widest.lanes
+        if not self.has_parts() or weights <= target.l2_bytes // _DEEP:
+            return 0
+        images = self.ctx.output.shape[0] * self.groups
+        smaller = [group for group in groups if group.blocks < widest.blocks or group.lanes < widest.lanes]
+        sums = pixels * widest.blocks * widest.lanes * 4
+        fit = max(1, min(run, target.l2_bytes // _SUMS // sums))
+        for times in range(-(-count // fit), count + 1):
+            length = -(-count // times)
+            rounds = -(-count // length) * images
+            parts = Parts(
+                widest.count * rounds,
+                sum(group.count for group in smaller) * rounds,
+                max((group.blocks / widest.blocks for group in smaller), default=0.0),
+            )
+            if length * tiles < 2:
+                return 0
+            if parts.busiest(target.threads) <= _UNEVEN:
+                return length
+        return 0
+
+    def iteration(self, where: Where, tiles: Callable[[Visit], None], pixels: Shape | None) -> None:
+        """Register tiles one by one; or, if `pixels` says how many they have together, all of them part by part.
+
+        Then the weights of a part stay in the first caches while all tiles meet them.
+        """
+        if pixels is None:
+            tiles(self.tile)
+            return
+        b, group, shape = self.b, where.group, (*pixels, where.group.blocks, where.group.lanes)
+        if shape not in self.sums:
+            self.sums[shape] = b.scratch(f"sums{len(self.sums)}", shape)
+        kept = self.sums[shape]
+
+        def begin(spot: Spot) -> None:
+            *outer, first = spot.local
+            with b.vector("v", group.lanes) as v, b.unrolled("t", spot.pixels) as t, b.unrolled("j", group.blocks) as j:
+                b.store(kept[(*outer, first + t, j, v)], group.bias[where.q, where.g, j, v])
+
+        def add(part: Part, spot: Spot) -> None:
+            with b.vector("v", group.lanes) as v:
+                acc = b.tile("acc", spot.pixels, group.blocks)
+                sums = PartialSums(b, kept, lambda t, j: acc[t, j], v, spot.pixels, spot.local)
+                sums.clear()
+                self.add_part(spot, part, acc, v, Ahead(0, part.blocks))
+                sums.add()
+
+        def end(spot: Spot) -> None:
+            *outer, first = spot.local
+            with b.vector("v", group.lanes) as v:
+                self.finish(spot, v, lambda t, j: kept[(*outer, first + t, j, v)])
+            self.empty_lanes(spot)
+
+        tiles(begin)
+        for first, count, length, lanes in self.runs():
+            with b.serial("p", count) as p:
+                tiles(partial(add, Part(p * length + first, length, lanes)))
+        tiles(end)
 
     def columns(self, width: int, tiling: Tiling) -> list[Met]:
-        """The same for columns, where tiles must not become too narrow."""
+        """The columns, by the taps of a row that meet more than padding.
+
+        All as one if that saves too little: tiles must not become too narrow.
+        """
         taps = self.geometry.kernel[-1]
 
         def cycles(columns: Sequence[Met]) -> float:
@@ -238,67 +371,121 @@ class DirectConv:
             ]
             return sum(row_cycles(self.ctx.target, tile, n, self.group_blocks, deep) for tile, n, deep in tiles)
 
-        found, whole = self.met(self.geometry.rank - 1, width), [Met(0, width, range(taps))]
+        found, whole = self.geometry.met(-1, width, self.x.operand.spatial[-1]), [Met(0, width, range(taps))]
         return found if cycles(found) < (1 - SAVED) * cycles(whole) else whole
 
-    def met(self, d: int, outputs: int) -> list[Met]:
-        return self.geometry.met(d, outputs, self.x.operand.spatial[d])
-
-    def tile(
-        self, group: ChannelGroups, where: tuple[Var, Var, Var], rows: Sequence[IndexLike], start: Affine, pixels: int
-    ) -> None:
+    def tile(self, spot: Spot) -> None:
         """One register tile: start from the bias, reduce, finish, store."""
-        b, (n, q, g), packed, bias, per_group = self.b, where, group.packed, group.bias, group.blocks
-        self.pixels, self.fmas = pixels, pixels * per_group
-        self.empty_lanes(group, where, rows, start, pixels)
+        b, (group, _, q, g) = self.b, spot.where
         with b.vector("v", group.lanes) as v:
-            acc = b.tile("acc", pixels, per_group)
-            sums = self.partial_sums(acc, v)
+            acc = b.tile("acc", spot.pixels, group.blocks)
+            sums = PartialSums.of(b, self.sums, acc, v) if self.has_parts() else None
             if sums is not None:
-                sums.start(lambda t, j: bias[q, g, j, v])
+                sums.start(lambda t, j: group.bias[q, g, j, v])
             else:
-                with b.unrolled("j", per_group) as j, b.unrolled("t", pixels) as t:
-                    b.store(acc[t, j], bias[q, g, j, v])
+                with b.unrolled("j", group.blocks) as j, b.unrolled("t", spot.pixels) as t:
+                    b.store(acc[t, j], group.bias[q, g, j, v])
+            if self.in_block == 1:
+                self.add_plain(spot, acc, v)
+            else:
+                for first, count, length, lanes in self.runs():
+                    with b.serial("p", count) as p:
+                        self.add_part(spot, Part(p * length + first, length, lanes), acc, v, Ahead(1, 0))
+                        if sums is not None:
+                            sums.flush()
+            self.finish(spot, v, (lambda t, j: acc[t, j]) if sums is None else sums.total)
+        self.empty_lanes(spot)
 
-            def step(point: tuple[IndexLike, ...], weight: tuple[IndexLike, ...], strides: int) -> None:
-                with b.unrolled("t", pixels) as t, b.unrolled("j", per_group) as j:
-                    *head, last = point[2:] if self.in_block == 1 else point[2:-1]
-                    lane = () if self.in_block == 1 else (point[-1],)
-                    place = (*point[:2], *head, t * strides + last, *lane)
-                    value = Fma(self.x[place], packed[(q, g, *weight, j, v)], acc[t, j])
-                    b.store(acc[t, j], value)
+    def add_plain(self, spot: Spot, acc: Tile, v: Var) -> None:
+        """Add the products with all channels of a plain input to a tile."""
+        b, (_, n, q, _) = self.b, spot.where
+        with ExitStack() as stack:
+            taps = self.tap_loops(spot, stack)
+            unroll = unrolled_steps(self.in_channels, math.prod(acc.shape))
+            i = stack.enter_context(b.serial("i", self.in_channels // unroll))
+            u = stack.enter_context(b.unrolled("u", unroll))
+            channel = i * unroll + u
+            self.add(spot, acc, v, (n, q * self.in_channels + channel), (), taps, (*taps, channel))
 
-            def look_ahead(taps: tuple[IndexLike, ...], channel: Affine, unroll: int) -> None:
-                """Ask for the next group's weights: at once if there are few, else for another share in each tile."""
-                at_once = packed.strides[1] * 4 <= self.ctx.target.l2_bytes // 8
-                shares = [Affine.of(k) for k in range(unroll)] if at_once else [self.share]
-                with b.unrolled("j", per_group) as j:
-                    for share in shares:
-                        b.prefetch(packed[(q, g + 1, *taps, channel + share, j, 0)])
+    def add_part(self, spot: Spot, part: Part, acc: Tile, v: Var, ahead: Ahead) -> None:
+        """Add a part of the products to a tile, and ask for weights that are needed later, if they come from afar."""
+        b, (group, n, q, g) = self.b, spot.where
+        group_blocks = self.in_channels // self.in_block if self.groups > 1 else 0
+        with ExitStack() as stack:
+            c = part.first + stack.enter_context(b.serial("c", part.blocks))
+            taps = self.tap_loops(spot, stack)
+            unroll = unrolled_steps(part.lanes, math.prod(acc.shape))
+            i = stack.enter_context(b.serial("i", part.lanes // unroll))
+            if self.streams_image():
+                self.prefetch_image(spot, n, c, i, part.lanes // unroll)
+            if self.streams_weights():
+                place = (Affine.of(q), g + ahead.groups, c + ahead.blocks, *taps)
+                self.prefetch_weights(group, place, i * unroll, unroll)
+            channel = i * unroll + stack.enter_context(b.unrolled("u", unroll))
+            self.add(spot, acc, v, (n, q * group_blocks + c), (channel,), taps, (c, *taps, channel))
 
-            flush = None if sums is None else sums.flush
-            self.reduce((n, q), rows, start, step, look_ahead if self.streams_weights() else None, flush)
-            with b.unrolled("j", per_group) as j, b.unrolled("t", pixels) as t:
-                block = q * self.group_blocks + g * per_group + j + group.first
-                point: Point = (n, block, *self.grid.place([*rows, start + t]), v)
-                total = acc[t, j] if sums is None else sums.total(t, j)
-                self.put(point, j, self.ctx.finish(total, point))
+    def add(
+        self, spot: Spot, acc: Tile, v: Var, channel: tuple[IndexLike, Affine], lane: tuple[Affine, ...],
+        taps: Sequence[Affine], weight: tuple[Affine, ...],
+    ) -> None:  # fmt: skip
+        """Add the products of one channel, which lies at `channel` and, in blocks, at `lane`, for one tap."""
+        b, geo, where = self.b, self.geometry, spot.where
+        with b.unrolled("t", spot.pixels) as t, b.unrolled("j", where.group.blocks) as j:
+            *outer, start = spot.place
+            place = geo.input_place([*outer, start + t], taps)
+            factor = where.group.packed[(where.q, where.g, *weight, j, v)]
+            b.store(acc[t, j], Fma(self.x[(*channel, *place, *lane)], factor, acc[t, j]))
 
-    def empty_lanes(
-        self, group: ChannelGroups, where: tuple[Var, Var, Var], rows: Sequence[IndexLike], start: Affine, pixels: int
-    ) -> None:
+    def tap_loops(self, spot: Spot, stack: ExitStack) -> list[Affine]:
+        """Loops over the taps that a tile meets."""
+        geo, found = self.geometry, []
+        for d, row in enumerate(spot.rows):
+            met = geo.met_taps(d, row, self.x.operand.spatial[d])
+            found.append(Affine.of(stack.enter_context(self.b.serial("k", geo.kernel[d], met))))
+        return [*found, stack.enter_context(self.b.serial("k", len(self.taps))) + self.taps.start]
+
+    def prefetch_image(self, spot: Spot, n: Var, block: Affine, part: Var, parts: int) -> None:
+        """Ask for one of `parts` of the tile's pixels in the next channel block; of few blocks, the next tile's."""
+        count = -(-spot.pixels // parts)
+        with self.b.unrolled("a", count) as a:
+            place = spot.start + part * count + a
+            if self.in_channels >= _MANY_BLOCKS * self.in_block:
+                self.b.prefetch(self.x[n, block + 1, place, 0])
+            else:
+                self.b.prefetch(self.x[n, block, place + spot.pixels, 0], self.image_level)
+
+    def prefetch_weights(self, group: ChannelGroups, place: tuple[Affine, ...], channel: Affine, unroll: int) -> None:
+        """Ask for a group's weights that are needed later: at once if there are few, else for a share in each tile."""
+        at_once = group.packed.strides[1] * 4 <= self.ctx.target.l2_bytes // 8
+        shares = [Affine.of(k) for k in range(unroll)] if at_once else [self.share]
+        with self.b.unrolled("j", group.blocks) as j:
+            for share in shares:
+                self.b.prefetch(group.packed[(*place, channel + share, j, 0)])
+
+    def finish(self, spot: Spot, v: Var, total: Callable[[Var, Var], Expr]) -> None:
+        """Store a tile of sums, `total(pixel, block)`, with what the epilogue makes of them."""
+        (group, n, q, g), b = spot.where, self.b
+        with b.unrolled("j", group.blocks) as j, b.unrolled("t", spot.pixels) as t:
+            block = q * self.group_blocks + g * group.blocks + j + group.first
+            point: Point = (n, block, *self.grid.place([*spot.rows, spot.start + t]), v)
+            self.put(point, j, self.ctx.finish(total(t, j), point))
+
+    def empty_lanes(self, spot: Spot) -> None:
         """Zeros in the lanes of a tile that are not computed."""
-        b, (n, q, g), empty = self.b, where, self.block - group.lanes
-        if empty:
-            with b.vector("v", empty) as v, b.unrolled("j", group.blocks) as j, b.unrolled("t", pixels) as t:
+        (group, n, q, g), b = spot.where, self.b
+        if empty := self.block - group.lanes:
+            with b.vector("v", empty) as v, b.unrolled("j", group.blocks) as j, b.unrolled("t", spot.pixels) as t:
                 block = q * self.group_blocks + g * group.blocks + j + group.first
-                self.put((n, block, *self.grid.place([*rows, start + t]), v + group.lanes), j, Const(0.0))
+                place = self.grid.place([*spot.rows, spot.start + t])
+                self.put((n, block, *place, v + group.lanes), j, Const(0.0))
 
-    def partial_sums(self, acc: Tile, v: Var) -> PartialSums | None:
-        """Where the tile's sums go part by part, if they are long."""
-        if self.in_block == 1 or sum(count for _, count, _, lanes in self.runs() if lanes == self.in_block) < 2:
-            return None
-        return PartialSums.of(self.b, self.sums, acc, v)
+    def put(self, point: tuple[IndexLike, ...], j: Var, value: Expr) -> None:
+        """Store a finished element, of block `j` of the tile's."""
+        self.ctx.write(point, value)
+
+    def has_parts(self) -> bool:
+        """Whether the sums are long, and added up part by part."""
+        return self.in_block > 1 and sum(count for _, count, _, lanes in self.runs() if lanes == self.in_block) > 1
 
     def run(self, count: int) -> int:
         """How many of `count` rows, or tiles, go through all channel groups before the next ones do."""
@@ -323,73 +510,10 @@ class DirectConv:
         far = self.image_bytes() > self.ctx.target.l2_bytes
         return far and self.geometry.is_pointwise and self.geometry.rank == 1 and self.groups == 1
 
-    def prefetch_image(self, n: Var, block: Affine, start: Affine, part: Var, parts: int) -> None:
-        """Ask for one of `parts` of the tile's pixels in the next channel block; of few blocks, the next tile's."""
-        count = -(-self.pixels // parts)
-        with self.b.unrolled("a", count) as a:
-            place = start + part * count + a
-            if self.in_channels >= _MANY_BLOCKS * self.in_block:
-                self.b.prefetch(self.x[n, block + 1, place, 0])
-            else:
-                self.b.prefetch(self.x[n, block, place + self.pixels, 0], self.image_level)
-
     def streams_weights(self) -> bool:
         """Whether the weights come from afar, and few pixels share the time until the next ones are needed."""
         pixels = self.ctx.output.shape[0] * math.prod(self.grid.extents)
         return self.weights.nbytes > self.ctx.target.l2_bytes // 2 and pixels <= _FEW_PIXELS
-
-    def put(self, point: tuple[IndexLike, ...], j: Var, value: Expr) -> None:
-        """Store a finished element, of block `j` of the tile's."""
-        self.ctx.write(point, value)
-
-    def reduce(
-        self, where: tuple[Var, Var], rows: Sequence[IndexLike], start: Affine, step: Step,
-        look_ahead: LookAhead | None = None, flush: Callable[[], None] | None = None,
-    ) -> None:  # fmt: skip
-        """Loops over input channels and kernel taps around `step(input point, weight index, pixel stride)`.
-
-        `look_ahead(weight index, channel, count)` is called once for the `count` channels that are unrolled together,
-        `flush` at the end of each part of the sum.
-        """
-        geo, (n, q) = self.geometry, where
-        places = [Affine.of(r) for r in rows] + [start]
-
-        def spatial(taps: Sequence[IndexLike]) -> list[IndexLike]:
-            return [
-                place * s + Affine.of(k) * d - pad
-                for place, s, k, d, (pad, _) in zip(places, geo.strides, taps, geo.dilations, geo.pads, strict=True)
-            ]
-
-        if self.in_block == 1:
-            with ExitStack() as stack:
-                taps = self.tap_loops(stack)
-                unroll = unrolled_steps(self.in_channels, self.fmas)
-                i = stack.enter_context(self.b.serial("i", self.in_channels // unroll))
-                u = stack.enter_context(self.b.unrolled("u", unroll))
-                channel = q * self.in_channels + i * unroll + u
-                step((n, channel, *spatial(taps)), (*taps, i * unroll + u), geo.strides[-1])
-            return
-        group_blocks = self.in_channels // self.in_block if self.groups > 1 else 0
-        for first, count, length, lanes in self.runs():
-            with self.b.serial("p", count) as p:
-                with ExitStack() as stack:
-                    c = stack.enter_context(self.b.serial("c", length)) + p * length + first
-                    taps = self.tap_loops(stack)
-                    unroll = unrolled_steps(lanes, self.fmas)
-                    i = stack.enter_context(self.b.serial("i", lanes // unroll))
-                    if self.streams_image():
-                        self.prefetch_image(n, c, start, i, lanes // unroll)
-                    if look_ahead is not None:
-                        look_ahead((c, *taps), i * unroll, unroll)
-                    u = stack.enter_context(self.b.unrolled("u", unroll))
-                    channel = (c, *taps, i * unroll + u)
-                    step((n, q * group_blocks + c, *spatial(taps), i * unroll + u), channel, geo.strides[-1])
-                if flush is not None:
-                    flush()
-
-    def tap_loops(self, stack: ExitStack) -> list[Affine]:
-        """Loops over the taps that the tile in hand meets."""
-        return [stack.enter_context(self.b.serial("k", len(taps))) + taps.start for taps in self.taps]
 
     def runs(self) -> list[tuple[int, int, int, int]]:
         """(first, count, length, lanes) of the parts of a sum: of so many input channel blocks, of so many lanes."""

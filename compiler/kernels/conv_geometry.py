@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glulam.compiler.graph.types import Shape
-from glulam.compiler.loops.ir import Affine, IndexLike
+from glulam.compiler.loops.ir import Affine, IndexLike, IndexValue, Span
 
 Indices = npt.NDArray[np.int64]
 
@@ -59,6 +59,17 @@ class ConvGeometry:
             pixels = list(each)
             found.append(Met(pixels[0], len(pixels), alike))
         return found
+
+    def met_taps(self, d: int, output: Affine, inputs: int) -> Span | None:
+        """The taps for which an output pixel of dimension `d` meets some of its `inputs`; None if all always do."""
+        dilation, place = self.dilations[d], output * self.strides[d] - self.pads[d][0]
+        low, high = place.bounds()
+        if low >= 0 and high + (self.kernel[d] - 1) * dilation < inputs:
+            return None
+        ends = [IndexValue(end - place + (dilation - 1)) for end in (0, inputs)]
+        # What is negative, and so rounded the wrong way, lies outside the loop anyhow.
+        first, end = ends if dilation == 1 else [each / dilation for each in ends]
+        return Span(first, end)
 
     def input_place(self, output: Sequence[Affine], tap: Sequence[IndexLike]) -> list[Affine]:
         """Where a tap meets the input for an output pixel."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered, Operand
-from glulam.compiler.kernels.conv_direct import ChannelGroups, DirectConv
+from glulam.compiler.kernels.conv_direct import DirectConv, Spot, Where
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import constant_weights
 from glulam.compiler.kernels.tiling import Parts, Tiling, tilings
@@ -94,7 +94,7 @@ class _ConvPool(DirectConv):
                 with self.b.section(**space) as (n, q, g, c):
                     chunk = c + chunks.first
                     self.fill_padding(chunks, width, group.blocks)
-                    self.convolve(chunks, chunk * rows, (n, q, g), group, tiling.pixels)
+                    self.convolve(chunks, chunk * rows, Where(group, n, q, g), tiling.pixels)
                     block = q * self.group_blocks + g * group.blocks + group.first
                     self.pool(chunks, chunk * rows, n, block, group.blocks)
         return ctx.finished()
@@ -154,9 +154,7 @@ class _ConvPool(DirectConv):
             ):
                 b.store(scratch[r + row, w + column, j, v], self.window.pad_value)
 
-    def convolve(
-        self, chunks: Chunks, pooled_row: Affine, where: tuple[Var, Var, Var], group: ChannelGroups, pixels: int
-    ) -> None:
+    def convolve(self, chunks: Chunks, pooled_row: Affine, where: Where, pixels: int) -> None:
         """The rows of the convolution, tile by tile; columns that no window reads are left out."""
         scratch, geo = self.scratch, self.window.geometry
         assert scratch is not None
@@ -167,9 +165,9 @@ class _ConvPool(DirectConv):
             row = pooled_row * geo.strides[0] + r + (chunks.low - geo.before[0])
             if full:
                 with self.b.serial("s", full) as s:
-                    self.tile(group, where, (row,), s * pixels, pixels)
+                    self.tile(Spot(where, (row,), s * pixels, pixels))
             if rest:
-                self.tile(group, where, (row,), Affine.of(full * pixels), rest)
+                self.tile(Spot(where, (row,), Affine.of(full * pixels), rest))
 
     def put(self, point: tuple[IndexLike, ...], j: Var, value: Expr) -> None:
         assert self.scratch is not None

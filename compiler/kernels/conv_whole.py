@@ -14,6 +14,7 @@ from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_direct import ChannelGroups, DirectConv
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import constant_weights
+from glulam.compiler.kernels.partial_sums import PartialSums
 from glulam.compiler.kernels.tiling import Parts, Tiling, row_cycles, unrolled_steps
 from glulam.compiler.loops.expr import Fma
 from glulam.compiler.loops.ir import Affine, Tile, Var
@@ -72,7 +73,7 @@ class _Whole(DirectConv):
         """One register tile: start from the bias, reduce, finish, store."""
         b, (n, q, g), extents = self.b, where, self.grid.extents
         acc = b.tile("acc", math.prod(extents), group.blocks)
-        sums = self.partial_sums(acc, v)
+        sums = PartialSums.of(b, self.sums, acc, v) if self.has_parts() else None
         if sums is not None:
             sums.start(lambda t, j: group.bias[q, g, j, v])
         else:

@@ -229,7 +229,7 @@ class _Columns:
         """Where the tile's sums go part by part, if they are long."""
         if self.dtype is not DType.F32 or acc.shape[0] > 1 or sum(count for _, count, _ in self.parts) < 2:
             return None
-        return PartialSums(self.b, self.sums_buffer(acc, v), lambda r, j: acc[0, r, j], v)
+        return PartialSums(self.b, self.sums_buffer(acc, v), lambda r, j: acc[0, r, j], v, acc.shape[1])
 
     @property
     def parts(self) -> list[tuple[int, int, int]]:

@@ -7,12 +7,13 @@ Algorithms, 2002, section 4.2). Which products make a part follows from the sum 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Buffer, Builder, IndexLike, Tile, TileRead, Var
+from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Load, Tile, TileRead, Var
 
 PART = 384  # products of a part, about
 
@@ -31,12 +32,17 @@ def parts(rounds: int, products: int) -> list[tuple[int, int, int]]:
 
 @dataclass(frozen=True)
 class PartialSums:
-    """The copy of a tile of rows x blocks of vectors in memory; `tile(row, block)` is the part of a sum in hand."""
+    """The copy of a tile of `rows` x blocks of vectors in memory; `tile(row, block)` is the part of a sum in hand.
+
+    The buffer may be that of many tiles, [..., rows, blocks, lanes], in which this one begins `at` a row.
+    """
 
     b: Builder
     buffer: Buffer
     tile: Callable[[IndexLike, IndexLike], TileRead]
     lane: Var
+    rows: int
+    at: tuple[IndexLike, ...] = (0,)
 
     @classmethod
     def of(cls, b: Builder, buffers: dict[tuple[int, ...], Buffer], tile: Tile, lane: Var) -> PartialSums:
@@ -44,20 +50,35 @@ class PartialSums:
         shape = (*tile.shape, lane.extent)
         if shape not in buffers:
             buffers[shape] = b.scratch(f"sums{len(buffers)}", shape)
-        return cls(b, buffers[shape], lambda row, block: tile[row, block], lane)
+        return cls(b, buffers[shape], lambda row, block: tile[row, block], lane, tile.shape[0])
 
     def start(self, value: Callable[[Var, Var], Expr]) -> None:
         """Begin with `value(row, block)`."""
-        with self.b.unrolled("t", self.buffer.shape[0]) as t, self.b.unrolled("j", self.buffer.shape[1]) as j:
-            self.b.store(self.buffer[t, j, self.lane], value(t, j))
+        with self._elements() as (t, j):
+            self.b.store(self.total(t, j), value(t, j))
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin a part."""
+        with self._elements() as (t, j):
             self.b.store(self.tile(t, j), 0.0)
+
+    def add(self) -> None:
+        """Add a part that has ended to the sum."""
+        with self._elements() as (t, j):
+            self.b.store(self.total(t, j), self.total(t, j) + self.tile(t, j))
 
     def flush(self) -> None:
-        """End a part."""
-        with self.b.unrolled("t", self.buffer.shape[0]) as t, self.b.unrolled("j", self.buffer.shape[1]) as j:
-            self.b.store(self.buffer[t, j, self.lane], self.total(t, j) + self.tile(t, j))
-            self.b.store(self.tile(t, j), 0.0)
+        """End a part and begin the next one."""
+        self.add()
+        self.clear()
 
-    def total(self, t: IndexLike, j: IndexLike) -> Expr:
+    def total(self, t: IndexLike, j: IndexLike) -> Load:
         """The sum of all parts that have ended."""
-        return self.buffer[t, j, self.lane]
+        *outer, first = self.at
+        return self.buffer[(*outer, Affine.of(first) + t, j, self.lane)]
+
+    @contextmanager
+    def _elements(self) -> Iterator[tuple[Var, Var]]:
+        with self.b.unrolled("t", self.rows) as t, self.b.unrolled("j", self.buffer.shape[-2]) as j:
+            yield t, j

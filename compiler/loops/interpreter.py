@@ -26,6 +26,7 @@ from glulam.compiler.loops.ir import (
     LaneShuffle,
     Load,
     Prefetch,
+    Span,
     Stmt,
     Store,
     Tile,
@@ -65,11 +66,11 @@ class _Run:
                     self.env[var], self.lanes = np.arange(var.extent), var.extent
                     self.body(inner)
                     del self.env[var]
-                case For(var, _, inner):
-                    for i in range(var.extent):
+                case For(var, _, inner, span):
+                    for i in self.iterations(var, span):
                         self.env[var] = i
                         self.body(inner)
-                    del self.env[var]
+                    self.env.pop(var, None)
                 case Store(buffer, index, value):
                     result = self.value(value, {})
                     self.memory[buffer][self.offset(buffer, index)] = result
@@ -79,6 +80,12 @@ class _Run:
                     self.tiles[tile] = {}
                 case TileWrite(tile, index, value):
                     self.tiles[tile][self.place(index)] = self.value(value, {})
+
+    def iterations(self, var: Var, span: Span | None) -> range:
+        if span is None:
+            return range(var.extent)
+        first, end = (int(self.value(bound, {})) for bound in (span.first, span.end))
+        return range(max(0, first), min(var.extent, end))
 
     def place(self, index: tuple[Affine, ...]) -> tuple[int, ...]:
         return tuple(int(self.affine(i)) for i in index)

@@ -268,10 +268,23 @@ class LanePick(Expr):
 
 
 @dataclass(frozen=True, eq=False)
+class Span:
+    """Some of a loop's iterations: from `first` on, up to `end`, which is not one of them, but none outside the loop.
+
+    Both are I64 values, the same for all lanes, computed when the loop begins.
+    """
+
+    first: Expr
+    end: Expr
+
+
+@dataclass(frozen=True, eq=False)
 class For:
     var: Var
     kind: Kind
     body: list[Stmt]
+    span: Span | None = None
+    """Of a serial loop, the iterations that take place; all of them without one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -391,8 +404,8 @@ class Builder:
         """
         return _SectionScope(self, tuple(Var(name, extent) for name, extent in extents.items()), leading)
 
-    def serial(self, name: str, extent: int) -> _LoopScope:
-        return _LoopScope(self, Var(name, extent), Kind.SERIAL)
+    def serial(self, name: str, extent: int, span: Span | None = None) -> _LoopScope:
+        return _LoopScope(self, Var(name, extent), Kind.SERIAL, span)
 
     def unrolled(self, name: str, extent: int) -> _LoopScope:
         return _LoopScope(self, Var(name, extent), Kind.UNROLLED)
@@ -449,8 +462,8 @@ class _SectionScope:
 
 
 class _LoopScope:
-    def __init__(self, builder: Builder, var: Var, kind: Kind) -> None:
-        self.builder, self.var, self.kind = builder, var, kind
+    def __init__(self, builder: Builder, var: Var, kind: Kind, span: Span | None = None) -> None:
+        self.builder, self.var, self.kind, self.span = builder, var, kind, span
 
     def __enter__(self) -> Var:
         self.builder._stack.append([])
@@ -459,4 +472,4 @@ class _LoopScope:
     def __exit__(self, *exc: object) -> None:
         body = self.builder._stack.pop()
         if exc[0] is None and self.var.extent:
-            self.builder._emit(For(self.var, self.kind, body))
+            self.builder._emit(For(self.var, self.kind, body, self.span))

@@ -65,8 +65,9 @@ def _body(body: Iterable[Stmt], depth: int) -> Iterable[str]:
     pad = "  " * depth
     for stmt in body:
         match stmt:
-            case For(var, kind, inner):
-                yield f"{pad}{kind.value} {var.name} < {var.extent} {{"
+            case For(var, kind, inner, span):
+                some = "" if span is None else f" from {show(span.first)} to {show(span.end)}"
+                yield f"{pad}{kind.value} {var.name} < {var.extent}{some} {{"
                 yield from _body(inner, depth + 1)
                 yield f"{pad}}}"
             case Store(buffer, index, value):

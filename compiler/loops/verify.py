@@ -23,6 +23,7 @@ from glulam.compiler.loops.ir import (
     LaneShuffle,
     Load,
     Prefetch,
+    Span,
     Stmt,
     Store,
     Tile,
@@ -81,11 +82,21 @@ class _Verifier:
             self.fail(f"parallel loop {loop.var.name} inside a section's body")
         if loop.kind is Kind.VECTOR and self.vector is not None:
             self.fail(f"vector loop {loop.var.name} inside another vector loop")
+        if loop.span is not None:
+            self.span(loop.span, loop)
         self.enter(loop.var, loop.kind)
         outer, self.vector = self.vector, loop.var if loop.kind is Kind.VECTOR else self.vector
         self.body(loop.body)
         self.vector = outer
         del self.kinds[loop.var]
+
+    def span(self, span: Span, loop: For) -> None:
+        if loop.kind is not Kind.SERIAL:
+            self.fail(f"{loop.kind.value} loop {loop.var.name} has a span; only serial loops may")
+        for bound in (span.first, span.end):
+            if self.value(bound, {}):
+                self.fail(f"the span of loop {loop.var.name} differs between lanes")
+            self.same(bound, DType.I64, f"the span of loop {loop.var.name}")
 
     def enter(self, var: Var, kind: Kind) -> None:
         if var.extent < 1:

@@ -230,10 +230,11 @@ def _met_share(node: Node) -> float:
     geometry = ConvGeometry(weights.shape[2:], op.strides, op.dilations, op.pads)
     share = 1.0
     for d, (outputs, inputs) in enumerate(zip(node.output.shape[2:], x.shape[2:], strict=True)):
-        if outputs and (d == 0 or op.dilations[d] > 1):
+        if outputs:
             met = sum(part.count * len(part.taps) for part in geometry.met(d, outputs, inputs))
             each = met / (outputs * weights.shape[2 + d])
-            share *= each if each < 1 - conv_direct.SAVED else 1.0
+            if d < geometry.rank - 1 or (each < 1 - conv_direct.SAVED and (d == 0 or op.dilations[d] > 1)):
+                share *= each
     return share
 
 

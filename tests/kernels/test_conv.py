@@ -50,9 +50,8 @@ def check(op, arrays, target, native, constants=(1, 2), **options):
     np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=5e-5)
 
 
-def template(op, arrays, constants=(1, 2), name="x86-64-v4"):
-    """The template that is taken for blocked operands, and those that refused."""
-    machine = target(name)
+def lowered(op, arrays, machine, constants=(1, 2)):
+    """The kernel for operands in blocks."""
     block = Layout(machine.lanes, op.padding(0, [f32(*a.shape) for a in arrays[:2]]).spans)
     operands = [
         None if a is None else Operand(f32(*a.shape), PLAIN if i else block, None, a if i in constants else None)
@@ -60,8 +59,13 @@ def template(op, arrays, constants=(1, 2), name="x86-64-v4"):
     ]
     (out,) = op.infer(*(None if a is None else f32(*a.shape) for a in arrays))
     ctx = Context("k", machine, operands, [Operand(out, Layout(machine.lanes, ((0, 0),) * (out.rank - 2)))])
-    lowered = op.lower(ctx)
-    return lowered.template, dict(lowered.refused)
+    return op.lower(ctx)
+
+
+def template(op, arrays, constants=(1, 2), name="x86-64-v4"):
+    """The template that is taken for blocked operands, and those that refused."""
+    made = lowered(op, arrays, target(name), constants)
+    return made.template, dict(made.refused)
 
 
 DENSE = [
@@ -222,6 +226,47 @@ def test_templates():
 def test_images_beyond_the_cache_are_done_in_chunks(name):
     # Two chunks and a rest of tiles, and a rest of pixels; the image exceeds half of each target's second-level cache.
     check(*case((1, 40, 61, 59), 80, (1, 1)), name, native=True)
+
+
+DEEP = [
+    case((2, 85, 5, 7), 36, (3, 3), pads=((2, 1), (0, 3))),
+    case((1, 130, 9, 5), 50, (3, 3), pads=1, strides=2, bias=False),
+    case((1, 1500, 6, 5), 33, (1, 1)),
+    case((1, 160, 4, 9), 32, (3, 3), pads=((3, 2), (2, 2)), dilations=2, groups=2),
+    case((1, 70, 3, 3, 4), 17, (2, 3, 3), pads=1),
+    case((1, 900, 40), 16, (1,)),
+]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("number", range(len(DEEP)))
+def test_long_sums_are_added_part_by_part_with_the_same_bits(number, threads, name):
+    """Where a group's weights outgrow the cache, all tiles of an iteration meet a part of them before the next part."""
+    op, arrays = DEEP[number]
+    small = replace(target(name), l2_bytes=1 << 15, threads=threads)
+    (deep,) = run_op(op, arrays, (1, 2), small, native=True)
+    (wanted,) = op.reference(*arrays)
+    np.testing.assert_allclose(deep, wanted, rtol=1e-4, atol=5e-5)
+    (shallow,) = run_op(op, arrays, (1, 2), replace(small, l2_bytes=1 << 30), native=True)
+    np.testing.assert_array_equal(deep, shallow)
+
+
+def test_long_sums_by_the_interpreter():
+    check(*DEEP[0], replace(target("x86-64-v2"), l2_bytes=1 << 15), native=False)
+
+
+def test_which_sums_are_added_part_by_part():
+    def scratch(x, outs, kernel, **more):
+        op, arrays = case(x, outs, kernel, **more)
+        return lowered(op, arrays, replace(target("x86-64-v4"), l2_bytes=1 << 18)).kernel.scratch_bytes
+
+    one_tile = 9 * 3 * 64
+    assert scratch((1, 48, 7, 7), 96, (3, 3), pads=1) == 0, "one part"
+    assert scratch((1, 128, 7, 7), 16, (3, 3), pads=1) <= one_tile, "a part of the cache has room for the weights"
+    assert scratch((1, 1024, 1, 7), 48, (1, 1)) <= one_tile, "one tile"
+    assert scratch((1, 128, 7, 7), 48, (3, 3), pads=1) == 7 * 7 * 3 * 64
+    assert scratch((1, 1024, 7, 7), 48, (1, 1)) == 7 * 7 * 3 * 64
 
 
 WIDE = target("x86-64-v4")

@@ -90,19 +90,22 @@ def test_two_threads_share_winograds_channels_evenly_whatever_their_groups(chann
     assert step.share >= 0.93
 
 
-@pytest.mark.parametrize(("channels", "kernel", "halves"), [(64, 1, 2), (64, 3, 2), (2048, 1, 1), (512, 3, 1)])
+@pytest.mark.parametrize(
+    ("channels", "kernel", "width", "halves"), [(64, 1, 28, 2), (64, 3, 28, 2), (2048, 1, 14, 1), (384, 3, 14, 1)]
+)
 @pytest.mark.parametrize("numerics", ["strict", "fast"])
-def test_two_threads_take_half_an_image_each_unless_weights_are_many(channels, kernel, halves, numerics):
+def test_two_threads_take_half_an_image_each_unless_weights_are_many(channels, kernel, width, halves, numerics):
     convolution = layers.Conv2d(channels, kernel, stride=kernel)
-    net = gl.Sequential([layers.Input((channels, 18, 28)), convolution])
+    net = gl.Sequential([layers.Input((channels, 18, width)), convolution])
 
     def runs(threads):
         steps = lower(net.graph(), Options(threads=threads, numerics=numerics)).steps
         (section, *_) = max(steps, key=lambda step: step.flops).kernel.sections
         return [var.extent for var in section.vars if var.name.startswith("h")]
 
-    assert math.prod(runs(1)) == math.prod(runs(8)) == 1
+    assert math.prod(runs(1)) == 1
     assert math.prod(runs(2)) == halves
+    assert math.prod(runs(8)) == 1 or halves == 1, "many threads share channels, or parts of long sums"
 
 
 @pytest.mark.parametrize("parts", [Parts(11), Parts(10, 1, 0.5), Parts(0, 3, 0.25), Parts(6, 6, 0.9)])

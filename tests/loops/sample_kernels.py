@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
-from glulam.compiler.loops.expr import Cast, Fma
-from glulam.compiler.loops.ir import Access, Bounded, Builder, IndexValue, LanePick, LaneReduce
+from glulam.compiler.loops.expr import Cast, Const, Fma
+from glulam.compiler.loops.ir import Access, Bounded, Builder, IndexValue, LanePick, LaneReduce, Span
 
 
 def conv_nest(lanes=16, blocks=2, size=4, kernel=2, tile=2, unroll=4):
@@ -32,6 +32,27 @@ def conv_nest(lanes=16, blocks=2, size=4, kernel=2, tile=2, unroll=4):
             b.store(acc[t], Fma(place, w[g, c, kh, kw, i * unroll + u, v], acc[t]))
         with b.unrolled("t", tile) as t:
             b.store(y[g, h, s * tile + t, v], ex.maximum(acc[t], 0))
+    return b.kernel()
+
+
+def banded(lanes=8, rows=9, columns=6):
+    """Sums over some columns of each row, which a loop with a span goes through; rows may have none."""
+    b = Builder("banded")
+    ends = b.param("ends", (rows, 2), dtype=DType.I64)
+    x = b.param("x", (rows, columns, lanes))
+    y = b.param("y", (2, rows, lanes), Access.WRITE)
+    with b.section(i=rows) as (i,), b.vector("v", lanes) as v:
+        acc = b.tile("acc", 2)
+        with b.unrolled("t", 2) as t:
+            b.store(acc[t], 1.0)
+        with b.serial("k", columns, Span(ends[i, 0], ends[i, 1])) as k, b.unrolled("t", 2) as t:
+            b.store(acc[t], acc[t] * 0.5 + x[i, k, v])
+        with b.serial("k", columns, Span(IndexValue(i - 2), IndexValue(i + 1))) as k:
+            b.store(acc[1], acc[1] - x[i, k, v])
+        with b.serial("k", 1, Span(IndexValue(i - 4), Const(1, DType.I64))) as k:
+            b.store(acc[1], acc[1] + 3.0)
+        with b.unrolled("t", 2) as t:
+            b.store(y[t, i, v], acc[t])
     return b.kernel()
 
 

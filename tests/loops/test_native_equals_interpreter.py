@@ -50,6 +50,22 @@ def test_conv_nest_with_two_roundings():
 
 
 @pytest.mark.parametrize("target", TARGETS)
+def test_spans_of_loops_are_clamped_and_may_be_empty(target):
+    kernel = sample.banded()
+    arrays = arguments(kernel)
+    arrays["ends"] = np.array(
+        [[0, 6], [2, 4], [3, 3], [5, 1], [-7, 2], [4, 99], [-(2**63), 2**63 - 1], [6, 6], [2**63 - 1, -(2**63)]],
+        np.int64,
+    ).ravel()
+    assert_same(kernel, arrays, target, cuts=(4,))
+    x, y = arrays["x"].reshape(9, 6, 8), both(kernel, arrays, target)[0]["y"].reshape(2, 9, 8)
+    np.testing.assert_array_equal(y[0, [2, 3, 7, 8]], np.ones((4, 8), np.float32))
+    np.testing.assert_array_equal(y[0, 1], (np.float32(0.5) + x[1, 2]) * np.float32(0.5) + x[1, 3])
+    np.testing.assert_array_equal(y[1, 7], np.ones(8, np.float32) - x[7, 5])
+    np.testing.assert_array_equal(y[1, 2], ((np.float32(1) - x[2, 0]) - x[2, 1]) - x[2, 2] + np.float32(3))
+
+
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("lanes", [1, 3, 8, 16, 48])
 def test_gathers_clamp_their_indices(lanes, target):
     kernel = sample.gathers(lanes)

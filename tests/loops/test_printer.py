@@ -19,6 +19,10 @@ def test_kernels_print_as_before(golden):
     golden("loops_kernels", "\n".join(show_kernel(build()) for build in KERNELS))
 
 
+def test_a_loop_shows_its_span():
+    assert "serial k < 6 from index(i - 2) to index(i + 1) {" in show_kernel(sample.banded())
+
+
 def test_equal_kernels_print_equal_text():
     assert show_kernel(sample.conv_nest()) == show_kernel(sample.conv_nest())
     assert show_kernel(sample.conv_nest()) != show_kernel(sample.conv_nest(tile=1))

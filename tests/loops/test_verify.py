@@ -21,13 +21,22 @@ from glulam.compiler.loops.ir import (
     LanePick,
     LaneReduce,
     Section,
+    Span,
     Store,
     Tile,
     Var,
 )
 from glulam.compiler.loops.verify import verify_kernel
 
-GOOD = [sample.conv_nest, sample.gathers, sample.scatters, sample.strided, sample.softmax, sample.integers]
+GOOD = [
+    sample.banded,
+    sample.conv_nest,
+    sample.gathers,
+    sample.scatters,
+    sample.strided,
+    sample.softmax,
+    sample.integers,
+]
 
 
 @pytest.mark.parametrize("build", [*GOOD, sample.late_tile, sample.three_sections], ids=lambda f: f.__name__)
@@ -220,6 +229,11 @@ def test_a_buffer_of_another_kernel():
 
 
 REAL, WHOLE, FLAG = Const(1.0), Const(1, DType.I64), Const(True, DType.BOOL)
+LANE = Var("v", 4)
+
+
+def lanes(statement):
+    return For(LANE, Kind.VECTOR, [statement])
 
 
 @pytest.mark.parametrize(
@@ -253,8 +267,12 @@ def test_types_that_do_not_fit(value, message):
         (lambda i, y: For(i, Kind.SERIAL, []), "loop variable i is in use already"),
         (lambda i, y: For(Var("k", 0), Kind.SERIAL, []), "loop k has no iteration"),
         (lambda i, y: For(Var("k", 2), Kind.PARALLEL, []), "parallel loop k inside a section's body"),
+        (lambda i, y: For(Var("k", 2), Kind.UNROLLED, [], Span(WHOLE, WHOLE)), "only serial loops may"),
+        (lambda i, y: For(Var("k", 2), Kind.SERIAL, [], Span(REAL, WHOLE)), "a f32 is stored into the span of loop k"),
+        (lambda i, y: lanes(For(Var("k", 2), Kind.SERIAL, [], Span(WHOLE, IndexValue(LANE + 0)))), "between lanes"),
+        (lambda i, y: For(Var("k", 2), Kind.SERIAL, [], Span(WHOLE, IndexValue(LANE + 0))), "v is used outside its"),
     ],
-    ids=["twice", "empty", "parallel"],
+    ids=["twice", "empty", "parallel", "unrolled span", "real span", "span of lanes", "span of nothing"],
 )
 def test_loops_that_do_not_fit(statement, message):
     y = Buffer("y", DType.F32, (4,), (1,), Access.WRITE)
