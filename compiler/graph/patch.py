@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
-from operator import attrgetter
 
 from glulam.compiler.errors import GraphError
 from glulam.compiler.graph.deferred import Deferred
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import Array
+from glulam.compiler.graph.uses import Uses
 
 
 class Patch:
@@ -25,6 +23,7 @@ class Patch:
         self.reason = reason
         self.added: list[Node] = []
         self.replaced: dict[Value, Value] = {}
+        self.dropped: list[Node] = []
         self._wanted: dict[Node | Value, str] = {}
         self._at = at
 
@@ -60,82 +59,59 @@ class Patch:
             raise GraphError(f"cannot replace {old!r} by {new!r}: the types differ ({self.reason})")
         self.replaced[old] = new
 
-    def commit(self) -> None:
-        """Make the change, drop what nobody needs any more, and restore the order of the nodes."""
-        graph = self.graph
-        producers = {old.producer for old in self.replaced}
-        at = next((i for i, node in enumerate(graph.nodes) if node in producers), 0)
-        before = set(graph.nodes[:at])
-        replace_values(graph, self.replaced)
-        graph.nodes[at:at] = self.added
-        if not (self._keeps_order(before) or in_order(graph)):
-            graph.sort()
-        remove_dead(graph)
-        self._take_over_names()
+    def drop(self, node: Node) -> None:
+        """The node shall go, unless somebody reads it."""
+        self.dropped.append(node)
 
-    def _keeps_order(self, before: set[Node]) -> bool:
-        """Whether all that is read anew is computed by nodes `before` the place where this patch puts its own."""
-        done = before | {None}
+    def commit(self, uses: Uses | None = None) -> None:
+        """Make the change, drop what nobody needs any more, and restore the order of the nodes.
+
+        `uses` is the graph's table of uses, which is kept up to date; it is made if there is none.
+        """
+        if uses is None or uses.graph is not self.graph:
+            uses = Uses(self.graph)
+        gone = [old.producer for old in self.replaced if old.producer is not None and old.producer in uses]
+        place = uses.place(min(map(uses.rank, gone))) if gone else 0
+        keeps_order = self._keeps_order(uses, place)
+        uses.replace(self.replaced)
+        uses.insert(place, self.added)
+        if not (keeps_order or in_order(self.graph)):
+            uses.sort()
+        uses.remove_unread([*gone, *self.added, *self.dropped])
+        self._take_over_names(uses)
+
+    def _keeps_order(self, uses: Uses, place: int) -> bool:
+        """Whether all that is read anew is computed before this place, where the patch puts its own nodes."""
+        nodes = self.graph.nodes
+        done: set[Node | None] = {None}
+
+        def is_before(value: Value) -> bool:
+            node = value.producer
+            if node is None or node in done:
+                return True
+            return node in uses and (place == len(nodes) or uses.rank(node) < uses.rank(nodes[place]))
+
         for node in self.added:
-            if not done.issuperset(value.producer for value in node.present_inputs()):
+            if not all(map(is_before, node.present_inputs())):
                 return False
             done.add(node)
-        return done.issuperset(new.producer for new in self.replaced.values())
+        return all(map(is_before, self.replaced.values()))
 
-    def _take_over_names(self) -> None:
+    def _take_over_names(self, uses: Uses) -> None:
         """Call new values as the dead ones that they replace: names keep their meaning through the passes."""
-        values = {value.name: value for value in self.graph.values()}
-        nodes = {node.name: node for node in self.graph.nodes}
         for old, new in self.replaced.items():
             if (
                 new.producer in self.added
-                and old.name not in values
-                and nodes.get(old.name, new.producer) is new.producer
+                and uses.has(new)
+                and old.name not in uses.values
+                and uses.nodes.get(old.name, new.producer) is new.producer
             ):
-                values[old.name] = values.pop(new.name, new)
-                new.name = old.name
+                uses.rename(new, old.name)
         for thing, name in self._wanted.items():
-            owner = values.get(name)
-            if isinstance(thing, Node) and name not in nodes and (owner is None or thing.outputs == (owner,)):
-                nodes[name] = nodes.pop(thing.name, thing)
-                thing.name = name
-            elif isinstance(thing, Value) and name not in nodes and owner is None:
-                values[name] = values.pop(thing.name, thing)
-                thing.name = name
-
-
-def replace_values(graph: Graph, table: dict[Value, Value]) -> None:
-    """Let every reader of a key of `table` read its entry instead (chains are followed)."""
-
-    def latest(value: Value) -> Value:
-        while value in table:
-            value = table[value]
-        return value
-
-    for node in graph.nodes:
-        if not table.keys().isdisjoint(node.inputs):
-            node.inputs = tuple(None if v is None else latest(v) for v in node.inputs)
-    graph.outputs = {name: latest(value) for name, value in graph.outputs.items()}
-
-
-def remove_dead(graph: Graph) -> int:
-    """Remove the nodes that no output needs; the number of nodes removed."""
-    readers = Counter(chain.from_iterable(map(attrgetter("inputs"), graph.nodes)))
-    readers.update(graph.outputs.values())
-    read = readers.keys()
-    waiting = [node for node in graph.nodes if read.isdisjoint(node.outputs)]
-    dead = set(waiting)
-    while waiting:
-        for value in waiting.pop().present_inputs():
-            readers[value] -= 1
-            if not readers[value]:
-                del readers[value]
-                if value.producer is not None and read.isdisjoint(value.producer.outputs):
-                    dead.add(value.producer)
-                    waiting.append(value.producer)
-    if dead:
-        graph.nodes = [node for node in graph.nodes if node not in dead]
-    return len(dead)
+            owner = uses.values.get(name)
+            free = owner is None or (isinstance(thing, Node) and thing.outputs == (owner,))
+            if free and name not in uses.nodes and uses.has(thing):
+                uses.rename(thing, name)
 
 
 def in_order(graph: Graph) -> bool:

@@ -54,11 +54,14 @@ class ConvGeometry:
             first = min(max(0, -(place // dilation)), taps)
             return range(first, max(first, min(taps, -((place - inputs) // dilation))))
 
-        found: list[Met] = []
-        for alike, each in itertools.groupby(range(outputs), meet):
-            pixels = list(each)
-            found.append(Met(pixels[0], len(pixels), alike))
-        return found
+        # Between the first output that needs nothing before the input and the last that needs nothing behind it, all
+        # taps meet something.
+        first = min(max(0, -(-before // stride)), outputs)
+        end = max(first, min(outputs, (inputs - 1 - (taps - 1) * dilation + before) // stride + 1))
+        some = [*range(first), *range(first, end)[:1], *range(end, outputs)]
+        begins = [(next(each), alike) for alike, each in itertools.groupby(some, meet)]
+        ends = [begin for begin, _ in begins[1:]] + [outputs] * bool(begins)
+        return [Met(begin, end - begin, alike) for (begin, alike), end in zip(begins, ends, strict=True)]
 
     def met_taps(self, d: int, output: Affine, inputs: int) -> Span | None:
         """The taps for which an output pixel of dimension `d` meets some of its `inputs`; None if all always do."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from glulam.compiler.graph.graph import Node
 from glulam.compiler.graph.op import Op, Prefers
 from glulam.compiler.graph.types import DType, Shape
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.kernels import (
     conv_direct,
     conv_grouped,
@@ -34,7 +35,6 @@ from glulam.compiler.ops.strassen import StrassenConv, StrassenLinear
 from glulam.compiler.ops.striped import StripedConvTranspose
 from glulam.compiler.ops.tiled import TiledConv, TiledLinear
 from glulam.compiler.ops.winograd import WinogradConv, as_pair
-from glulam.compiler.passes.manager import Uses
 from glulam.compiler.passes.sides import BLOCKED, Sides, sides
 from glulam.compiler.targets import Target
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.op import Prefers, Trait
 from glulam.compiler.graph.patch import Patch
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.kernels.tiling import memory_rate
 from glulam.compiler.ops.batch_map import BatchMap
 from glulam.compiler.passes.manager import Decision, Pass
@@ -38,7 +39,7 @@ class BatchAcrossThreads(Pass):
     name = "batch_across_threads"
     nested = False  # threads that compute samples of their own have none to share
 
-    def proposals(self, graph: Graph) -> Iterator[Patch | Decision]:
+    def proposals(self, graph: Graph, uses: Uses) -> Iterator[Patch | Decision]:
         batch = batch_of(graph)
         if self.threads < 2 or batch < 2 or not graph.nodes:
             return

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops import Reshape, Transpose
 from glulam.compiler.ops.movement import ChannelShuffle
-from glulam.compiler.passes.manager import Decision, NodePass, Uses
+from glulam.compiler.passes.manager import Decision, NodePass
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.structure import op_key
 from glulam.compiler.graph.text import same_bits
 from glulam.compiler.graph.types import Array, TensorType
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.passes.manager import Decision, Pass
 
 _SAMPLED = 1024
@@ -23,7 +24,7 @@ class CommonSubexpressions(Pass):
 
     name = "common_subexpressions"
 
-    def proposals(self, graph: Graph) -> Iterator[Patch | Decision]:
+    def proposals(self, graph: Graph, uses: Uses) -> Iterator[Patch | Decision]:
         yield from _merge_constants(graph)
         yield from _merge_nodes(graph)
 

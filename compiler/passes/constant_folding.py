@@ -14,6 +14,7 @@ from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Trait
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import Array
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops import Shape
 from glulam.compiler.passes.manager import Decision, Pass
 
@@ -34,7 +35,7 @@ class ConstantFolding(Pass):
 
     name = "constant_folding"
 
-    def proposals(self, graph: Graph) -> Iterator[Patch | Decision]:
+    def proposals(self, graph: Graph, uses: Uses) -> Iterator[Patch | Decision]:
         known: dict[Value, Array] = {v: v.data for v in graph.constants() if v.data is not None}
         folded: set[Node] = set()
         budget = self.total_bytes

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.passes.manager import Decision, Pass
 
 
@@ -16,7 +17,7 @@ class DeadCode(Pass):
 
     name = "dead_code"
 
-    def proposals(self, graph: Graph) -> Iterator[Patch | Decision]:
+    def proposals(self, graph: Graph, uses: Uses) -> Iterator[Patch | Decision]:
         needed: set[Node] = set()
         stack = [value.producer for value in graph.outputs.values() if value.producer]
         while stack:
@@ -24,6 +25,9 @@ class DeadCode(Pass):
             if node not in needed:
                 needed.add(node)
                 stack.extend(value.producer for value in node.present_inputs() if value.producer)
-        dead = [node.name for node in graph.nodes if node not in needed]
+        dead = [node for node in graph.nodes if node not in needed]
         if dead:
-            yield Patch(graph, f"no output needs {', '.join(dead)}", at=dead[0])
+            patch = Patch(graph, f"no output needs {', '.join(node.name for node in dead)}", at=dead[0].name)
+            for node in dead:
+                patch.drop(node)
+            yield patch

@@ -20,9 +20,10 @@ from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import Shape
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops import Add, AveragePool, BatchNorm, MaxPool, Mul, Pad, Reduce, Reshape, ScaleShift, Transpose
 from glulam.compiler.passes.affine import Affine, affine_of
-from glulam.compiler.passes.manager import Decision, NodePass, PassReport, Uses
+from glulam.compiler.passes.manager import Decision, NodePass, PassReport
 from glulam.compiler.passes.scaled_weights import Weights, is_linear
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops import AveragePool, Clip, Conv, MaxPool, Pad, Relu, Sigmoid
-from glulam.compiler.passes.manager import Decision, NodePass, Uses
+from glulam.compiler.passes.manager import Decision, NodePass
 
 Reader = Conv | MaxPool | AveragePool
 Pads = tuple[tuple[int, int], ...]

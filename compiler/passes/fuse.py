@@ -14,6 +14,7 @@ from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Prefers, Trait
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import DType
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops.contracts import FoldsWindows, PoolsResult
 from glulam.compiler.ops.fused import FusedRegion
 from glulam.compiler.passes.manager import Decision, Pass
@@ -31,35 +32,23 @@ class Fuse(Pass):
     name = "fuse"
     ensures = ("fused",)
 
-    def proposals(self, graph: Graph) -> Iterator[Patch | Decision]:
+    def proposals(self, graph: Graph, uses: Uses) -> Iterator[Patch | Decision]:
         for wanted in (Trait.ANCHOR, Trait.POINTWISE):
-            done: set[Node] = set()
-            readers = _Readers(graph)
-            while (
-                start := next((n for n in graph.nodes if wanted in n.op.traits and n not in done), None)
-            ) is not None:
-                done.add(start)
-                grown = _Region(graph, start, self.target, readers).grow()
+            place = 0
+            while place < len(graph.nodes):
+                start = graph.nodes[place]
+                grown = _Region(uses, start, self.target).grow() if wanted in start.op.traits else None
                 if grown is not None:
                     yield grown
-                if isinstance(grown, Patch):
-                    readers = _Readers(graph)
-
-
-class _Readers:
-    """Who reads what, and in which order the nodes are, at one moment."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.users = graph.users()
-        self.rank = {node: i for i, node in enumerate(graph.nodes)}
+                if not isinstance(grown, Patch):
+                    place += 1  # else another node is there now: a region has no nodes before its first one
 
 
 class _Region:
     """Grows from one node. `nodes` always has a single result that is read outside."""
 
-    def __init__(self, graph: Graph, start: Node, target: Target, readers: _Readers) -> None:
-        self.graph, self.start, self.target = graph, start, target
-        self.users, self.rank = readers.users, readers.rank
+    def __init__(self, uses: Uses, start: Node, target: Target) -> None:
+        self.uses, self.start, self.target = uses, start, target
         self.nodes = [start]
         self.blocks = start.prefers is Prefers.BLOCKS
         self.anchored = Trait.POINTWISE not in start.op.traits
@@ -81,18 +70,18 @@ class _Region:
         for _ in range(_REACH):
             results = self.results(trial)
             if len(trial) > len(self.nodes) and len(results) == 1 and self.can_store(results[0]):
-                self.nodes = sorted(trial, key=self.rank.__getitem__)
+                self.nodes = sorted(trial, key=self.uses.rank)
                 return True
             joining: list[Node] = []
             for value in results:
-                if self.graph.is_output(value):
+                if self.uses.is_output(value):
                     self.why = f"%{value.name} is an output of the graph"
                     return False
-                joining += self.users[value]
+                joining += self.uses.users(value)
             joining = [node for node in dict.fromkeys(joining) if node not in trial]
             if not joining:
                 return False
-            node = min(joining, key=self.rank.__getitem__)  # the earliest: a later one may need what it computes
+            node = min(joining, key=self.uses.rank)  # the earliest: a later one may need what it computes
             if (reason := self.refuses(node, trial)) is not None:
                 self.why = reason
                 return False
@@ -107,9 +96,9 @@ class _Region:
     def add_window(self) -> None:
         """Let the kernel pool its result if a pool is all that reads it."""
         op, (result,) = self.start.op, self.results(self.nodes)
-        if not isinstance(op, PoolsResult) or self.graph.is_output(result) or len(self.users[result]) != 1:
+        if not isinstance(op, PoolsResult) or self.uses.is_output(result) or len(self.uses.users(result)) != 1:
             return
-        (reader,) = self.users[result]
+        (reader,) = self.uses.users(result)
         window = reader.op.as_window(result.type) if isinstance(reader.op, FoldsWindows) else None
         if window is None:
             return
@@ -126,7 +115,7 @@ class _Region:
             value
             for node in nodes
             for value in node.outputs
-            if self.graph.is_output(value) or any(user not in inside for user in self.users[value])
+            if self.uses.is_output(value) or any(user not in inside for user in self.uses.users(value))
         ]
 
     def refuses(self, node: Node, trial: list[Node]) -> str | None:
@@ -155,11 +144,11 @@ class _Region:
 
     def depends(self, value: Value, trial: list[Node]) -> bool:
         """Whether computing the value needs a node of the region."""
-        inside, first = set(trial), self.rank[self.start]
+        inside, first = set(trial), self.uses.rank(self.start)
         stack, seen = [value.producer], set()
         while stack:
             node = stack.pop()
-            if node is None or node in seen or self.rank[node] < first:
+            if node is None or node in seen or self.uses.rank(node) < first:
                 continue
             if node in inside:
                 return True
@@ -181,6 +170,6 @@ class _Region:
             table[node.output] = body.apply(node.op, *inputs, name=node.name)
         body.output(result.name, table[result])
         members = " + ".join(node.op.name for node in self.nodes)
-        patch = Patch(self.graph, f"one kernel for {members}", at=self.start.name)
+        patch = Patch(self.uses.graph, f"one kernel for {members}", at=self.start.name)
         patch.replace(result, patch.apply(FusedRegion(body), *given, name=result.name))
         return patch

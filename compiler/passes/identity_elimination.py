@@ -22,6 +22,7 @@ import numpy as np
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Op, Trait
 from glulam.compiler.graph.patch import Patch
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops import (
     Add,
     Cast,
@@ -39,7 +40,7 @@ from glulam.compiler.ops import (
     Tile,
     Transpose,
 )
-from glulam.compiler.passes.manager import Decision, NodePass, Uses
+from glulam.compiler.passes.manager import Decision, NodePass
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import ClassVar
 
 from glulam.compiler.errors import GraphError
-from glulam.compiler.graph.graph import Graph, Node, Value
+from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.text import to_text
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.graph.verify import Known, verify
 from glulam.compiler.ops.batch_map import bodies
 
@@ -60,56 +60,28 @@ class Pass:
     optional: ClassVar[bool] = True
     nested: ClassVar[bool] = True
 
-    def proposals(self, graph: Graph) -> Iterator[Patch | Decision]:
+    def proposals(self, graph: Graph, uses: Uses) -> Iterator[Patch | Decision]:
         """Patches that are ready to be committed, and declines.
 
-        A patch is committed before the next proposal is asked for; whatever the pass remembers of the graph across a
-        `yield` of a patch may be out of date.
+        A patch is committed before the next proposal is asked for; `uses` is up to date then, but whatever else the
+        pass remembers of the graph across a `yield` of a patch may not be.
         """
         raise GraphError(f"pass {self.name!r} proposes nothing; define `proposals` or `run`")
 
     def run(self, graph: Graph, limit: int | None = None) -> PassReport:
         """Change the graph in place by at most `limit` patches."""
-        report = PassReport(self.name)
-        for proposal in self.proposals(graph):
+        report, uses = PassReport(self.name), Uses(graph)
+        for proposal in self.proposals(graph, uses):
             if isinstance(proposal, Decision):
                 report.decisions.append(proposal)
                 continue
             if limit is not None and report.patches >= limit:
                 break
-            proposal.commit()
+            proposal.commit(uses)
             report.decisions.append(Decision(proposal.at, True, proposal.reason))
             report.patches += 1
         report.changed = report.patches > 0
         return report
-
-
-class Uses:
-    """Who reads what, at one moment: made anew after each change of the graph."""
-
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
-        self._outputs = set(graph.outputs.values())
-        self.nodes = frozenset(graph.nodes)
-
-    @cached_property
-    def _users(self) -> dict[Value, list[Node]]:
-        return self._graph.users()
-
-    def users(self, value: Value) -> list[Node]:
-        return self._users.get(value, [])
-
-    def is_output(self, value: Value) -> bool:
-        return value in self._outputs
-
-    def shared_because(self, value: Value) -> str | None:
-        """Why the value must stay even if one of its readers needs it no more; None if it may go."""
-        if self.is_output(value):
-            return f"%{value.name} is an output of the graph"
-        others = len(self.users(value)) - 1
-        if others > 0:
-            return f"%{value.name} has {others} other {'use' if others == 1 else 'uses'}"
-        return None
 
 
 @dataclass(frozen=True)
@@ -120,19 +92,18 @@ class NodePass(Pass):
         """The rewrite at this node, why there is none, or None if the pass does not concern the node."""
         raise GraphError(f"pass {self.name!r} visits nothing; define `visit`")
 
-    def proposals(self, graph: Graph) -> Iterator[Patch | Decision]:
+    def proposals(self, graph: Graph, uses: Uses) -> Iterator[Patch | Decision]:
         declined: set[Decision] = set()
         changed = True
         while changed:
             changed = False
-            uses = Uses(graph)
             for node in list(graph.nodes):
-                if node not in uses.nodes:
+                if node not in uses:
                     continue
                 proposal = self.visit(graph, uses, node)
                 if isinstance(proposal, Patch):
                     yield proposal
-                    uses, changed = Uses(graph), True
+                    changed = True
                 elif proposal is not None and proposal not in declined:
                     declined.add(proposal)
                     yield proposal

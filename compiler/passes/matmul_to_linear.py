@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops import Linear, MatMul, Transpose
-from glulam.compiler.passes.manager import Decision, NodePass, Uses
+from glulam.compiler.passes.manager import Decision, NodePass
 
 _DOTS = 8  # rows for which to read a matrix once, as it lies, is faster than to transpose it
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops.batch_map import BatchMap
 from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.passes.algorithms import winograd_cycles
@@ -31,10 +32,10 @@ class OwnTiles(Pass):
     name = "own_tiles"
     nested = False  # what one thread computes by itself stays as it is
 
-    def proposals(self, graph: Graph) -> Iterator[Patch | Decision]:
+    def proposals(self, graph: Graph, uses: Uses) -> Iterator[Patch | Decision]:
         for node in list(graph.nodes) if self.threads == _THREADS else []:
             if isinstance(node.op, BatchMap) and not node.op.parallel:
-                yield from self.proposals(node.op.body)
+                yield from self.proposals(node.op.body, Uses(node.op.body))
             elif isinstance(node.op, WinogradConv) and node.op.staged and not node.op.filtering.is_dilated:
                 yield self.proposal(graph, node, node.op)
 

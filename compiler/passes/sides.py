@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from glulam.compiler.graph.graph import Node, Value
 from glulam.compiler.graph.op import Prefers
-from glulam.compiler.passes.manager import Uses
+from glulam.compiler.graph.uses import Uses
 
 _STEPS = 3  # neighbours that work either way and are asked for theirs
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops import Linear, Slice, Split
-from glulam.compiler.passes.manager import Decision, NodePass, Uses
+from glulam.compiler.passes.manager import Decision, NodePass
 
 
 @dataclass(frozen=True)

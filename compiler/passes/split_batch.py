@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Trait
 from glulam.compiler.graph.patch import Patch
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.kernels.tiling import stream_rate
 from glulam.compiler.passes.manager import Decision, Pass
 from glulam.compiler.passes.samples import Layer, batch_map_patch, batch_of, layers_of
@@ -33,7 +34,7 @@ class SplitBatch(Pass):
 
     name = "split_batch"
 
-    def proposals(self, graph: Graph) -> Iterator[Patch | Decision]:
+    def proposals(self, graph: Graph, uses: Uses) -> Iterator[Patch | Decision]:
         batch = batch_of(graph)
         if batch < 2:
             return

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops import Add, Concat, Gru, Linear, Reshape, Slice, Transpose
 from glulam.compiler.ops.recurrent import Recurrent
-from glulam.compiler.passes.manager import Decision, NodePass, Uses
+from glulam.compiler.passes.manager import Decision, NodePass
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops.winograd import WinogradConv
-from glulam.compiler.passes.manager import Decision, NodePass, Uses
+from glulam.compiler.passes.manager import Decision, NodePass
 from glulam.compiler.targets import Target
 
 

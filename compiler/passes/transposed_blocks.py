@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops import Transpose
 from glulam.compiler.ops.reorder import Reorder
-from glulam.compiler.passes.manager import Decision, NodePass, Uses
+from glulam.compiler.passes.manager import Decision, NodePass
 from glulam.compiler.passes.storage import is_alias
 
 

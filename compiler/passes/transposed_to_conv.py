@@ -20,12 +20,13 @@ from glulam.compiler.graph.deferred import Deferred
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import Array, DType, TensorType
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.kernels.conv_geometry import Indices
 from glulam.compiler.kernels.conv_transpose import convolution_weights
 from glulam.compiler.kernels.tiling import COPY_RATE
 from glulam.compiler.ops import Conv, ConvTranspose, Reshape, Slice, Transpose
 from glulam.compiler.passes.algorithms import candidates
-from glulam.compiler.passes.manager import Decision, NodePass, Uses
+from glulam.compiler.passes.manager import Decision, NodePass
 from glulam.compiler.targets import Target
 
 

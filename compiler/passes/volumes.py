@@ -14,12 +14,13 @@ import numpy as np
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import DType
+from glulam.compiler.graph.uses import Uses
 from glulam.compiler.kernels import conv_direct, conv_winograd, winograd_stages
 from glulam.compiler.kernels.tiling import COPY_RATE
 from glulam.compiler.ops import Conv
 from glulam.compiler.ops.frames import StackFrames, UnstackFrames
 from glulam.compiler.passes.algorithms import filterings
-from glulam.compiler.passes.manager import Decision, NodePass, Uses
+from glulam.compiler.passes.manager import Decision, NodePass
 from glulam.compiler.targets import Target
 
 
@@ -36,7 +37,9 @@ class TrimTaps(NodePass):
         assert x is not None
         if weights is None or not weights.is_constant:
             return None
-        kept = [_met(node.op, d, x.shape[2 + d], weights.shape[2 + d], n) for d, n in enumerate(node.output.shape[2:])]
+        kept = [
+            met_taps(node.op, d, x.shape[2 + d], weights.shape[2 + d], n) for d, n in enumerate(node.output.shape[2:])
+        ]
         if kept == [(0, extent) for extent in weights.shape[2:]]:
             return None
         pads = []
@@ -54,9 +57,16 @@ class TrimTaps(NodePass):
         return patch
 
 
-def _met(op: Conv, axis: int, extent: int, taps: int, outputs: int) -> tuple[int, int]:
+def met_taps(op: Conv, axis: int, extent: int, taps: int, outputs: int) -> tuple[int, int]:
     """(first, end) of the taps that meet an element of the input; all if none does."""
-    met = [k for k in range(taps) if any(0 <= place < extent for place in _places(op, axis, k, outputs))]
+
+    def meets(tap: int) -> bool:
+        """Whether the first output for which the tap lies behind the beginning finds it before the end."""
+        place, stride = tap * op.dilations[axis] - op.pads[axis][0], op.strides[axis]
+        output = max(0, -(place // stride))
+        return output < outputs and place + output * stride < extent
+
+    met = [tap for tap in range(taps) if meets(tap)]
     return (met[0], met[-1] + 1) if met else (0, taps)
 
 

@@ -138,12 +138,23 @@ def test_interpreted(number):
 def test_taps_that_meet_more_than_padding():
     geometry = ConvGeometry((3,), (1,), (12,), ((12, 12),))
     assert geometry.met(0, 28, 28) == [Met(0, 12, range(1, 3)), Met(12, 4, range(3)), Met(16, 12, range(2))]
-    for stride, dilation, before in itertools.product((1, 2, 3), (1, 2, 5), (0, 1, 4, 20)):
+    for stride, dilation, before in itertools.product((1, 2, 3), (1, 2, 5), (-2, 0, 1, 4, 20)):
         geometry = ConvGeometry((4,), (stride,), (dilation,), ((before, 0),))
-        for met in geometry.met(0, 11, 6):
+        found = geometry.met(0, 11, 6)
+        assert [o for met in found for o in range(met.first, met.first + met.count)] == list(range(11))
+        assert all(a.taps != b.taps for a, b in itertools.pairwise(found))
+        for met in found:
             for output in range(met.first, met.first + met.count):
                 places = [output * stride - before + k * dilation for k in range(4)]
                 assert [0 <= place < 6 for place in places] == [k in met.taps for k in range(4)]
+    assert geometry.met(0, 0, 6) == []
+
+
+def test_taps_that_a_row_meets_are_known_however_long_the_input():
+    """By the edges alone: a second of sound has as many samples as takes long to go through in Python."""
+    assert ConvGeometry((512,), (1,), (1,), ((0, 0),)).met(0, 10**12, 10**12 + 511) == [Met(0, 10**12, range(512))]
+    edges = ConvGeometry((3,), (2,), (1,), ((1, 1),)).met(0, 10**12, 2 * 10**12 - 1)
+    assert edges == [Met(0, 1, range(1, 3)), Met(1, 10**12 - 2, range(3)), Met(10**12 - 1, 1, range(2))]
 
 
 @pytest.mark.parametrize("constants", [(), (1,), (2,), (0, 2)])

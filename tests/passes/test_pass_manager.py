@@ -12,7 +12,8 @@ from glulam.compiler.errors import GraphError
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.text import parse, to_text
-from glulam.compiler.passes.manager import Decision, NodePass, Pass, Uses, run_passes
+from glulam.compiler.graph.uses import Uses
+from glulam.compiler.passes.manager import Decision, NodePass, Pass, run_passes
 from toy_ops import OPS, Note
 
 
@@ -40,7 +41,7 @@ class NeedsClean(Pass):
     requires: ClassVar[tuple[str, ...]] = ("clean",)
     optional: ClassVar[bool] = False
 
-    def proposals(self, graph: Graph) -> Iterator[Patch | Decision]:
+    def proposals(self, graph: Graph, uses: Uses) -> Iterator[Patch | Decision]:
         yield Decision(graph.name, False, "nothing to do")
 
 
@@ -48,7 +49,7 @@ class NeedsClean(Pass):
 class Break(Pass):
     name: ClassVar[str] = "break"
 
-    def proposals(self, graph: Graph) -> Iterator[Patch | Decision]:
+    def proposals(self, graph: Graph, uses: Uses) -> Iterator[Patch | Decision]:
         graph.nodes.clear()
         yield from ()
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rewrites import rewrite
 
-from glulam.compiler.passes.volumes import TrimTaps, VolumesToImages
+from glulam.compiler.ops.conv import Conv
+from glulam.compiler.passes.volumes import TrimTaps, VolumesToImages, met_taps
 from glulam.compiler.targets import target
 
 
@@ -61,3 +64,21 @@ def test_keeps_taps_where_padding_leaves_out_pixels():
     """Nothing is met at the front, but the padding behind is too narrow to be cut."""
     result = conv(1, 5, 4, passes=[TrimTaps()], pad=2)
     assert result.error < 1e-5
+
+
+@given(
+    st.integers(1, 4), st.integers(1, 3), st.integers(-3, 8), st.integers(1, 9), st.integers(1, 6), st.integers(1, 9)
+)
+def test_the_taps_that_meet_the_input(stride, dilation, before, extent, taps, outputs):
+    """By the definition: output o meets input o * stride + k * dilation - before by tap k."""
+
+    def meets(tap):
+        return any(0 <= o * stride + tap * dilation - before < extent for o in range(outputs))
+
+    met = [tap for tap in range(taps) if meets(tap)]
+    op = Conv((stride,), ((before, 0),), (dilation,))
+    assert met_taps(op, 0, extent, taps, outputs) == ((met[0], met[-1] + 1) if met else (0, taps))
+
+
+def test_the_taps_are_found_however_long_the_input():
+    assert met_taps(Conv((1,), ((0, 0),), (1,)), 0, 10**12 + 511, 512, 10**12) == (0, 512)
