@@ -57,9 +57,10 @@ def _padded(op: Reader, pad: Pad, x: Value) -> Reader | str:
                 return replace(op, pads=pads)
             if pad.value != 0 or own or not _is_nonnegative(x):
                 return f"padding with {pad.value} could win a maximum"
-            if any(side >= k for axis, k in zip(pads, op.kernel, strict=True) for side in axis) or op.ceil_mode:
+            padded = replace(op, pads=pads)
+            if padded.has_empty_windows(x.shape[2:]):
                 return "a window may lie in the padding alone"
-            return replace(op, pads=pads)
+            return padded
         case _ if pad.value != 0:
             return f"the padding is {pad.value}, not zero"
         case AveragePool():
