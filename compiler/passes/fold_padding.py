@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
-from glulam.compiler.ops import AveragePool, Clip, Conv, MaxPool, Pad, Relu, Sigmoid
+from glulam.compiler.ops import AveragePool, Conv, MaxPool, Pad
 from glulam.compiler.passes.manager import Decision, NodePass, Uses
+from glulam.compiler.passes.nonnegative import is_nonnegative
 
 Reader = Conv | MaxPool | AveragePool
 Pads = tuple[tuple[int, int], ...]
@@ -55,7 +56,7 @@ def _padded(op: Reader, pad: Pad, x: Value) -> Reader | str:
         case MaxPool():
             if pad.value == float("-inf"):
                 return replace(op, pads=pads)
-            if pad.value != 0 or own or not _is_nonnegative(x):
+            if pad.value != 0 or own or not is_nonnegative(x):
                 return f"padding with {pad.value} could win a maximum"
             padded = replace(op, pads=pads)
             if padded.has_empty_windows(x.shape[2:]):
@@ -76,8 +77,3 @@ def _sum(first: Pads, second: Pads) -> Pads:
 
 def _crops(pad: Pad) -> bool:
     return any(side < 0 for axis in pad.pads for side in axis)
-
-
-def _is_nonnegative(x: Value) -> bool:
-    op = x.producer.op if x.producer else None
-    return isinstance(op, Relu | Sigmoid) or (isinstance(op, Clip) and min(op.low, op.high) >= 0)

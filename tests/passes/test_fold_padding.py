@@ -51,6 +51,14 @@ def test_a_clip_to_what_is_negative():
     assert "pad" in fold(text[:at] + clip + text[at:]).ops
 
 
+@pytest.mark.parametrize("value", ["abs(%x)", "exp(%x)", "concat(%r, %s) {axis=1}", "leaky_relu(%x) {alpha=0.5}"])
+def test_zeros_go_into_a_max_pool_of_whatever_is_never_below_them(value):
+    text = PAD.replace("%r", "%q") + f"%m = max_pool(%p) {{{WINDOW}}}\noutput y = %m"
+    at = text.index("%p = ")
+    result = fold(f"{text[:at]}%s = sigmoid(%x)\n%q = {value}\n{text[at:]}")
+    assert ("pad" in result.ops.split()) is value.startswith("leaky")
+
+
 def test_zeros_wider_than_the_window_stay_before_a_max_pool():
     text = PAD.replace("(0, 2)", "(0, 3)") + f"%m = max_pool(%p) {{{WINDOW}}}\noutput y = %m"
     assert "a window may lie in the padding alone" in fold(text).declined
