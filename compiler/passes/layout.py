@@ -135,11 +135,8 @@ class _Layouts:
         types = [None if v is None else v.type for v in node.inputs]
         if value.layout.block == 1 and node.op.reads_plain(i, types, self.block):
             return 1
-        if node.prefers is Prefers.EITHER:
-            if value.type.rank < max(3, *(v.type.rank for v in (*node.present_inputs(), *node.outputs))):
-                return 1  # its axes are the last ones: none of them is the channels
-            if value.shape[1] == 1:
-                return None
+        if node.prefers is Prefers.EITHER and value.shape[1] == 1:
+            return None
         return self.block
 
     def convert(self, value: Value, block: int, order: list[Node]) -> Value:
