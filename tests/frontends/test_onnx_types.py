@@ -65,6 +65,14 @@ def test_small_constants_survive_half_precision():
     np.testing.assert_allclose(native(from_onnx(proto), feeds)["y"], wanted, rtol=2e-3)
 
 
+@pytest.mark.parametrize("value", [2**53 + 1, 2**63 - 1])
+def test_padding_with_integers_that_are_no_doubles(value):
+    proto, feeds = single("Pad", [np.array([3]), np.array([0, 1]), np.array(value)], constant=[1, 2])
+    graph = from_onnx(proto)
+    for got in (evaluate(graph, feeds), native(graph, feeds)):
+        assert got["y"].tolist() == [3, value]
+
+
 def test_explicit_casts_still_round():
     x = np.array([1.0 + 2.0**-12, 70000.0, 3.3], np.float32)
     nodes = [
