@@ -51,34 +51,12 @@ class Identity(Op):
 
 
 @dataclass(frozen=True)
-class Dropout(Op):
+class Dropout(Identity):
     """Drops nothing: at inference it is the identity. `p` is kept for export."""
 
     p: float = 0.5
 
     name = "dropout"
-    traits = frozenset({Trait.VIEW, Trait.PER_SAMPLE})
-
-    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
-        return required(self, inputs, 1)
-
-    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
-        return Prefers.EITHER
-
-    def lower(self, ctx: Context) -> Lowered:
-        return movement.identity(ctx)
-
-    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
-        return required(self, inputs, 1)
-
-    @classmethod
-    def cases(cls) -> Sequence[Case]:
-        return (
-            Case(cls(), (f32(2, 3, 7),)),
-            Case(cls(), (f32(),)),
-            Case(cls(), (i64(0, 3),)),
-            Case(cls(), (boolean(5),)),
-        )
 
 
 @dataclass(frozen=True)
