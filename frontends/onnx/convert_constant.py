@@ -103,9 +103,8 @@ def one_hot(ctx: Context) -> Value:
         raise ctx.malformed(f"OneHot of depth {depth} with values {values.type}")
     pair = ctx.known(2, "values")
     ctx.builder.claim((depth,))
-    wide = ctx.apply(ops.Reshape((*indices.shape[:axis], 1, *indices.shape[axis:])), indices)
-    if wide.type.dtype is not DType.I64:
-        wide = ctx.apply(ops.Cast(DType.I64), wide)
+    column = ctx.apply(ops.Reshape((*indices.shape[:axis], 1, *indices.shape[axis:])), indices)
+    wide = ctx.cast(column, DType.I64)
     places = np.arange(depth, dtype=np.int64).reshape((depth,) + (1,) * (rank - axis))
     hot = ctx.apply(
         ops.Or(),

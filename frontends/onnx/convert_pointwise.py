@@ -38,7 +38,7 @@ def shrink(ctx: Context) -> Value:
     op, x = ops.Shrink(ctx.number("bias", 0.0), ctx.number("lambd", 0.5)), ctx[0]
     if x.type.dtype.is_float:
         return ctx.apply(op, x)
-    return ctx.apply(ops.Cast(x.type.dtype), ctx.apply(op, ctx.apply(ops.Cast(DType.F64), x)))
+    return ctx.cast(ctx.apply(op, ctx.cast(x, DType.F64)), x.type.dtype)
 
 
 def sign(ctx: Context) -> Value:
@@ -156,17 +156,13 @@ def prelu(ctx: Context) -> Value:
 def cast(ctx: Context) -> Value:
     ctx.ignore("saturate", "round_mode")
     kind = ctx.integer("to", 0)
-    result = _cast(ctx, ctx[0], dtype_of(kind, "attribute to"))
+    result = ctx.cast(ctx[0], dtype_of(kind, "attribute to"))
     return ctx.apply(ops.RoundBfloat16(), result) if is_bfloat16(kind) else result
 
 
 def cast_like(ctx: Context) -> Value:
     ctx.ignore("saturate", "round_mode")
-    return _cast(ctx, ctx[0], ctx[1].type.dtype)
-
-
-def _cast(ctx: Context, x: Value, dtype: DType) -> Value:
-    return x if x.type.dtype is dtype else ctx.apply(ops.Cast(dtype), x)
+    return ctx.cast(ctx[0], ctx[1].type.dtype)
 
 
 def is_nan(ctx: Context) -> Value:
