@@ -211,6 +211,12 @@ def test_gemm(attributes, c, constant):
     check("Gemm", [a, b, *([] if c is None else [f(*c)])], 11, constant=constant, **attributes)
 
 
+def test_gemm_without_its_addend_does_not_look_at_it():
+    a, b, c = f(4, 5), f(5, 6), np.full((4, 6), np.inf, np.float32)
+    check("Gemm", [a, b, c], 11, constant=[1], beta=0.0)
+    check("Gemm", [a, b, c], 11, beta=0.0, alpha=0.5)
+
+
 @pytest.mark.parametrize(("a", "b"), [((3, 4), (4, 5)), ((2, 1, 3, 4), (5, 4, 2)), ((4,), (4, 5)), ((3, 4), (4,))])
 def test_matmul(a, b):
     check("MatMul", [f(*a), f(*b)])
