@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx_support import assert_agrees, single
+from onnx_support import assert_agrees, assert_close, run_ort, single
+
+from glulam.compiler.graph.evaluate import evaluate
+from glulam.frontends.onnx import from_onnx
 
 RNG = np.random.default_rng(7)
 
@@ -159,6 +162,15 @@ def test_conv(x, w, attributes, bias):
 def test_conv_transpose(x, w, attributes):
     """Trap 22: SAME_UPPER and SAME_LOWER must not be swapped."""
     check("ConvTranspose", [f(*x), f(*w)], 11, constant=[1], **attributes)
+
+
+def test_an_empty_auto_pad_says_that_pads_are_given():
+    pads = {"pads": [1, 0, 2, 1], "strides": [2, 2], "auto_pad": ""}
+    x, w = f(1, 2, 5, 4), f(2, 2, 3, 3)
+    for op_type in ("Conv", "ConvTranspose"):
+        empty, feeds = single(op_type, [x, w], 11, [1], **pads)
+        given, _ = single(op_type, [x, w], 11, [1], **{**pads, "auto_pad": "NOTSET"})
+        assert_close(evaluate(from_onnx(empty), feeds), run_ort(given, feeds))
 
 
 POOLS = [
