@@ -88,14 +88,9 @@ def mean(ctx: Context) -> Value:
 
 
 def power(ctx: Context) -> Value:
-    """The exponent may have a type of its own; the result has the base's."""
+    """The exponent may have a type of its own; the result has the base's. The op computes integers in float64."""
     x, y = _legacy_broadcast(ctx)
-    if x.type.dtype is y.type.dtype:
-        return ctx.apply(ops.Pow(), x, y)
-    if x.type.dtype.is_float or not y.type.dtype.is_float:
-        return ctx.apply(ops.Pow(), x, ctx.apply(ops.Cast(x.type.dtype), y))
-    wide = ctx.apply(ops.Pow(), ctx.apply(ops.Cast(y.type.dtype), x), y)
-    return ctx.apply(ops.Cast(x.type.dtype), wide)
+    return ctx.apply(ops.Pow(), x, ctx.cast(y, x.type.dtype) if x.type.dtype.is_float else y)
 
 
 def modulo(ctx: Context) -> Value:

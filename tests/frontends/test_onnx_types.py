@@ -92,6 +92,22 @@ def test_integer_gemm_without_factors_is_exact():
     assert evaluate(from_onnx(proto), feeds)["y"].tolist() == [[2**53 + 3]]
 
 
+@pytest.mark.parametrize(
+    ("base", "exponent", "wanted"),
+    [
+        (np.array([16777217, -3, 2]), np.array([1.0, 3.0, -1.0], np.float32), [16777217, -27, 0]),
+        (np.array([16777217, 9], np.int32), np.array([1.0, 0.5], np.float16), [16777217, 3]),
+        (np.array([2, -1], np.int32), np.array([-(2**32), 2**32 + 1]), [0, -1]),
+    ],
+)
+def test_powers_of_integers_are_computed_in_float64(base, exponent, wanted):
+    proto, feeds = single("Pow", [base, exponent])
+    graph = from_onnx(proto)
+    for got in (evaluate(graph, feeds), native(graph, feeds)):
+        assert got["y"].dtype == base.dtype
+        assert got["y"].tolist() == wanted
+
+
 def test_explicit_casts_still_round():
     x = np.array([1.0 + 2.0**-12, 70000.0, 3.3], np.float32)
     nodes = [
