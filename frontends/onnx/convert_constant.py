@@ -38,7 +38,8 @@ _CONSTANT_FORMS = {
 
 def constant_of_shape(ctx: Context) -> Value:
     shape = ctx.known_ints(0, "shape")
-    assert shape is not None
+    if shape is None:
+        raise ctx.malformed("the shape (input 0) is missing")
     value = ctx.tensor("value")
     if value is None:
         value = np.zeros((), np.float32)
