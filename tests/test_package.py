@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import glulam
+from glulam.compiler import driver
+
 ROOT = Path(__file__).parent.parent
 ROOMS = {"glulam": "glulam", "compiler": "glulam/compiler", "runtime": "glulam/runtime"}
 ROOMS |= {"frontends": "glulam/frontends", "benchmarks": "glulam/benchmarks"}
@@ -65,6 +68,11 @@ def test_run_time_needs_only_what_the_design_allows():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = {requirement.split(">")[0] for requirement in project["dependencies"]}
     assert names == {"numpy", "llvmlite", "networkx", "rich"}
+
+
+def test_the_project_and_the_code_have_one_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert glulam.__version__ == driver.VERSION == project["version"]
 
 
 def test_importing_glulam_imports_neither_the_compiler_nor_llvm():

@@ -92,8 +92,8 @@ class _Segment:
     step: int = 0
 
 
-def pad(ctx: Context, places: Sequence[npt.NDArray[np.int64]], value: float) -> Lowered:
-    """Element p of output axis d shows input element places[d][p], or `value` where that is -1.
+def pad(ctx: Context, places: Sequence[npt.NDArray[np.int64]], filler: Array) -> Lowered:
+    """Element p of output axis d shows input element places[d][p], or `filler`, a scalar of the type, where that is -1.
 
     In channel blocks, batch and channels must be left as they are.
     """
@@ -102,7 +102,7 @@ def pad(ctx: Context, places: Sequence[npt.NDArray[np.int64]], value: float) -> 
     if block > 1:
         axes[1] = [_Segment(0, ctx.output.blocks, 0, 1)]
         axes.append([_Segment(0, block, 0, 1)])
-    target, outside = strided.target(ctx), _outside(ctx, value, block)
+    target, outside = strided.target(ctx), _outside(ctx, filler, block)
     if not ctx.operand(0).type.size:
         strided.copy(ctx, box(shape, block), outside, target)
         return ctx.finished()
@@ -136,10 +136,9 @@ def _segments(places: npt.NDArray[np.int64]) -> list[_Segment]:
     return found
 
 
-def _outside(ctx: Context, value: float, block: int) -> Side:
+def _outside(ctx: Context, filler: Array, block: int) -> Side:
     """The constant everywhere; lanes beyond the channels are zero."""
-    shape, dtype = ctx.output.shape, ctx.output.type.dtype
-    filler = np.asarray([value]).astype(dtype.numpy)
+    shape, filler = ctx.output.shape, filler.reshape(1)
     if block == 1 or shape[1] % block == 0:
         side = strided.constant(ctx, filler)
         return replace(side, strides=(0,) * (len(shape) + (block > 1)))

@@ -51,34 +51,12 @@ class Identity(Op):
 
 
 @dataclass(frozen=True)
-class Dropout(Op):
+class Dropout(Identity):
     """Drops nothing: at inference it is the identity. `p` is kept for export."""
 
     p: float = 0.5
 
     name = "dropout"
-    traits = frozenset({Trait.VIEW, Trait.PER_SAMPLE})
-
-    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
-        return required(self, inputs, 1)
-
-    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
-        return Prefers.EITHER
-
-    def lower(self, ctx: Context) -> Lowered:
-        return movement.identity(ctx)
-
-    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
-        return required(self, inputs, 1)
-
-    @classmethod
-    def cases(cls) -> Sequence[Case]:
-        return (
-            Case(cls(), (f32(2, 3, 7),)),
-            Case(cls(), (f32(),)),
-            Case(cls(), (i64(0, 3),)),
-            Case(cls(), (boolean(5),)),
-        )
 
 
 @dataclass(frozen=True)
@@ -301,13 +279,14 @@ class Slice(Op):
 class Pad(Op):
     """Adds (before, after) elements to each axis; a negative number crops, and cropping comes first.
 
-    Modes: "constant" adds `value`; "edge" repeats the outermost element; "reflect" mirrors without repeating it, back
-    and forth if the padding is wider than the input; "wrap" continues periodically.
+    Modes: "constant" adds `value`, which is an integer where no double is what it stands for; "edge" repeats the
+    outermost element; "reflect" mirrors without repeating it, back and forth if the padding is wider than the input;
+    "wrap" continues periodically.
     """
 
     pads: tuple[tuple[int, int], ...]
     mode: str = "constant"
-    value: float = 0.0
+    value: float | int = 0.0
 
     name = "pad"
 
@@ -323,7 +302,16 @@ class Pad(Op):
                 raise self.fail(f"pads {(before, after)} crop more than the {extent} elements of axis {axis}")
             if left == 0 and max(before, after) > 0 and self.mode != "constant":
                 raise self.fail(f"mode {self.mode} has no element to take for axis {axis}")
+        try:
+            self.filler(x.dtype)
+        except (OverflowError, ValueError) as error:
+            raise self.fail(f"value {self.value} is no {x.dtype.value}; give one that the elements can have") from error
         return (x.with_shape(tuple(e + b + a for e, (b, a) in zip(x.shape, self.pads, strict=True))),)
+
+    def filler(self, dtype: DType) -> Array:
+        """The constant as an element, without a detour through another type."""
+        with np.errstate(over="ignore"):
+            return np.asarray(self.value, dtype.numpy)
 
     def sources(self, axis: int, extent: int) -> npt.NDArray[np.int64]:
         """For each place along an axis of the output, the input's index it shows; -1 for the constant."""
@@ -350,21 +338,22 @@ class Pad(Op):
         return Prefers.EITHER if len(self.pads) > 2 and self.pads[:2] == ((0, 0), (0, 0)) else Prefers.PLAIN
 
     def lower(self, ctx: Context) -> Lowered:
-        extents = ctx.operand(0).shape
-        return movement.pad(ctx, [self.sources(axis, extent) for axis, extent in enumerate(extents)], self.value)
+        places = [self.sources(axis, extent) for axis, extent in enumerate(ctx.operand(0).shape)]
+        return movement.pad(ctx, places, self.filler(ctx.output.type.dtype))
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
+        filler = self.filler(DType.of(x.dtype))
         for axis, extent in enumerate(x.shape):
             index = self.sources(axis, extent)
             outside = index < 0
             if extent == 0 or index.size == 0:
                 shape = (*x.shape[:axis], index.size, *x.shape[axis + 1 :])
-                x = np.full(shape, self.value).astype(x.dtype)
+                x = np.full(shape, filler)
                 continue
             x = x.take(index, axis)
             if outside.any():
-                x[(slice(None),) * axis + (outside,)] = np.asarray(self.value).astype(x.dtype)
+                x[(slice(None),) * axis + (outside,)] = filler
         return (x.copy(),)
 
     @classmethod

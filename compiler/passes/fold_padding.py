@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.uses import Uses
-from glulam.compiler.ops import AveragePool, Clip, Conv, MaxPool, Pad, Relu, Sigmoid
+from glulam.compiler.ops import AveragePool, Conv, MaxPool, Pad
 from glulam.compiler.passes.manager import Decision, NodePass
+from glulam.compiler.passes.nonnegative import is_nonnegative
 
 Reader = Conv | MaxPool | AveragePool
 Pads = tuple[tuple[int, int], ...]
@@ -56,11 +57,12 @@ def _padded(op: Reader, pad: Pad, x: Value) -> Reader | str:
         case MaxPool():
             if pad.value == float("-inf"):
                 return replace(op, pads=pads)
-            if pad.value != 0 or own or not _is_nonnegative(x):
+            if pad.value != 0 or own or not is_nonnegative(x):
                 return f"padding with {pad.value} could win a maximum"
-            if any(side >= k for axis, k in zip(pads, op.kernel, strict=True) for side in axis) or op.ceil_mode:
+            padded = replace(op, pads=pads)
+            if padded.has_empty_windows(x.shape[2:]):
                 return "a window may lie in the padding alone"
-            return replace(op, pads=pads)
+            return padded
         case _ if pad.value != 0:
             return f"the padding is {pad.value}, not zero"
         case AveragePool():
@@ -76,8 +78,3 @@ def _sum(first: Pads, second: Pads) -> Pads:
 
 def _crops(pad: Pad) -> bool:
     return any(side < 0 for axis in pad.pads for side in axis)
-
-
-def _is_nonnegative(x: Value) -> bool:
-    op = x.producer.op if x.producer else None
-    return isinstance(op, Relu | Sigmoid) or (isinstance(op, Clip) and min(op.low, op.high) >= 0)

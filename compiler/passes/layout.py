@@ -7,21 +7,18 @@ layout.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.layout import PLAIN, Layout
-from glulam.compiler.graph.op import Op, Padding, Prefers, Trait
+from glulam.compiler.graph.op import Op, Padding, Prefers
 from glulam.compiler.graph.types import DType, TensorType
-from glulam.compiler.loops import expr as ex
-from glulam.compiler.ops import Concat, MaxPool, Split, Transpose
-from glulam.compiler.ops.fused import FusedRegion
-from glulam.compiler.ops.pointwise import Pointwise
+from glulam.compiler.ops import Concat, Split, Transpose
 from glulam.compiler.ops.reorder import Reorder
 from glulam.compiler.ops.views import ConcatView, SplitView
 from glulam.compiler.passes.manager import Decision, Pass, PassReport
+from glulam.compiler.passes.nonnegative import is_nonnegative
 from glulam.compiler.passes.storage import Storage, is_alias
 from glulam.compiler.targets import Target
 
@@ -138,11 +135,8 @@ class _Layouts:
         types = [None if v is None else v.type for v in node.inputs]
         if value.layout.block == 1 and node.op.reads_plain(i, types, self.block):
             return 1
-        if node.prefers is Prefers.EITHER:
-            if value.type.rank < max(3, *(v.type.rank for v in (*node.present_inputs(), *node.outputs))):
-                return 1  # its axes are the last ones: none of them is the channels
-            if value.shape[1] == 1:
-                return None
+        if node.prefers is Prefers.EITHER and value.shape[1] == 1:
+            return None
         return self.block
 
     def convert(self, value: Value, block: int, order: list[Node]) -> Value:
@@ -258,49 +252,3 @@ def is_channels_first(op: Op) -> bool:
     return (
         isinstance(op, Transpose) and len(op.perm) > 2 and op.perm == (0, len(op.perm) - 1, *range(1, len(op.perm) - 1))
     )
-
-
-def is_nonnegative(value: Value) -> bool:
-    """Whether no element can be below zero, so that zeros around it never win a maximum (NaN is let through anyway)."""
-    node = value.producer
-    if node is None:
-        return False
-    if isinstance(node.op, MaxPool) and node.op.has_empty_windows(next(node.present_inputs()).shape[2:]):
-        return False
-    if isinstance(node.op, Concat | Split | MaxPool | Reorder) or Trait.VIEW in node.op.traits:
-        return all(is_nonnegative(v) for v in node.present_inputs())
-    last = node.op.result.producer if isinstance(node.op, FusedRegion) else node
-    if last is None or not isinstance(last.op, Pointwise):
-        return False
-    formula = last.op.expression(*(v.type for v in last.present_inputs()))
-    return formula.dtype.is_float and _is_nonnegative(formula)
-
-
-def _is_nonnegative(e: ex.Expr) -> bool:
-    """Whether a float is never below zero; -0.0 is not."""
-    match e:
-        case ex.Binary("maximum", x, y):
-            return _is_nonnegative(x) or _is_nonnegative(y)
-        case ex.Const(constant):
-            return constant >= 0
-        case ex.Binary("minimum" | "add" | "mul", x, y):
-            return _is_nonnegative(x) and _is_nonnegative(y)
-        case ex.Binary("div", x, y):
-            return _is_nonnegative(x) and _has_no_sign(y)
-    return _has_no_sign(e)
-
-
-def _has_no_sign(e: ex.Expr) -> bool:
-    """Whether a float never has its sign bit set, so that not even division by it gives -inf."""
-    match e:
-        case ex.Unary("exp" | "abs"):
-            return True
-        case ex.Const(constant):
-            return math.copysign(1, constant) > 0
-        case ex.Binary("maximum", x, y):
-            return any(isinstance(side, ex.Const) and side.value > 0 for side in (x, y))
-        case ex.Binary("add", x, y):
-            return (_has_no_sign(x) and _is_nonnegative(y)) or (_is_nonnegative(x) and _has_no_sign(y))
-        case ex.Binary("minimum" | "mul" | "div", x, y):
-            return _has_no_sign(x) and _has_no_sign(y)
-    return False

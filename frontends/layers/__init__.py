@@ -1,4 +1,7 @@
-"""Layers: networks written down in Python, with PyTorch's names, argument order and parameter names."""
+"""Layers: networks written down in Python, with PyTorch's names, argument order and parameter names.
+
+How many channels or features an input has is inferred: arguments that say so in PyTorch are left out.
+"""
 
 from glulam.frontends.layers.activation import (
     CELU,

@@ -67,6 +67,7 @@ class _ConvNd(Layer):
 class _Conv(_ConvNd):
     """Convolution (cross-correlation) of [N, C, *spatial] with a weight of [out_channels, C / groups, *kernel_size].
 
+    PyTorch's first argument, in_channels, is inferred from the input and left out: out_channels comes first.
     padding: an integer, one per axis, ((before, after), ...) per axis, "same" (ceil(extent / stride) outputs, an odd
     pad goes behind), "same_lower" (in front) or "valid". bias: whether there is one, or its array. weight: an array.
     init_gain: the drawn weight has variance init_gain / fan_in; None for what suits data after a ReLU.
@@ -129,6 +130,7 @@ class Conv3d(_Conv):
 class _ConvTranspose(_ConvNd):
     """Transposed convolution of [N, C, *spatial] with a weight of [C, out_channels / groups, *kernel_size].
 
+    PyTorch's first argument, in_channels, is inferred from the input and left out: out_channels comes first.
     The output extent is (extent - 1) stride - before - after + dilation (kernel - 1) + output_padding + 1.
     """
 

@@ -1,4 +1,4 @@
-"""Normalisation layers."""
+"""Normalisation layers. The number of features, which PyTorch takes, is inferred from the input."""
 
 from __future__ import annotations
 
@@ -40,11 +40,9 @@ class BatchNorm(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        if not eps >= 0:
-            raise ShapeError(f"{type(self).__name__}: eps is {eps}; it must not be negative")
+        self.eps = _leading_epsilon(eps, type(self).__name__)
         if not affine and (weight is not None or bias is not None):
             raise ShapeError(f"{type(self).__name__}: affine=False leaves no place for weight and bias")
-        self.eps = float(eps)
         self.affine = affine
         self._given = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
         self.init_gain = init_gain
@@ -177,7 +175,7 @@ class GroupNorm(Layer):
     ) -> None:
         super().__init__(name)
         self.num_groups = integer(num_groups, "GroupNorm: num_groups", low=1)
-        self.eps = _epsilon(eps, "GroupNorm")
+        self.eps = _leading_epsilon(eps, type(self).__name__)
         if not affine and (weight is not None or bias is not None):
             raise ShapeError("GroupNorm: affine=False leaves no place for weight and bias")
         self.affine = affine
@@ -305,6 +303,13 @@ def _epsilon(eps: float, layer: str) -> float:
     if not eps >= 0:
         raise ShapeError(f"{layer}: eps is {eps}; it must not be negative")
     return float(eps)
+
+
+def _leading_epsilon(eps: float, layer: str) -> float:
+    """The same where PyTorch wants the number of features at this place."""
+    if eps >= 1:
+        raise ShapeError(f"{layer}: eps is {eps}; it is below 1 (the number of features is inferred: leave it out)")
+    return _epsilon(eps, layer)
 
 
 def _last_axes(shape: int | Sequence[int] | None, layer: str) -> tuple[int, ...] | None:

@@ -23,6 +23,7 @@ from glulam.frontends.layers.tensor import Tensor, apply, apply_all, literal, re
 class _Recurrent(Layer):
     """The state is carried along the axis of time: [T, N, features] becomes [T, N, D * hidden_size].
 
+    PyTorch's first argument, input_size, is inferred from the input and left out: hidden_size comes first.
     D is 2 with `bidirectional`, else 1. batch_first: [N, T, features] instead. num_layers: so many, each on the outputs
     of the one before; `dropout` between them does nothing at inference. Parameters have PyTorch's names, shapes and
     order of gates (weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, weight_ih_l0_reverse, ...); `weights` gives some
@@ -55,6 +56,8 @@ class _Recurrent(Layer):
         label = type(self).__name__
         self.hidden_size = integer(hidden_size, f"{label}: hidden_size", low=1)
         self.num_layers = integer(num_layers, f"{label}: num_layers", low=1)
+        if not isinstance(bias, bool | np.bool_):
+            raise ShapeError(f"{label}: bias is {bias!r}; it is True or False (input_size is inferred: leave it out)")
         self.has_bias, self.batch_first, self.bidirectional = bool(bias), bool(batch_first), bool(bidirectional)
         self.lengths, self.return_state = bool(lengths), bool(return_state)
         if not 0.0 <= dropout <= 1.0:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.frontends.layers.arguments import extents, integer
@@ -190,7 +192,7 @@ class Pad(Layer):
     """
 
     def __init__(
-        self, padding: int | Sequence[int], mode: str = "constant", value: float = 0.0, *, name: str | None = None
+        self, padding: int | Sequence[int], mode: str = "constant", value: float | int = 0.0, *, name: str | None = None
     ) -> None:
         super().__init__(name)
         modes = {"constant": "constant", **PADDING_MODES}
@@ -200,7 +202,7 @@ class Pad(Layer):
             raise ShapeError(f"Pad: {tuple(padding)} has an odd number of entries; give (before, after) per axis")
         self.padding = padding
         self.mode = modes[mode]
-        self.value = float(value)
+        self.value = int(value) if isinstance(value, int | np.integer) else float(value)
 
     def forward(self, x: Tensor) -> Tensor:
         flat = self.padding if isinstance(self.padding, Sequence) else (self.padding,) * (2 * max(x.rank - 2, 0))

@@ -88,10 +88,8 @@ def fill(parameters: Mapping[str, Parameter], source: Mapping[str, Any], *, stri
 
 def checked_copy(given: Any, shape: Shape, dtype: DType, what: str) -> Array:
     """A copy of the right dtype. Raises ShapeError unless `given` is an array of numbers of exactly this shape."""
-    if hasattr(given, "detach"):
-        given = given.detach().cpu().numpy()  # a PyTorch tensor
     try:
-        array = np.asarray(given)
+        array = _from_torch(given, what) if hasattr(given, "detach") else np.asarray(given)
     except ValueError as error:
         raise ShapeError(f"{what}: not an array ({error})") from error
     if array.dtype.kind not in "fiub":
@@ -99,6 +97,17 @@ def checked_copy(given: Any, shape: Shape, dtype: DType, what: str) -> Array:
     if array.shape != shape:
         raise ShapeError(f"{what}: shape {array.shape}, but {shape} is needed")
     return array.astype(dtype.numpy, order="C", copy=True)
+
+
+def _from_torch(tensor: Any, what: str) -> Array:
+    """The array of a PyTorch tensor; bfloat16, which numpy lacks, as float32."""
+    try:
+        here = tensor.detach().cpu()
+        if str(getattr(here, "dtype", None)) == "torch.bfloat16":
+            here = here.float()
+        return np.asarray(here.numpy())
+    except (TypeError, RuntimeError) as error:
+        raise ShapeError(f"{what}: no array; give the tensor as dense float32 ({error})") from error
 
 
 def _read_npz(path: Path) -> dict[str, Array]:

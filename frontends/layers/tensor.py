@@ -6,7 +6,6 @@ outputs)` then collects them. Tensors that grow from one `Input` share a `Scope`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import EllipsisType
@@ -219,10 +218,6 @@ def _subscript(x: Tensor, index: tuple[Index, ...]) -> Tensor:
     whole = tuple(sizes) == x.shape and all(step == 1 for step in steps)
     part = x if whole else apply(ops.Slice(tuple(starts), tuple(steps), tuple(sizes)), x)
     return reshape(part, kept)
-
-
-def spatial_size(x: Tensor) -> int:
-    return math.prod(x.shape[2:])
 
 
 def require_rank(x: Tensor, rank: int, layer: str) -> None:

@@ -12,6 +12,7 @@ from glulam.compiler.errors import ModelFileError, UnsupportedError
 from glulam.compiler.graph.graph import Value
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import Array, DType
+from glulam.compiler.ops.pointwise import Cast
 from glulam.frontends.onnx.build import Builder
 from glulam.frontends.onnx.proto import require_onnx
 from glulam.frontends.onnx.refused import USES
@@ -183,6 +184,10 @@ class Context:
 
     def add(self, op: Op, *inputs: Value | None) -> tuple[Value, ...]:
         return self.builder.add(op, *inputs, name=self.base)
+
+    def cast(self, x: Value, dtype: DType) -> Value:
+        """The value as another type; itself if it has that type already."""
+        return x if x.type.dtype is dtype else self.apply(Cast(dtype), x)
 
     def constant(self, data: Any, dtype: DType | None = None) -> Value:
         if dtype is DType.F16:

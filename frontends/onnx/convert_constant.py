@@ -38,7 +38,8 @@ _CONSTANT_FORMS = {
 
 def constant_of_shape(ctx: Context) -> Value:
     shape = ctx.known_ints(0, "shape")
-    assert shape is not None
+    if shape is None:
+        raise ctx.malformed("the shape (input 0) is missing")
     value = ctx.tensor("value")
     if value is None:
         value = np.zeros((), np.float32)
@@ -103,9 +104,8 @@ def one_hot(ctx: Context) -> Value:
         raise ctx.malformed(f"OneHot of depth {depth} with values {values.type}")
     pair = ctx.known(2, "values")
     ctx.builder.claim((depth,))
-    wide = ctx.apply(ops.Reshape((*indices.shape[:axis], 1, *indices.shape[axis:])), indices)
-    if wide.type.dtype is not DType.I64:
-        wide = ctx.apply(ops.Cast(DType.I64), wide)
+    column = ctx.apply(ops.Reshape((*indices.shape[:axis], 1, *indices.shape[axis:])), indices)
+    wide = ctx.cast(column, DType.I64)
     places = np.arange(depth, dtype=np.int64).reshape((depth,) + (1,) * (rank - axis))
     hot = ctx.apply(
         ops.Or(),

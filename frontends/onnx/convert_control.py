@@ -45,6 +45,8 @@ def scan(ctx: Context) -> tuple[Value, ...]:
     """The body for each element along the scanned axes, one after the other."""
     body = ctx.branch("body")
     count = ctx.integer("num_scan_inputs", 0)
+    if not 0 < count <= len(ctx.inputs):
+        raise ctx.malformed(f"num_scan_inputs is {count}, of {len(ctx.inputs)} inputs")
     if ctx.opset < 9:
         return _batched_scan(ctx, count)
     states = [ctx[i] for i in range(len(ctx.inputs) - count)]

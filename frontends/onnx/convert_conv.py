@@ -37,13 +37,12 @@ def conv_transpose(ctx: Context) -> Value:
     rank = len(kernel)
     output_padding = list(ctx.integers("output_padding") or (0,) * rank)
     output_shape = ctx.integers("output_shape")
-    mode = ctx.text("auto_pad", "NOTSET")
     window = read_window(ctx, x.shape[2:], kernel, auto=False)
     if len(output_padding) != rank or (output_shape and len(output_shape) < rank):
         raise ctx.malformed(f"output_padding and output_shape need {rank} entries")
-    if not output_shape and mode.startswith("SAME"):
+    if not output_shape and window.rule.startswith("SAME"):
         output_shape = tuple(n * s for n, s in zip(x.shape[2:], window.strides, strict=True))
-    pads = window.pads if mode == "NOTSET" else ((0, 0),) * rank
+    pads = window.pads if window.rule == "NOTSET" else ((0, 0),) * rank
     if output_shape:
         full = window.transposed_extents(x.shape[2:])
         found = []
@@ -52,7 +51,7 @@ def conv_transpose(ctx: Context) -> Value:
             if total < 0:
                 output_padding[i] -= total
             small, large = max(total, 0) // 2, max(total, 0) - max(total, 0) // 2
-            found.append((small, large) if mode == "SAME_UPPER" else (large, small))
+            found.append((small, large) if window.rule == "SAME_UPPER" else (large, small))
         pads = tuple(found)
     op = ConvTranspose(window.strides, pads, window.dilations, tuple(output_padding), ctx.integer("group", 1))
     return ctx.apply(op, x, w, ctx.optional(2))

@@ -89,9 +89,7 @@ def reverse_sequence(ctx: Context) -> Value:
         raise ctx.malformed(f"batch_axis {batch}, time_axis {time} and lengths {lengths.type} for {x.type}")
     perm = (batch, time, *(axis for axis in range(rank) if axis not in (batch, time)))
     steps = ctx.constant(np.arange(x.shape[time], dtype=np.int64)[None, :])
-    if lengths.type.dtype is not DType.I64:
-        lengths = ctx.apply(ops.Cast(DType.I64), lengths)
-    count = ctx.apply(ops.Reshape((x.shape[batch], 1)), lengths)
+    count = ctx.apply(ops.Reshape((x.shape[batch], 1)), ctx.cast(lengths, DType.I64))
     mirrored = ctx.apply(ops.Sub(), ctx.apply(ops.Sub(), count, ctx.constant(1, DType.I64)), steps)
     places = ctx.apply(ops.Where(), ctx.apply(ops.Less(), steps, count), mirrored, steps)
     indices = ctx.apply(ops.Reshape((*places.shape, 1)), places)

@@ -154,7 +154,7 @@ def pad(ctx: Context) -> Value:
         pads[axis] = (flat[i], flat[i + len(axes)])
     if not any(b or a for b, a in pads):
         return x
-    return ctx.apply(ops.Pad(tuple(pads), mode, 0.0 if value is None else float(value)), x)
+    return ctx.apply(ops.Pad(tuple(pads), mode, 0.0 if value is None else value), x)
 
 
 def expand(ctx: Context) -> Value:

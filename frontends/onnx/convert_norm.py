@@ -10,7 +10,7 @@ from glulam.compiler.ops.group_norm import GroupNorm
 from glulam.compiler.ops.local_response import LocalResponseNorm
 from glulam.compiler.ops.movement import Expand, Reshape
 from glulam.compiler.ops.norm import BatchNorm, LayerNorm
-from glulam.compiler.ops.pointwise import Add, Cast, Div, Mul, Reciprocal, ScaleShift, Sqrt, Sub
+from glulam.compiler.ops.pointwise import Add, Div, Mul, Reciprocal, ScaleShift, Sqrt, Sub
 from glulam.compiler.ops.reduce import Reduce
 from glulam.compiler.ops.vector_norm import LpNormalize, RMSNorm
 from glulam.frontends.onnx.context import Context, Converter
@@ -34,7 +34,7 @@ def batch_norm(ctx: Context) -> Value | tuple[Value, ...]:
 
 def _like(ctx: Context, value: Value, x: Value) -> Value:
     """Statistics and scales may have another float type than the data; with float16 all are computed in float32."""
-    return value if x.type.dtype in (DType.F16, value.type.dtype) else ctx.apply(Cast(x.type.dtype), value)
+    return value if x.type.dtype is DType.F16 else ctx.cast(value, x.type.dtype)
 
 
 def _batch_statistics(ctx: Context, epsilon: float) -> tuple[Value, ...]:

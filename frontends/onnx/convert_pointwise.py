@@ -38,7 +38,7 @@ def shrink(ctx: Context) -> Value:
     op, x = ops.Shrink(ctx.number("bias", 0.0), ctx.number("lambd", 0.5)), ctx[0]
     if x.type.dtype.is_float:
         return ctx.apply(op, x)
-    return ctx.apply(ops.Cast(x.type.dtype), ctx.apply(op, ctx.apply(ops.Cast(DType.F64), x)))
+    return ctx.cast(ctx.apply(op, ctx.cast(x, DType.F64)), x.type.dtype)
 
 
 def sign(ctx: Context) -> Value:
@@ -88,14 +88,9 @@ def mean(ctx: Context) -> Value:
 
 
 def power(ctx: Context) -> Value:
-    """The exponent may have a type of its own; the result has the base's."""
+    """The exponent may have a type of its own; the result has the base's. The op computes integers in float64."""
     x, y = _legacy_broadcast(ctx)
-    if x.type.dtype is y.type.dtype:
-        return ctx.apply(ops.Pow(), x, y)
-    if x.type.dtype.is_float or not y.type.dtype.is_float:
-        return ctx.apply(ops.Pow(), x, ctx.apply(ops.Cast(x.type.dtype), y))
-    wide = ctx.apply(ops.Pow(), ctx.apply(ops.Cast(y.type.dtype), x), y)
-    return ctx.apply(ops.Cast(x.type.dtype), wide)
+    return ctx.apply(ops.Pow(), x, ctx.cast(y, x.type.dtype) if x.type.dtype.is_float else y)
 
 
 def modulo(ctx: Context) -> Value:
@@ -156,17 +151,13 @@ def prelu(ctx: Context) -> Value:
 def cast(ctx: Context) -> Value:
     ctx.ignore("saturate", "round_mode")
     kind = ctx.integer("to", 0)
-    result = _cast(ctx, ctx[0], dtype_of(kind, "attribute to"))
+    result = ctx.cast(ctx[0], dtype_of(kind, "attribute to"))
     return ctx.apply(ops.RoundBfloat16(), result) if is_bfloat16(kind) else result
 
 
 def cast_like(ctx: Context) -> Value:
     ctx.ignore("saturate", "round_mode")
-    return _cast(ctx, ctx[0], ctx[1].type.dtype)
-
-
-def _cast(ctx: Context, x: Value, dtype: DType) -> Value:
-    return x if x.type.dtype is dtype else ctx.apply(ops.Cast(dtype), x)
+    return ctx.cast(ctx[0], ctx[1].type.dtype)
 
 
 def is_nan(ctx: Context) -> Value:

@@ -22,10 +22,9 @@ def _window(ctx: Context) -> tuple[Window, bool]:
     kernel = ctx.integers("kernel_shape")
     if not kernel or len(kernel) != len(extents):
         raise ctx.malformed(f"kernel_shape {kernel} for an input of shape {ctx[0].shape}")
-    ruled = ctx.text("auto_pad", "NOTSET") not in ("", "NOTSET")
+    window = read_window(ctx, extents, kernel)
     # the rules of auto_pad fix the output extents themselves, so rounding up has nothing left to do
-    ceil = ctx.flag("ceil_mode") and not ruled
-    return read_window(ctx, extents, kernel), ceil
+    return window, ctx.flag("ceil_mode") and window.rule == "NOTSET"
 
 
 def max_pool(ctx: Context) -> tuple[Value, ...]:

@@ -24,8 +24,8 @@ def quantize_linear(ctx: Context) -> Value:
     wanted = ctx.integer("output_dtype", 0)
     dtype = zero.type.dtype if zero is not None else dtype_of(wanted, "attribute output_dtype") if wanted else DType.U8
     axis, block = ctx.integer("axis", 1), ctx.integer("block_size", 0)
-    steps = _along(ctx, _cast(ctx, scale, DType.F32), x, axis, block)
-    codes = ctx.apply(ops.Round(), ctx.apply(ops.Div(), _cast(ctx, x, DType.F32), steps))
+    steps = _along(ctx, ctx.cast(scale, DType.F32), x, axis, block)
+    codes = ctx.apply(ops.Round(), ctx.apply(ops.Div(), ctx.cast(x, DType.F32), steps))
     shift = None if zero is None else _along(ctx, zero, x, axis, block)
     return _saturated(ctx, codes, shift, dtype)
 
@@ -36,24 +36,24 @@ def dequantize_linear(ctx: Context) -> Value:
     axis, block = ctx.integer("axis", 1), ctx.integer("block_size", 0)
     wanted = ctx.integer("output_dtype", 0)
     dtype = dtype_of(wanted, "attribute output_dtype") if wanted else scale.type.dtype
-    codes = _cast(ctx, x, DType.I32)
+    codes = ctx.cast(x, DType.I32)
     if zero is not None:
-        codes = ctx.apply(ops.Sub(), codes, _along(ctx, _cast(ctx, zero, DType.I32), x, axis, block))
-    steps = _along(ctx, _cast(ctx, scale, DType.F32), x, axis, block)
-    return _cast(ctx, ctx.apply(ops.Mul(), _cast(ctx, codes, DType.F32), steps), dtype)
+        codes = ctx.apply(ops.Sub(), codes, _along(ctx, ctx.cast(zero, DType.I32), x, axis, block))
+    steps = _along(ctx, ctx.cast(scale, DType.F32), x, axis, block)
+    return ctx.cast(ctx.apply(ops.Mul(), ctx.cast(codes, DType.F32), steps), dtype)
 
 
 def matmul_integer(ctx: Context) -> Value:
     a = _centred(ctx, ctx[0], ctx.optional(2), DType.F64, rows=True)
     b = _centred(ctx, ctx[1], ctx.optional(3), DType.F64)
-    return _cast(ctx, ctx.apply(ops.MatMul(), a, b), DType.I32)
+    return ctx.cast(ctx.apply(ops.MatMul(), a, b), DType.I32)
 
 
 def qlinear_matmul(ctx: Context) -> Value:
-    a_scale, b_scale, y_scale = (_cast(ctx, ctx[i], DType.F32) for i in (1, 4, 6))
+    a_scale, b_scale, y_scale = (ctx.cast(ctx[i], DType.F32) for i in (1, 4, 6))
     a = _centred(ctx, ctx[0], ctx[2], DType.F64, rows=True)
     b = _centred(ctx, ctx[3], ctx[5], DType.F64)
-    product = _cast(ctx, ctx.apply(ops.MatMul(), a, b), DType.F32)
+    product = ctx.cast(ctx.apply(ops.MatMul(), a, b), DType.F32)
     scale = ctx.apply(ops.Div(), ctx.apply(ops.Mul(), _rows(ctx, a_scale), b_scale), y_scale)
     codes = ctx.apply(ops.Round(), ctx.apply(ops.Mul(), product, scale))
     return _saturated(ctx, codes, ctx[7], ctx[7].type.dtype)
@@ -61,15 +61,15 @@ def qlinear_matmul(ctx: Context) -> Value:
 
 def conv_integer(ctx: Context) -> Value:
     sums = _convolved(ctx, ctx[0], ctx.optional(2), ctx[1], ctx.optional(3))
-    return _cast(ctx, sums, DType.I32)
+    return ctx.cast(sums, DType.I32)
 
 
 def qlinear_conv(ctx: Context) -> Value:
-    x_scale, w_scale, y_scale = (_cast(ctx, ctx[i], DType.F32) for i in (1, 4, 6))
+    x_scale, w_scale, y_scale = (ctx.cast(ctx[i], DType.F32) for i in (1, 4, 6))
     rank = len(ctx[0].shape)
     sums = _convolved(ctx, ctx[0], ctx[2], ctx[3], ctx[5])
     if ctx.optional(8) is not None:
-        sums = ctx.apply(ops.Add(), sums, _per_channel(ctx, _cast(ctx, ctx[8], DType.F32), rank))
+        sums = ctx.apply(ops.Add(), sums, _per_channel(ctx, ctx.cast(ctx[8], DType.F32), rank))
     scale = ctx.apply(ops.Div(), ctx.apply(ops.Mul(), x_scale, _per_channel(ctx, w_scale, rank)), y_scale)
     codes = ctx.apply(ops.Round(), ctx.apply(ops.Mul(), sums, scale))
     return _saturated(ctx, codes, ctx[7], ctx[7].type.dtype)
@@ -81,9 +81,9 @@ def _convolved(ctx: Context, x: Value, x_zero: Value | None, w: Value, w_zero: V
     if terms * _LARGEST_CODE * _LARGEST_CODE >= _EXACT:
         raise ctx.unsupported(f"sums of {terms} products of 8-bit codes would not be exact")
     codes = _centred(ctx, x, x_zero, DType.F32)
-    weights = _cast(ctx, w, DType.F32)
+    weights = ctx.cast(w, DType.F32)
     if w_zero is not None:
-        zero = _cast(ctx, w_zero, DType.F32)
+        zero = ctx.cast(w_zero, DType.F32)
         if zero.type.size > 1:
             zero = ctx.apply(ops.Reshape((zero.type.size, *[1] * (len(w.shape) - 1))), zero)
         weights = ctx.apply(ops.Sub(), weights, zero)
@@ -93,10 +93,10 @@ def _convolved(ctx: Context, x: Value, x_zero: Value | None, w: Value, w_zero: V
 
 def _centred(ctx: Context, x: Value, zero: Value | None, dtype: DType, *, rows: bool = False) -> Value:
     """Codes less their zero point; one for each row of a matrix with `rows`, else one for each column."""
-    wide = _cast(ctx, x, dtype)
+    wide = ctx.cast(x, dtype)
     if zero is None:
         return wide
-    shift = _cast(ctx, zero, dtype)
+    shift = ctx.cast(zero, dtype)
     return ctx.apply(ops.Sub(), wide, _rows(ctx, shift) if rows else shift)
 
 
@@ -131,13 +131,9 @@ def _saturated(ctx: Context, codes: Value, zero: Value | None, dtype: DType) -> 
     if dtype.is_float:
         raise ctx.unsupported(f"codes of type {dtype.value}")
     if zero is not None:
-        codes = ctx.apply(ops.Add(), codes, _cast(ctx, zero, DType.F32))
+        codes = ctx.apply(ops.Add(), codes, ctx.cast(zero, DType.F32))
     limits = np.iinfo(dtype.numpy.name)
-    return _cast(ctx, ctx.apply(ops.Clip(float(limits.min), float(limits.max)), codes), dtype)
-
-
-def _cast(ctx: Context, x: Value, dtype: DType) -> Value:
-    return x if x.type.dtype is dtype else ctx.apply(ops.Cast(dtype), x)
+    return ctx.cast(ctx.apply(ops.Clip(float(limits.min), float(limits.max)), codes), dtype)
 
 
 TABLE: dict[str, Converter] = {

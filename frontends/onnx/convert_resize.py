@@ -8,20 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from glulam.compiler.graph.graph import Value
-from glulam.compiler.ops.resize import Resize
+from glulam.compiler.ops.resize import COORDINATES, ROUNDINGS, Resize
 from glulam.frontends.onnx.context import Context, Converter
 
 _MODES = {"nearest": "nearest", "linear": "linear", "bilinear": "linear", "cubic": "cubic"}
-_COORDINATES = (
-    "half_pixel",
-    "pytorch_half_pixel",
-    "align_corners",
-    "asymmetric",
-    "half_pixel_symmetric",
-    "tf_half_pixel_for_nn",
-    "tf_crop_and_resize",
-)
-_ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
 def _sizes(ctx: Context, x: Value, scales: Sequence[float]) -> tuple[int, ...]:
@@ -81,8 +71,8 @@ def resize(ctx: Context) -> Value:
     rank = len(x.shape)
     axes = ctx.integers("axes")
     axes = tuple(range(rank)) if axes is None else ctx.axes(axes, rank)
-    coordinates = _choice(ctx, "coordinate_transformation_mode", "half_pixel", _COORDINATES)
-    rounding = _choice(ctx, "nearest_mode", "round_prefer_floor", _ROUNDINGS)
+    coordinates = _choice(ctx, "coordinate_transformation_mode", "half_pixel", COORDINATES)
+    rounding = _choice(ctx, "nearest_mode", "round_prefer_floor", ROUNDINGS)
     policy = _choice(ctx, "keep_aspect_ratio_policy", "stretch", ("stretch", "not_larger", "not_smaller"))
     roi = _known_floats(ctx, 1, "roi") if coordinates == "tf_crop_and_resize" else ()
     sizes, scales = _extents(ctx, x, axes, policy)

@@ -22,8 +22,7 @@ def tensor_scatter(ctx: Context) -> Value:
     steps = np.arange(update.shape[axis], dtype=np.int64).reshape(-1, *[1] * (rank - axis - 1))
     places = ctx.constant(steps)
     if start is not None:
-        first = start if start.type.dtype is DType.I64 else ctx.apply(ops.Cast(DType.I64), start)
-        column = ctx.apply(ops.Reshape((start.type.size, *[1] * (rank - 1))), first)
+        column = ctx.apply(ops.Reshape((start.type.size, *[1] * (rank - 1))), ctx.cast(start, DType.I64))
         places = ctx.apply(ops.Add(), column, places)
     if mode == "circular":
         places = ctx.apply(ops.Mod(False), places, ctx.constant(cache.shape[axis], DType.I64))

@@ -153,8 +153,11 @@ class _Importer:
             return ()
         except (ModelFileError, GraphError) as error:
             raise ModelFileError(f"{shown(node)}: {error}") from error
-        except (ValueError, TypeError, IndexError, ArithmeticError, MemoryError, AssertionError) as error:
+        except (ValueError, IndexError, ArithmeticError) as error:  # shapes and numbers that do not go together
             raise ModelFileError(f"{shown(node)}: its attributes and inputs make no sense ({error})") from error
+        except (AssertionError, AttributeError, KeyError, MemoryError, TypeError) as error:
+            error.add_note(f"while glulam converted {shown(node)}")
+            raise
 
     def _convert(
         self,
@@ -281,7 +284,11 @@ class Call:
         value = self.attributes.get(entry.ref_attr_name)
         if value is None:
             return None
-        return require_onnx().helper.make_attribute(entry.name, value, attr_type=entry.type)  # type: ignore[no-any-return]
+        try:
+            made = require_onnx().helper.make_attribute(entry.name, value, attr_type=entry.type or None)
+        except (TypeError, ValueError) as error:
+            raise ModelFileError(f"attribute {entry.name} cannot be what {entry.ref_attr_name} is: {error}") from error
+        return made  # type: ignore[no-any-return]
 
 
 class _Both(set[str]):

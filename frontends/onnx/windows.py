@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from glulam.frontends.onnx.context import Context
 
@@ -12,10 +12,13 @@ LIMIT = 1 << 24  # no network has a stride, a pad or a kernel extent like that
 
 @dataclass(frozen=True)
 class Window:
+    """rule: NOTSET if the node gives the pads, else SAME_UPPER, SAME_LOWER or VALID."""
+
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     pads: tuple[tuple[int, int], ...]
+    rule: str
 
     @property
     def reach(self) -> tuple[int, ...]:
@@ -44,18 +47,18 @@ def read_window(ctx: Context, extents: Sequence[int], kernel: Sequence[int], *, 
         raise ctx.unsupported(f"negative pads {flat}")
     if max((*flat, *strides, *dilations, *kernel)) > LIMIT:
         raise ctx.malformed(f"a window with an attribute above {LIMIT}")
-    mode = ctx.text("auto_pad", "NOTSET") or "NOTSET"
-    if mode not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
-        raise ctx.malformed(f"auto_pad is {mode!r}")
+    rule = ctx.text("auto_pad", "NOTSET") or "NOTSET"
+    if rule not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
+        raise ctx.malformed(f"auto_pad is {rule!r}")
     pads = tuple(zip(flat[:rank], flat[rank:], strict=True))
-    window = Window(tuple(kernel), strides, dilations, pads)
-    if mode == "NOTSET" or not auto:
+    window = Window(tuple(kernel), strides, dilations, pads, rule)
+    if rule == "NOTSET" or not auto:
         return window
     ruled = [
-        (0, 0) if mode == "VALID" else _same(n, s, r, upper=mode == "SAME_UPPER")
+        (0, 0) if rule == "VALID" else _same(n, s, r, upper=rule == "SAME_UPPER")
         for n, s, r in zip(extents, strides, window.reach, strict=True)
     ]
-    return Window(window.kernel, strides, dilations, tuple(ruled))
+    return replace(window, pads=tuple(ruled))
 
 
 def _same(extent: int, stride: int, reach: int, *, upper: bool) -> tuple[int, int]:

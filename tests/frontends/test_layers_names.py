@@ -138,6 +138,45 @@ def test_misfits_are_listed_together_and_change_nothing():
     assert not net.state_dict()["5.weight"].any()
 
 
+class TorchTensor:
+    """What a state dict of PyTorch holds, as far as it is asked: numpy has no counterpart for some of its types."""
+
+    def __init__(self, data, dtype="torch.float32"):
+        self.data, self.dtype = data, dtype
+
+    def detach(self):
+        return self
+
+    def cpu(self):
+        return self
+
+    def float(self):
+        return TorchTensor(self.data.astype(np.float32))
+
+    def numpy(self):
+        if self.dtype != "torch.float32":
+            raise TypeError(f"Got unsupported ScalarType {self.dtype}")
+        return self.data
+
+
+def test_tensors_of_pytorch_are_taken_bfloat16_too():
+    net = network()
+    arrays = {name: np.round(array * 4) for name, array in net.state_dict().items()}
+    kinds = ("torch.float32", "torch.bfloat16")
+    tensors = {name: TorchTensor(array, kinds[i % 2]) for i, (name, array) in enumerate(arrays.items())}
+    assert net.load_state_dict(tensors) == ([], [])
+    assert all(np.array_equal(arrays[name], array) for name, array in net.state_dict().items())
+
+
+def test_tensors_of_pytorch_that_numpy_cannot_hold_are_misfits():
+    net = network()
+    given = dict(net.state_dict())
+    given["1.weight"] = TorchTensor(given["1.weight"], "torch.float8_e4m3fn")
+    given["1.bias"] = np.zeros(5)
+    with pytest.raises(ShapeError, match=r"(?s)1.weight: no array.*float8.*1.bias: shape"):
+        net.load_state_dict(given)
+
+
 def test_bfloat16_is_widened(tmp_path):
     path = tmp_path / "w.safetensors"
     text = b'{"x":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'

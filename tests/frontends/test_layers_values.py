@@ -257,6 +257,8 @@ def test_structure_layers():
     close(back, x)
     y, x = run(L.Pad((1, 2, 3, 0), value=7.0), (2, 3, 4))
     close(y, np.pad(x, ((0, 0), (0, 0), (3, 0), (1, 2)), constant_values=7.0))
+    y, x = run(L.Pad(1, value=2**53 + 1), (2, 3, 4), dtype="int64")
+    assert y[0, 0, 0, 0] == 2**53 + 1
     y, x = run(L.Pad(1, "reflect"), (2, 3, 4))
     close(y, np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect"))
     (a, b, c), x = run(L.Split(2), (5, 2))

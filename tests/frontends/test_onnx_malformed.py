@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from onnx_support import model, single, value_info
 
 from glulam.compiler.errors import GlulamError, ModelFileError, ShapeError
@@ -199,6 +199,8 @@ SENSELESS = [
     ("Flatten", [ones(2, 3)], {"axis": 4}),
     ("DepthToSpace", [ones(1, 3, 2, 2)], {"blocksize": 2}),
     ("Celu", [ones(2)], {"alpha": 0.0}),
+    ("ConstantOfShape", [None], {}),
+    ("Scan", [ones(2), ones(2)], {"body": helper.make_graph([], "body", [], []), "num_scan_inputs": 2**40}),
 ]
 
 
@@ -206,6 +208,27 @@ SENSELESS = [
 def test_attributes_that_make_no_sense(op_type, inputs, attributes):
     with pytest.raises(GlulamError, match="'node'"):
         from_onnx(single(op_type, inputs, **attributes)[0])
+
+
+@pytest.mark.parametrize("error", [AssertionError, MemoryError, TypeError, KeyError])
+def test_what_is_no_fault_of_the_file_is_not_blamed_on_it(error, monkeypatch):
+    def broken(ctx):
+        raise error("broken")
+
+    monkeypatch.setattr("glulam.frontends.onnx.importer.CONVERTERS", {"Relu": broken})
+    with pytest.raises(error, match="broken") as caught:
+        from_onnx(model([node("Relu", "x", "y")], [x_info(2)]))
+    assert "the_Relu" in "".join(caught.value.__notes__)
+
+
+def test_an_attribute_of_the_wrong_kind_for_the_body_of_a_function():
+    inner = node("LeakyRelu", "a", "b")
+    inner.attribute.add(name="alpha", ref_attr_name="slope", type=AttributeProto.FLOAT)
+    opsets = [helper.make_opsetid("", 17)]
+    function = helper.make_function("mine", "F", ["a"], ["b"], [inner], opsets, ["slope"])
+    call = helper.make_node("F", ["x"], ["y"], domain="mine", slope="steep")
+    with pytest.raises(ModelFileError, match=r"'y'.*attribute alpha"):
+        from_onnx(model([call], [x_info(2)], functions=[function]))
 
 
 def test_a_tiny_file_may_not_ask_for_a_huge_tensor():

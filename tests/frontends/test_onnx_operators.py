@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx_support import assert_agrees, single
+from onnx_support import assert_agrees, assert_close, run_ort, single
+
+from glulam.compiler.graph.evaluate import evaluate
+from glulam.frontends.onnx import from_onnx
 
 RNG = np.random.default_rng(7)
 
@@ -161,6 +164,15 @@ def test_conv_transpose(x, w, attributes):
     check("ConvTranspose", [f(*x), f(*w)], 11, constant=[1], **attributes)
 
 
+def test_an_empty_auto_pad_says_that_pads_are_given():
+    pads = {"pads": [1, 0, 2, 1], "strides": [2, 2], "auto_pad": ""}
+    x, w = f(1, 2, 5, 4), f(2, 2, 3, 3)
+    for op_type in ("Conv", "ConvTranspose"):
+        empty, feeds = single(op_type, [x, w], 11, [1], **pads)
+        given, _ = single(op_type, [x, w], 11, [1], **{**pads, "auto_pad": "NOTSET"})
+        assert_close(evaluate(from_onnx(empty), feeds), run_ort(given, feeds))
+
+
 POOLS = [
     {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 1, 1]},
     {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1},
@@ -209,6 +221,12 @@ def test_gemm(attributes, c, constant):
     a = f(5, 4) if attributes.get("transA") else f(4, 5)
     b = f(6, 5) if attributes.get("transB") else f(5, 6)
     check("Gemm", [a, b, *([] if c is None else [f(*c)])], 11, constant=constant, **attributes)
+
+
+def test_gemm_without_its_addend_does_not_look_at_it():
+    a, b, c = f(4, 5), f(5, 6), np.full((4, 6), np.inf, np.float32)
+    check("Gemm", [a, b, c], 11, constant=[1], beta=0.0)
+    check("Gemm", [a, b, c], 11, beta=0.0, alpha=0.5)
 
 
 @pytest.mark.parametrize(("a", "b"), [((3, 4), (4, 5)), ((2, 1, 3, 4), (5, 4, 2)), ((4,), (4, 5)), ((3, 4), (4,))])

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from onnx_support import model, run_ort, single, value_info
 
 from glulam.compiler import driver
@@ -63,6 +64,48 @@ def test_small_constants_survive_half_precision():
     wide = x.astype(np.float64)
     wanted = (wide - wide.mean()) / np.sqrt(wide.var() + 1e-12)
     np.testing.assert_allclose(native(from_onnx(proto), feeds)["y"], wanted, rtol=2e-3)
+
+
+@pytest.mark.parametrize("value", [2**53 + 1, 2**63 - 1])
+def test_padding_with_integers_that_are_no_doubles(value):
+    proto, feeds = single("Pad", [np.array([3]), np.array([0, 1]), np.array(value)], constant=[1, 2])
+    graph = from_onnx(proto)
+    for got in (evaluate(graph, feeds), native(graph, feeds)):
+        assert got["y"].tolist() == [3, value]
+
+
+@pytest.mark.parametrize("factors", [{}, {"alpha": 0.5}, {"beta": 0.5}, {"alpha": -1.5, "beta": 2.5}, {"beta": 0.0}])
+@pytest.mark.parametrize("c", [None, [5, -3]])
+@pytest.mark.parametrize("dtype", [np.int64, np.int32])
+def test_integer_gemm_rounds_once(factors, c, dtype):
+    given = [np.array(v, dtype) for v in ([[2, 2], [-3, 1]], [[2, 1], [3, 4]], *([] if c is None else [c]))]
+    proto, feeds = single("Gemm", given, **factors)
+    (wanted,) = ReferenceEvaluator(proto).run(None, feeds)
+    graph = from_onnx(proto)
+    for got in (evaluate(graph, feeds), native(graph, feeds)):
+        assert got["y"].dtype == dtype
+        np.testing.assert_array_equal(got["y"], wanted)
+
+
+def test_integer_gemm_without_factors_is_exact():
+    proto, feeds = single("Gemm", [np.array([[2**53 + 1]]), np.array([[1]]), np.array([2])])
+    assert evaluate(from_onnx(proto), feeds)["y"].tolist() == [[2**53 + 3]]
+
+
+@pytest.mark.parametrize(
+    ("base", "exponent", "wanted"),
+    [
+        (np.array([16777217, -3, 2]), np.array([1.0, 3.0, -1.0], np.float32), [16777217, -27, 0]),
+        (np.array([16777217, 9], np.int32), np.array([1.0, 0.5], np.float16), [16777217, 3]),
+        (np.array([2, -1], np.int32), np.array([-(2**32), 2**32 + 1]), [0, -1]),
+    ],
+)
+def test_powers_of_integers_are_computed_in_float64(base, exponent, wanted):
+    proto, feeds = single("Pow", [base, exponent])
+    graph = from_onnx(proto)
+    for got in (evaluate(graph, feeds), native(graph, feeds)):
+        assert got["y"].dtype == base.dtype
+        assert got["y"].tolist() == wanted
 
 
 def test_explicit_casts_still_round():

@@ -320,6 +320,8 @@ ILLEGAL = [
     (ops.Split(0, (1, 1)), (f32(3),), "add up"),
     (ops.Pad(((-2, -2),)), (f32(3),), "crop more"),
     (ops.Pad(((-3, 1),), "edge"), (f32(3),), "no element"),
+    (ops.Pad(((0, 1),), value=2**63), (TensorType(DType.I64, (3,)),), "value 9223372036854775808 is no i64"),
+    (ops.Pad(((0, 1),), value=math.nan), (TensorType(DType.I64, (3,)),), "value nan is no i64"),
     (ops.Expand((2,)), (f32(3),), "broadcast"),
     (ops.Gather(0), (f32(3), f32(3)), "not defined for f32"),
     (ops.Resize((3,), (0.0,)), (f32(3),), "positive"),

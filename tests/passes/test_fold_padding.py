@@ -51,9 +51,32 @@ def test_a_clip_to_what_is_negative():
     assert "pad" in fold(text[:at] + clip + text[at:]).ops
 
 
+@pytest.mark.parametrize("value", ["abs(%x)", "exp(%x)", "concat(%r, %s) {axis=1}", "leaky_relu(%x) {alpha=0.5}"])
+def test_zeros_go_into_a_max_pool_of_whatever_is_never_below_them(value):
+    text = PAD.replace("%r", "%q") + f"%m = max_pool(%p) {{{WINDOW}}}\noutput y = %m"
+    at = text.index("%p = ")
+    result = fold(f"{text[:at]}%s = sigmoid(%x)\n%q = {value}\n{text[at:]}")
+    assert ("pad" in result.ops.split()) is value.startswith("leaky")
+
+
 def test_zeros_wider_than_the_window_stay_before_a_max_pool():
     text = PAD.replace("(0, 2)", "(0, 3)") + f"%m = max_pool(%p) {{{WINDOW}}}\noutput y = %m"
     assert "a window may lie in the padding alone" in fold(text).declined
+
+
+@pytest.mark.parametrize(
+    ("window", "folds"),
+    [
+        ("kernel=(2, 2), strides=(1, 1), pads=PADS, dilations=(3, 3)", False),
+        ("kernel=(3, 3), strides=(1, 1), pads=PADS, dilations=(1, 1)", True),
+        ("kernel=(2, 2), strides=(3, 3), pads=PADS, dilations=(1, 1), ceil_mode=True", False),
+        ("kernel=(2, 2), strides=(2, 2), pads=PADS, dilations=(1, 1), ceil_mode=True", True),
+    ],
+)
+def test_zeros_stay_where_a_dilated_window_or_the_last_one_sees_nothing_else(window, folds):
+    text = "input %x: f32[1,1,2,2]\n%r = relu(%x)\n%p = pad(%r) {pads=((0, 0), (0, 0), (1, 1), (1, 1))}\n"
+    result = rewrite(text + f"%m = max_pool(%p) {{{window.replace('PADS', NONE)}}}\noutput y = %m", FoldPadding())
+    assert ("pad" in result.ops.split()) is not folds
 
 
 AVERAGE = f"%m = average_pool(%p) {{{WINDOW}, count_include_pad=INCLUDE}}\noutput y = %m"
