@@ -123,14 +123,14 @@ def tuned(graph: Graph, options: Options, progress: Callable[[str], None] = lamb
     disabled = disabled_passes(options)
     if ChooseAlgorithm.name in disabled:
         return []
-    machine = target(options.target)
+    machine, strict = target(options.target), options.numerics == "strict"
     alone = replace(options, tune=False, stop_after=None, disable=(ChooseAlgorithm.name,))
-    before = list(takewhile(lambda each: each.name != ChooseAlgorithm.name, pipeline(machine)))
+    whole = pipeline(machine, strict=strict, threads=options.threads)
+    before = list(takewhile(lambda each: each.name != ChooseAlgorithm.name, whole))
     work = graph.copy()
     run_passes(work, before, disable=[name for name in disabled if name in {each.name for each in before}])
     build = partial(build_artifact, options=alone)
-    exact = options.numerics == "strict"
-    return tune(work, machine, options.threads, cache_for(options), build, progress, exact)
+    return tune(work, machine, options.threads, cache_for(options), build, progress, strict)
 
 
 def cache_for(options: Options) -> Cache:

@@ -350,7 +350,7 @@ class Context:
         there in the kernel before. Then both read all weights, so these must not be much larger than the pixels: input
         0, the output and what further inputs there are (all in bytes).
         """
-        if self.target.threads != 2 or any(o is not None and o.by_channel for o in (*self.inputs, *self.outputs)):
+        if not self.target.halves or any(o is not None and o.by_channel for o in (*self.inputs, *self.outputs)):
             return max(1, count)
         pixels = self.operand(0).type.nbytes + self.output.type.nbytes + others
         return max(1, -(-count // 2) if weights <= OFTEN * pixels else count)

@@ -75,18 +75,18 @@ class Algorithm:
 
 
 def candidates(
-    target: Target, node: Node, exact: bool = False, around: Sides = BLOCKED
+    target: Target, node: Node, strict: bool = False, around: Sides = BLOCKED
 ) -> tuple[list[Candidate], list[str]]:
     """What may compute the node, with equal costs in order of preference, and why other algorithms may not.
 
-    With `exact` the sums are to be the definition's. `around` says what the node stands between.
+    With `strict` the sums are to be the definition's. `around` says what the node stands between.
     """
     found: list[Candidate] = []
     refused: list[str] = []
     for algorithm in ALGORITHMS:
         if type(node.op) is not algorithm.serves:
             continue
-        if exact and not algorithm.exact:
+        if strict and not algorithm.exact:
             refused.append(f"no {algorithm.name}: numerics are strict")
         elif (why := algorithm.refuses(target, node)) is not None:
             refused.append(f"no {algorithm.name}: {why}")
@@ -147,8 +147,10 @@ def _direct(target: Target, node: Node) -> list[Candidate]:
     op = node.op
     assert isinstance(op, Conv)
     if _has_ragged_groups(target, node):
-        return [Candidate("direct", _grouped_cycles(target, node), op)]
-    own = Candidate("direct", _direct_cycles(target, node, None), op)
+        return [Candidate("grouped", _grouped_cycles(target, node), op)]
+    channels = _channels(target, node)
+    name = "depthwise" if channels.groups > 1 and (channels.ins, channels.outs) == (1, 1) else "direct"
+    own = Candidate(name, _direct_cycles(target, node, None), op)
     if op.groups > 1 or _needs_packing(node) is not None:
         return [own]
     blocks, _ = conv_direct.whole_blocks(target, node.output.shape[1])
