@@ -63,6 +63,14 @@ class ConvGeometry:
         ends = [begin for begin, _ in begins[1:]] + [outputs] * bool(begins)
         return [Met(begin, end - begin, alike) for (begin, alike), end in zip(begins, ends, strict=True)]
 
+    def stays_inside(self, outputs: Shape, inputs: Shape) -> bool:
+        """Whether every tap of so many output pixels meets one of the inputs."""
+        spans = zip(outputs, inputs, self.strides, self.kernel, self.dilations, self.pads, strict=True)
+        return all(
+            before <= 0 and (n - 1) * stride + (taps - 1) * dilation - before < extent
+            for n, extent, stride, taps, dilation, (before, _) in spans
+        )
+
     def met_taps(self, d: int, output: Affine, inputs: int) -> Span | None:
         """The taps for which an output pixel of dimension `d` meets some of its `inputs`; None if all always do."""
         dilation, place = self.dilations[d], output * self.strides[d] - self.pads[d][0]
