@@ -98,7 +98,7 @@ def _declared(text: str) -> tuple[str, set[str]]:
 
 def _text(target: Target, declarations: Iterable[str], functions: Iterable[str]) -> str:
     # LLVM learns too late of vectors that are spilled to align the stack for them; else they cross cache lines, in some
-    # processes and not in others, and kernels with many take up to a sixth longer.
+    # processes and not in others.
     size = target.vector_bytes
     attributes = f'nounwind alignstack={size} "tune-cpu"="{target.tune}" "prefer-vector-width"="{size * 8}"'
     head = f'target triple = "{target.triple}"'

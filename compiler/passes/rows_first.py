@@ -2,8 +2,8 @@
 
 What a thread computes is then one piece of memory, and not one in every channel block. So the memory plan can lay
 tensors that follow each other into the same place with their middles on each other (see `arena`), and threads find
-that place in their own caches. Where they do not, each cache line must first come over from the other thread's: from
-cores that share no cache, at 2 to 4 GB/s on a Zen 4 EPYC.
+that place in their own caches. Where they do not, each cache line must first come over from the other thread's, and
+from cores that share no cache more slowly than from memory.
 
 Small images stay as they are: their pixels are computed as one row, and threads share their channels.
 """
