@@ -448,11 +448,8 @@ class DirectConv:
 
     def tap_loops(self, spot: Spot, stack: ExitStack) -> list[Affine]:
         """Loops over the taps that a tile meets."""
-        geo, found = self.geometry, []
-        for d, row in enumerate(spot.rows):
-            met = geo.met_taps(d, row, self.x.operand.spatial[d])
-            found.append(Affine.of(stack.enter_context(self.b.serial("k", geo.kernel[d], met))))
-        return [*found, stack.enter_context(self.b.serial("k", len(self.taps))) + self.taps.start]
+        rows = self.geometry.tap_loops(self.b, stack, spot.rows, self.x.operand.spatial)
+        return [*rows, stack.enter_context(self.b.serial("k", len(self.taps))) + self.taps.start]
 
     def prefetch_image(self, spot: Spot, n: Var, block: Affine, part: Var, parts: int) -> None:
         """Ask for one of `parts` of the tile's pixels in the next channel block; of few blocks, the next tile's."""

@@ -185,7 +185,8 @@ def _grouped_cycles(target: Target, node: Node) -> float:
     assert weights is not None
     assert isinstance(op, Conv)
     geometry = ConvGeometry(weights.shape[2:], op.strides, op.dilations, op.pads, op.groups)
-    return conv_grouped.cost(target, node.output.shape[0], node.output.shape[2:], _channels(target, node), geometry)
+    cycles = conv_grouped.cost(target, node.output.shape[0], node.output.shape[2:], _channels(target, node), geometry)
+    return cycles * _met_share(node, columns=False)
 
 
 def _rows(node: Node) -> Shape:
@@ -220,10 +221,10 @@ def _direct_cycles(target: Target, node: Node, tiling: Tiling | None) -> float:
     return cycles * _met_share(node)
 
 
-def _met_share(node: Node) -> float:
-    """The share of the taps that the direct kernel does not pass over because they meet only padding.
+def _met_share(node: Node, columns: bool = True) -> float:
+    """The share of the taps that a kernel does not pass over because they meet only padding.
 
-    Few columns of an image differ from the others unless taps are apart.
+    The direct one looks at `columns` too, of which few differ from the others unless taps are apart.
     """
     (x, weights, *_), op = node.inputs, node.op
     assert x is not None
@@ -235,8 +236,8 @@ def _met_share(node: Node) -> float:
         if outputs:
             met = sum(part.count * len(part.taps) for part in geometry.met(d, outputs, inputs))
             each = met / (outputs * weights.shape[2 + d])
-            if d < geometry.rank - 1 or (each < 1 - conv_direct.SAVED and (d == 0 or op.dilations[d] > 1)):
-                share *= each
+            split = columns and each < 1 - conv_direct.SAVED and (d == 0 or op.dilations[d] > 1)
+            share *= each if split or d < geometry.rank - 1 else 1.0
     return share
 
 
