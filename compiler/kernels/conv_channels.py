@@ -39,7 +39,10 @@ def build(ctx: Context, channels: Sequence[Sequence[int]], tiling: Tiling | None
 
 @dataclass(frozen=True)
 class _Source:
-    """A tensor, and which input channels of the weights are channels of it: so many from channel `first` on."""
+    """A tensor, and which input channels of the weights are channels of it: so many from channel `first` on.
+
+    `origin` is where its first pixel lies within its padding.
+    """
 
     x: Buffer
     origin: Shape
