@@ -6,6 +6,7 @@ from glulam.compiler.options import Options
 from glulam.compiler.passes.batch_across_threads import BatchAcrossThreads
 from glulam.compiler.passes.canonical_shuffle import CanonicalShuffle
 from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm, Measured
+from glulam.compiler.passes.chosen_channels import ChosenChannels
 from glulam.compiler.passes.common_subexpressions import CommonSubexpressions
 from glulam.compiler.passes.constant_folding import ConstantFolding
 from glulam.compiler.passes.dead_code import DeadCode
@@ -59,6 +60,7 @@ def pipeline(
         TransposedToConv(machine, strict),  # before the choice of algorithms, which then has one more convolution
         VolumesToImages(machine),  # before the choice of algorithms, which looks at images
         ChooseAlgorithm(machine, measured or {}, strict),  # before fusion, since not every kernel can pool its result
+        ChosenChannels(machine),  # after the choice of algorithms: only a direct convolution can look its channels up
         BatchAcrossThreads(machine, threads),  # after the choice of algorithms, which must not depend on threads
         OwnTiles(machine, threads),  # on samples that threads share, before stages are split
         SplitWinograd(machine),  # its last stage then carries the epilogue

@@ -387,7 +387,7 @@ class DirectConv:
             else:
                 with b.unrolled("j", group.blocks) as j, b.unrolled("t", spot.pixels) as t:
                     b.store(acc[t, j], group.bias[q, g, j, v])
-            if self.in_block == 1:
+            if self.x.operand.layout.block == 1:
                 self.add_plain(spot, acc, v)
             else:
                 for first, count, length, lanes in self.runs():
