@@ -16,6 +16,7 @@ from glulam.compiler.passes.identity_elimination import IdentityElimination
 from glulam.compiler.passes.layout import ChooseLayout
 from glulam.compiler.passes.manager import Pass
 from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
+from glulam.compiler.passes.modulate_weights import ModulateWeights
 from glulam.compiler.passes.own_tiles import OwnTiles
 from glulam.compiler.passes.rows_first import RowsFirst
 from glulam.compiler.passes.sliced_linear import SlicedLinear
@@ -32,7 +33,7 @@ from glulam.compiler.targets import Target, target
 FUSIONS = ("fold_normalisation", "fuse")
 
 # Left out with `numerics="strict"`: they compute other sums than the definition's.
-REORDERING = ("volumes_to_images",)
+REORDERING = ("volumes_to_images", "modulate_weights")
 
 
 def pipeline(
@@ -61,6 +62,7 @@ def pipeline(
         ChooseAlgorithm(machine, measured or {}, exact),  # before fusion, since not every kernel can pool its result
         BatchAcrossThreads(machine, threads),  # after the choice of algorithms, which must not depend on threads
         OwnTiles(machine, threads),  # on samples that threads share, before stages are split
+        ModulateWeights(),  # of direct convolutions, before a kernel of its own takes the product over
         SplitWinograd(machine),  # its last stage then carries the epilogue
         SplitStrassen(),  # likewise
         Fuse(machine),  # before layouts, so that a region gets one layout
