@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from glulam.compiler.options import Options
+from glulam.compiler.passes.average_in_producer import AverageInProducer
 from glulam.compiler.passes.batch_across_threads import BatchAcrossThreads
 from glulam.compiler.passes.canonical_shuffle import CanonicalShuffle
 from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm, Measured
@@ -30,7 +31,7 @@ from glulam.compiler.passes.volumes import TrimTaps, VolumesToImages
 from glulam.compiler.targets import Target, target
 
 # Left out if `Options.fuse` is False, so that every layer keeps a kernel of its own.
-FUSIONS = ("fold_normalisation", "fuse")
+FUSIONS = ("fold_normalisation", "modulate_weights", "fuse", "average_in_producer")
 
 # Left out with `numerics="strict"`: they compute other sums than the definition's.
 REORDERING = ("volumes_to_images", "modulate_weights")
@@ -66,6 +67,7 @@ def pipeline(
         SplitWinograd(machine),  # its last stage then carries the epilogue
         SplitStrassen(),  # likewise
         Fuse(machine),  # before layouts, so that a region gets one layout
+        AverageInProducer(machine),  # once it is known what one kernel computes
         ChooseLayout(machine),  # kernels are built for what it decides
         TransposedBlocks(),  # of the conversions that it put in
         RowsFirst(threads),  # of the tensors that stay; it makes no difference to any result
