@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from glulam.compiler.options import Options
+from glulam.compiler.passes.average_in_producer import AverageInProducer
 from glulam.compiler.passes.batch_across_threads import BatchAcrossThreads
 from glulam.compiler.passes.canonical_shuffle import CanonicalShuffle
 from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm, Measured
@@ -17,6 +18,7 @@ from glulam.compiler.passes.identity_elimination import IdentityElimination
 from glulam.compiler.passes.layout import ChooseLayout
 from glulam.compiler.passes.manager import Pass
 from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
+from glulam.compiler.passes.modulate_weights import ModulateWeights
 from glulam.compiler.passes.own_tiles import OwnTiles
 from glulam.compiler.passes.rows_first import RowsFirst
 from glulam.compiler.passes.sliced_linear import SlicedLinear
@@ -30,10 +32,10 @@ from glulam.compiler.passes.volumes import TrimTaps, VolumesToImages
 from glulam.compiler.targets import Target, target
 
 # Left out if `Options.fuse` is False, so that every layer keeps a kernel of its own.
-FUSIONS = ("fold_normalisation", "fuse")
+FUSIONS = ("fold_normalisation", "modulate_weights", "fuse", "average_in_producer")
 
 # Left out with `numerics="strict"`: they compute other sums than the definition's.
-REORDERING = ("volumes_to_images",)
+REORDERING = ("volumes_to_images", "modulate_weights")
 
 
 def pipeline(
@@ -63,9 +65,11 @@ def pipeline(
         ChosenChannels(machine),  # after the choice of algorithms: only a direct convolution can look its channels up
         BatchAcrossThreads(machine, threads),  # after the choice of algorithms, which must not depend on threads
         OwnTiles(machine, threads),  # on samples that threads share, before stages are split
+        ModulateWeights(),  # of direct convolutions, before a kernel of its own takes the product over
         SplitWinograd(machine),  # its last stage then carries the epilogue
         SplitStrassen(),  # likewise
         Fuse(machine),  # before layouts, so that a region gets one layout
+        AverageInProducer(machine),  # once it is known what one kernel computes
         ChooseLayout(machine),  # kernels are built for what it decides
         TransposedBlocks(),  # of the conversions that it put in
         RowsFirst(threads),  # of the tensors that stay; it makes no difference to any result

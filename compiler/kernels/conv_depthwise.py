@@ -12,11 +12,11 @@ import itertools
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from glulam.compiler.graph.types import Array
+from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights, not_packable
@@ -28,6 +28,7 @@ _UNROLLED_TAPS = 9  # larger kernels are loops over the rows of taps: as fast, a
 _MAX_PIXELS = 14
 _CHUNK_FMAS = 20_000  # vector FMAs of an iteration that are worth a thread's while
 _ENOUGH = 16  # iterations of the parallel space that every layer should have, if it can
+_ENOUGH_MEANS = 32  # where there are as many for any number of threads
 
 
 def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
@@ -48,9 +49,32 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
     return ctx.finished()
 
 
+def build_with_means(ctx: Context, geometry: ConvGeometry) -> Lowered:
+    """The kernel with means[N,C,chunks,1] over equal chunks of rows of the result[N,C,H,W] as output 1."""
+    grid = Grid.whole(ctx.output.spatial)
+    _Depthwise(ctx, geometry, constant_weights(ctx), grid, ctx.outputs[1].shape[2]).sections()
+    return ctx.finished()
+
+
+def chunks_with_means(result: Shape, taps: int, block: int) -> int:
+    """Into how many chunks of rows each image of a result[N,C,H,W] falls where they give means.
+
+    That depends neither on the threads nor on N: threads may share the images before kernels are built.
+    """
+    _, channels, height, width = result
+    rows = _useful_rows(width, taps)
+    parallel = height * -(-channels // block) // _ENOUGH_MEANS
+    return height // unroll_factor(height, max(1, min(rows, parallel)))
+
+
 def sections(ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid) -> None:
     """The sections that compute the pixels of a grid; weights are [C, 1, *K]."""
     _Depthwise(ctx, geometry, weights, grid).sections()
+
+
+def _useful_rows(width: int, taps: int) -> int:
+    """Rows of an iteration that are worth a thread's while."""
+    return max(2, _CHUNK_FMAS // max(1, width * taps))
 
 
 @dataclass(frozen=True)
@@ -70,10 +94,14 @@ class _Place:
     start: tuple[Affine, ...]
     lane: Var
     weights: Tile | None
+    total: Tile | None = None
 
 
 class _Depthwise:
-    def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid) -> None:
+    """The nest of loops; with `means`, so many chunks of rows also give their means."""
+
+    def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid, means: int = 0) -> None:
+        self.means = means
         self.ctx, self.b, self.geometry, self.grid = ctx, ctx.builder, geometry, grid
         self.x = ctx.input_view(0)
         self.block = ctx.output.layout.block
@@ -109,18 +137,27 @@ class _Depthwise:
             chunks = [*planes, height // chunk]
             with ctx.image_section(ctx.output.blocks, chunks) as (n, c, (*o, h)), b.vector("v", self.block) as v:
                 resident = self.resident_weights(c, v, shape)
+                total = self.new_total()
                 for first, count, rows in pieces(chunk, shape.rows):
                     with b.serial("y", count) as y:
                         row = h * chunk + y * rows + first
-                        self.row((n, c), (*o, row), v, resident, rows, shape.pixels)
+                        self.row(_Place((n, c), (*o, row), v, resident, total), rows, shape.pixels)
+                if total is not None:
+                    ctx.write((n, c, h, 0, v), total[0] * (1.0 / (chunk * width)), 1)
 
-    def row(
-        self, head: tuple[Var, Var], outer: tuple[Affine, ...], v: Var, resident: Tile | None, rows: int, pixels: int
-    ) -> None:
-        """All tiles of `rows` output rows."""
+    def new_total(self) -> Tile | None:
+        """Where an iteration adds up what it stores, if it gives the mean."""
+        if not self.means:
+            return None
+        total = self.b.tile("total", 1)
+        self.b.store(total[0], 0.0)
+        return total
+
+    def row(self, place: _Place, rows: int, pixels: int) -> None:
+        """All tiles of `rows` output rows, from a place without its column on."""
         for first, count, length in pieces(self.grid.extents[-1], pixels):
             with self.b.serial("s", count) as s:
-                self.tile(_Place(head, (*outer, s * length + first), v, resident), rows, length)
+                self.tile(replace(place, start=(*place.start, s * length + first)), rows, length)
 
     # ---- shapes
 
@@ -139,7 +176,7 @@ class _Depthwise:
         return best[1]
 
     def fits(self, rows: int, pixels: int, resident: bool) -> bool:
-        needed = rows * pixels + pixels + 2 + (len(self.taps) if resident else 1)
+        needed = rows * pixels + pixels + 2 + (len(self.taps) if resident else 1) + (self.means > 0)
         return needed <= self.ctx.target.vector_registers + (0 if rows * pixels > 1 else 4) and (
             self.unrolls or not resident
         )
@@ -168,12 +205,13 @@ class _Depthwise:
 
     def chunk(self, planes: Sequence[int], height: int, width: int) -> int:
         """Rows of an iteration: a divisor of the height, and of its half where two threads can take one each."""
+        if self.means:
+            return height // self.means
         if not planes:
             height //= self.ctx.parts(height)
         outer = self.ctx.output.shape[0] * self.ctx.output.blocks * math.prod(planes)
-        useful = max(2, _CHUNK_FMAS // max(1, width * len(self.taps)))
         parallel = max(1, height * outer // max(_ENOUGH, 2 * self.ctx.target.threads))
-        return unroll_factor(height, max(1, min(useful, parallel))) if height else 1
+        return unroll_factor(height, max(1, min(_useful_rows(width, len(self.taps)), parallel))) if height else 1
 
     # ---- code
 
@@ -197,12 +235,20 @@ class _Depthwise:
             self.unrolled(place, acc)
         else:
             self.looped(place, acc)
+        part = self.new_total()
         with b.unrolled("r", rows) as r, b.unrolled("t", pixels) as t:
             *outer, last = place.start
             if outer:
                 outer[-1] = outer[-1] + r
             point: Point = (*place.head, *self.grid.place([*outer, last + t]), v)
-            self.ctx.write(point, self.ctx.finish(acc[r, t], point))
+            value = self.ctx.finish(acc[r, t], point)
+            if part is not None:
+                b.store(acc[r, t], value)
+                value = acc[r, t]
+                b.store(part[0], part[0] + value)
+            self.ctx.write(point, value)
+        if part is not None and place.total is not None:
+            b.store(place.total[0], place.total[0] + part[0])
 
     def fetch_ahead(self, place: _Place, rows: int, pixels: int) -> None:
         """Ask for the input rows that the tile below this one is the first to read."""

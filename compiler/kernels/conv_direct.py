@@ -221,7 +221,7 @@ class DirectConv:
     def group(self, first: int, blocks: int, count: int, lanes: int | None = None) -> ChannelGroups:
         """Channel groups with their weights and bias; of all lanes if no number is given."""
         lanes = lanes or self.block
-        packed = self.ctx.constant(self.pack(first, blocks, count)[..., :lanes], "w")
+        packed = self.packed(first, blocks, count, lanes)
         bias = self.ctx.constant(self.pack_bias(first, blocks, count)[..., :lanes], "b", table=self.ctx.data(2) is None)
         return ChannelGroups(first, blocks, count, lanes, packed, bias)
 
@@ -435,8 +435,12 @@ class DirectConv:
         with b.unrolled("t", spot.pixels) as t, b.unrolled("j", where.group.blocks) as j:
             *outer, start = spot.place
             place = self.inside(geo.input_place([*outer, start + t], taps))
-            factor = where.group.packed[(where.q, where.g, *weight, j, v)]
+            factor = self.weight(where, weight, j, v)
             b.store(acc[t, j], Fma(self.x[(*channel, *place, *lane)], factor, acc[t, j]))
+
+    def weight(self, where: Where, place: tuple[Affine, ...], j: Var, v: Var) -> Expr:
+        """The weights for block `j` of a group, from the place of a tap and an input channel."""
+        return where.group.packed[(where.q, where.g, *place, j, v)]
 
     def inside(self, place: list[Affine]) -> Sequence[IndexLike]:
         """Where the input is read: loops over taps leave out what lies beyond its rows, if there is no padding."""
@@ -528,6 +532,10 @@ class DirectConv:
         products = math.prod(self.geometry.kernel) * self.in_block
         whole = [(*part, self.in_block) for part in parts(blocks, products)] if blocks else []
         return [*whole, (blocks, 1, 1, rest)] if rest else whole
+
+    def packed(self, first: int, per_group: int, count: int, lanes: int) -> Buffer:
+        """The weights of channel groups, as `weight` reads them."""
+        return self.ctx.constant(self.pack(first, per_group, count)[..., :lanes], "w")
 
     def pack(self, first: int, per_group: int, count: int) -> Array:
         """[groups, count, in blocks, *taps, in lanes, per_group, block]; for plain inputs *taps come before C."""

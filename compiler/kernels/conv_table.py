@@ -42,6 +42,11 @@ def lower_conv(ctx: Context, geometry: ConvGeometry) -> Lowered:
     return _first(choices, partial(conv_generic.build, ctx, geometry))
 
 
+def lower_averaged(ctx: Context, geometry: ConvGeometry) -> Lowered:
+    """The kernel of a depthwise convolution, with the means of its result over chunks of rows as output 1."""
+    return replace(conv_depthwise.build_with_means(ctx, geometry), template="depthwise")
+
+
 def lower_transposed(ctx: Context, geometry: TransposedGeometry) -> Lowered:
     """The kernel of x[N,C,*S], w[C,OC/g,*K], b?[OC], then what the epilogue reads."""
     accepts, build = conv_transpose.accepts, conv_transpose.build

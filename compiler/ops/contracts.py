@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from glulam.compiler.graph.graph import Value
 from glulam.compiler.graph.types import TensorType
 from glulam.compiler.kernels.context import Context, Lowered, Operand
 from glulam.compiler.kernels.windows import Window
@@ -30,3 +32,16 @@ class PoolsResult(Protocol):
 
     def lower_pooled(self, ctx: Context, window: Window, result: Operand) -> Lowered:
         """The kernel that folds windows of `result`, what `lower` would compute."""
+
+
+@runtime_checkable
+class AveragesResult(Protocol):
+    """An op whose kernel can also give the means of its result[N,C,H,W] over chunks of rows, as [N,C,chunks,1]."""
+
+    name: str
+
+    def chunks(self, inputs: Sequence[Value | None], result: TensorType, block: int) -> int | str:
+        """How many chunks there are in channel blocks of so many lanes, or why the kernel should give no means."""
+
+    def lower_averaged(self, ctx: Context) -> Lowered:
+        """The kernel of `lower` with the means as output 1."""

@@ -9,9 +9,10 @@ from itertools import product
 
 import numpy as np
 
+from glulam.compiler.graph.graph import Value
 from glulam.compiler.graph.op import Case, Op, Padding, Prefers, Trait
 from glulam.compiler.graph.types import Array, DType, TensorType, f32
-from glulam.compiler.kernels import conv_pool, conv_table
+from glulam.compiler.kernels import conv_depthwise, conv_pool, conv_table
 from glulam.compiler.kernels.context import Context, Lowered, Operand
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, TransposedGeometry
 from glulam.compiler.kernels.windows import Window
@@ -88,6 +89,21 @@ class Conv(Op):
     def lower_pooled(self, ctx: Context, window: Window, result: Operand) -> Lowered:
         """The kernel that folds windows of `result`, what `lower` would compute."""
         return conv_pool.build(ctx, self.geometry(ctx), window, result)
+
+    def chunks(self, inputs: Sequence[Value | None], result: TensorType, block: int) -> int | str:
+        """Into how many chunks of rows, with a mean each, the result falls, or why the kernel should give no means."""
+        x, weights, *bias = inputs
+        if not 1 < self.groups == result.shape[1] or x is None or x.shape[1] != self.groups:
+            return "the convolution is not depthwise"
+        if result.rank != 4 or not result.size or result.dtype is not DType.F32:
+            return f"{result} are no float32 images"
+        if weights is None or not all(v is None or v.is_constant for v in (weights, *bias)):
+            return "the weights are not known at compile time"
+        return conv_depthwise.chunks_with_means(result.shape, math.prod(weights.shape[2:]), block)
+
+    def lower_averaged(self, ctx: Context) -> Lowered:
+        """The kernel of `lower` with the means over chunks of rows as output 1."""
+        return conv_table.lower_averaged(ctx, self.geometry(ctx))
 
     def geometry(self, ctx: Context) -> ConvGeometry:
         return ConvGeometry(ctx.operand(1).spatial, self.strides, self.dilations, self.pads, self.groups)
