@@ -161,6 +161,7 @@ class Context:
         self.epilogue = epilogue or Epilogue()
         self.builder = Builder(name)
         self._args: list[Arg] = []
+        self._numbers: Sequence[int] = range(len(self.inputs))
         self._views: dict[tuple[str, int], View] = {}
         self._buffers: dict[tuple[object, ...], Buffer] = {}
 
@@ -202,9 +203,12 @@ class Context:
                 name, operand.physical_shape, access,
                 dtype=operand.type.dtype, strides=operand.physical_strides, align=align,
             )  # fmt: skip
-            self._args.append((kind, i))
+            self._args.append(self._arg(kind, i))
             self._views[kind, i] = View(operand, buffer)
         return self._views[kind, i]
+
+    def _arg(self, kind: Literal["input", "output"], i: int) -> Arg:
+        return (kind, self._numbers[i] if kind == "input" else i)
 
     def memory(self, kind: Literal["input", "output"], i: int, shape: Shape | None = None) -> Buffer:
         """An operand's memory as a dense array of `shape`, or as one row of elements, strides and halo included.
@@ -219,7 +223,7 @@ class Context:
             access = Access.READ if kind == "input" else Access.WRITE
             name = f"{'x' if kind == 'input' else 'y'}{i}m{len(self._args)}"
             self._buffers[key] = self.builder.param(name, shape or (span,), access, dtype=dtype, align=dtype.size)
-            self._args.append((kind, i))
+            self._args.append(self._arg(kind, i))
         return self._buffers[key]
 
     def constant(self, data: Array | Packing, name: str = "w", *, table: bool = False) -> Buffer:
@@ -361,6 +365,18 @@ class Context:
         return Lowered(self.builder.kernel(), tuple(self._args))
 
     # ---- changes of view
+
+    def join(self, whole: Context, numbers: Sequence[int], first: View | None = None) -> None:
+        """Compute a part of what `whole` computes, in its kernel.
+
+        The inputs are the whole's inputs of these numbers; but `first` is one in scratch memory, before all of those.
+        To be called before anything is computed.
+        """
+        self.builder, self._args = whole.builder, whole._args
+        self._numbers = tuple(numbers)
+        if first is not None:
+            self._views["input", 0] = first
+            self._numbers = (-1, *numbers)
 
     def flattened(self, elementwise: Collection[int] = (), apart: Collection[int] = ()) -> Context | None:
         """The same problem with all spatial dimensions as one, if no operand's memory forbids it.

@@ -50,11 +50,11 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
 
 def sections(ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid) -> None:
     """The sections that compute the pixels of a grid; weights are [C, 1, *K]."""
-    _Depthwise(ctx, geometry, weights, grid).sections()
+    Depthwise(ctx, geometry, weights, grid).sections()
 
 
 @dataclass(frozen=True)
-class _TileShape:
+class TileShape:
     """Output rows and pixels of a register tile, and whether all weights of a block stay in registers with it."""
 
     rows: int
@@ -72,7 +72,9 @@ class _Place:
     weights: Tile | None
 
 
-class _Depthwise:
+class Depthwise:
+    """The nest of loops; a subclass may put the results elsewhere."""
+
     def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid) -> None:
         self.ctx, self.b, self.geometry, self.grid = ctx, ctx.builder, geometry, grid
         self.x = ctx.input_view(0)
@@ -108,11 +110,15 @@ class _Depthwise:
         if outer:
             chunks = [*planes, height // chunk]
             with ctx.image_section(ctx.output.blocks, chunks) as (n, c, (*o, h)), b.vector("v", self.block) as v:
-                resident = self.resident_weights(c, v, shape)
-                for first, count, rows in pieces(chunk, shape.rows):
-                    with b.serial("y", count) as y:
-                        row = h * chunk + y * rows + first
-                        self.row((n, c), (*o, row), v, resident, rows, shape.pixels)
+                self.some_rows((n, c), (*o, h * chunk), v, chunk, shape)
+
+    def some_rows(self, head: tuple[Var, Var], start: Sequence[Affine], v: Var, count: int, shape: TileShape) -> None:
+        """`count` output rows of a channel block, from row `start` on."""
+        resident = self.resident_weights(head[1], v, shape)
+        *planes, row = start
+        for first, times, rows in pieces(count, shape.rows):
+            with self.b.serial("y", times) as y:
+                self.row(head, (*planes, row + y * rows + first), v, resident, rows, shape.pixels)
 
     def row(
         self, head: tuple[Var, Var], outer: tuple[Affine, ...], v: Var, resident: Tile | None, rows: int, pixels: int
@@ -124,9 +130,9 @@ class _Depthwise:
 
     # ---- shapes
 
-    def tile_shape(self, height: int, width: int) -> _TileShape:
+    def tile_shape(self, height: int, width: int) -> TileShape:
         """The tile with the fewest estimated cycles an output pixel."""
-        best: tuple[float, _TileShape] | None = None
+        best: tuple[float, TileShape] | None = None
         for rows in (1, 2) if self.unrolls and height > 1 else (1,):
             for pixels in range(1, min(width, _MAX_PIXELS) + 1):
                 for resident in (True, False):
@@ -134,7 +140,7 @@ class _Depthwise:
                         continue
                     cost = self.cycles(height, rows, width, pixels, resident)
                     if best is None or cost < best[0]:
-                        best = (cost, _TileShape(rows, pixels, resident))
+                        best = (cost, TileShape(rows, pixels, resident))
         assert best is not None
         return best[1]
 
@@ -177,7 +183,7 @@ class _Depthwise:
 
     # ---- code
 
-    def resident_weights(self, c: Var, v: Var, shape: _TileShape) -> Tile | None:
+    def resident_weights(self, c: Var, v: Var, shape: TileShape) -> Tile | None:
         if not shape.resident:
             return None
         tile = self.b.tile("w", len(self.taps))
@@ -202,7 +208,11 @@ class _Depthwise:
             if outer:
                 outer[-1] = outer[-1] + r
             point: Point = (*place.head, *self.grid.place([*outer, last + t]), v)
-            self.ctx.write(point, self.ctx.finish(acc[r, t], point))
+            self.put(point, self.ctx.finish(acc[r, t], point))
+
+    def put(self, point: Point, value: Expr) -> None:
+        """Store a finished element."""
+        self.ctx.write(point, value)
 
     def fetch_ahead(self, place: _Place, rows: int, pixels: int) -> None:
         """Ask for the input rows that the tile below this one is the first to read."""
