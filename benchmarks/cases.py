@@ -103,9 +103,14 @@ def _zoo_network(name: str, shapes: Shapes) -> Graph:
     return NETWORKS[name](input_shape=shape[1:], batch=shape[0])
 
 
+def all_names() -> list[str]:
+    """Of the networks of the zoo, and of the real models."""
+    return [*NETWORKS, *catalogue()]
+
+
 def _known_names(name: str) -> str:
     """A guess at what was meant, or else all that there is."""
-    names = [*NETWORKS, *catalogue()]
+    names = all_names()
     close = difflib.get_close_matches(name.lower().replace("-", "_"), names) or [n for n in names if n in name.lower()]
     return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
 

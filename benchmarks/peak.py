@@ -6,7 +6,8 @@ import statistics
 
 import numpy as np
 
-from glulam.compiler.driver import emit_program, make_manifest
+from glulam.compiler.driver import make_manifest
+from glulam.compiler.emission import emit_program
 from glulam.compiler.graph.types import f32
 from glulam.compiler.loops.expr import Fma
 from glulam.compiler.loops.ir import Access, Builder, Kernel

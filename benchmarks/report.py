@@ -39,18 +39,17 @@ def markdown(result: Mapping[str, Any]) -> str:
     head += ["load, ms", "peak memory, MB"]
     lines = [_row(head), _row("---" if i == 0 else "---:" for i in range(len(head)))]
     lines += [_row(_cells(case, peers)) for case in result["cases"]]
-    versions = ", ".join(f"{label} {version.partition('-')[0]}" for label, version in result["versions"].items())
     order = " / ".join((OURS, *peers))
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Medians over rounds in which the engines took turns, each in its own process, float32, on "
-            f"{result['cpu']}; the range is that of the quartiles. Load and memory: {order}. {versions}."
-            f"{_instructions(result, peers)}",
-            "",
-        ]
-    )
+    note = f"{_measured(result)}; the range is that of the quartiles. Load and memory: {order}. {_versions(result)}."
+    return "\n".join([*lines, "", note + _instructions(result, peers), ""])
+
+
+def _measured(result: Mapping[str, Any]) -> str:
+    return f"Medians over rounds in which the engines took turns, each in its own process, float32, on {result['cpu']}"
+
+
+def _versions(result: Mapping[str, Any]) -> str:
+    return ", ".join(f"{label} {version.partition('-')[0]}" for label, version in result["versions"].items())
 
 
 def _instructions(result: Mapping[str, Any], peers: Sequence[str]) -> str:
@@ -76,8 +75,9 @@ def _cells(case: Mapping[str, Any], peers: Sequence[str]) -> list[str]:
     ]
 
 
-def compact(cases: Sequence[Mapping[str, Any]]) -> str:
+def compact(results: Sequence[Mapping[str, Any]]) -> str:
     """One table with a row for each model: ratios to the faster peer and milliseconds for each number of threads."""
+    cases = [case for result in results for case in result["cases"]]
     threads = sorted({case["threads"] for case in cases})
     by_model: dict[str, dict[int, Mapping[str, Any]]] = {}
     for case in cases:
@@ -100,7 +100,8 @@ def compact(cases: Sequence[Mapping[str, Any]]) -> str:
     for count in threads:
         last += [f"{statistics.geometric_mean(ratios[count]):.3f}", *[""] * len(engines)]
     aligned = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join(map(_row, [head, aligned, *rows, last]))
+    notes = dict.fromkeys(f"{_measured(result)}. {_versions(result)}." for result in results)
+    return "\n".join([*map(_row, [head, aligned, *rows, last]), "", *notes])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         parser.error(f"no measurements of `run --json`: {error}")
     if options.compact:
-        print(compact([case for result in results for case in result["cases"]]))
+        print(compact(results))
     else:
         print("\n".join(map(markdown, results)))
     return 0

@@ -1,6 +1,7 @@
 """Measure glulam against ONNX Runtime and OpenVINO on the same models, in the same run, ratios first.
 
 python -m glulam.benchmarks.run --models resnet50,mobilenet_v2 --threads 1,2 --peers --json out/bench.json
+python -m glulam.benchmarks.run --models all --threads 1,2 --peers --rounds 5 --turn 0.2 --json out/all.json
 python -m glulam.benchmarks.run --models resnet50 --batch 8 --isa avx2 --peers
 """
 
@@ -19,7 +20,7 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from glulam.benchmarks.cases import Case, open_case
+from glulam.benchmarks.cases import Case, all_names, open_case
 from glulam.benchmarks.measure import Rounds, difference, take_turns
 from glulam.benchmarks.peers import PEERS, SWITCHES, EngineProcess, installed_peers
 from glulam.benchmarks.report import wide_console, write_json
@@ -167,10 +168,13 @@ def at_least_one(text: str) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m glulam.benchmarks.run", description=__doc__.partition("\n")[0])
-    parser.add_argument("--models", default="resnet50", help="zoo networks, real models or .onnx files, by commas")
+    parser.add_argument("--models", default="resnet50", help="networks, real models or .onnx files, by commas; or all")
     parser.add_argument("--threads", default="1", help="thread counts, by commas")
     parser.add_argument(
-        "--numerics", default="fast", choices=("fast", "strict"), help="strict: without Winograd (fast)"
+        "--numerics",
+        default="fast",
+        choices=("fast", "strict"),
+        help="strict: add up as defined (fast)",
     )
     parser.add_argument(
         "--batch", type=at_least_one, metavar="N", help="samples per run (as the model has it, mostly 1)"
@@ -192,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for missing in set(PEERS) - set(peers) if options.peers else ():
         console.print(f"{missing} is not installed: measured without it (pip install 'glulam[bench]')")
     cases: list[dict[str, Any]] = []
-    for name in options.models.split(","):
+    for name in all_names() if options.models == "all" else options.models.split(","):
         for threads in map(int, options.threads.split(",")):
             with console.status(f"{name}, {threads} thread(s)"):
                 setup = Setup(

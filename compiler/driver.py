@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import takewhile
 
-from glulam.compiler.cache import NO_CACHE, Cache, default_cache, key_of
-from glulam.compiler.codegen.entry import EntryLoop, EntryStep, emit_entry
-from glulam.compiler.codegen.module import build_objects, declarations, generator
+from glulam.compiler.cache import NO_CACHE, Cache, default_cache
+from glulam.compiler.emission import VERSION, emit_program
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.text import to_text
-from glulam.compiler.loops.printer import show_kernel
-from glulam.compiler.loops.program import Program, Step
+from glulam.compiler.loops.program import Program
 from glulam.compiler.loops.verify import verify_kernel
 from glulam.compiler.lowering import lower_graph
 from glulam.compiler.ops.batch_map import nested_graphs
@@ -30,13 +28,9 @@ from glulam.compiler.pipeline import disabled_passes, pipeline
 from glulam.compiler.targets import Target, target
 from glulam.compiler.tuning import Tuned, tune
 from glulam.runtime.artifact import Artifact
-from glulam.runtime.library import pack
 from glulam.runtime.manifest import Manifest, StepInfo, TensorSpec
 from glulam.runtime.model import Model
 
-VERSION = "0.1.0"
-
-_ENTRY = "entry"
 _SWITCH_SECONDS = 0.0005
 
 
@@ -59,7 +53,7 @@ def _artifact(graph: Graph, options: Options) -> Artifact:
     machine = target(options.target)
     with ThreadPoolExecutor(1) as aside:
         optimised, reports = optimise(graph, options)
-        materialise_outputs(optimised)
+        materialise_outputs(optimised)  # before the text, which shows the copies
         # Most of the text is hashes of weights, which need no interpreter lock.
         text = aside.submit(to_text, optimised)
 
@@ -123,14 +117,14 @@ def tuned(graph: Graph, options: Options, progress: Callable[[str], None] = lamb
     disabled = disabled_passes(options)
     if ChooseAlgorithm.name in disabled:
         return []
-    machine = target(options.target)
+    machine, strict = target(options.target), options.numerics == "strict"
     alone = replace(options, tune=False, stop_after=None, disable=(ChooseAlgorithm.name,))
-    before = list(takewhile(lambda each: each.name != ChooseAlgorithm.name, pipeline(machine)))
+    whole = pipeline(machine, strict=strict, threads=options.threads)
+    before = list(takewhile(lambda each: each.name != ChooseAlgorithm.name, whole))
     work = graph.copy()
     run_passes(work, before, disable=[name for name in disabled if name in {each.name for each in before}])
     build = partial(build_artifact, options=alone)
-    exact = options.numerics == "strict"
-    return tune(work, machine, options.threads, cache_for(options), build, progress, exact)
+    return tune(work, machine, options.threads, cache_for(options), build, progress, strict)
 
 
 def cache_for(options: Options) -> Cache:
@@ -141,7 +135,9 @@ def cache_for(options: Options) -> Cache:
 def lower(graph: Graph, options: Options | None = None) -> Program:
     """The program that `compile_graph` would emit, for inspection and for the loop interpreter."""
     options = options or Options()
-    program = lower_graph(optimise(graph, options)[0], cut_for(target(options.target), options))
+    optimised, _ = optimise(graph, options)
+    materialise_outputs(optimised)
+    program = lower_graph(optimised, cut_for(target(options.target), options))
     for kernel in program.kernels:
         verify_kernel(kernel)
     return program
@@ -150,68 +146,6 @@ def lower(graph: Graph, options: Options | None = None) -> Program:
 def cut_for(machine: Target, options: Options) -> Target:
     """The machine with the threads that kernels are cut for."""
     return replace(machine, threads=options.threads)
-
-
-def emit_program(program: Program, machine: Target, cache: Cache = NO_CACHE) -> bytes:
-    """The library of the program's kernels and entry points, from the cache what was emitted for any program before.
-
-    Only kernels that are emitted are verified: the others were then.
-    """
-    made_by = (VERSION, *generator(), repr(machine))
-    keys = {k.name: key_of("kernel", (*made_by, show_kernel(replace(k, name="kernel")))) for k in program.kernels}
-    kernels = [replace(kernel, name=_symbol(keys[kernel.name])) for kernel in program.kernels]
-    entry = declarations(kernels) + emit_entry(
-        entry_loops(program, {name: _symbol(key) for name, key in keys.items()}),
-        inputs=len(program.inputs),
-        outputs=len(program.outputs),
-        scratch_bytes=program.scratch_bytes,
-        triple=machine.triple,
-    )
-    keys[_ENTRY] = key_of("entry", (*made_by, entry))
-    objects = {name: cache.get(key) for name, key in keys.items()}
-    missing = [name for name, code in objects.items() if code is None]
-    new_kernels = [kernel for kernel, name in zip(kernels, keys, strict=False) if name in missing]
-    for kernel in new_kernels:
-        verify_kernel(kernel)
-    made = build_objects(new_kernels, machine, entry if _ENTRY in missing else "")
-    new = dict(zip(missing, made, strict=True))
-    cache.put_all({keys[name]: code for name, code in new.items()})
-    return pack({f"{name}.o": new[name] if code is None else code for name, code in objects.items()})
-
-
-def _symbol(key: str) -> str:
-    """What a kernel is called in object code: the same in every program, and unlike all others."""
-    return f"kernel_{key.rpartition('-')[2][:32]}"
-
-
-def entry_loops(program: Program, symbols: Mapping[str, str]) -> list[EntryLoop]:
-    """The program's calls, in loops where they repeat; `symbols` are the kernels' names in the object code."""
-    functions = {function: number for number, function in enumerate(program.foreign)}
-
-    def called(step: Step) -> EntryStep:
-        return EntryStep(
-            symbols.get(step.kernel.name, step.kernel.name),
-            tuple((ref.space, ref.index, ref.offset) for ref in step.refs),
-            step.kernel.extent,
-            step.grain,
-            None if step.foreign is None else functions[step.foreign],
-            step.reads,
-            step.claim,
-            step.parts,
-            step.strides,
-        )
-
-    loops, done = [], 0
-    for repeat in program.repeats:
-        first, second = (program.steps[repeat.first + i * repeat.count :][: repeat.count] for i in (0, 1))
-        strides = [
-            tuple(later.offset - ref.offset for ref, later in zip(step.refs, again.refs, strict=True))
-            for step, again in zip(first, second, strict=True)
-        ]
-        loops.append(EntryLoop.once([called(step) for step in program.steps[done : repeat.first]]))
-        loops.append(EntryLoop(tuple(map(called, first)), tuple(strides), repeat.rounds))
-        done = repeat.first + repeat.count * repeat.rounds
-    return [*loops, EntryLoop.once([called(step) for step in program.steps[done:]])]
 
 
 def make_manifest(program: Program, machine: Target, options: Options, reports: Sequence[PassReport] = ()) -> Manifest:

@@ -14,7 +14,7 @@ from glulam.compiler.loops.printer import show_kernel
 from glulam.compiler.loops.program import Program, Ref, Repeat, Step
 from glulam.compiler.ops.batch_map import BatchMap
 from glulam.compiler.passes.by_channel import by_channel
-from glulam.compiler.passes.memory import MemoryPlan, materialise_outputs, plan_memory
+from glulam.compiler.passes.memory import MemoryPlan, plan_memory
 from glulam.compiler.passes.storage import is_view
 from glulam.compiler.targets import Target
 from glulam.compiler.twins import Twin, twin_key
@@ -29,13 +29,12 @@ _BYTES_PER_MICROSECOND = 15_000.0
 
 
 def lower_graph(graph: Graph, target: Target, before_packing: Callable[[], None] = lambda: None) -> Program:
-    """The program of the graph, which gets copies of outputs that lack memory of their own.
+    """The program of the graph, each output of which has memory of its own (see `materialise_outputs`).
 
     `before_packing` is called when only the constants remain to be packed; the graph is not needed any more then. The
     kernels are still to be verified.
     Raises UnsupportedError that names every node without a kernel.
     """
-    materialise_outputs(graph)
     plan = plan_memory(graph, target.threads)
     lowering = _Lowering(target)
     repeats: list[Repeat] = []  # in the graph itself; those inside others are written out

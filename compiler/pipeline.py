@@ -6,6 +6,7 @@ from glulam.compiler.options import Options
 from glulam.compiler.passes.batch_across_threads import BatchAcrossThreads
 from glulam.compiler.passes.canonical_shuffle import CanonicalShuffle
 from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm, Measured
+from glulam.compiler.passes.chosen_channels import ChosenChannels
 from glulam.compiler.passes.common_subexpressions import CommonSubexpressions
 from glulam.compiler.passes.constant_folding import ConstantFolding
 from glulam.compiler.passes.dead_code import DeadCode
@@ -37,11 +38,11 @@ REORDERING = ("volumes_to_images",)
 
 
 def pipeline(
-    machine: Target, measured: Measured | None = None, exact: bool = False, threads: int = 1
+    machine: Target, measured: Measured | None = None, strict: bool = False, threads: int = 1
 ) -> tuple[Pass, ...]:
     """What `compile` runs on a graph before it is lowered; `measured` are the times that tuning found.
 
-    With `exact` only algorithms are chosen that add up what the definition does. The passes know of so many `threads`
+    With `strict` only algorithms are chosen that add up what the definition does. The passes know of so many `threads`
     only where results do not depend on them.
     """
     return (
@@ -55,11 +56,12 @@ def pipeline(
         MatMulToLinear(),  # a constant right operand makes it a layer that norms can fold into
         SlicedLinear(),  # so that what follows a slice folds into its weights
         FoldNormalisation(),  # on layers as they were written, before regions hide them
-        TrimTaps(),  # when padding is folded in
+        TrimTaps(),  # after FoldPadding: taps that meet only that padding go
         SplitBatch(machine),  # before the choice of algorithms, which depends on how many samples there are
-        TransposedToConv(machine, exact),  # before the choice of algorithms, which then has one more convolution
+        TransposedToConv(machine, strict),  # before the choice of algorithms, which then has one more convolution
         VolumesToImages(machine),  # before the choice of algorithms, which looks at images
-        ChooseAlgorithm(machine, measured or {}, exact),  # before fusion, since not every kernel can pool its result
+        ChooseAlgorithm(machine, measured or {}, strict),  # before fusion, since not every kernel can pool its result
+        ChosenChannels(machine),  # after the choice of algorithms: only a direct convolution can look its channels up
         BatchAcrossThreads(machine, threads),  # after the choice of algorithms, which must not depend on threads
         OwnTiles(machine, threads),  # on samples that threads share, before stages are split
         SplitWinograd(machine),  # its last stage then carries the epilogue

@@ -67,25 +67,25 @@ class Tuned:
 
 def tune(
     graph: Graph, target: Target, threads: int, store: Cache, build: Build,
-    progress: Callable[[str], None] = lambda text: None, exact: bool = False,
+    progress: Callable[[str], None] = lambda text: None, strict: bool = False,
 ) -> list[Tuned]:  # fmt: skip
     """Measurements for all nodes of the graph that have a choice, from the store or made now.
 
-    With `exact` only of algorithms that add up what the definition does. Raises CpuMismatchError if this machine
+    With `strict` only of algorithms that add up what the definition does. Raises CpuMismatchError if this machine
     cannot execute the target's code.
     """
     layers: dict[Hashable, list[tuple[Node, Sides]]] = {}
     for each in (graph, *bodies(graph)):
         uses = Uses(each)
         for node in each.nodes:
-            if len(candidates(target, node, exact)[0]) > 1:
+            if len(candidates(target, node, strict)[0]) > 1:
                 around = relevant_sides(target, uses, node)
                 layers.setdefault(signature(node, around), []).append((node, around))
     tuned = []
     for number, (key, alike) in enumerate(layers.items(), 1):
         node, around = alike[0]
         progress(f"measuring {node.name} ({number} of {len(layers)})")
-        found = tuple(candidates(target, node, exact, around)[0])
+        found = tuple(candidates(target, node, strict, around)[0])
         seconds = _stored(node, around, found, target, threads, store, build)
         tuned.append(Tuned(tuple(node.name for node, _ in alike), key, found, seconds))
     return tuned

@@ -51,7 +51,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--target", default="native", help="native, x86-64-v2, x86-64-v3, x86-64-v4 or aarch64")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="threads of one inference (1)")
-    parser.add_argument("--numerics", choices=("fast", "strict"), default="fast", help="strict: no Winograd")
+    parser.add_argument(
+        "--numerics",
+        choices=("fast", "strict"),
+        default="fast",
+        help="strict: add up as defined",
+    )
     parser.add_argument(
         "--tune", action="store_true", help="choose algorithms by measurements on this machine, kept for the next time"
     )

@@ -122,7 +122,7 @@ def table(name: str, profile: Profile, roof: Roofline, rows: list[dict[str, Any]
     result.add_column("layers", min_width=10, max_width=60, overflow="ellipsis", no_wrap=True)
     result.add_column("kernel", min_width=6, overflow="ellipsis", no_wrap=True)
     result.add_column("algorithm", min_width=8, overflow="ellipsis", no_wrap=True)
-    for column in ("us", "share", "GFLOP/s", "of peak", "best", "GB/s", "of roof", "lost"):
+    for column in ("us", "share", "GFLOP/s", "of peak", "best", "MB", "GB/s", "of roof", "lost"):
         result.add_column(column, justify="right", min_width=len(column), no_wrap=True)
     ordered = sorted(rows, key=lambda row: -row["microseconds"])
     for row in ordered[: top or None]:
@@ -135,6 +135,7 @@ def table(name: str, profile: Profile, roof: Roofline, rows: list[dict[str, Any]
             f"{row['gflops']:.1f}",
             f"{row['of_peak']:.0%}",
             f"{row['best_of_peak']:.0%}",
+            f"{row['bytes'] / 1e6:.2f}",
             f"{row['gbytes']:.1f}",
             f"{row['of_roofline']:.0%} {row['bound'][0]}",
             f"{row['lost']:.1%}",
@@ -146,13 +147,15 @@ def table(name: str, profile: Profile, roof: Roofline, rows: list[dict[str, Any]
     for algorithm, some in _by_algorithm(rows).items():
         sums = [sum(row[key] for row in some) for key in ("microseconds", "share", "roofline_microseconds", "lost")]
         shown = f"{sums[2] / sums[0]:.0%}" if sums[0] else ""
-        calls = f"{len(some)} call{'s' * (len(some) > 1)}"
+        calls, moved = f"{len(some)} call{'s' * (len(some) > 1)}", f"{sum(row['bytes'] for row in some) / 1e6:.2f}"
         result.add_row(
-            "", calls, algorithm, f"{sums[0]:.1f}", f"{sums[1]:.1%}", "", "", "", "", shown, f"{sums[3]:.1%}"
+            "", calls, algorithm, f"{sums[0]:.1f}", f"{sums[1]:.1%}", "", "", "", moved, "", shown, f"{sums[3]:.1%}"
         )
     result.add_section()
     rates = f"{whole / 1e9:.1f}", f"{whole / roof.peak:.0%}"
-    result.add_row("all", "", "", f"{total:.1f}", "", *rates, "", "", kept, f"{1 - least / total:.1%}" if total else "")
+    result.add_row(
+        "all", "", "", f"{total:.1f}", "", *rates, "", "", "", kept, f"{1 - least / total:.1%}" if total else ""
+    )
     return result
 
 

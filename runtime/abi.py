@@ -46,7 +46,6 @@ WORD = 0
 SLEEPERS = CACHE_LINE
 STOP = 2 * CACHE_LINE
 BANKS = 3 * CACHE_LINE
-BANK_ACTIVE = 0
 BANK_TICKS = CACHE_LINE
 BANK_ROWS = 2 * CACHE_LINE
 
@@ -69,7 +68,7 @@ def claim_size(left: int, threads: int, most: int) -> int:
 
 
 def banks(threads: int) -> int:
-    """How many sets of counters there are. With one for every thread, a straggler never keeps the caller waiting."""
+    """How many sets of counters there are: one for every thread, up to a limit, lets nobody wait for a straggler."""
     return min(threads, MAX_BANKS)
 
 

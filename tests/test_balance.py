@@ -4,7 +4,9 @@ import pytest
 
 import glulam as gl
 from glulam.benchmarks.balance import assign, balance, chunk_work, iteration_work, share
+from glulam.benchmarks.cases import open_case
 from glulam.compiler.driver import lower
+from glulam.compiler.options import Options
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8, 16, 64])
@@ -39,3 +41,10 @@ def test_a_model():
     assert shares == sorted(shares, reverse=True)
     weighed = balance(program, 2, [1.0] * len(program.steps))
     assert [step.work for step in weighed] == pytest.approx([1.0] * len(program.steps))
+
+
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize("threads", [4, 64])
+def test_networks_keep_four_fifths_of_the_work_balanced(name, threads):
+    program = lower(open_case(name).graph, Options(threads=threads))
+    assert share(balance(program, threads)) >= 0.8

@@ -10,7 +10,7 @@ import pytest
 
 import glulam as gl
 from glulam.compiler import cache as caches
-from glulam.compiler import driver
+from glulam.compiler import driver, emission
 from glulam.compiler.cache import Cache, default_cache, key_of
 
 KEY = key_of("code", ["some", "text"])
@@ -26,13 +26,13 @@ def folder(tmp_path, monkeypatch):
 def builds(monkeypatch):
     """The kernels that LLVM makes code of, one after the other, and "entry" for entry points."""
     calls = []
-    build = driver.build_objects
+    build = emission.build_objects
 
     def recorded(kernels, machine, entry):
         calls.extend([*(kernel.name for kernel in kernels), *(["entry"] if entry else [])])
         return build(kernels, machine, entry)
 
-    monkeypatch.setattr(driver, "build_objects", recorded)
+    monkeypatch.setattr(emission, "build_objects", recorded)
     return calls
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import glulam
-from glulam.compiler import driver
+from glulam.compiler import emission
 
 ROOT = Path(__file__).parent.parent
 ROOMS = {"glulam": "glulam", "compiler": "glulam/compiler", "runtime": "glulam/runtime"}
@@ -72,7 +72,7 @@ def test_run_time_needs_only_what_the_design_allows():
 
 def test_the_project_and_the_code_have_one_version():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert glulam.__version__ == driver.VERSION == project["version"]
+    assert glulam.__version__ == emission.VERSION == project["version"]
 
 
 def test_importing_glulam_imports_neither_the_compiler_nor_llvm():

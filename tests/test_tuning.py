@@ -11,6 +11,7 @@ import glulam as gl
 from glulam.compiler import driver, tuning
 from glulam.compiler.cache import VARIABLE
 from glulam.compiler.ops import Conv
+from glulam.compiler.options import Options
 from glulam.compiler.passes import algorithms
 from glulam.compiler.passes.algorithms import candidates, signature
 from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm
@@ -167,3 +168,15 @@ def test_real_measurements(folder):
         assert {layer.estimated.name, layer.chosen.name} <= set(layer.seconds)
         assert all(0 < seconds < 1 for seconds in layer.seconds.values())
     assert signature(network().nodes[0]) == signature(network().nodes[0])
+
+
+@pytest.mark.parametrize(("numerics", "name"), [("fast", "conv"), ("strict", "conv_transpose")])
+def test_what_is_measured_is_what_the_pipeline_chooses_for(numerics, name, monkeypatch):
+    """A transposed convolution becomes another one only if Winograd may serve it then."""
+    layers = gl.layers
+    net = gl.Sequential([layers.Input((64, 14, 14)), layers.ConvTranspose2d(64, 4, stride=2, padding=1)]).graph()
+    given = []
+    monkeypatch.setattr(driver, "tune", lambda graph, *rest: given.extend(node.op.name for node in graph.nodes) or [])
+    driver.tuned(net, Options(target="x86-64-v4", numerics=numerics))
+    assert name in given
+    assert ("conv" in given) == (numerics == "fast")

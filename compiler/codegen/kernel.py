@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import assert_never
 
 from glulam.compiler.codegen.expressions import Expressions
 from glulam.compiler.codegen.function import Function
@@ -111,6 +112,8 @@ class _Emitter:
                     result = self.expressions.evaluate(value)
                     result = self.expressions.instructions.splat(result, self.tile_lanes[tile])
                     self.expressions.tiles[tile, self.indices.constant(index)] = result
+                case _:
+                    assert_never(stmt)
 
     def declare(self, tile: Tile) -> None:
         self.tile_lanes[tile] = self.indices.lanes

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 
 import llvmlite
 import llvmlite.binding as llvm
 
 from glulam.compiler.codegen.kernel import emit_kernel
+from glulam.compiler.codegen.llvm_process import object_code, parsed, target_machine
+from glulam.compiler.codegen.processes import compiled, processes_for
 from glulam.compiler.errors import CompileError
 from glulam.compiler.loops.ir import Kernel
 from glulam.compiler.targets import Target
@@ -25,9 +27,8 @@ def build_objects(kernels: Sequence[Kernel], target: Target, entry_text: str = "
     Raises CompileError if LLVM refuses the text.
     """
     machine = _machine(target)
-    with ThreadPoolExecutor(1) as aside:  # LLVM needs no interpreter lock: it works while the next text is written
-        made = [aside.submit(_object, text, target, machine) for text in _texts(kernels, entry_text, target)]
-        return [each.result() for each in made]
+    texts = _texts(kernels, entry_text, target)
+    return compiled(texts, partial(_object, target=target, machine=machine), target, processes_for(len(kernels)))
 
 
 def build_object(kernels: Sequence[Kernel], entry_text: str, target: Target) -> bytes:
@@ -60,8 +61,12 @@ def build_assembly(kernels: Sequence[Kernel], entry_text: str, target: Target) -
     """The same code as assembly, for inspection."""
     machine = _machine(target)
     texts = _texts(kernels, declarations(kernels) + entry_text if entry_text else "", target)
-    modules = (_parsed(text, target, machine) for text in texts)
-    return "\n".join(str(machine.emit_assembly(module)) for module in modules)
+
+    def assembly(text: str) -> str:
+        with _blaming_ourselves(text, target):
+            return str(machine.emit_assembly(parsed(text, machine)))
+
+    return "\n".join(map(assembly, texts))
 
 
 def module_text(kernels: Sequence[Kernel], entry_text: str, target: Target) -> str:
@@ -86,7 +91,8 @@ def _texts(kernels: Sequence[Kernel], entry_text: str, target: Target) -> Iterat
 
 
 def _object(text: str, target: Target, machine: llvm.TargetMachine) -> bytes:
-    return bytes(machine.emit_object(_parsed(text, target, machine)))
+    with _blaming_ourselves(text, target):
+        return object_code(text, machine)
 
 
 def _declared(text: str) -> tuple[str, set[str]]:
@@ -98,17 +104,18 @@ def _declared(text: str) -> tuple[str, set[str]]:
 
 def _text(target: Target, declarations: Iterable[str], functions: Iterable[str]) -> str:
     # LLVM learns too late of vectors that are spilled to align the stack for them; else they cross cache lines, in some
-    # processes and not in others, and kernels with many take up to a sixth longer.
+    # processes and not in others.
     size = target.vector_bytes
     attributes = f'nounwind alignstack={size} "tune-cpu"="{target.tune}" "prefer-vector-width"="{size * 8}"'
     head = f'target triple = "{target.triple}"'
     return "\n".join([head, *sorted(declarations), *functions, f"attributes #0 = {{ {attributes} }}", ""])
 
 
-def _parsed(text: str, target: Target, machine: llvm.TargetMachine) -> llvm.ModuleRef:
+@contextmanager
+def _blaming_ourselves(text: str, target: Target) -> Iterator[None]:
+    """What LLVM refuses should not have been written."""
     try:
-        module = llvm.parse_assembly(text)
-        module.verify()
+        yield
     except RuntimeError as error:
         refused = CompileError(
             f"LLVM refused the code emitted for {target.name}: {error}; this is a bug of glulam, please report it with "
@@ -116,18 +123,7 @@ def _parsed(text: str, target: Target, machine: llvm.TargetMachine) -> llvm.Modu
         )
         refused.add_note(text)
         raise refused from error
-    module.data_layout = str(machine.target_data)
-    return module
 
 
 def _machine(target: Target) -> llvm.TargetMachine:
-    _initialise()
-    return llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
-    )
-
-
-@cache
-def _initialise() -> None:
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
+    return target_machine(target.triple, target.cpu, target.features)

@@ -24,8 +24,9 @@ return, wherever the workers are: a worker that is still inside finds all counte
 Counters of the next run
 ------------------------
 They must not be reset below a worker that is still inside. There are as many *banks* of counters as threads (up to
-a limit), so that a bank without anybody inside always exists, and the caller need not wait for a worker that lost its
-core. The futex word names the open run and its bank: bit 0 open, bits 1-7 bank, bits 8-31 a run number.
+a limit), so that up to that limit a bank without anybody inside always exists, and the caller need not wait for a
+worker that lost its core. The futex word names the open run and its bank: bit 0 open, bits 1-7 bank, bits 8-31 a run
+number.
 
     caller                                         worker
       pick a bank with active == 0      (K)          load word; is it open, and not the one I did last?

@@ -74,6 +74,11 @@ class Operand:
         """Channel blocks."""
         return -(-self.type.shape[1] // self.layout.block)
 
+    def channel_offset(self, channel: int) -> int:
+        """Elements from a place of channel 0 to the same one of another channel, in channel blocks."""
+        block, lane = divmod(channel, self.layout.block)
+        return block * self.physical_strides[1] + lane
+
     @property
     def physical_shape(self) -> Shape:
         return self.layout.physical_shape(self.type.shape)
@@ -209,6 +214,21 @@ class Context:
 
     def _arg(self, kind: Literal["input", "output"], i: int) -> Arg:
         return (kind, self._numbers[i] if kind == "input" else i)
+
+    def by_offset(self, i: int) -> Buffer:
+        """Input `i`, in channel blocks, as [N, offsets, *S], halo included.
+
+        The element of a channel lies by an offset, see `Operand.channel_offset`, behind that of channel 0.
+        """
+        operand = self.operand(i)
+        shape, strides = operand.physical_shape, operand.physical_strides
+        if ("by_offset", i) not in self._buffers:
+            self._buffers["by_offset", i] = self.builder.param(
+                f"x{i}o", (shape[0], (shape[1] - 1) * strides[1] + shape[-1], *shape[2:-1]),
+                dtype=operand.type.dtype, strides=(strides[0], 1, *strides[2:-1]), align=operand.type.dtype.size,
+            )  # fmt: skip
+            self._args.append(self._arg("input", i))
+        return self._buffers["by_offset", i]
 
     def memory(self, kind: Literal["input", "output"], i: int, shape: Shape | None = None) -> Buffer:
         """An operand's memory as a dense array of `shape`, or as one row of elements, strides and halo included.
@@ -354,7 +374,7 @@ class Context:
         there in the kernel before. Then both read all weights, so these must not be much larger than the pixels: input
         0, the output and what further inputs there are (all in bytes).
         """
-        if self.target.threads != 2 or any(o is not None and o.by_channel for o in (*self.inputs, *self.outputs)):
+        if not self.target.halves or any(o is not None and o.by_channel for o in (*self.inputs, *self.outputs)):
             return max(1, count)
         pixels = self.operand(0).type.nbytes + self.output.type.nbytes + others
         return max(1, -(-count // 2) if weights <= OFTEN * pixels else count)

@@ -189,7 +189,8 @@ class _Apart:
                     with b.unrolled("u", self.steps) as u:
                         for part, table in enumerate((self.block, self.within)):
                             b.store(source[part, u], table[at[0], i * self.steps + u])
-                    taps = [stack.enter_context(b.serial("k", k)) for k in self.geometry.kernel]
+                    taps = self.geometry.tap_loops(b, stack, place.start[:-1], self.x.operand.spatial)
+                    taps.append(Affine.of(stack.enter_context(b.serial("k", self.geometry.kernel[-1]))))
                     u = stack.enter_context(b.unrolled("u", self.steps))
                     t, j = (stack.enter_context(b.unrolled(name, n)) for name, n in (("t", pixels), ("j", together)))
                     where = self.geometry.input_place(place.start, taps)

@@ -32,7 +32,7 @@ from glulam.compiler.kernels.tiling import (
     unrolled_steps,
 )
 from glulam.compiler.loops.expr import Const, Expr, Fma
-from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Tile, Var
+from glulam.compiler.loops.ir import Affine, Bounded, Buffer, Builder, IndexLike, IndexValue, Tile, Var
 from glulam.compiler.targets import Target
 
 SAVED = 1 / 12  # of the products, if they meet only padding, is worth code of its own for some columns
@@ -187,6 +187,8 @@ class DirectConv:
         self.share = Affine.of(0)  # which share of the next weights the tile in hand asks for
         self.sums: dict[tuple[int, ...], Buffer] = {}  # by the shape of the tile, or of all tiles of an iteration
         self.taps = range(geometry.kernel[-1])  # of a row, that the tile in hand meets
+        padded = self.in_block > 1 or self.x.operand.layout.has_halo
+        self.bare = not padded and not geometry.stays_inside(self.grid.extents, self.x.operand.spatial)
         self.image_level = 1  # the cache that the next pixels are brought to
         bias = ctx.data(2)
         self.bias = np.zeros(ctx.output.shape[1], np.float32) if bias is None else bias
@@ -211,7 +213,7 @@ class DirectConv:
             groups.append(self.group(whole, 1, 1, half.lanes))
         # The second and later ones find the pixels in L2.
         self.image_level = 2 if sum(group.count for group in groups) == 1 else 1
-        if not outer and width // tiling.pixels > 1:
+        if not outer and width // tiling.pixels > 1 and not self.bare:
             self.flat(groups, *divmod(width, tiling.pixels), tiling.pixels)
         else:
             self.rows(groups, outer, width, tiling)
@@ -360,7 +362,7 @@ class DirectConv:
     def columns(self, width: int, tiling: Tiling) -> list[Met]:
         """The columns, by the taps of a row that meet more than padding.
 
-        All as one if that saves too little: tiles must not become too narrow.
+        All as one if that saves too little, since tiles must not become too narrow; unless there is no padding.
         """
         taps = self.geometry.kernel[-1]
 
@@ -372,7 +374,7 @@ class DirectConv:
             return sum(row_cycles(self.ctx.target, tile, n, self.group_blocks, deep) for tile, n, deep in tiles)
 
         found, whole = self.geometry.met(-1, width, self.x.operand.spatial[-1]), [Met(0, width, range(taps))]
-        return found if cycles(found) < (1 - SAVED) * cycles(whole) else whole
+        return found if self.bare or cycles(found) < (1 - SAVED) * cycles(whole) else whole
 
     def tile(self, spot: Spot) -> None:
         """One register tile: start from the bias, reduce, finish, store."""
@@ -385,7 +387,7 @@ class DirectConv:
             else:
                 with b.unrolled("j", group.blocks) as j, b.unrolled("t", spot.pixels) as t:
                     b.store(acc[t, j], group.bias[q, g, j, v])
-            if self.in_block == 1:
+            if self.x.operand.layout.block == 1:
                 self.add_plain(spot, acc, v)
             else:
                 for first, count, length, lanes in self.runs():
@@ -432,17 +434,22 @@ class DirectConv:
         b, geo, where = self.b, self.geometry, spot.where
         with b.unrolled("t", spot.pixels) as t, b.unrolled("j", where.group.blocks) as j:
             *outer, start = spot.place
-            place = geo.input_place([*outer, start + t], taps)
+            place = self.inside(geo.input_place([*outer, start + t], taps))
             factor = where.group.packed[(where.q, where.g, *weight, j, v)]
             b.store(acc[t, j], Fma(self.x[(*channel, *place, *lane)], factor, acc[t, j]))
 
+    def inside(self, place: list[Affine]) -> Sequence[IndexLike]:
+        """Where the input is read: loops over taps leave out what lies beyond its rows, if there is no padding."""
+        if not self.bare:
+            return place
+        ends = zip(place, self.x.operand.spatial, strict=True)
+        bounded = [(each, extent, each.bounds()) for each, extent in ends]
+        return [e if low >= 0 and high < n else Bounded(IndexValue(e), n) for e, n, (low, high) in bounded]
+
     def tap_loops(self, spot: Spot, stack: ExitStack) -> list[Affine]:
         """Loops over the taps that a tile meets."""
-        geo, found = self.geometry, []
-        for d, row in enumerate(spot.rows):
-            met = geo.met_taps(d, row, self.x.operand.spatial[d])
-            found.append(Affine.of(stack.enter_context(self.b.serial("k", geo.kernel[d], met))))
-        return [*found, stack.enter_context(self.b.serial("k", len(self.taps))) + self.taps.start]
+        rows = self.geometry.tap_loops(self.b, stack, spot.rows, self.x.operand.spatial)
+        return [*rows, stack.enter_context(self.b.serial("k", len(self.taps))) + self.taps.start]
 
     def prefetch_image(self, spot: Spot, n: Var, block: Affine, part: Var, parts: int) -> None:
         """Ask for one of `parts` of the tile's pixels in the next channel block; of few blocks, the next tile's."""

@@ -39,6 +39,11 @@ class _Source:
     block: int
     origin: tuple[int, ...]
 
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """Of the spatial dimensions, with padding."""
+        return self.buffer.shape[2 : 2 + len(self.origin)]
+
 
 @dataclass(frozen=True)
 class _Met:
@@ -123,7 +128,12 @@ class _Generic:
                 return _Met(place, kernel)
             return _Met(place, kernel, not_equal(self.table(valid)[pixel, tap], 0))
         place = pixel * geo.strides[d] + tap * geo.dilations[d] + (self.x.origin[d] - geo.pads[d][0])
-        return _Met(place, tap)
+        extent = self.x.extents[d]
+        low, high = place.bounds()
+        if low >= 0 and high < extent:
+            return _Met(place, tap)
+        where = IndexValue(place)
+        return _Met(Bounded(where, extent), tap, binary("and", where >= 0, where < extent))
 
     # ---- operands
 

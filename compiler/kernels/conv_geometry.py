@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from glulam.compiler.graph.types import Shape
-from glulam.compiler.loops.ir import Affine, IndexLike, IndexValue, Span
+from glulam.compiler.loops.ir import Affine, Builder, IndexLike, IndexValue, Span
 
 Indices = npt.NDArray[np.int64]
 
@@ -63,6 +64,14 @@ class ConvGeometry:
         ends = [begin for begin, _ in begins[1:]] + [outputs] * bool(begins)
         return [Met(begin, end - begin, alike) for (begin, alike), end in zip(begins, ends, strict=True)]
 
+    def stays_inside(self, outputs: Shape, inputs: Shape) -> bool:
+        """Whether every tap of so many output pixels meets one of the inputs."""
+        spans = zip(outputs, inputs, self.strides, self.kernel, self.dilations, self.pads, strict=True)
+        return all(
+            before <= 0 and (n - 1) * stride + (taps - 1) * dilation - before < extent
+            for n, extent, stride, taps, dilation, (before, _) in spans
+        )
+
     def met_taps(self, d: int, output: Affine, inputs: int) -> Span | None:
         """The taps for which an output pixel of dimension `d` meets some of its `inputs`; None if all always do."""
         dilation, place = self.dilations[d], output * self.strides[d] - self.pads[d][0]
@@ -73,6 +82,17 @@ class ConvGeometry:
         # What is negative, and so rounded the wrong way, lies outside the loop anyhow.
         first, end = ends if dilation == 1 else [each / dilation for each in ends]
         return Span(first, end)
+
+    def tap_loops(self, b: Builder, stack: ExitStack, rows: Sequence[Affine], inputs: Shape) -> list[Affine]:
+        """Loops, opened on the stack, over the rows of taps that meet the input for an output row at these places.
+
+        `rows` are the places in all dimensions but the last, along which a tile's pixels may meet different taps.
+        """
+        found = []
+        for d, row in enumerate(rows):
+            met = self.met_taps(d, row, inputs[d])
+            found.append(Affine.of(stack.enter_context(b.serial("k", self.kernel[d], met))))
+        return found
 
     def input_place(self, output: Sequence[Affine], tap: Sequence[IndexLike]) -> list[Affine]:
         """Where a tap meets the input for an output pixel."""

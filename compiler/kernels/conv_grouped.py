@@ -229,7 +229,7 @@ class _Grouped:
         with b.unrolled("t", pixels) as t:
             b.store(acc[t], kind.bias[place.member, v])
         with ExitStack() as stack:
-            taps: list[IndexLike] = [stack.enter_context(b.serial("k", k)) for k in self.geometry.kernel[:-1]]
+            taps = self.geometry.tap_loops(b, stack, place.start[:-1], self.x.operand.spatial)
             further = stack.enter_context(b.serial("i", self.channels.ins // self.channels.unrolled))
             inner = unroll_factor(self.geometry.kernel[-1], _UNROLLED_TAPS)
             chunk = stack.enter_context(b.serial("kw", self.geometry.kernel[-1] // inner))
@@ -242,7 +242,7 @@ class _Grouped:
             self.ctx.write(point, self.ctx.finish(acc[t], point))
 
     def channel(
-        self, kind: _Class, place: _Place, acc: Tile, row: tuple[list[IndexLike], Affine, int], further: Var, i: int
+        self, kind: _Class, place: _Place, acc: Tile, row: tuple[list[Affine], Affine, int], further: Var, i: int
     ) -> None:
         """Add the products of one channel of each group along a kernel row; each input vector is shuffled once."""
         geo, (pixels,) = self.geometry, acc.shape

@@ -65,7 +65,7 @@ def choose_plan(target: Target, batch: int, spatial: Shape, in_channels: int, ou
     """The cheapest way to cut the image that still gives several threads something to do."""
     height, width = f.tiles(spatial)
     blocks = -(-out_channels // target.lanes)
-    least = 2 if target.threads == 2 else _PARTS
+    least = 2 if target.halves else _PARTS
     candidates = []
     for rows, columns in _cuts(height, width):
         iterations = batch * (height // rows) * (width // columns)
@@ -76,7 +76,7 @@ def choose_plan(target: Target, batch: int, spatial: Shape, in_channels: int, ou
                     plan = Plan(rows, columns, splits, tiling)
                     cycles = _cycles(target, plan, row, iterations, in_channels, out_channels, f)
                     candidates.append((cycles * _parts(plan, iterations, blocks).busiest(target.threads), plan))
-                    if target.threads == 2 and splits == 1 and _has_middle(plan, batch, height, width, blocks):
+                    if target.halves and splits == 1 and _has_middle(plan, batch, height, width, blocks):
                         shared = replace(plan, shares_middle=True)
                         candidates.append((cycles * Parts(iterations - 1, 2, 0.5).busiest(2), shared))
     return min(candidates, key=lambda candidate: candidate[0])[1]

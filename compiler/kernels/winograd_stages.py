@@ -113,7 +113,7 @@ class _Shared(enum.Enum):
 
 def _shared(target: Target, tiles: int, out_channels: int) -> _Shared:
     """Half of the tiles if filters are not much more than tiles, since both threads then read all filters."""
-    if target.threads != 2:
+    if not target.halves:
         return _Shared.POINTS
     return _Shared.TILES if OFTEN * 2 * tiles >= out_channels else _Shared.CHANNELS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 
@@ -80,6 +80,8 @@ class _Run:
                     self.tiles[tile] = {}
                 case TileWrite(tile, index, value):
                     self.tiles[tile][self.place(index)] = self.value(value, {})
+                case _:
+                    assert_never(stmt)
 
     def iterations(self, var: Var, span: Span | None) -> range:
         if span is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, assert_never
 from weakref import WeakKeyDictionary
 
 from glulam.compiler.errors import LoopError
@@ -78,6 +78,8 @@ def _body(body: Iterable[Stmt], depth: int) -> Iterable[str]:
                 yield f"{pad}tile {tile.name}: {tile.dtype.value}[{','.join(map(str, tile.shape))}]"
             case TileWrite(tile, index, value):
                 yield f"{pad}{tile.name}{_index(index)} = {show(value)}"
+            case _:
+                assert_never(stmt)
 
 
 def _index(index: Iterable[Index]) -> str:

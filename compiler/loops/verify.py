@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import assert_never
 
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import DType
@@ -75,6 +76,8 @@ class _Verifier:
                     if self.value(value, {}) and not self.tiles[tile]:
                         self.fail(f"a vector is kept in tile {tile.name}, declared outside the vector loop")
                     self.same(value, tile.dtype, tile.name)
+                case _:
+                    assert_never(stmt)
         self.tiles = outer
 
     def loop(self, loop: For) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
 from glulam.compiler.graph.op import Case, Op, Padding, Prefers, Trait
-from glulam.compiler.graph.types import Array, TensorType, f32
+from glulam.compiler.graph.types import Array, DType, TensorType, f32
 from glulam.compiler.kernels import conv_pool, conv_table
 from glulam.compiler.kernels.context import Context, Lowered, Operand
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, TransposedGeometry
@@ -68,7 +68,8 @@ class Conv(Op):
         x, w = inputs[0], inputs[1]
         if index or x is None or w is None:
             return None
-        return window_padding(x.shape[2:], w.shape[2:], self.strides, self.pads, self.dilations)
+        padding = window_padding(x.shape[2:], w.shape[2:], self.strides, self.pads, self.dilations)
+        return replace(padding, only_blocks=self.groups == 1 and x.dtype is DType.F32)
 
     def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
         x = inputs[0]

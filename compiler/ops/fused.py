@@ -109,7 +109,10 @@ class FusedRegion(Op):
         if value not in self.anchor.inputs:
             return None
         types = [None if v is None else v.type for v in self.anchor.inputs]
-        return self.anchor.op.padding(self.anchor.inputs.index(value), types)
+        padding = self.anchor.op.padding(self.anchor.inputs.index(value), types)
+        if padding is None or self.window is None:
+            return padding
+        return replace(padding, only_blocks=False)  # rows that are pooled at once are computed without regard to edges
 
     def formula(self, leaves: dict[Value, Expr]) -> Expr:
         """The pointwise nodes of the body as one expression, from expressions for the values it starts from."""

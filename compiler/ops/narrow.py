@@ -4,9 +4,9 @@ frontend does."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from glulam.compiler.graph.op import Prefers
+from glulam.compiler.graph.op import Padding, Prefers
 from glulam.compiler.graph.types import TensorType
 from glulam.compiler.kernels import conv_narrow
 from glulam.compiler.kernels.context import Context, Lowered
@@ -22,6 +22,10 @@ class NarrowConv(Conv):
 
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         return Prefers.PLAIN
+
+    def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
+        padding = super().padding(index, inputs)
+        return None if padding is None else replace(padding, only_blocks=False)
 
     def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
         return False

@@ -75,18 +75,18 @@ class Algorithm:
 
 
 def candidates(
-    target: Target, node: Node, exact: bool = False, around: Sides = BLOCKED
+    target: Target, node: Node, strict: bool = False, around: Sides = BLOCKED
 ) -> tuple[list[Candidate], list[str]]:
     """What may compute the node, with equal costs in order of preference, and why other algorithms may not.
 
-    With `exact` the sums are to be the definition's. `around` says what the node stands between.
+    With `strict` the sums are to be the definition's. `around` says what the node stands between.
     """
     found: list[Candidate] = []
     refused: list[str] = []
     for algorithm in ALGORITHMS:
         if type(node.op) is not algorithm.serves:
             continue
-        if exact and not algorithm.exact:
+        if strict and not algorithm.exact:
             refused.append(f"no {algorithm.name}: numerics are strict")
         elif (why := algorithm.refuses(target, node)) is not None:
             refused.append(f"no {algorithm.name}: {why}")
@@ -147,8 +147,10 @@ def _direct(target: Target, node: Node) -> list[Candidate]:
     op = node.op
     assert isinstance(op, Conv)
     if _has_ragged_groups(target, node):
-        return [Candidate("direct", _grouped_cycles(target, node), op)]
-    own = Candidate("direct", _direct_cycles(target, node, None), op)
+        return [Candidate("grouped", _grouped_cycles(target, node), op)]
+    channels = _channels(target, node)
+    name = "depthwise" if channels.groups > 1 and (channels.ins, channels.outs) == (1, 1) else "direct"
+    own = Candidate(name, _direct_cycles(target, node, None), op)
     if op.groups > 1 or _needs_packing(node) is not None:
         return [own]
     blocks, _ = conv_direct.whole_blocks(target, node.output.shape[1])
@@ -183,7 +185,8 @@ def _grouped_cycles(target: Target, node: Node) -> float:
     assert weights is not None
     assert isinstance(op, Conv)
     geometry = ConvGeometry(weights.shape[2:], op.strides, op.dilations, op.pads, op.groups)
-    return conv_grouped.cost(target, node.output.shape[0], node.output.shape[2:], _channels(target, node), geometry)
+    cycles = conv_grouped.cost(target, node.output.shape[0], node.output.shape[2:], _channels(target, node), geometry)
+    return cycles * _met_share(node, columns=False)
 
 
 def _rows(node: Node) -> Shape:
@@ -218,10 +221,10 @@ def _direct_cycles(target: Target, node: Node, tiling: Tiling | None) -> float:
     return cycles * _met_share(node)
 
 
-def _met_share(node: Node) -> float:
-    """The share of the taps that the direct kernel does not pass over because they meet only padding.
+def _met_share(node: Node, columns: bool = True) -> float:
+    """The share of the taps that a kernel does not pass over because they meet only padding.
 
-    Few columns of an image differ from the others unless taps are apart.
+    The direct one looks at `columns` too, of which few differ from the others unless taps are apart.
     """
     (x, weights, *_), op = node.inputs, node.op
     assert x is not None
@@ -233,8 +236,8 @@ def _met_share(node: Node) -> float:
         if outputs:
             met = sum(part.count * len(part.taps) for part in geometry.met(d, outputs, inputs))
             each = met / (outputs * weights.shape[2 + d])
-            if d < geometry.rank - 1 or (each < 1 - conv_direct.SAVED and (d == 0 or op.dilations[d] > 1)):
-                share *= each
+            split = columns and each < 1 - conv_direct.SAVED and (d == 0 or op.dilations[d] > 1)
+            share *= each if split or d < geometry.rank - 1 else 1.0
     return share
 
 

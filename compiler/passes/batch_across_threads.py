@@ -1,8 +1,8 @@
 """Several threads take samples of a batch each, instead of the same layer together.
 
 What a thread computes it then finds in its own caches, and the threads need not meet in any memory but that of the
-weights. Where cores share no cache, which a virtual machine does not tell, that was a fifth to
-two fifths of the time of three networks.
+weights. That matters most where cores share no cache, which a virtual machine does not tell.
+
 The price is that every thread reads all weights; layers that have so many that they wait for memory stay together, and
 so does what comes after them.
 

@@ -26,12 +26,12 @@ Measured = Mapping[Hashable, Mapping[str, float]]
 class ChooseAlgorithm(NodePass):
     """By cost, not by rule: small images of many channels would stream too many transformed weights.
 
-    With `exact` only among those that add up what the definition does.
+    With `strict` only among those that add up what the definition does.
     """
 
     target: Target
     measured: Measured = field(default_factory=dict)
-    exact: bool = False
+    strict: bool = False
     _known: dict[Hashable, Choice] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     name = "choose_algorithm"
@@ -42,7 +42,7 @@ class ChooseAlgorithm(NodePass):
         around = relevant_sides(self.target, uses, node)
         key = signature(node, around)
         if key not in self._known:
-            self._known[key] = candidates(self.target, node, self.exact, around)
+            self._known[key] = candidates(self.target, node, self.strict, around)
         found, refused = self._known[key]
         seconds = self.measured.get(key, {})
         chosen = choose(found, seconds)

@@ -16,10 +16,9 @@ from glulam.compiler.ops.batch_map import BatchMap
 from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.passes.algorithms import winograd_cycles
 from glulam.compiler.passes.manager import Decision, Pass
-from glulam.compiler.targets import Target
+from glulam.compiler.targets import HALVES, Target
 
-_THREADS = 2
-_WORTH_IT = 1.05  # times the cycles of the stages: while the cores share a cache up to 2.5 % were lost, and 2.5 % won
+_WORTH_IT = 1.05  # times the cycles of the stages: about as fast then while cores share a cache, and faster where not
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class OwnTiles(Pass):
     nested = False  # what one thread computes by itself stays as it is
 
     def proposals(self, graph: Graph, uses: Uses) -> Iterator[Patch | Decision]:
-        for node in list(graph.nodes) if self.threads == _THREADS else []:
+        for node in list(graph.nodes) if self.threads == HALVES else []:
             if isinstance(node.op, BatchMap) and not node.op.parallel:
                 yield from self.proposals(node.op.body, Uses(node.op.body))
             elif isinstance(node.op, WinogradConv) and node.op.staged and not node.op.filtering.is_dilated:

@@ -2,8 +2,8 @@
 
 What a thread computes is then one piece of memory, and not one in every channel block. So the memory plan can lay
 tensors that follow each other into the same place with their middles on each other (see `arena`), and threads find
-that place in their own caches. Where they do not, each cache line must first come over from the other thread's: from
-cores that share no cache, at 2 to 4 GB/s on a Zen 4 EPYC.
+that place in their own caches. Where they do not, each cache line must first come over from the other thread's, and
+from cores that share no cache more slowly than from memory.
 
 Small images stay as they are: their pixels are computed as one row, and threads share their channels.
 """
@@ -22,8 +22,8 @@ from glulam.compiler.ops.fused import anchor_op
 from glulam.compiler.passes.by_channel import written_by_channel
 from glulam.compiler.passes.manager import Decision, Pass, PassReport
 from glulam.compiler.passes.storage import Storage
+from glulam.compiler.targets import HALVES
 
-_THREADS = 2  # kernels cut images into halves, see `Context.run`
 _LEAST_PIXELS = 64
 
 
@@ -39,7 +39,7 @@ class RowsFirst(Pass):
 
     def run(self, graph: Graph, limit: int | None = None) -> PassReport:
         report = PassReport(self.name)
-        if self.threads != _THREADS:
+        if self.threads != HALVES:
             return report
         for root, values in _turned(graph):
             if limit is not None and report.patches >= limit:
@@ -78,4 +78,4 @@ def _is_large_image(value: Value) -> bool:
     layout, shape = value.layout, value.shape
     if layout.block == 1 or len(shape) < 4 or shape[1] <= layout.block:
         return False
-    return math.prod(shape[2:]) >= _LEAST_PIXELS and shape[2] >= _THREADS
+    return math.prod(shape[2:]) >= _LEAST_PIXELS and shape[2] >= HALVES

@@ -24,7 +24,12 @@ BLOCKED = Sides()
 
 def sides(uses: Uses, node: Node) -> Sides:
     x = node.inputs[0]
-    return Sides(x is not None and _comes_plain(x, _STEPS), _goes_plain(uses, node.output, _STEPS))
+    return Sides(x is not None and comes_plain(x), _goes_plain(uses, node.output, _STEPS))
+
+
+def comes_plain(value: Value) -> bool:
+    """Whether what computes the value gives a plain tensor."""
+    return _comes_plain(value, _STEPS)
 
 
 def _comes_plain(value: Value, steps: int) -> bool:

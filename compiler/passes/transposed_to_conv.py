@@ -55,11 +55,11 @@ class _Line:
 class TransposedToConv(NodePass):
     """Where strides are 1, or the estimated cycles of the convolution and the shuffle are fewer.
 
-    With `exact` no algorithm is counted on that adds up other than the definition does.
+    With `strict` no algorithm is counted on that adds up other than the definition does.
     """
 
     target: Target
-    exact: bool = False
+    strict: bool = False
 
     name = "transposed_to_conv"
 
@@ -91,7 +91,7 @@ class TransposedToConv(NodePass):
 
     def costs(self, node: Node, conv: Node) -> tuple[float, float]:
         """Thousands of cycles of the transposed convolution, and of the convolution with the shuffle."""
-        alone, phases = (min(c.cycles for c in candidates(self.target, n, self.exact)[0]) for n in (node, conv))
+        alone, phases = (min(c.cycles for c in candidates(self.target, n, self.strict)[0]) for n in (node, conv))
         return alone / 1e3, (phases + 2 * node.output.type.nbytes / COPY_RATE) / 1e3
 
 

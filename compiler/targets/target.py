@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+HALVES = 2
+"""Threads that each compute half of every tensor where they can, and so find in their own caches what they wrote.
+
+Layouts, the arena, padding and kernels are arranged for it. More threads would have too small parts; they claim what
+comes next.
+"""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -35,6 +42,11 @@ class Target:
     l3_bytes: int
     threads: int = 1
     """How many threads kernels are cut for; any number can run them, with the same bits."""
+
+    @property
+    def halves(self) -> bool:
+        """Whether kernels are cut so that each of two threads has half of every tensor, see HALVES."""
+        return self.threads == HALVES
 
     @property
     def many_threads(self) -> bool:

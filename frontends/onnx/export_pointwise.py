@@ -57,7 +57,7 @@ def gelu(w: Writer, node: Node) -> None:
         w.emit("Gelu", [x], w.outputs(node), approximate=op.approximate)
         return
     if op.approximate == "none":
-        inner = w.call("Erf", w.call("Mul", x, w.constant(math.sqrt(0.5), dtype)))
+        inner = w.call("Erf", w.call("Div", x, w.constant(math.sqrt(2), dtype)))
     else:
         scale = math.sqrt(2 / math.pi)
         square = w.call("Mul", x, x)

@@ -280,6 +280,35 @@ def test_which_sums_are_added_part_by_part():
     assert scratch((1, 1024, 7, 7), 48, (1, 1)) == 7 * 7 * 3 * 64
 
 
+PLAIN_INPUTS = [
+    case((2, 3, 9, 13), 20, (3, 3), pads=1),
+    case((1, 3, 7, 13), 33, (7, 7), pads=3, strides=2),
+    case((1, 1, 1, 1), 5, (3, 3), pads=4),
+    case((1, 2, 13, 7), 17, (5, 3), pads=((4, 0), (0, 2)), strides=(3, 1), bias=False),
+    case((1, 3, 9, 9), 16, (3, 3), pads=(5, 1), dilations=(2, 3)),
+    case((1, 3, 40), 16, (5,), pads=2),
+    case((1, 2, 3, 5, 4), 16, (3, 3, 3), pads=(1, 1, 2), strides=(1, 2, 1)),
+]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("constants", [(1, 2), ()])
+@pytest.mark.parametrize("number", range(len(PLAIN_INPUTS)))
+def test_plain_inputs_need_no_padding_in_memory(number, constants, name):
+    """Taps beyond the edges are left out, whether the weights are known at compile time or not."""
+    op, arrays = PLAIN_INPUTS[number]
+    check(op, arrays, name, True, constants, in_layouts=[PLAIN] * len(arrays))
+    padded = run_op(op, arrays, constants, name, in_layouts=[Layout(1, op.pads), *[PLAIN] * (len(arrays) - 1)])
+    (bare,) = run_op(op, arrays, constants, name, in_layouts=[PLAIN] * len(arrays))
+    np.testing.assert_array_equal(bare, padded[0])
+
+
+def test_plain_inputs_without_padding_by_the_interpreter():
+    for op, arrays in PLAIN_INPUTS[:5]:
+        for constants in ((1, 2), ()):
+            check(op, arrays, "x86-64-v2", False, constants, in_layouts=[PLAIN] * len(arrays))
+
+
 WIDE = target("x86-64-v4")
 NARROW = replace(WIDE, fmas_per_cycle=1, loads_per_cycle=1)
 

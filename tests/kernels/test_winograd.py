@@ -379,3 +379,21 @@ def test_parameters_of_the_epilogue_broadcast_over_the_pixels(extents):
     assert any("fused_winograd" in step.kernel for step in model.manifest.steps)
     plain = op.reference(x, w, None)[0]
     np.testing.assert_allclose(model.run({"x": x})["y"], np.where(plain > 0, plain, plain * slope), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("f", [F4, filtering((6, 6), (3, 3)), filtering((1, 6), (1, 7))], ids=named)
+def test_filters_are_rounded_once(f):
+    """In float32 throughout, most of these elements would be off by a unit or more in the last place."""
+    weights = np.random.default_rng(5).standard_normal((16, 3, *f.taps)).astype(np.float32)
+    packed = np.empty((1, f.points, 3, 1, 16), np.float32)
+    f.transform_filters(packed, weights)
+    down, across = (np.array(line.filter_transform, np.float64) for line in (f.down, f.across))
+    wanted = np.einsum("ai,bj,ocij->abco", down, across, weights.astype(np.float64)).reshape(f.points, 3, 16)
+    coarse = np.einsum("ai,ijco->ajco", down.astype(np.float32), weights.transpose(2, 3, 1, 0))
+    coarse = np.einsum("bj,ajco->abco", across.astype(np.float32), coarse).reshape(f.points, 3, 16)
+
+    def worst(found):
+        return np.max(np.abs(found - wanted) / np.spacing(np.abs(wanted).astype(np.float32)))
+
+    assert worst(packed[0, :, :, 0]) < 0.51
+    assert worst(coarse) > 0.6

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from glulam.compiler.driver import compile_graph, optimise
+import glulam as gl
+from glulam.compiler.driver import compile_graph, lower, optimise
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import f32
@@ -149,3 +150,12 @@ def test_taps_in_the_padding_cost_nothing(dilation, share):
 
     all_rows = direct(1) / (88 / 90)
     assert direct(dilation) == pytest.approx(all_rows * share**2)
+
+
+@pytest.mark.parametrize(("groups", "name"), [(64, "depthwise"), (16, "grouped"), (4, "direct")])
+def test_the_algorithm_is_called_what_the_kernel_is(groups, name):
+    net = gl.Sequential([gl.layers.Input((64, 9, 9)), gl.layers.Conv2d(64, 3, padding=1, groups=groups)])
+    (step,) = [s for s in gl.compile(net, numerics="strict").manifest.steps if s.label == "0"]
+    assert step.algorithm.startswith(name)
+    (lowered,) = [s for s in lower(net.graph(), Options(numerics="strict")).steps if s.label == "0"]
+    assert lowered.template == name

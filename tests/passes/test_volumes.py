@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rewrites import rewrite
 
+import glulam as gl
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.passes.volumes import TrimTaps, VolumesToImages, met_taps
 from glulam.compiler.targets import target
@@ -82,3 +83,10 @@ def test_the_taps_that_meet_the_input(stride, dilation, before, extent, taps, ou
 
 def test_the_taps_are_found_however_long_the_input():
     assert met_taps(Conv((1,), ((0, 0),), (1,)), 0, 10**12 + 511, 512, 10**12) == (0, 512)
+
+
+def test_strict_numerics_leave_volumes_to_the_definition():
+    net = gl.Sequential([gl.layers.Input((32, 4, 14, 14)), gl.layers.Conv3d(32, 3, padding=1)])
+    steps = {numerics: gl.compile(net, numerics=numerics).manifest.steps for numerics in ("fast", "strict")}
+    assert any("winograd" in step.algorithm for step in steps["fast"])
+    assert not any("winograd" in step.kernel for step in steps["strict"])

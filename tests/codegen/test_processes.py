@@ -1,0 +1,104 @@
+"""Code from several processes is the code of one; processes that fail are done without."""
+
+from __future__ import annotations
+
+import io
+import sys
+from functools import partial
+
+import pytest
+
+from glulam.compiler.codegen import llvm_process, processes
+from glulam.compiler.codegen.module import build_objects, module_text
+from glulam.compiler.codegen.processes import Helper, compiled, processes_for
+from glulam.compiler.errors import CompileError
+from glulam.compiler.loops.ir import Access, Builder
+from glulam.compiler.targets import runnable_targets
+
+TARGET = runnable_targets()[0]
+BROKEN = "define void @f() {\n  ret i32 %nothing\n}\n"
+
+
+def powers(exponent):
+    """A kernel: vectors multiplied by themselves some times."""
+    b = Builder(f"powers{exponent}")
+    x, y = b.param("x", (9, 8)), b.param("y", (9, 8), Access.WRITE)
+    with b.section(i=9) as (i,), b.vector("v", 8) as v:
+        product = x[i, v] * 1.0
+        for _ in range(exponent):
+            product = product * x[i, v]
+        b.store(y[i, v], product)
+    return b.kernel()
+
+
+KERNELS = [powers(exponent) for exponent in range(9)]
+
+
+def texts():
+    return [module_text([kernel], "", TARGET) for kernel in KERNELS]
+
+
+def here(text):
+    machine = llvm_process.target_machine(TARGET.triple, TARGET.cpu, TARGET.features)
+    return llvm_process.object_code(text, machine)
+
+
+def unwilling(text):
+    raise AssertionError("this was to be compiled in another process")
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_the_code_is_the_same_wherever_it_is_compiled(count):
+    assert compiled(texts(), here, TARGET, count) == [here(text) for text in texts()]
+
+
+def test_a_process_compiles_by_itself():
+    helper = Helper(TARGET, [sys.executable, "-P", llvm_process.__file__])
+    try:
+        assert helper.compiler(unwilling)(texts()[0]) == here(texts()[0])
+        assert helper.object_code(BROKEN) is None
+        assert helper.compiler(unwilling)(texts()[1]) == here(texts()[1]), "it goes on after a text that was refused"
+    finally:
+        helper.close()
+
+
+@pytest.mark.parametrize(
+    "command", [[sys.executable, "-c", "pass"], [sys.executable, "-c", "import sys; sys.stdin.read(50); print('+no')"]]
+)
+def test_what_a_process_does_not_compile_is_compiled_here(command):
+    helper = Helper(TARGET, command)
+    try:
+        assert [helper.compiler(here)(text) for text in texts()] == [here(text) for text in texts()]
+    finally:
+        helper.close()
+
+
+@pytest.mark.parametrize("executable", ["", "/no/such/python"])
+def test_processes_that_cannot_be_started_are_done_without(executable, monkeypatch):
+    monkeypatch.setattr(sys, "executable", executable)
+    assert compiled(texts()[:2], here, TARGET, 2) == [here(text) for text in texts()[:2]]
+
+
+def test_text_that_llvm_refuses_is_an_error_wherever_it_is_compiled(monkeypatch):
+    monkeypatch.setattr(processes, "_cores", lambda: 4)
+    assert processes_for(len(KERNELS)) == 1
+    with pytest.raises(CompileError, match="LLVM refused the code"):
+        build_objects(KERNELS, TARGET, BROKEN)
+
+
+def test_there_are_as_many_processes_as_cores_and_work(monkeypatch):
+    monkeypatch.setattr(processes, "_cores", lambda: 4)
+    assert [processes_for(n) for n in (0, 7, 8, 15, 16, 100)] == [0, 0, 1, 1, 2, 3]
+    monkeypatch.setattr(processes, "_cores", lambda: 1)
+    assert processes_for(100) == 0
+
+
+def test_messages_come_whole_or_not_at_all():
+    stream = io.BytesIO()
+    for message in (b"", b"abc", b"x" * 1000):
+        llvm_process.send(stream, message)
+    whole = stream.getvalue()
+    receive = partial(llvm_process.receive, io.BytesIO(whole))
+    assert [receive() for _ in range(4)] == [b"", b"abc", b"x" * 1000, None]
+    cut = io.BytesIO(whole[:-1])
+    assert [llvm_process.receive(cut) for _ in range(3)] == [b"", b"abc", None]
