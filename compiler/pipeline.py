@@ -14,6 +14,7 @@ from glulam.compiler.passes.dead_code import DeadCode
 from glulam.compiler.passes.fold_normalisation import FoldNormalisation
 from glulam.compiler.passes.fold_padding import FoldPadding
 from glulam.compiler.passes.fuse import Fuse
+from glulam.compiler.passes.fuse_separable import FuseSeparable
 from glulam.compiler.passes.identity_elimination import IdentityElimination
 from glulam.compiler.passes.layout import ChooseLayout
 from glulam.compiler.passes.manager import Pass
@@ -32,7 +33,7 @@ from glulam.compiler.passes.volumes import TrimTaps, VolumesToImages
 from glulam.compiler.targets import Target, target
 
 # Left out if `Options.fuse` is False, so that every layer keeps a kernel of its own.
-FUSIONS = ("fold_normalisation", "modulate_weights", "fuse", "average_in_producer")
+FUSIONS = ("fold_normalisation", "modulate_weights", "fuse", "average_in_producer", "fuse_separable")
 
 # Left out with `numerics="strict"`: they compute other sums than the definition's.
 REORDERING = ("volumes_to_images", "modulate_weights")
@@ -70,6 +71,7 @@ def pipeline(
         SplitStrassen(),  # likewise
         Fuse(machine),  # before layouts, so that a region gets one layout
         AverageInProducer(machine),  # once it is known what one kernel computes
+        FuseSeparable(machine),  # of regions, whose epilogues are known
         ChooseLayout(machine),  # kernels are built for what it decides
         TransposedBlocks(),  # of the conversions that it put in
         RowsFirst(threads),  # of the tensors that stay; it makes no difference to any result

@@ -166,6 +166,7 @@ class Context:
         self.epilogue = epilogue or Epilogue()
         self.builder = Builder(name)
         self._args: list[Arg] = []
+        self._numbers: Sequence[int] = range(len(self.inputs))
         self._views: dict[tuple[str, int], View] = {}
         self._buffers: dict[tuple[object, ...], Buffer] = {}
 
@@ -207,9 +208,12 @@ class Context:
                 name, operand.physical_shape, access,
                 dtype=operand.type.dtype, strides=operand.physical_strides, align=align,
             )  # fmt: skip
-            self._args.append((kind, i))
+            self._args.append(self._arg(kind, i))
             self._views[kind, i] = View(operand, buffer)
         return self._views[kind, i]
+
+    def _arg(self, kind: Literal["input", "output"], i: int) -> Arg:
+        return (kind, self._numbers[i] if kind == "input" else i)
 
     def by_offset(self, i: int) -> Buffer:
         """Input `i`, in channel blocks, as [N, offsets, *S], halo included.
@@ -223,7 +227,7 @@ class Context:
                 f"x{i}o", (shape[0], (shape[1] - 1) * strides[1] + shape[-1], *shape[2:-1]),
                 dtype=operand.type.dtype, strides=(strides[0], 1, *strides[2:-1]), align=operand.type.dtype.size,
             )  # fmt: skip
-            self._args.append(("input", i))
+            self._args.append(self._arg("input", i))
         return self._buffers["by_offset", i]
 
     def memory(self, kind: Literal["input", "output"], i: int, shape: Shape | None = None) -> Buffer:
@@ -239,7 +243,7 @@ class Context:
             access = Access.READ if kind == "input" else Access.WRITE
             name = f"{'x' if kind == 'input' else 'y'}{i}m{len(self._args)}"
             self._buffers[key] = self.builder.param(name, shape or (span,), access, dtype=dtype, align=dtype.size)
-            self._args.append((kind, i))
+            self._args.append(self._arg(kind, i))
         return self._buffers[key]
 
     def constant(self, data: Array | Packing, name: str = "w", *, table: bool = False) -> Buffer:
@@ -381,6 +385,18 @@ class Context:
         return Lowered(self.builder.kernel(), tuple(self._args))
 
     # ---- changes of view
+
+    def join(self, whole: Context, numbers: Sequence[int], first: View | None = None) -> None:
+        """Compute a part of what `whole` computes, in its kernel.
+
+        The inputs are the whole's inputs of these numbers; but `first` is one in scratch memory, before all of those.
+        To be called before anything is computed.
+        """
+        self.builder, self._args = whole.builder, whole._args
+        self._numbers = tuple(numbers)
+        if first is not None:
+            self._views["input", 0] = first
+            self._numbers = (-1, *numbers)
 
     def flattened(self, elementwise: Collection[int] = (), apart: Collection[int] = ()) -> Context | None:
         """The same problem with all spatial dimensions as one, if no operand's memory forbids it.

@@ -52,7 +52,7 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
 def build_with_means(ctx: Context, geometry: ConvGeometry) -> Lowered:
     """The kernel with means[N,C,chunks,1] over equal chunks of rows of the result[N,C,H,W] as output 1."""
     grid = Grid.whole(ctx.output.spatial)
-    _Depthwise(ctx, geometry, constant_weights(ctx), grid, ctx.outputs[1].shape[2]).sections()
+    Depthwise(ctx, geometry, constant_weights(ctx), grid, ctx.outputs[1].shape[2]).sections()
     return ctx.finished()
 
 
@@ -69,7 +69,7 @@ def chunks_with_means(result: Shape, taps: int, block: int) -> int:
 
 def sections(ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid) -> None:
     """The sections that compute the pixels of a grid; weights are [C, 1, *K]."""
-    _Depthwise(ctx, geometry, weights, grid).sections()
+    Depthwise(ctx, geometry, weights, grid).sections()
 
 
 def _useful_rows(width: int, taps: int) -> int:
@@ -78,7 +78,7 @@ def _useful_rows(width: int, taps: int) -> int:
 
 
 @dataclass(frozen=True)
-class _TileShape:
+class TileShape:
     """Output rows and pixels of a register tile, and whether all weights of a block stay in registers with it."""
 
     rows: int
@@ -97,8 +97,11 @@ class _Place:
     total: Tile | None = None
 
 
-class _Depthwise:
-    """The nest of loops; with `means`, so many chunks of rows also give their means."""
+class Depthwise:
+    """The nest of loops; with `means`, so many chunks of rows also give their means.
+
+    A subclass may put the results elsewhere.
+    """
 
     def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid, means: int = 0) -> None:
         self.means = means
@@ -136,14 +139,21 @@ class _Depthwise:
         if outer:
             chunks = [*planes, height // chunk]
             with ctx.image_section(ctx.output.blocks, chunks) as (n, c, (*o, h)), b.vector("v", self.block) as v:
-                resident = self.resident_weights(c, v, shape)
-                total = self.new_total()
-                for first, count, rows in pieces(chunk, shape.rows):
-                    with b.serial("y", count) as y:
-                        row = h * chunk + y * rows + first
-                        self.row(_Place((n, c), (*o, row), v, resident, total), rows, shape.pixels)
+                total = self.some_rows((n, c), (*o, h * chunk), v, chunk, shape)
                 if total is not None:
                     ctx.write((n, c, h, 0, v), total[0] * (1.0 / (chunk * width)), 1)
+
+    def some_rows(
+        self, head: tuple[Var, Var], start: Sequence[Affine], v: Var, count: int, shape: TileShape
+    ) -> Tile | None:
+        """`count` output rows of a channel block, from row `start` on; their total, if means are wanted."""
+        resident, total = self.resident_weights(head[1], v, shape), self.new_total()
+        *planes, row = start
+        for first, times, rows in pieces(count, shape.rows):
+            with self.b.serial("y", times) as y:
+                place = (*planes, row + y * rows + first)
+                self.row(_Place(head, place, v, resident, total), rows, shape.pixels)
+        return total
 
     def new_total(self) -> Tile | None:
         """Where an iteration adds up what it stores, if it gives the mean."""
@@ -161,9 +171,9 @@ class _Depthwise:
 
     # ---- shapes
 
-    def tile_shape(self, height: int, width: int) -> _TileShape:
+    def tile_shape(self, height: int, width: int) -> TileShape:
         """The tile with the fewest estimated cycles an output pixel."""
-        best: tuple[float, _TileShape] | None = None
+        best: tuple[float, TileShape] | None = None
         for rows in (1, 2) if self.unrolls and height > 1 else (1,):
             for pixels in range(1, min(width, _MAX_PIXELS) + 1):
                 for resident in (True, False):
@@ -171,7 +181,7 @@ class _Depthwise:
                         continue
                     cost = self.cycles(height, rows, width, pixels, resident)
                     if best is None or cost < best[0]:
-                        best = (cost, _TileShape(rows, pixels, resident))
+                        best = (cost, TileShape(rows, pixels, resident))
         assert best is not None
         return best[1]
 
@@ -215,7 +225,7 @@ class _Depthwise:
 
     # ---- code
 
-    def resident_weights(self, c: Var, v: Var, shape: _TileShape) -> Tile | None:
+    def resident_weights(self, c: Var, v: Var, shape: TileShape) -> Tile | None:
         if not shape.resident:
             return None
         tile = self.b.tile("w", len(self.taps))
@@ -246,9 +256,13 @@ class _Depthwise:
                 b.store(acc[r, t], value)
                 value = acc[r, t]
                 b.store(part[0], part[0] + value)
-            self.ctx.write(point, value)
+            self.put(point, value)
         if part is not None and place.total is not None:
             b.store(place.total[0], place.total[0] + part[0])
+
+    def put(self, point: Point, value: Expr) -> None:
+        """Store a finished element."""
+        self.ctx.write(point, value)
 
     def fetch_ahead(self, place: _Place, rows: int, pixels: int) -> None:
         """Ask for the input rows that the tile below this one is the first to read."""

@@ -129,16 +129,21 @@ class FusedRegion(Op):
         if self.anchor is None:
             formula = self.formula({v: ex.Param(i, v.type.dtype) for i, v in enumerate(inputs)})
             return pointwise.build(ctx, formula, range(len(inputs)))
-        start = [None if v is None else inputs.index(v) for v in self.anchor.inputs]
-        extras = self.epilogue_inputs
+        inner, order = self.anchored(ctx)
+        lowered = self.lower_anchor(self.anchor, inner)
+        return replace(lowered, args=tuple(_renumber(arg, order) for arg in lowered.args))
+
+    def anchored(self, ctx: Context) -> tuple[Context, list[int | None]]:
+        """The problem of the anchor with the rest as epilogue, and which of `ctx`'s inputs its inputs are."""
+        anchor, inputs, extras = self.anchor, list(self.body.inputs.values()), self.epilogue_inputs
+        assert anchor is not None
+        start = [None if v is None else inputs.index(v) for v in anchor.inputs]
         order = [*start, *(inputs.index(v) for v in extras)]
-        leaves: dict[Value, Expr] = {self.anchor.output: ex.Param(0, self.anchor.output.type.dtype)}
+        leaves: dict[Value, Expr] = {anchor.output: ex.Param(0, anchor.output.type.dtype)}
         leaves |= {v: ex.Param(k, v.type.dtype) for k, v in enumerate(extras, 1)}
         epilogue = Epilogue(self.formula(leaves), tuple(range(len(start), len(order))))
         operands = [None if i is None else ctx.inputs[i] for i in order]
-        inner = Context(ctx.name, ctx.target, operands, ctx.outputs, epilogue)
-        lowered = self.lower_anchor(self.anchor, inner)
-        return replace(lowered, args=tuple(_renumber(arg, order) for arg in lowered.args))
+        return Context(ctx.name, ctx.target, operands, ctx.outputs, epilogue), order
 
     def lower_anchor(self, anchor: Node, ctx: Context) -> Lowered:
         if self.window is None:

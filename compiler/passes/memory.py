@@ -14,6 +14,7 @@ from glulam.compiler.loops.program import Ref
 from glulam.compiler.ops import Identity
 from glulam.compiler.ops.batch_map import BatchMap, bodies
 from glulam.compiler.ops.fused import FusedRegion
+from glulam.compiler.ops.separable import SeparableConv
 from glulam.compiler.passes.arena import Tenant, arrange
 from glulam.compiler.passes.by_channel import written_by_channel
 from glulam.compiler.passes.storage import Storage, is_view
@@ -188,6 +189,9 @@ def overwritable(node: Node) -> list[Value]:
         barred = set() if anchor is None else {v.name for v in anchor.present_inputs()}
         pairs = zip(node.op.body.inputs, node.inputs, strict=True)
         found = [value for name, value in pairs if name not in barred and value is not None and not value.is_constant]
+    elif isinstance(node.op, SeparableConv):
+        read = [node.inputs[i] for i in node.op.read_in_place()]
+        found = [value for value in read if value is not None and not value.is_constant]
     elif Trait.POINTWISE in node.op.traits:
         found = [value for value in node.present_inputs() if not value.is_constant]
     else:

@@ -11,6 +11,7 @@ from glulam.compiler.ops import Concat, MaxPool, Split
 from glulam.compiler.ops.fused import FusedRegion
 from glulam.compiler.ops.pointwise import Pointwise
 from glulam.compiler.ops.reorder import Reorder
+from glulam.compiler.ops.separable import SeparableConv
 
 
 def is_nonnegative(value: Value) -> bool:
@@ -22,7 +23,7 @@ def is_nonnegative(value: Value) -> bool:
         return False
     if isinstance(node.op, Concat | Split | MaxPool | Reorder) or Trait.VIEW in node.op.traits:
         return all(is_nonnegative(v) for v in node.present_inputs())
-    last = node.op.result.producer if isinstance(node.op, FusedRegion) else node
+    last = node.op.result.producer if isinstance(node.op, FusedRegion | SeparableConv) else node
     if last is None or not isinstance(last.op, Pointwise):
         return False
     formula = last.op.expression(*(v.type for v in last.present_inputs()))

@@ -1,0 +1,136 @@
+"""A depthwise convolution and the 1x1 convolution that reads it as one op. A pass puts it in; no frontend does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from glulam.compiler.graph.evaluate import evaluate
+from glulam.compiler.graph.graph import Graph, Value
+from glulam.compiler.graph.layout import Layout
+from glulam.compiler.graph.op import Case, Op, Padding, Prefers, Trait
+from glulam.compiler.graph.types import Array, TensorType, f32
+from glulam.compiler.kernels import conv_separable
+from glulam.compiler.kernels.context import Context, Lowered, Operand
+from glulam.compiler.ops.activation import Clip, HardSwish, Silu
+from glulam.compiler.ops.conv import Conv
+from glulam.compiler.ops.fused import FusedRegion
+from glulam.compiler.ops.pointwise import Add
+
+_RELU6 = Clip(0.0, 6.0)
+
+
+@dataclass(frozen=True)
+class SeparableConv(Op):
+    """The sub-graph `body` as one op: its inputs in order, its only output.
+
+    It has two fused regions, which begin with the convolutions. The second one's first input is what the first one
+    gives; all others are the body's inputs: first those of the first region, then those of the second.
+    """
+
+    body: Graph
+
+    name = "separable_conv"
+    traits = frozenset({Trait.BLIND})
+    tolerance = 1e-4
+
+    @classmethod
+    def of(cls, first: FusedRegion, second: FusedRegion) -> SeparableConv:
+        """The second region reads the first one's result as its first input, and nowhere else."""
+        body = Graph("separable")
+        types = [v.type for v in first.body.inputs.values()], [v.type for v in second.body.inputs.values()]
+        own = [body.input(f"x{i}", type) for i, type in enumerate(types[0])]
+        others = [body.input(f"z{i}", type) for i, type in enumerate(types[1][1:], 1)]
+        middle = body.apply(first, *own, name=first.result.name)
+        body.output("y", body.apply(second, middle, *others, name=second.result.name))
+        return cls(body)
+
+    @property
+    def regions(self) -> tuple[FusedRegion, FusedRegion]:
+        first, second = (node.op for node in self.body.nodes)
+        assert isinstance(first, FusedRegion)
+        assert isinstance(second, FusedRegion)
+        return first, second
+
+    @property
+    def result(self) -> Value:
+        """What the second region gives, as a value of its body."""
+        return self.regions[1].result
+
+    @property
+    def split(self) -> int:
+        """How many inputs are those of the first region."""
+        return len(self.body.nodes[0].inputs)
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        wanted = [value.type for value in self.body.inputs.values()]
+        if list(inputs) != wanted:
+            raise self.fail(f"the body takes {list(map(str, wanted))}, not {list(map(str, inputs))}")
+        return tuple(value.type for value in self.body.outputs.values())
+
+    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
+        feeds = {name: array for name, array in zip(self.body.inputs, inputs, strict=True) if array is not None}
+        return tuple(evaluate(self.body, feeds).values())
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        return Prefers.BLOCKS
+
+    def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
+        return self.regions[0].padding(index, inputs[: self.split]) if index < self.split else None
+
+    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        return sum(region.flops([], []) for region in self.regions)
+
+    def read_in_place(self) -> list[int]:
+        """The inputs that the kernel reads only at the place that it writes next."""
+        second = self.regions[1]
+        assert second.anchor is not None
+        barred = {value.name for value in second.anchor.present_inputs()}
+        return [i for i, name in enumerate(list(second.body.inputs)[1:], self.split) if name not in barred]
+
+    def lower(self, ctx: Context) -> Lowered:
+        first, second = self.regions
+        assert first.anchor is not None
+        conv = first.anchor.op
+        assert isinstance(conv, Conv)
+        middle = Operand(first.result.type, Layout(ctx.output.layout.block, ((0, 0), (0, 0))))
+        one, order = first.anchored(Context(ctx.name, ctx.target, ctx.inputs[: self.split], [middle]))
+        rest = [middle, *ctx.inputs[self.split :]]
+        other, others = second.anchored(Context(ctx.name, ctx.target, rest, ctx.outputs))
+        numbers = [_known(order), [i + self.split - 1 for i in _known(others)[1:]]]
+        return conv_separable.build(ctx, conv.geometry(one), (one, other), numbers)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            _case((1, 3, 7, 7), (3, 1, 3, 3), 5),
+            _case((2, 17, 13, 7), (17, 1, 5, 5), 17, pads=2, activation=HardSwish()),
+            _case((1, 33, 5, 13), (33, 1, 3, 3), 40, strides=2, activation=Silu(), residual=True),
+            _case((1, 1, 1, 1), (1, 1, 3, 3), 1, residual=True),
+            _case((2, 20, 9, 7), (20, 1, 3, 2), 70, pads=0, dilations=2, activation=None, residual=True),
+        )
+
+
+def _known(order: Sequence[int | None]) -> list[int]:
+    """Of inputs that are all there, or stand for none."""
+    return [-1 if i is None else i for i in order]
+
+
+def _case(
+    x: tuple[int, ...], w: tuple[int, ...], channels: int, *, strides: int = 1, pads: int = 1, dilations: int = 1,
+    activation: Op | None = _RELU6, residual: bool = False,
+) -> Case:  # fmt: skip
+    first, second = Graph("depthwise"), Graph("pointwise")
+    conv = Conv((strides,) * 2, ((pads, pads),) * 2, (dilations,) * 2, x[1])
+    types = [f32(*x), f32(*w), f32(x[1])]
+    value = first.apply(conv, *(first.input(f"x{i}", type) for i, type in enumerate(types)))
+    first.output("y", value if activation is None else first.apply(activation, value))
+    one = Conv((1, 1), ((0, 0), (0, 0)), (1, 1))
+    value = second.apply(one, second.input("x", value.type), second.input("w", f32(channels, x[1], 1, 1)))
+    types.append(f32(channels, x[1], 1, 1))
+    if residual:
+        types.append(value.type)
+        value = second.apply(Add(), value, second.input("r", value.type))
+    second.output("y", value)
+    constants = frozenset({1, 2, 3})
+    return Case(SeparableConv.of(FusedRegion(first), FusedRegion(second)), tuple(types), constants)
