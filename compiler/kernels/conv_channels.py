@@ -14,9 +14,10 @@ import numpy as np
 
 from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context, Lowered
-from glulam.compiler.kernels.conv_direct import Ahead, DirectConv, Part, Spot
+from glulam.compiler.kernels.conv_direct import DirectConv
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import constant_weights
+from glulam.compiler.kernels.conv_tile import Ahead, Part, Spot
 from glulam.compiler.kernels.partial_sums import parts
 from glulam.compiler.kernels.tiling import Tiling
 from glulam.compiler.loops.expr import Fma

@@ -12,8 +12,9 @@ import numpy as np
 from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered
-from glulam.compiler.kernels.conv_direct import DirectConv, Where
+from glulam.compiler.kernels.conv_direct import DirectConv
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
+from glulam.compiler.kernels.conv_tile import Where
 from glulam.compiler.kernels.tiling import Tiling, unrolled_steps
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Affine, Buffer, Var

@@ -16,9 +16,9 @@ import numpy as np
 
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered, Operand
-from glulam.compiler.kernels.conv_direct import DirectConv, Spot, Where
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import constant_weights
+from glulam.compiler.kernels.conv_tile import ConvTile, Spot, Where
 from glulam.compiler.kernels.tiling import Parts, Tiling, tilings
 from glulam.compiler.kernels.windows import Window
 from glulam.compiler.loops import expr as ex
@@ -68,7 +68,7 @@ def build(ctx: Context, geometry: ConvGeometry, window: Window, anchor: Operand)
     return _ConvPool(ctx, geometry, window, anchor).build()
 
 
-class _ConvPool(DirectConv):
+class _ConvPool(ConvTile):
     def __init__(self, ctx: Context, geometry: ConvGeometry, window: Window, anchor: Operand) -> None:
         super().__init__(ctx, geometry, constant_weights(ctx))
         self.window, self.anchor = window, anchor

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from glulam.compiler.graph.types import Shape
 from glulam.compiler.kernels.context import Context, Lowered, Operand, Point, View
 from glulam.compiler.kernels.conv_depthwise import Depthwise
-from glulam.compiler.kernels.conv_direct import ChannelGroups, DirectConv, Spot, Where, whole_blocks
+from glulam.compiler.kernels.conv_direct import whole_blocks
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights
+from glulam.compiler.kernels.conv_tile import ChannelGroups, ConvTile, Spot, Where
 from glulam.compiler.kernels.tiling import Parts, choose_tiling, pieces
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Affine, Load, Var
@@ -135,7 +136,7 @@ class _Ahead:
     share: int
 
 
-class _Pointwise(DirectConv):
+class _Pointwise(ConvTile):
     """The 1x1 convolution of bands of rows, with the spatial extents as one where its other tensors lie so."""
 
     def __init__(self, ctx: Context, rows: _Rows) -> None:

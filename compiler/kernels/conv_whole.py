@@ -11,9 +11,9 @@ import math
 from glulam.compiler.graph.types import Shape
 from glulam.compiler.kernels import conv_direct
 from glulam.compiler.kernels.context import Context, Lowered, Point
-from glulam.compiler.kernels.conv_direct import ChannelGroups, DirectConv
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import constant_weights
+from glulam.compiler.kernels.conv_tile import ChannelGroups, ConvTile
 from glulam.compiler.kernels.partial_sums import PartialSums
 from glulam.compiler.kernels.tiling import Parts, Tiling, row_cycles, unrolled_steps
 from glulam.compiler.loops.expr import Fma
@@ -45,7 +45,7 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
     return ctx.finished()
 
 
-class _Whole(DirectConv):
+class _Whole(ConvTile):
     def whole_sections(self) -> None:
         """All output channels of all pixels."""
         ctx, b = self.ctx, self.b

@@ -1,0 +1,298 @@
+"""The register tile of a direct convolution: output pixels times output-channel blocks, and the sum that it holds.
+
+The tile stays in registers over the whole reduction, or over each part of a long one. Weights are packed per group of
+channel blocks in the order the reduction reads them. Kernels go through tiles in ways of their own; see `conv_direct`
+for that of whole convolutions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from glulam.compiler.graph.types import Array
+from glulam.compiler.kernels.context import Context, Point, View
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
+from glulam.compiler.kernels.partial_sums import PartialSums, parts
+from glulam.compiler.kernels.tiling import unrolled_steps
+from glulam.compiler.loops.expr import Const, Expr, Fma
+from glulam.compiler.loops.ir import Affine, Bounded, Buffer, Builder, IndexLike, IndexValue, Tile, Var
+
+_MANY_BLOCKS = 4  # of channels, so that the next one is mostly another one of the same pixels
+_FEW_PIXELS = 200  # of an image that is done with a group of weights before the next group has arrived
+
+
+@dataclass(frozen=True)
+class ChannelGroups:
+    """`count` groups of so many channel blocks each, from block `first` of each convolution group on.
+
+    Of the blocks these `lanes` are computed, and the others hold zeros.
+    """
+
+    first: int
+    blocks: int
+    count: int
+    lanes: int
+    packed: Buffer
+    bias: Buffer
+
+
+class Where(NamedTuple):
+    """For which channels of which image: a group of channel blocks, number `g` of convolution group `q`."""
+
+    group: ChannelGroups
+    n: Var
+    q: Var
+    g: Var
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where a register tile lies: `pixels` in a row, from `start` on.
+
+    `local` is where its first pixel lies among all those of its iteration.
+    """
+
+    where: Where
+    rows: Sequence[Affine]
+    start: Affine
+    pixels: int
+    local: tuple[IndexLike, ...] = ()
+
+    @property
+    def place(self) -> tuple[Affine, ...]:
+        """Of the first pixel."""
+        return (*self.rows, self.start)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Of a sum: `blocks` blocks of input channels from block `first` on, with so many lanes each."""
+
+    first: Affine
+    blocks: int
+    lanes: int
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """How much later weights are needed, in groups of output channels and in blocks of input channels."""
+
+    groups: int
+    blocks: int
+
+
+class ConvTile:
+    """Tiles of a convolution; a subclass goes through them, and may put the results elsewhere."""
+
+    def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid | None = None) -> None:
+        self.ctx, self.geometry, self.weights = ctx, geometry, weights
+        self.grid = grid or Grid.whole(ctx.output.spatial)
+        self.b: Builder = ctx.builder
+        self.block = ctx.output.layout.block
+        self.groups = geometry.groups
+        self.x: View = ctx.input_view(0)
+        self.in_block = self.x.operand.layout.block
+        self.in_channels = weights.shape[1]
+        self.group_blocks = -(-ctx.output.shape[1] // self.groups // self.block)
+        self.share = Affine.of(0)  # which share of the next weights the tile in hand asks for
+        self.sums: dict[tuple[int, ...], Buffer] = {}  # by the shape of the tile, or of all tiles of an iteration
+        self.taps = range(geometry.kernel[-1])  # of a row, that the tile in hand meets
+        padded = self.in_block > 1 or self.x.operand.layout.has_halo
+        self.bare = not padded and not geometry.stays_inside(self.grid.extents, self.x.operand.spatial)
+        self.image_level = 1  # the cache that the next pixels are brought to
+        bias = ctx.data(2)
+        self.bias = np.zeros(ctx.output.shape[1], np.float32) if bias is None else bias
+
+    def group(self, first: int, blocks: int, count: int, lanes: int | None = None) -> ChannelGroups:
+        """Channel groups with their weights and bias; of all lanes if no number is given."""
+        lanes = lanes or self.block
+        packed = self.packed(first, blocks, count, lanes)
+        bias = self.ctx.constant(self.pack_bias(first, blocks, count)[..., :lanes], "b", table=self.ctx.data(2) is None)
+        return ChannelGroups(first, blocks, count, lanes, packed, bias)
+
+    def tile(self, spot: Spot) -> None:
+        """One register tile: start from the bias, reduce, finish, store."""
+        b, (group, _, q, g) = self.b, spot.where
+        with b.vector("v", group.lanes) as v:
+            acc = b.tile("acc", spot.pixels, group.blocks)
+            sums = PartialSums.of(b, self.sums, acc, v) if self.has_parts() else None
+            if sums is not None:
+                sums.start(lambda t, j: group.bias[q, g, j, v])
+            else:
+                with b.unrolled("j", group.blocks) as j, b.unrolled("t", spot.pixels) as t:
+                    b.store(acc[t, j], group.bias[q, g, j, v])
+            if self.x.operand.layout.block == 1:
+                self.add_plain(spot, acc, v)
+            else:
+                for first, count, length, lanes in self.runs():
+                    with b.serial("p", count) as p:
+                        self.add_part(spot, Part(p * length + first, length, lanes), acc, v, Ahead(1, 0))
+                        if sums is not None:
+                            sums.flush()
+            self.finish(spot, v, (lambda t, j: acc[t, j]) if sums is None else sums.total)
+        self.empty_lanes(spot)
+
+    def add_plain(self, spot: Spot, acc: Tile, v: Var) -> None:
+        """Add the products with all channels of a plain input to a tile."""
+        b, (_, n, q, _) = self.b, spot.where
+        with ExitStack() as stack:
+            taps = self.tap_loops(spot, stack)
+            unroll = unrolled_steps(self.in_channels, math.prod(acc.shape))
+            i = stack.enter_context(b.serial("i", self.in_channels // unroll))
+            u = stack.enter_context(b.unrolled("u", unroll))
+            channel = i * unroll + u
+            self.add(spot, acc, v, (n, q * self.in_channels + channel), (), taps, (*taps, channel))
+
+    def add_part(self, spot: Spot, part: Part, acc: Tile, v: Var, ahead: Ahead) -> None:
+        """Add a part of the products to a tile, and ask for weights that are needed later, if they come from afar."""
+        b, (group, n, q, g) = self.b, spot.where
+        group_blocks = self.in_channels // self.in_block if self.groups > 1 else 0
+        with ExitStack() as stack:
+            c = part.first + stack.enter_context(b.serial("c", part.blocks))
+            taps = self.tap_loops(spot, stack)
+            unroll = unrolled_steps(part.lanes, math.prod(acc.shape))
+            i = stack.enter_context(b.serial("i", part.lanes // unroll))
+            if self.streams_image():
+                self.prefetch_image(spot, n, c, i, part.lanes // unroll)
+            if self.streams_weights():
+                place = (Affine.of(q), g + ahead.groups, c + ahead.blocks, *taps)
+                self.prefetch_weights(group, place, i * unroll, unroll)
+            channel = i * unroll + stack.enter_context(b.unrolled("u", unroll))
+            self.add(spot, acc, v, (n, q * group_blocks + c), (channel,), taps, (c, *taps, channel))
+
+    def add(
+        self, spot: Spot, acc: Tile, v: Var, channel: tuple[IndexLike, Affine], lane: tuple[Affine, ...],
+        taps: Sequence[Affine], weight: tuple[Affine, ...],
+    ) -> None:  # fmt: skip
+        """Add the products of one channel, which lies at `channel` and, in blocks, at `lane`, for one tap."""
+        b, geo, where = self.b, self.geometry, spot.where
+        with b.unrolled("t", spot.pixels) as t, b.unrolled("j", where.group.blocks) as j:
+            *outer, start = spot.place
+            place = self.inside(geo.input_place([*outer, start + t], taps))
+            factor = self.weight(where, weight, j, v)
+            b.store(acc[t, j], Fma(self.x[(*channel, *place, *lane)], factor, acc[t, j]))
+
+    def weight(self, where: Where, place: tuple[Affine, ...], j: Var, v: Var) -> Expr:
+        """The weights for block `j` of a group, from the place of a tap and an input channel."""
+        return where.group.packed[(where.q, where.g, *place, j, v)]
+
+    def inside(self, place: list[Affine]) -> Sequence[IndexLike]:
+        """Where the input is read: loops over taps leave out what lies beyond its rows, if there is no padding."""
+        if not self.bare:
+            return place
+        ends = zip(place, self.x.operand.spatial, strict=True)
+        bounded = [(each, extent, each.bounds()) for each, extent in ends]
+        return [e if low >= 0 and high < n else Bounded(IndexValue(e), n) for e, n, (low, high) in bounded]
+
+    def tap_loops(self, spot: Spot, stack: ExitStack) -> list[Affine]:
+        """Loops over the taps that a tile meets."""
+        rows = self.geometry.tap_loops(self.b, stack, spot.rows, self.x.operand.spatial)
+        return [*rows, stack.enter_context(self.b.serial("k", len(self.taps))) + self.taps.start]
+
+    def prefetch_image(self, spot: Spot, n: Var, block: Affine, part: Var, parts: int) -> None:
+        """Ask for one of `parts` of the tile's pixels in the next channel block; of few blocks, the next tile's."""
+        count = -(-spot.pixels // parts)
+        with self.b.unrolled("a", count) as a:
+            place = spot.start + part * count + a
+            if self.in_channels >= _MANY_BLOCKS * self.in_block:
+                self.b.prefetch(self.x[n, block + 1, place, 0])
+            else:
+                self.b.prefetch(self.x[n, block, place + spot.pixels, 0], self.image_level)
+
+    def prefetch_weights(self, group: ChannelGroups, place: tuple[Affine, ...], channel: Affine, unroll: int) -> None:
+        """Ask for a group's weights that are needed later: at once if there are few, else for a share in each tile."""
+        at_once = group.packed.strides[1] * 4 <= self.ctx.target.l2_bytes // 8
+        shares = [Affine.of(k) for k in range(unroll)] if at_once else [self.share]
+        with self.b.unrolled("j", group.blocks) as j:
+            for share in shares:
+                self.b.prefetch(group.packed[(*place, channel + share, j, 0)])
+
+    def finish(self, spot: Spot, v: Var, total: Callable[[Var, Var], Expr]) -> None:
+        """Store a tile of sums, `total(pixel, block)`, with what the epilogue makes of them."""
+        (group, n, q, g), b = spot.where, self.b
+        with b.unrolled("j", group.blocks) as j, b.unrolled("t", spot.pixels) as t:
+            block = q * self.group_blocks + g * group.blocks + j + group.first
+            point: Point = (n, block, *self.grid.place([*spot.rows, spot.start + t]), v)
+            self.put(point, j, self.ctx.finish(total(t, j), point))
+
+    def empty_lanes(self, spot: Spot) -> None:
+        """Zeros in the lanes of a tile that are not computed."""
+        (group, n, q, g), b = spot.where, self.b
+        if empty := self.block - group.lanes:
+            with b.vector("v", empty) as v, b.unrolled("j", group.blocks) as j, b.unrolled("t", spot.pixels) as t:
+                block = q * self.group_blocks + g * group.blocks + j + group.first
+                place = self.grid.place([*spot.rows, spot.start + t])
+                self.put((n, block, *place, v + group.lanes), j, Const(0.0))
+
+    def put(self, point: tuple[IndexLike, ...], j: Var, value: Expr) -> None:
+        """Store a finished element, of block `j` of the tile's."""
+        self.ctx.write(point, value)
+
+    def has_parts(self) -> bool:
+        """Whether the sums are long, and added up part by part."""
+        return self.in_block > 1 and sum(count for _, count, _, lanes in self.runs() if lanes == self.in_block) > 1
+
+    def image_bytes(self) -> int:
+        """Of one image of the input."""
+        return self.x.operand.type.nbytes // max(1, self.ctx.output.shape[0])
+
+    def streams_image(self) -> bool:
+        """Whether a 1x1 convolution's input comes from afar: short runs of pixels in many places."""
+        far = self.image_bytes() > self.ctx.target.l2_bytes
+        return far and self.geometry.is_pointwise and self.geometry.rank == 1 and self.groups == 1
+
+    def streams_weights(self) -> bool:
+        """Whether the weights come from afar, and few pixels share the time until the next ones are needed."""
+        pixels = self.ctx.output.shape[0] * math.prod(self.grid.extents)
+        return self.weights.nbytes > self.ctx.target.l2_bytes // 2 and pixels <= _FEW_PIXELS
+
+    def runs(self) -> list[tuple[int, int, int, int]]:
+        """(first, count, length, lanes) of the parts of a sum: of so many input channel blocks, of so many lanes."""
+        blocks, rest = divmod(self.in_channels, self.in_block)
+        products = math.prod(self.geometry.kernel) * self.in_block
+        whole = [(*part, self.in_block) for part in parts(blocks, products)] if blocks else []
+        return [*whole, (blocks, 1, 1, rest)] if rest else whole
+
+    def packed(self, first: int, per_group: int, count: int, lanes: int) -> Buffer:
+        """The weights of channel groups, as `weight` reads them."""
+        return self.ctx.constant(self.pack(first, per_group, count)[..., :lanes], "w")
+
+    def pack(self, first: int, per_group: int, count: int) -> Array:
+        """[groups, count, in blocks, *taps, in lanes, per_group, block]; for plain inputs *taps come before C."""
+        weights, block = self.weights, self.block
+        per_conv = weights.shape[0] // self.groups
+        taps = weights.shape[2:]
+        split = weights.reshape(self.groups, per_conv, self.in_channels, *taps)
+        in_blocks = -(-self.in_channels // self.in_block)
+        full = _widened(split, self.group_blocks * block, in_blocks * self.in_block)
+        part = full[:, first * block : (first + per_group * count) * block]
+        part = part.reshape(self.groups, count, per_group, block, in_blocks, self.in_block, *taps)
+        rank = len(taps)
+        # [q, g, j, v, c, i, *k] -> [q, g, c, *k, i, j, v]
+        order = [0, 1, 4, *range(6, 6 + rank), 5, 2, 3]
+        if self.in_block > 1:
+            return part.transpose(order)
+        # [q, g, j, v, c, 1, *k] -> [q, g, *k, c, j, v]
+        return part.squeeze(5).transpose(0, 1, *range(5, 5 + rank), 4, 2, 3)
+
+    def pack_bias(self, first: int, per_group: int, count: int) -> Array:
+        per_conv = len(self.bias) // self.groups
+        full = _widened(self.bias.reshape(self.groups, per_conv, 1), self.group_blocks * self.block, 1)
+        part = full[:, first * self.block : (first + per_group * count) * self.block]
+        return part.reshape(self.groups, count, per_group, self.block)
+
+
+def _widened(weights: Array, out_channels: int, in_channels: int) -> Array:
+    """[groups, OC, C, *K] with zeros for channels that are missing; without a copy if none is."""
+    groups, outs, ins, *taps = weights.shape
+    if (outs, ins) == (out_channels, in_channels):
+        return weights
+    full = np.zeros((groups, out_channels, in_channels, *taps), np.float32)
+    full[:, :outs, :ins] = weights
+    return full
