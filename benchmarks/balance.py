@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from glulam.benchmarks.cases import Case, open_case
+from glulam.benchmarks.counting import rounds
 from glulam.compiler.driver import build_artifact, lower
 from glulam.compiler.loops.ir import Declare, For, Kernel, Kind, Prefetch, Section, Stmt
 from glulam.compiler.loops.program import Program, Step
@@ -128,7 +129,7 @@ def _work(section: Section) -> float:
 def _operations(stmt: Stmt) -> float:
     """Vector (or scalar) operations; each store and each assignment to a tile counts as one."""
     if isinstance(stmt, For):
-        times = 1 if stmt.kind is Kind.VECTOR else stmt.var.extent
+        times = 1 if stmt.kind is Kind.VECTOR else rounds(stmt)
         return times * sum(map(_operations, stmt.body))
     return 0.0 if isinstance(stmt, Declare | Prefetch) else 1.0
 

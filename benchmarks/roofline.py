@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from glulam.benchmarks.counting import rounds
 from glulam.compiler.loops.expr import Binary, Expr, Fma, Unary
 from glulam.compiler.loops.ir import For, Kernel, Kind, Stmt, Store, TileWrite
 from glulam.compiler.loops.program import Program
@@ -74,16 +75,16 @@ def work_by_step(program: Program, target: Target) -> dict[tuple[str, str], Work
 
 def operations(kernel: Kernel, lanes: int) -> int:
     """Arithmetic operations on single elements; those of a vector loop fill whole vectors of so many lanes."""
-    return sum(section.extent * _all(section.body, lanes) for section in kernel.sections)
+    return round(sum(section.extent * _all(section.body, lanes) for section in kernel.sections))
 
 
-def _all(body: Iterable[Stmt], lanes: int) -> int:
+def _all(body: Iterable[Stmt], lanes: int) -> float:
     return sum(_operations(stmt, lanes) for stmt in body)
 
 
-def _operations(stmt: Stmt, lanes: int) -> int:
+def _operations(stmt: Stmt, lanes: int) -> float:
     if isinstance(stmt, For):
-        times = -(-stmt.var.extent // lanes) * lanes if stmt.kind is Kind.VECTOR else stmt.var.extent
+        times = -(-stmt.var.extent // lanes) * lanes if stmt.kind is Kind.VECTOR else rounds(stmt)
         return times * _all(stmt.body, lanes)
     return len(_arithmetic(stmt.value)) if isinstance(stmt, Store | TileWrite) else 0
 
