@@ -28,6 +28,7 @@ USES_RUNTIME = {
     "compiler/codegen/entry.py": {"runtime.abi"},
     "compiler/codegen/workers.py": {"runtime.abi"},
     "compiler/codegen/module.py": {"runtime.library"},
+    "compiler/codegen/processes.py": {"runtime.processors"},
     "compiler/driver.py": {"runtime.artifact", "runtime.manifest", "runtime.model"},
     "compiler/emission.py": {"runtime.library"},
     "compiler/tuning.py": {"runtime.artifact", "runtime.cpu", "runtime.model"},

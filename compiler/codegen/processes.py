@@ -5,7 +5,6 @@ A process that cannot be started, or dies, is done without: its text is compiled
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -15,6 +14,7 @@ from queue import SimpleQueue
 
 from glulam.compiler.codegen import llvm_process
 from glulam.compiler.targets import Target
+from glulam.runtime import processors
 
 WORTH_IT = 8  # kernels for each process: it takes as long to start as to compile a few
 MOST = 8
@@ -24,7 +24,7 @@ Compile = Callable[[str], bytes]
 
 def processes_for(kernels: int) -> int:
     """How many other processes are worth their start: as many as there are cores besides, if there is enough to do."""
-    return max(0, min(_cores() - 1, kernels // WORTH_IT, MOST))
+    return max(0, min(processors.usable() - 1, kernels // WORTH_IT, MOST))
 
 
 def compiled(texts: Iterable[str], here: Compile, target: Target, processes: int) -> list[bytes]:
@@ -96,9 +96,3 @@ def _start(target: Target) -> Helper | None:
         return Helper(target, [sys.executable, "-P", llvm_process.__file__])
     except OSError:
         return None
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

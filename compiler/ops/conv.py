@@ -106,7 +106,11 @@ class Conv(Op):
         return conv_table.lower_averaged(ctx, self.geometry(ctx))
 
     def geometry(self, ctx: Context) -> ConvGeometry:
-        return ConvGeometry(ctx.operand(1).spatial, self.strides, self.dilations, self.pads, self.groups)
+        return self.geometry_of(ctx.operand(1).spatial)
+
+    def geometry_of(self, kernel: Ints) -> ConvGeometry:
+        """Where taps of a kernel of these extents meet the input."""
+        return ConvGeometry(kernel, self.strides, self.dilations, self.pads, self.groups)
 
     def lower(self, ctx: Context) -> Lowered:
         return conv_table.lower_conv(ctx, self.geometry(ctx))

@@ -25,7 +25,7 @@ from glulam.compiler.kernels import (
     strassen,
     winograd_stages,
 )
-from glulam.compiler.kernels.conv_geometry import ConvGeometry, ConvShape, TransposedGeometry
+from glulam.compiler.kernels.conv_geometry import ConvShape, TransposedGeometry
 from glulam.compiler.kernels.minimal_filtering import Filtering, filtering
 from glulam.compiler.kernels.tiling import COPY_RATE, Tiling, row_cycles, stream_rate, tilings
 from glulam.compiler.ops.conv import Conv, ConvTranspose
@@ -184,7 +184,7 @@ def _grouped_cycles(target: Target, node: Node) -> float:
     weights, op = node.inputs[1], node.op
     assert weights is not None
     assert isinstance(op, Conv)
-    geometry = ConvGeometry(weights.shape[2:], op.strides, op.dilations, op.pads, op.groups)
+    geometry = op.geometry_of(weights.shape[2:])
     cycles = conv_grouped.cost(target, node.output.shape[0], node.output.shape[2:], _channels(target, node), geometry)
     return cycles * _met_share(node, columns=False)
 
@@ -230,7 +230,7 @@ def _met_share(node: Node, columns: bool = True) -> float:
     assert x is not None
     assert weights is not None
     assert isinstance(op, Conv)
-    geometry = ConvGeometry(weights.shape[2:], op.strides, op.dilations, op.pads)
+    geometry = op.geometry_of(weights.shape[2:])
     share = 1.0
     for d, (outputs, inputs) in enumerate(zip(node.output.shape[2:], x.shape[2:], strict=True)):
         if outputs:

@@ -7,7 +7,6 @@ several of them make gets it by a single copy.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -158,8 +157,8 @@ def _looks_up(node: Node) -> bool:
     assert isinstance(node.op, Conv)
     _, weights, *bias = node.inputs
     known = all(value is None or value.is_constant for value in (weights, *bias))
-    ones = weights is not None and math.prod((*weights.shape[2:], *node.op.strides, node.op.groups)) == 1
-    return known and ones and not any(map(any, node.op.pads))
+    assert weights is not None
+    return known and node.op.groups == 1 and node.op.geometry_of(weights.shape[2:]).is_pointwise
 
 
 def _unsuitable(uses: Uses, source: Value) -> str | None:

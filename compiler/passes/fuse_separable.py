@@ -98,12 +98,7 @@ def _is_pointwise(conv: Node) -> bool:
     weights = conv.inputs[1]
     assert isinstance(conv.op, Conv)
     assert weights is not None
-    return (
-        set(weights.shape[2:]) == {1}
-        and set(conv.op.strides) == {1}
-        and not any(map(any, conv.op.pads))
-        and conv.op.groups == 1
-    )
+    return conv.op.groups == 1 and conv.op.geometry_of(weights.shape[2:]).is_pointwise
 
 
 def _has_constants(node: Node, region: FusedRegion, constant: set[Value]) -> bool:

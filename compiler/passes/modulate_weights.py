@@ -65,7 +65,7 @@ def _refused(uses: Uses, x: Value, reader: Node) -> str | None:
     assert weights is not None
     if type(op) not in (Conv, TiledConv):
         return f"{reader.name} is computed by {op.name}"
-    if max(*op.strides, *weights.shape[2:]) > 1 or any(map(any, op.pads)) or op.groups > 1:
+    if op.groups > 1 or not op.geometry_of(weights.shape[2:]).is_pointwise:
         return f"{reader.name} is no 1x1 convolution without strides, padding and groups"
     if not all(v is None or v.is_constant for v in (weights, *bias)):
         return f"the weights of {reader.name} are not constant"

@@ -8,12 +8,13 @@ from functools import partial
 
 import pytest
 
-from glulam.compiler.codegen import llvm_process, processes
+from glulam.compiler.codegen import llvm_process
 from glulam.compiler.codegen.module import build_objects, module_text
 from glulam.compiler.codegen.processes import Helper, compiled, processes_for
 from glulam.compiler.errors import CompileError
 from glulam.compiler.loops.ir import Access, Builder
 from glulam.compiler.targets import runnable_targets
+from glulam.runtime import processors
 
 TARGET = runnable_targets()[0]
 BROKEN = "define void @f() {\n  ret i32 %nothing\n}\n"
@@ -80,16 +81,16 @@ def test_processes_that_cannot_be_started_are_done_without(executable, monkeypat
 
 
 def test_text_that_llvm_refuses_is_an_error_wherever_it_is_compiled(monkeypatch):
-    monkeypatch.setattr(processes, "_cores", lambda: 4)
+    monkeypatch.setattr(processors, "usable", lambda: 4)
     assert processes_for(len(KERNELS)) == 1
     with pytest.raises(CompileError, match="LLVM refused the code"):
         build_objects(KERNELS, TARGET, BROKEN)
 
 
 def test_there_are_as_many_processes_as_cores_and_work(monkeypatch):
-    monkeypatch.setattr(processes, "_cores", lambda: 4)
+    monkeypatch.setattr(processors, "usable", lambda: 4)
     assert [processes_for(n) for n in (0, 7, 8, 15, 16, 100)] == [0, 0, 1, 1, 2, 3]
-    monkeypatch.setattr(processes, "_cores", lambda: 1)
+    monkeypatch.setattr(processors, "usable", lambda: 1)
     assert processes_for(100) == 0
 
 
