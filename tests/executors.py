@@ -57,6 +57,16 @@ def native(graph, feeds, options=None):
         return model.run(feeds)
 
 
+def same_for_any_threads(graph, feeds):
+    """Code for 2 and for 4 threads gives the bits of that for one."""
+    with driver.compile_graph(graph) as one:
+        wanted = one.run(feeds)
+    for threads in (2, 4):
+        with driver.compile_graph(graph, Options(threads=threads)) as many:
+            for name, array in many.run(feeds).items():
+                np.testing.assert_array_equal(array, wanted[name], err_msg=f"{name}, {threads} threads")
+
+
 def interpreted(graph, feeds, options=None):
     """The outputs by the loop interpreter."""
     with np.errstate(all="ignore"):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from executors import same_for_any_threads
 from harness import run_op
 
-from glulam.compiler.driver import compile_graph
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.layout import Layout
@@ -15,7 +15,6 @@ from glulam.compiler.kernels.context import Epilogue
 from glulam.compiler.loops.expr import Param, tanh
 from glulam.compiler.ops import Concat, Conv, Relu
 from glulam.compiler.ops.channels import ConvChannels, SelectChannels
-from glulam.compiler.options import Options
 from glulam.compiler.targets import runnable_targets, target
 
 TARGETS = [t.name for t in runnable_targets()]
@@ -142,9 +141,4 @@ def test_the_same_bits_for_any_number_of_threads(n, side):
     graph.output("y", y)
     graph.output("z", graph.apply(Conv((1, 1), ((1, 1), (1, 1)), (1, 1)), z, graph.constant(random(3, 35, 3, 3)), None))
     feeds = {"x": random(n, 3, side, side)}
-    with compile_graph(graph) as one:
-        wanted = one.run(feeds)
-    for threads in (2, 4):
-        with compile_graph(graph, Options(threads=threads)) as many:
-            for name, array in many.run(feeds).items():
-                np.testing.assert_array_equal(array, wanted[name])
+    same_for_any_threads(graph, feeds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from executors import same_for_any_threads
 from pass_texts import CONV1, CONV3
 from rewrites import graph_of, random, rewrite
 
@@ -215,12 +216,7 @@ def test_concats_that_are_views_stay(name):
 def test_the_same_bits_for_any_number_of_threads(batch):
     graph = zoo.shufflenet_v2_x1_0(num_classes=10, input_shape=(3, 64, 64), batch=batch)
     feeds = {name: random(value.type, name) for name, value in graph.inputs.items()}
-    with compile_graph(graph) as one:
-        wanted = one.run(feeds)
-    for threads in (2, 4):
-        with compile_graph(graph, Options(threads=threads)) as many:
-            for name, array in many.run(feeds).items():
-                np.testing.assert_array_equal(array, wanted[name])
+    same_for_any_threads(graph, feeds)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
