@@ -3,13 +3,14 @@
     python -m glulam.benchmarks.balance resnet50 mobilenet_v2 --threads 2,4,8,16,64
 
 The runtime gives each step out in chunks of `grain` iterations: a thread takes the chunks of its own share in order,
-then those that are left of the other shares, and all wait for the last one (`compiler.codegen.workers`). The work of a
-chunk is that of its iterations, counted in the loop IR (vector operations), so that a short section at an edge weighs
-less than a long one. Neighbouring steps of one chunk are one thread's. The share of balanced work is
+then those that are left of the other shares, and goes on to the next step, where it waits for the last chunks of those
+that this step depends on (`compiler.codegen.workers`). The work of a chunk is that of its iterations, counted in the
+loop IR (vector operations), so that a short section at an edge weighs less than a long one. The share of balanced work
+is
 
-    sum over steps of (work / threads)  /  sum over steps of (work of the thread that has most)
+    sum over steps of work  /  (threads x time until the last one ends)
 
-which is what the speed-up would be, per thread, if memory, barriers and wake-ups cost nothing. The model is compiled
+which is what the speed-up would be, per thread, if memory, meetings and wake-ups cost nothing. The model is compiled
 for each number of threads; the work above the line is that of the model compiled for one thread, so that what smaller
 parts compute twice does not count as done. With `--measure` steps weigh what they take on one thread of this machine
 instead of what their operations count.
@@ -30,6 +31,7 @@ from rich.table import Table
 from glulam.benchmarks.cases import Case, open_case
 from glulam.benchmarks.counting import rounds
 from glulam.compiler.driver import build_artifact, lower
+from glulam.compiler.loops.hazards import dependences
 from glulam.compiler.loops.ir import Declare, For, Kernel, Kind, Prefetch, Section, Stmt
 from glulam.compiler.loops.program import Program, Step
 from glulam.compiler.options import Options
@@ -39,40 +41,50 @@ from glulam.runtime.model import Model
 
 @dataclass(frozen=True)
 class Balance:
-    """One step on so many threads: its work, and that of the thread with most of it."""
+    """One step on so many threads: its work, and the time that all of them together waited for its end."""
 
     label: str
     chunks: int
     work: float
-    longest: float
+    lost: float
     threads: int
 
     @property
     def share(self) -> float:
-        return self.work / (self.threads * self.longest) if self.longest else 1.0
-
-    @property
-    def lost(self) -> float:
-        """Work that the other threads could have done while the longest one was busy."""
-        return self.threads * self.longest - self.work
+        return self.work / (self.work + self.lost) if self.work else 1.0
 
 
 def balance(program: Program, threads: int, seconds: Sequence[float] | None = None) -> list[Balance]:
     """All steps on so many threads; each weighs `seconds`, or its operations if none are given."""
-    found = []
-    for number, step in enumerate(program.steps):
-        chunks = chunk_work(step)
-        work = sum(chunks)
-        scale = 1.0 if seconds is None or not work else seconds[number] / work
-        longest = max(assign(chunks, threads, step.claim), default=0.0)
-        found.append(Balance(step.label, len(chunks), work * scale, longest * scale, threads))
-    return found
+    steps = program.steps
+    work = [chunk_work(step) for step in steps]
+    if seconds is not None:
+        scales = [second / (sum(chunks) or 1.0) for second, chunks in zip(seconds, work, strict=True)]
+        work = [[chunk * scale for chunk in chunks] for chunks, scale in zip(work, scales, strict=True)]
+    times, ends, lost = [0.0] * threads, list[float](), [0.0] * len(steps)
+
+    def waited(others: Sequence[int]) -> list[float]:
+        """When each thread has seen the end of the others."""
+        if not others:
+            return times
+        last = max(others, key=lambda other: ends[other])
+        seen = [max(ends[last], time) for time in times]
+        lost[last] += sum(seen) - sum(times)
+        return seen
+
+    for step, needed, chunks in zip(steps, dependences(steps), work, strict=True):
+        begins = waited(needed)
+        times = assign(chunks, threads, step.claim, begins)
+        ends.append(max((end for begin, end in zip(begins, times, strict=True) if end > begin), default=min(begins)))
+    waited(range(len(steps)))
+    each = zip(steps, work, lost, strict=True)
+    return [Balance(step.label, len(chunks), sum(chunks), wasted, threads) for step, chunks, wasted in each]
 
 
 def share(steps: Iterable[Balance], single: Iterable[Balance] | None = None) -> float:
     """The share of balanced work of a whole run; `single` are the steps of the model compiled for one thread."""
     steps = list(steps)
-    most = sum(step.longest * step.threads for step in steps)
+    most = sum(step.work + step.lost for step in steps)
     return sum(step.work for step in single or steps) / most if most else 1.0
 
 
@@ -86,13 +98,14 @@ def simulate(case: Case, counts: Sequence[int], repeat: int = 0) -> list[tuple[f
     return [(share(found[count], found[1]), found[count]) for count in counts]
 
 
-def assign(chunks: Sequence[float], threads: int, claim: int = 1) -> list[float]:
-    """Work of each thread: whoever is free first claims the next chunks of its share, then of the shares behind it."""
+def assign(chunks: Sequence[float], threads: int, claim: int = 1, begins: Sequence[float] | None = None) -> list[float]:
+    """When each thread is done: whoever is free first claims the next chunks of its share, then of those behind it."""
     shares = min(threads, abi.MAX_SHARES)
     bounds = [number * len(chunks) // shares for number in range(shares + 1)]
     next_of = bounds[:-1]
-    busy = [(0.0, thread) for thread in range(threads)]
-    loads = [0.0] * threads
+    loads = list(begins or [0.0] * threads)
+    busy = [(begin, thread) for thread, begin in enumerate(loads)]
+    heapq.heapify(busy)
     while any(first < end for first, end in zip(next_of, bounds[1:], strict=True)):
         now, thread = heapq.heappop(busy)
         turns = ((thread + turn) % shares for turn in range(shares))
@@ -165,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _steps_table(steps: list[Balance], count: int, name: str) -> Table:
-    total = sum(step.longest * step.threads for step in steps)
+    total = sum(step.work + step.lost for step in steps)
     table = Table("lost", "balanced", "chunks", "step", title=f"{name}, {steps[0].threads} threads", box=None)
     for step in sorted(steps, key=lambda step: -step.lost)[:count]:
         table.add_row(f"{step.lost / total:.1%}", f"{step.share:.0%}", str(step.chunks), step.label)

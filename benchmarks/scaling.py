@@ -4,6 +4,10 @@
 
 One and two threads take turns. A virtual machine's cores may move while it is measured: rounds are told apart by
 whether the cores were near each other before and after (`benchmarks.distance`), and those in between do not count.
+
+How much more two cores do than one is measured as well: two runs at once, of one thread each, that have nothing to do
+with each other but the weights. What they do not reach, for both want the same memory and the same clock, no division
+of a single run can be expected to.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,14 +25,14 @@ from rich.table import Table
 
 from glulam.benchmarks.cases import open_case
 from glulam.benchmarks.distance import distance
-from glulam.benchmarks.measure import TURN_SECONDS, Rounds, take_turns
+from glulam.benchmarks.measure import TURN_SECONDS, Rounds, Runner, take_turns
 from glulam.compiler.driver import compile_graph
 from glulam.compiler.options import Options
 from glulam.runtime.cpu import processor_name
 from glulam.runtime.model import Model
 
 _FAR = 80.0  # nanoseconds and more, between cores that share no cache
-_ONE, _TWO = "1", "2"
+_ONE, _TWO, _APART = "1", "2", "1 and 1"
 NEAR, FAR = "near", "far"
 
 
@@ -49,13 +54,26 @@ class _Runner:
         return found
 
 
+@dataclass(frozen=True)
+class _Twice:
+    """Two runs at once, each on a thread of its own."""
+
+    alone: _Runner
+
+    def run(self, times: int, warm: int = 1) -> list[float]:
+        with ThreadPoolExecutor(1) as other:
+            beside = other.submit(self.alone.run, times, warm)
+            return self.alone.run(times, warm) + beside.result()
+
+
 def measure(name: str, rounds: int, turn_seconds: float = TURN_SECONDS) -> dict[str, Rounds]:
     """The rounds of a model by whether the cores were near each other or far, as far as there were such."""
     case = open_case(name)
     feeds = case.feeds()
-    found: dict[str, dict[str, list[float]]] = {place: {_ONE: [], _TWO: []} for place in (NEAR, FAR)}
+    found: dict[str, dict[str, list[float]]] = {place: {_ONE: [], _TWO: [], _APART: []} for place in (NEAR, FAR)}
     with compile_graph(case.graph) as one, compile_graph(case.graph, Options(threads=2)) as two:
-        runners = {_ONE: _Runner(one, feeds), _TWO: _Runner(two, feeds)}
+        alone = _Runner(one, feeds)
+        runners: dict[str, Runner] = {_ONE: alone, _TWO: _Runner(two, feeds), _APART: _Twice(alone)}
         for _ in range(rounds):
             before = distance()
             medians = take_turns(runners, 1, turn_seconds).medians
@@ -77,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=15, help="rounds in which one and two threads have a turn (15)")
     parser.add_argument("--turn", type=float, default=TURN_SECONDS, help=f"seconds of a turn ({TURN_SECONDS})")
     chosen = parser.parse_args(arguments)
-    table = Table("model", "cores", "rounds", "1 thread, ms", "2 threads, ms", "times as fast", "quartiles", box=None)
+    columns = "1 thread, ms", "2 threads, ms", "times as fast", "quartiles", "two runs at once"
+    table = Table("model", "cores", "rounds", *columns, box=None)
     try:
         distance()
     except OSError as error:
@@ -86,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for place, rounds in measure(name, chosen.rounds, chosen.turn).items():
             ratio, (one, two) = rounds.ratio(_ONE, _TWO), (rounds.seconds(label).median for label in (_ONE, _TWO))
             figures = f"{one * 1e3:.2f}", f"{two * 1e3:.2f}", f"{ratio.median:.2f}", f"{ratio.low:.2f}-{ratio.high:.2f}"
-            table.add_row(name, place, str(len(rounds.medians[_ONE])), *figures)
+            most = f"{2 * rounds.ratio(_ONE, _APART).median:.2f}"
+            table.add_row(name, place, str(len(rounds.medians[_ONE])), *figures, most)
     table.title = processor_name()
     Console(width=160, highlight=False).print(table)
     return 0

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from glulam.compiler.cache import NO_CACHE, Cache, key_of
 from glulam.compiler.codegen.entry import EntryLoop, EntryStep, emit_entry
 from glulam.compiler.codegen.module import build_objects, declarations, generator
+from glulam.compiler.loops.hazards import dependences
 from glulam.compiler.loops.ir import Kernel
 from glulam.compiler.loops.printer import show_kernel
-from glulam.compiler.loops.program import Program, Step
+from glulam.compiler.loops.program import Program, Repeat, Step
 from glulam.compiler.loops.verify import verify_kernel
 from glulam.compiler.targets import Target
 from glulam.runtime.library import pack
@@ -65,8 +66,10 @@ def _unit(kernel: Kernel, made_by: tuple[str, ...]) -> _Unit:
 def entry_loops(program: Program, symbols: Mapping[str, str]) -> list[EntryLoop]:
     """The program's calls, in loops where they repeat; `symbols` are the kernels' names in the object code."""
     functions = {function: number for number, function in enumerate(program.foreign)}
+    numbers = _numbers_in_text(program)
+    waits = [tuple(numbers[other] for other in needed) for needed in dependences(program.steps)]
 
-    def called(step: Step) -> EntryStep:
+    def called(step: Step, waits: tuple[int, ...] | None = None) -> EntryStep:
         return EntryStep(
             symbols.get(step.kernel.name, step.kernel.name),
             tuple((ref.space, ref.index, ref.offset) for ref in step.refs),
@@ -77,7 +80,11 @@ def entry_loops(program: Program, symbols: Mapping[str, str]) -> list[EntryLoop]
             step.claim,
             step.parts,
             step.strides,
+            waits,
         )
+
+    def once(steps: range) -> EntryLoop:
+        return EntryLoop.once([called(program.steps[number], waits[number]) for number in steps])
 
     loops, done = [], 0
     for repeat in program.repeats:
@@ -86,7 +93,20 @@ def entry_loops(program: Program, symbols: Mapping[str, str]) -> list[EntryLoop]
             tuple(later.offset - ref.offset for ref, later in zip(step.refs, again.refs, strict=True))
             for step, again in zip(first, second, strict=True)
         ]
-        loops.append(EntryLoop.once([called(step) for step in program.steps[done : repeat.first]]))
+        loops.append(once(range(done, repeat.first)))
         loops.append(EntryLoop(tuple(map(called, first)), tuple(strides), repeat.rounds))
         done = repeat.first + repeat.count * repeat.rounds
-    return [*loops, EntryLoop.once([called(step) for step in program.steps[done:]])]
+    return [*loops, once(range(done, len(program.steps)))]
+
+
+def _numbers_in_text(program: Program) -> list[int]:
+    """For each step its number among the entry's steps, where those that repeat stand once."""
+    numbers: list[int] = []
+    text = 0
+    for repeat in (*program.repeats, Repeat(len(program.steps), 0, 0)):
+        before = repeat.first - len(numbers)
+        numbers += range(text, text + before)
+        text += before
+        numbers += [*range(text, text + repeat.count)] * repeat.rounds
+        text += repeat.count
+    return numbers

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from glulam.compiler import driver
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.text import to_text
+from glulam.compiler.loops.hazards import dependences
 from glulam.compiler.loops.program import interpret_program
 from glulam.compiler.options import Options
 from glulam.compiler.targets import runnable_targets
@@ -68,9 +71,19 @@ def same_for_any_threads(graph, feeds):
 
 
 def interpreted(graph, feeds, options=None):
-    """The outputs by the loop interpreter."""
+    """The outputs by the loop interpreter, each step as late as those before it that wait for it allow."""
     with np.errstate(all="ignore"):
-        return interpret_program(driver.lower(graph, options or Options()), feeds)
+        return interpret_program(latest_first(driver.lower(graph, options or Options())), feeds)
+
+
+def latest_first(program):
+    """The steps in another order that their dependences allow, which hardly ever is the given one."""
+    waits = [set(needed) for needed in dependences(program.steps)]
+    order = []
+    while len(order) < len(waits):
+        ready = [i for i, needed in enumerate(waits) if i not in order and needed <= set(order)]
+        order.append(max(ready))
+    return replace(program, steps=tuple(program.steps[i] for i in order), repeats=())
 
 
 def reference(graph, feeds):

@@ -1,11 +1,14 @@
 """The simulation of shared steps: every chunk is done once, and what it says agrees with sums done by hand."""
 
+import numpy as np
 import pytest
 
 import glulam as gl
 from glulam.benchmarks.balance import assign, balance, chunk_work, iteration_work, share
 from glulam.benchmarks.cases import open_case
 from glulam.compiler.driver import lower
+from glulam.compiler.loops.ir import Access, Builder
+from glulam.compiler.loops.program import Program, Ref, Step
 from glulam.compiler.options import Options
 
 
@@ -41,6 +44,22 @@ def test_a_model():
     assert shares == sorted(shares, reverse=True)
     weighed = balance(program, 2, [1.0] * len(program.steps))
     assert [step.work for step in weighed] == pytest.approx([1.0] * len(program.steps))
+
+
+def test_who_waits_for_what():
+    b = Builder("copy")
+    x, y = b.param("x", (1,)), b.param("y", (1,), Access.WRITE)
+    with b.section(i=1) as (i,):
+        b.store(y[i], x[i])
+    stem, left, right, join = (
+        Step(b.kernel(), (Ref("arena", 0, source), Ref("arena", 0, target)), 1, "", 0, 4)
+        for source, target in ((0, 4), (4, 8), (4, 12), (12, 16))
+    )
+    program = Program((stem, left, right, join), np.zeros(0, np.uint8), 20, {}, {})
+    found = balance(program, 2, [1.0, 3.0, 1.0, 1.0])
+    assert [step.lost for step in found] == [1.0, 1.0, 0.0, 0.0], "the stem, then the end, for the left branch"
+    assert share(found) == 6 / 8
+    assert share(balance(program, 1, [1.0, 3.0, 1.0, 1.0])) == 1.0
 
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])

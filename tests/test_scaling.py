@@ -32,7 +32,7 @@ def moving(monkeypatch):
 def test_rounds_are_told_apart(moving):
     found = scaling.measure("squeezenet1_1", rounds=3, turn_seconds=0.001)
     assert list(found) == [scaling.NEAR, scaling.FAR]
-    assert all(len(rounds.medians[label]) == 1 for rounds in found.values() for label in ("1", "2"))
+    assert all(len(rounds.medians[label]) == 1 for rounds in found.values() for label in ("1", "2", "1 and 1"))
 
 
 def test_the_table_has_a_row_for_each_place(moving, capsys, monkeypatch):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, chain, groupby
 from typing import Literal
 
 from glulam.compiler.codegen.platform import Platform
@@ -31,6 +31,8 @@ class EntryStep:
     With `foreign` it is a call of that external function of the binding table, in one chunk: the first `reads`
     arguments are its inputs, the others its outputs. With several `parts` the kernel is called for each of them, in any
     order, and every argument lies `strides` bytes further on each time; the chunks of the parts are numbered through.
+    `waits` are the numbers of the steps that must be complete before it, None for all that come before; the steps of a
+    program are numbered as they stand there, those of a loop once, and within and behind a loop all is in order.
     """
 
     kernel: str
@@ -42,6 +44,7 @@ class EntryStep:
     claim: int = 1
     parts: int = 1
     strides: tuple[int, ...] = ()
+    waits: tuple[int, ...] | None = None
 
     @property
     def chunks_each(self) -> int:
@@ -66,11 +69,12 @@ class _Group:
     """Steps that a thread takes as one: a step of several chunks, or a row of steps that have one chunk a part each.
 
     Chunks are of `grain` iterations, of which every part has `span` numbers, those beyond its extent unused; a part of
-    a row counts as one iteration.
+    a row counts as one iteration. `numbers` are those of the steps in the program.
     """
 
     members: tuple[EntryStep, ...]
     strides: tuple[tuple[int, ...], ...]
+    numbers: tuple[int, ...]
 
     @property
     def is_row(self) -> bool:
@@ -95,6 +99,15 @@ class _Group:
     @property
     def left_to_owner(self) -> int:
         return _LEFT_TO_OWNER if self.parts > 1 else 0
+
+    def is_followed_by(self, other: _Group) -> bool:
+        """Whether one thread had better go through both: it would only wait between them."""
+        waits = other.members[0].waits
+        needed = waits is None or not set(self.numbers).isdisjoint(waits)
+        return needed and self.is_row and other.is_row and self.parts == other.parts
+
+    def and_then(self, other: _Group) -> _Group:
+        return _Group(self.members + other.members, self.strides + other.strides, self.numbers + other.numbers)
 
     @property
     def span(self) -> int:
@@ -124,11 +137,13 @@ def emit_entry(
     """
     platform = Platform.of_triple(triple)
     loops = list(_loops(program))
-    for loop in loops:
-        _check(loop, inputs, outputs)
+    firsts = accumulate((len(loop.steps) for loop in loops), initial=0)
+    numbered = list(zip(loops, firsts, strict=False))
+    for loop, first in numbered:
+        _check(loop, first, inputs, outputs)
     bindings = _Bindings(inputs, outputs)
-    grouped = [(tuple(_grouped(loop)), loop.rounds) for loop in loops]
-    singles = [(tuple(_alone(loop)), loop.rounds) for loop in loops]
+    grouped = [(tuple(_grouped(loop, first)), loop.rounds) for loop, first in numbered]
+    singles = [(tuple(_alone(loop, first)), loop.rounds) for loop, first in numbered]
     groups = dict.fromkeys(group for row, _ in (*grouped, *singles) for group in row)
     bodies = {group: f"@glulam.body.{number}" for number, group in enumerate(groups)}
     texts = [
@@ -156,9 +171,11 @@ def _loops(program: Sequence[EntryStep | EntryLoop]) -> Iterator[EntryLoop]:
             yield EntryLoop.once([item for item in items if isinstance(item, EntryStep)])
 
 
-def _check(loop: EntryLoop, inputs: int, outputs: int) -> None:
+def _check(loop: EntryLoop, first: int, inputs: int, outputs: int) -> None:
     limits = {"arena": 1, "weights": 1, "input": inputs, "output": outputs}
-    for step, strides in zip(loop.steps, loop.strides, strict=True):
+    for number, (step, strides) in enumerate(zip(loop.steps, loop.strides, strict=True), first):
+        if step.waits is not None and not all(0 <= other < number for other in step.waits):
+            raise CompileError(f"step {step.kernel}, number {number}: cannot wait for the steps {step.waits}")
         if step.parts < 1 or (step.parts > 1 and len(step.strides) != len(step.args)):
             raise CompileError(
                 f"step {step.kernel}: {step.parts} parts, {len(step.strides)} of {len(step.args)} strides"
@@ -174,23 +191,24 @@ def _check(loop: EntryLoop, inputs: int, outputs: int) -> None:
                 raise CompileError(f"step {step.kernel}: no {space} {index} at offset {offset} in this program")
 
 
-def _grouped(loop: EntryLoop) -> Iterator[_Group]:
-    """Joins neighbours of one chunk a part, so that threads meet once for all of them; drops what has no iterations."""
-    for (is_row, _), groups in groupby(
-        (g for g in _alone(loop) if g.chunks), lambda group: (group.is_row, group.parts)
-    ):
-        alone = list(groups)
-        if is_row:
-            members, strides = zip(*((g.members[0], g.strides[0]) for g in alone), strict=True)
-            yield _Group(members, strides)
-        else:
-            yield from alone
+def _grouped(loop: EntryLoop, first: int) -> Iterator[_Group]:
+    """Joins neighbours of one chunk a part, each of which needs one before it, so that threads meet once for all.
+
+    Steps without iterations are dropped.
+    """
+    rows: list[_Group] = []
+    for group in _alone(loop, first):
+        if rows and group.chunks and rows[-1].is_followed_by(group):
+            rows[-1] = rows[-1].and_then(group)
+        elif group.chunks:
+            rows.append(group)
+    yield from rows
 
 
-def _alone(loop: EntryLoop) -> Iterator[_Group]:
-    """Each step by itself."""
-    for step, strides in zip(loop.steps, loop.strides, strict=True):
-        yield _Group((step,), (strides,))
+def _alone(loop: EntryLoop, first: int) -> Iterator[_Group]:
+    """Each step by itself; the loop's first one has the number `first`."""
+    for number, (step, strides) in enumerate(zip(loop.steps, loop.strides, strict=True), first):
+        yield _Group((step,), (strides,), (number,))
 
 
 _Row = tuple[tuple[_Group, ...], int]
@@ -331,10 +349,58 @@ def _walk(name: str, rows: Sequence[_Row], bodies: Mapping[_Group, str], *, prof
         f"  %stride = mul i64 %lines, {abi.CACHE_LINE}",
     ]
 
-    def do(group: _Group, label: str, round: str) -> list[str]:
-        return _take(group, label, bodies[group], round)
+    meetings = _Meetings(rows, all_in_order=profiled)
 
-    return "\n".join([*lines, *_in_order(rows, do, profiled=profiled), "  ret void", "}"])
+    def do(group: _Group, label: str, round: str) -> list[str]:
+        before, after = meetings.around[group]
+        take = [*_await(before, f"{label}.before"), *_take(group, label, bodies[group], round)]
+        return [*take, f"  call void @glulam.wait(ptr %row.{label}, i64 {group.chunks})"] if after else take
+
+    end = _await(meetings.at_the_end, "end")
+    return "\n".join([*lines, *_in_order(rows, do, profiled=profiled), *end, "  ret void", "}"])
+
+
+class _Meetings:
+    """Where a walk waits for what.
+
+    `around` has for each group the rows of counters to wait for before it, with the chunks to be done there, and
+    whether to wait for the group itself before going on, as in loops, whose counters have no fixed row. `at_the_end`
+    has those that no group has waited for.
+    """
+
+    def __init__(self, rows: Sequence[_Row], *, all_in_order: bool) -> None:
+        self.around: dict[_Group, tuple[dict[int, int], bool]] = {}
+        row_of: dict[int, int] = {}
+        first, pending = 0, dict[int, int]()
+        for groups, rounds in rows:
+            in_order = all_in_order or rounds > 1
+            for row, group in enumerate(groups, first):
+                known = [step.waits for step in group.members if step.waits is not None]
+                if in_order or len(known) < len(group.members):
+                    before = dict(pending)
+                else:
+                    needed = {row_of.get(number) for number in chain(*known)}
+                    before = {number: chunks for number, chunks in pending.items() if number in needed}
+                self.around[group] = before, in_order and group.chunks > 0
+                pending = {number: chunks for number, chunks in pending.items() if number not in before}
+                if not in_order and group.chunks:
+                    row_of |= dict.fromkeys(group.numbers, row)
+                    pending[row] = group.chunks
+            first += len(groups) * rounds
+        self.at_the_end = pending
+
+
+def _await(rows: Mapping[int, int], label: str) -> list[str]:
+    """Wait for rows of counters, given by number, until so many chunks are done."""
+    return [
+        line
+        for number, chunks in rows.items()
+        for line in (
+            f"  %at.{label}.{number} = mul i64 %stride, {number}",
+            f"  %row.{label}.{number} = getelementptr i8, ptr %rows, i64 %at.{label}.{number}",
+            f"  call void @glulam.wait(ptr %row.{label}.{number}, i64 {chunks})",
+        )
+    ]
 
 
 def _in_order(rows: Sequence[_Row], do: Callable[[_Group, str, str], list[str]], *, profiled: bool) -> list[str]:

@@ -9,17 +9,20 @@ half of what is left, in a share that no other thread has as its own, so that it
 claims are small. Where shares lie in different memory (the parts of a batch), the last chunks of a share are left to
 its own thread and to the one that took the first chunk: they are sooner done than their data would have moved. Whoever
 took the first goes on to the last, so no chunk waits for a thread that is not there. The step is complete when `done`
-equals its chunks; then the thread goes on to the next step. A thread that comes late finds completed steps and walks
-past them with one load each.
+equals its chunks. A thread that finds nothing left to claim goes on to the next step at once, and waits there for the
+steps that this one depends on (`loops.hazards`), so that branches of a network overlap. A thread that comes late
+finds completed steps and walks past them with two loads each. In a profiled run everybody waits for every step.
 
 *Order.* An add to `done` is a release and the load that finds it full is an acquire; all adds belong to one release
-sequence, so whoever starts step k+1 sees every write of step k, and by induction of all before. That also makes it safe
-for step k+1 to overwrite what step k read. Claims need no order (relaxed): they only make sure that nobody runs a
-chunk twice, and the atomic add alone does that. A thread claims in step k only after it saw step k-1 complete.
+sequence, so whoever starts a step sees every write of those that it waited for, and by induction of all that they
+waited for. That also makes it safe to overwrite what these read. Claims need no order (relaxed): they only make sure
+that nobody runs a chunk twice, and the atomic add alone does that. A thread claims in a step only after it saw complete
+what the step depends on. Nobody waits while holding a chunk, and all walk in the same order, so somebody can always go
+on.
 
-*The end.* When the caller has walked all steps, every chunk of the run is done, so the outputs are ready and it may
-return, wherever the workers are: a worker that is still inside finds all counters full, and touches no memory but them
-(and, in a profiled run, its own time stamps).
+*The end.* A walk ends with a wait for every step that nobody has waited for. When the caller has walked all steps,
+every chunk of the run is done, so the outputs are ready and it may return, wherever the workers are: a worker that is
+still inside finds all counters full, and touches no memory but them (and, in a profiled run, its own time stamps).
 
 Counters of the next run
 ------------------------
@@ -77,6 +80,7 @@ def worker_functions(platform: Platform, *, steps: int, rows: int, scratch_strid
             _primitives(platform),
             _STEP,
             _STEP_ONCE,
+            _WAIT,
             _layout(steps),
             _participate(steps, scratch_stride),
             _run_shared(rows, steps),
@@ -191,49 +195,44 @@ count.in:
 share.next:
   %turn.next = add i64 %turn, 1
   %more.shares = icmp ult i64 %turn.next, %shares
-  br i1 %more.shares, label %share, label %wait
-wait:
-  %spins = phi i32 [ 0, %share.next ], [ %spins.next, %relax ]
-  %done = load atomic i64, ptr %row acquire, align 8
-  %complete = icmp eq i64 %done, %chunks
-  br i1 %complete, label %exit, label %relax
-relax:
-  %spins.next = call i32 @glulam.relax(i32 %spins)
-  br label %wait
+  br i1 %more.shares, label %share, label %exit
 exit:
   ret void
 }}"""
 
 _STEP_ONCE = f"""
 define internal void @glulam.step.once(ptr %row, ptr %body, ptr %bind, ptr %scratch, i64 %round) noinline nounwind {{
-entry:
-  %done.now = load atomic i64, ptr %row acquire, align 8
-  %complete.already = icmp ne i64 %done.now, 0
-  br i1 %complete.already, label %exit, label %look
-look:
   %claims = getelementptr i8, ptr %row, i64 {abi.CACHE_LINE}
   %claimed.now = load atomic i64, ptr %claims monotonic, align 8
   %free = icmp eq i64 %claimed.now, 0
-  br i1 %free, label %claim, label %wait
+  br i1 %free, label %claim, label %exit
 claim:
   %mine = atomicrmw add ptr %claims, i64 1 monotonic
   %won = icmp eq i64 %mine, 0
-  br i1 %won, label %run, label %wait
+  br i1 %won, label %run, label %exit
 run:
   call void %body(ptr %bind, ptr %scratch, i64 %round, i64 0, i64 0)
   store atomic i64 1, ptr %row release, align 8
-  ret void
-wait:
-  %spins = phi i32 [ 0, %look ], [ 0, %claim ], [ %spins.next, %relax ]
-  %done = load atomic i64, ptr %row acquire, align 8
-  %complete = icmp ne i64 %done, 0
-  br i1 %complete, label %exit, label %relax
-relax:
-  %spins.next = call i32 @glulam.relax(i32 %spins)
-  br label %wait
+  br label %exit
 exit:
   ret void
 }}"""
+
+_WAIT = """
+define internal void @glulam.wait(ptr %row, i64 %chunks) noinline nounwind {
+entry:
+  br label %look
+look:
+  %spins = phi i32 [ 0, %entry ], [ %spins.next, %relax ]
+  %done = load atomic i64, ptr %row acquire, align 8
+  %complete = icmp eq i64 %done, %chunks
+  br i1 %complete, label %exit, label %relax
+relax:
+  %spins.next = call i32 @glulam.relax(i32 %spins)
+  br label %look
+exit:
+  ret void
+}"""
 
 
 def _layout(steps: int) -> str:

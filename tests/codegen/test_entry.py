@@ -5,7 +5,7 @@ import re
 import llvmlite.binding as llvm
 import pytest
 
-from glulam.compiler.codegen.entry import EntryStep, emit_entry
+from glulam.compiler.codegen.entry import EntryLoop, EntryStep, emit_entry
 from glulam.compiler.errors import CompileError, TargetError
 from glulam.runtime import abi
 
@@ -64,6 +64,25 @@ def test_neighbours_of_one_chunk_a_part_are_taken_together():
     assert "i64 2, i64 1, i64 2" in body  # chunks, grain, extent
 
 
+def test_a_walk_waits_for_what_a_step_needs_and_at_the_end_for_the_rest():
+    def step(*waits):
+        return EntryStep("k", (("output", 0, 0),), 8, 4, waits=waits)
+
+    looped = EntryLoop((step(), step(0)), ((0,), (0,)), 3)
+    walk = text([step(), step(0), step(0), step(1, 2), looped, step(4), step(1)])
+    walk = walk.split("define internal void @glulam.walk(")[1].split("\n}")[0]
+    rows = dict(re.findall(r"(%row\.[\w.]+) = getelementptr i8, ptr %rows, i64 (%at\.[\w.]+)", walk))
+    numbers = dict(re.findall(r"(%at\.[\w.]+) = mul i64 %stride, (\S+)", walk))
+    found = [(what, numbers[rows[row]]) for what, row in re.findall(r"@glulam\.(wait|step)\(ptr (%row[\w.]+)", walk)]
+    first, second = "%number.1.0", "%number.1.1"
+    assert found == [
+        *[("step", "%number.0.0"), ("wait", "0"), ("step", "%number.0.1"), ("step", "%number.0.2")],
+        *[("wait", "1"), ("wait", "2"), ("step", "%number.0.3"), ("wait", "3")],
+        *[("step", first), ("wait", first), ("step", second), ("wait", second)],
+        *[("step", "%number.2.0"), ("step", "%number.2.1"), ("wait", "10"), ("wait", "11")],
+    ]
+
+
 @pytest.mark.parametrize("triple", ["riscv64-unknown-linux-gnu", "x86_64-unknown-freebsd", ""])
 def test_unknown_platforms_are_refused(triple):
     with pytest.raises(TargetError, match="triple"):
@@ -81,6 +100,7 @@ def test_unknown_platforms_are_refused(triple):
         EntryStep("k", (), -1, 1),
         EntryStep("k", (), 1, 1, claim=0),
         EntryStep("k", (), 1, 1, parts=0),
+        EntryStep("k", (), 1, 1, waits=(0,)),
         EntryStep("k", (("output", 0, 0),), 1, 1, parts=2),
         EntryStep("k", (("output", 0, 0),), 1, 1, foreign=0, parts=2, strides=(4,)),
     ],

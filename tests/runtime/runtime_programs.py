@@ -89,6 +89,28 @@ exit:
 }
 """
 
+# iteration 0 waits for a word that is not zero, but not for ever, and stores it; the others store 7
+WAITING_KERNEL = """
+define void @waiting(ptr %a0, ptr %a1, ptr %scratch, i64 %begin, i64 %end) {
+entry:
+  %is.first = icmp eq i64 %begin, 0
+  br i1 %is.first, label %look, label %others
+look:
+  %left = phi i64 [ 1000000000, %entry ], [ %left.next, %look ]
+  %seen = load atomic i32, ptr %a0 acquire, align 4
+  %left.next = sub i64 %left, 1
+  %unset = icmp eq i32 %seen, 0
+  %patient = icmp ne i64 %left.next, 0
+  %again = and i1 %unset, %patient
+  br i1 %again, label %look, label %others
+others:
+  %value = phi i32 [ 7, %entry ], [ %seen, %look ]
+  %to = getelementptr i32, ptr %a1, i64 %begin
+  store i32 %value, ptr %to, align 4
+  ret void
+}
+"""
+
 _DELAY = """
 declare i32 @usleep(i32)
 define internal void @test.delay() noinline {
@@ -205,6 +227,36 @@ def chain(extents_and_grains, size, threads=1, change=str, parts=1):
     steps.append(EntryStep("tick", (("arena", 0, last), ("output", 0, 0)), size, 7))
     spec = (TensorSpec("x", "int32", (size,)),), (TensorSpec("y", "int32", (size,)),)
     return build(STEP_KERNEL.format(name="tick"), steps, *spec, arena_bytes=8 * size, threads=threads, change=change)
+
+
+def web(moves, buffers, size, threads, change=str):
+    """x int32[size] -> y: every move (source, target, grain) triples and adds one, from buffer to buffer.
+
+    All buffers start from x, and buffer 0 ends as y. A move waits for those before it that write what it reads or touch
+    what it writes.
+    """
+    places = {"x": ("input", 0, 0), "y": ("output", 0, 0)}
+    places |= {number: ("arena", 0, 4 * size * number) for number in range(buffers)}
+    moves = [*(("x", number, size) for number in range(buffers)), *moves, (0, "y", size)]
+    steps = []
+    for source, target, grain in moves:
+        waits = [i for i, (a, b, _) in enumerate(moves[: len(steps)]) if b == source or target in (a, b)]
+        steps.append(EntryStep("tick", (places[source], places[target]), size, grain, waits=tuple(waits)))
+    spec = (TensorSpec("x", "int32", (size,)),), (TensorSpec("y", "int32", (size,)),)
+    text = STEP_KERNEL.format(name="tick")
+    return build(text, steps, *spec, arena_bytes=4 * size * buffers, threads=threads, change=change)
+
+
+def branches(threads):
+    """x int32[1] -> y int32[2]: the first step waits for what the second one stores; the third passes it on."""
+    steps = [
+        EntryStep("waiting", (("arena", 0, 0), ("arena", 0, 64)), 2, 1, waits=()),
+        EntryStep("tick", (("input", 0, 0), ("arena", 0, 0)), 1, 1, waits=()),
+        EntryStep("tick", (("arena", 0, 64), ("output", 0, 0)), 2, 1, waits=(0, 1)),
+    ]
+    spec = (TensorSpec("x", "int32", (1,)),), (TensorSpec("y", "int32", (2,)),)
+    text = WAITING_KERNEL + STEP_KERNEL.format(name="tick")
+    return build(text, steps, *spec, arena_bytes=128, threads=threads)
 
 
 def who(extent, threads):

@@ -134,6 +134,27 @@ def test_workers_take_part_each_with_scratch_of_its_own():
         assert all((address - min(scratch)) % 128 == 0 and address % 64 == 0 for address in scratch)
 
 
+def test_a_step_starts_while_one_that_it_does_not_need_is_going_on():
+    with programs.branches(2) as model:
+        np.testing.assert_array_equal(model(np.array([5], np.int32)), [16 * 3 + 1, 7 * 3 + 1])
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5])
+@pytest.mark.parametrize("mask", [None, 15])
+@pytest.mark.parametrize("seed", range(4))
+def test_right_bits_in_every_run_of_steps_that_wait_only_for_what_they_need(threads, mask, seed):
+    rng, buffers = random.Random(seed), 5
+    moves = [(*rng.sample(range(buffers), 2), rng.choice([1, 2, 5, 16, SIZE])) for _ in range(30)]
+    change = str if mask is None else programs.with_delays(mask)
+    with programs.web(moves, buffers, SIZE, threads, change) as model:
+        for number in range(400 if mask is None else 60):
+            x = np.full(SIZE, number, np.int32) + np.arange(SIZE, dtype=np.int32)
+            values = [x * 3 + 1] * buffers
+            for source, target, _ in moves:
+                values[target] = values[source] * 3 + 1
+            assert np.array_equal(model(x), values[0] * 3 + 1), number
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_two_callers_of_one_model(threads):
     steps = full_steps(random.Random(3), 8)
