@@ -20,12 +20,11 @@ from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights, not_packable
+from glulam.compiler.kernels.depthwise_tile import UNROLLED_TAPS, Tiles, TileShape
 from glulam.compiler.kernels.tiling import pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, IndexLike, Tile, Var
 
-_UNROLLED_TAPS = 9  # larger kernels are loops over the rows of taps: as fast, and compiled in a third of the time
-_MAX_PIXELS = 14
 _CHUNK_FMAS = 20_000  # vector FMAs of an iteration that are worth a thread's while
 _ENOUGH = 16  # iterations of the parallel space that every layer should have, if it can
 _ENOUGH_MEANS = 32  # where there are as many for any number of threads
@@ -78,15 +77,6 @@ def _useful_rows(width: int, taps: int) -> int:
 
 
 @dataclass(frozen=True)
-class TileShape:
-    """Output rows and pixels of a register tile, and whether all weights of a block stay in registers with it."""
-
-    rows: int
-    pixels: int
-    resident: bool
-
-
-@dataclass(frozen=True)
 class _Place:
     """Where a register tile lies: (n, block), first output place in each spatial dimension, lanes, resident weights."""
 
@@ -110,7 +100,7 @@ class Depthwise:
         self.block = ctx.output.layout.block
         self.far = ctx.operand(0).type.nbytes > ctx.target.l2_bytes
         self.taps = list(itertools.product(*map(range, geometry.kernel)))
-        self.unrolls = len(self.taps) <= _UNROLLED_TAPS and not ctx.epilogue.is_long
+        self.unrolls = len(self.taps) <= UNROLLED_TAPS and not ctx.epilogue.is_long
         self.packed = ctx.constant(self.pack(weights[:, 0]), "w")
         bias = ctx.data(2)
         zeros = np.zeros(ctx.output.shape[1], np.float32)
@@ -172,46 +162,8 @@ class Depthwise:
     # ---- shapes
 
     def tile_shape(self, height: int, width: int) -> TileShape:
-        """The tile with the fewest estimated cycles an output pixel."""
-        best: tuple[float, TileShape] | None = None
-        for rows in (1, 2) if self.unrolls and height > 1 else (1,):
-            for pixels in range(1, min(width, _MAX_PIXELS) + 1):
-                for resident in (True, False):
-                    if not self.fits(rows, pixels, resident):
-                        continue
-                    cost = self.cycles(height, rows, width, pixels, resident)
-                    if best is None or cost < best[0]:
-                        best = (cost, TileShape(rows, pixels, resident))
-        assert best is not None
-        return best[1]
-
-    def fits(self, rows: int, pixels: int, resident: bool) -> bool:
-        needed = rows * pixels + pixels + 2 + (len(self.taps) if resident else 1) + (self.means > 0)
-        return needed <= self.ctx.target.vector_registers + (0 if rows * pixels > 1 else 4) and (
-            self.unrolls or not resident
-        )
-
-    def cycles(self, height: int, rows: int, width: int, pixels: int, resident: bool) -> float:
-        """Of one plane: what its multiply-adds, loads and stores take."""
-        target = self.ctx.target
-        total = 0.0
-        for _, tile_rows, high in pieces(height, rows):
-            for _, count, wide in pieces(width, pixels):
-                fmas = len(self.taps) * high * wide
-                loads = self.loads(high, wide) + (0 if resident else len(self.taps))
-                work = max(fmas / target.fmas_per_cycle, loads / target.loads_per_cycle)
-                total += tile_rows * count * (work + high * wide / 2 + 2)
-        return total
-
-    def loads(self, rows: int, pixels: int) -> float:
-        """Input vectors that a tile loads."""
-        geo = self.geometry
-        wide = len({t * geo.strides[-1] + k * geo.dilations[-1] for t in range(pixels) for k in range(geo.kernel[-1])})
-        high, deep = 1, 1
-        if len(geo.kernel) > 1:
-            places = {r * geo.strides[-2] + k * geo.dilations[-2] for r in range(rows) for k in range(geo.kernel[-2])}
-            high, deep = len(places), math.prod(geo.kernel[:-2])
-        return float(deep * high * wide)
+        spare = 1 if self.means else 0
+        return Tiles(self.ctx.target, self.geometry, self.unrolls, spare).best(height, width)
 
     def chunk(self, planes: Sequence[int], height: int, width: int) -> int:
         """Rows of an iteration: a divisor of the height, and of its half where two threads can take one each."""

@@ -21,6 +21,7 @@ from glulam.compiler.kernels import (
     conv_stripes,
     conv_transpose,
     conv_winograd,
+    depthwise_tile,
     gemm,
     strassen,
     winograd_stages,
@@ -149,8 +150,9 @@ def _direct(target: Target, node: Node) -> list[Candidate]:
     if _has_ragged_groups(target, node):
         return [Candidate("grouped", _grouped_cycles(target, node), op)]
     channels = _channels(target, node)
-    name = "depthwise" if channels.groups > 1 and (channels.ins, channels.outs) == (1, 1) else "direct"
-    own = Candidate(name, _direct_cycles(target, node, None), op)
+    if channels.groups > 1 and (channels.ins, channels.outs) == (1, 1):
+        return [Candidate("depthwise", _depthwise_cycles(target, node), op)]
+    own = Candidate("direct", _direct_cycles(target, node, None), op)
     if op.groups > 1 or _needs_packing(node) is not None:
         return [own]
     blocks, _ = conv_direct.whole_blocks(target, node.output.shape[1])
@@ -187,6 +189,16 @@ def _grouped_cycles(target: Target, node: Node) -> float:
     geometry = op.geometry_of(weights.shape[2:])
     cycles = conv_grouped.cost(target, node.output.shape[0], node.output.shape[2:], _channels(target, node), geometry)
     return cycles * _met_share(node, columns=False)
+
+
+def _depthwise_cycles(target: Target, node: Node) -> float:
+    (x, weights, *_), op = node.inputs, node.op
+    assert x is not None
+    assert weights is not None
+    assert isinstance(op, Conv)
+    batch, channels, *spatial = node.output.shape
+    blocks, geometry = -(-channels // target.lanes), op.geometry_of(weights.shape[2:])
+    return depthwise_tile.cost(target, batch, blocks, x.type.nbytes, tuple(spatial), geometry)
 
 
 def _rows(node: Node) -> Shape:

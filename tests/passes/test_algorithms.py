@@ -8,6 +8,7 @@ from glulam.compiler.driver import compile_graph, lower, optimise
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import f32
+from glulam.compiler.kernels.tiling import memory_rate
 from glulam.compiler.ops import Conv
 from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.options import Options
@@ -150,6 +151,21 @@ def test_taps_in_the_padding_cost_nothing(dilation, share):
 
     all_rows = direct(1) / (88 / 90)
     assert direct(dilation) == pytest.approx(all_rows * share**2)
+
+
+@pytest.mark.parametrize(("size", "taps", "times"), [(28, 3, 1.0), (28, 3, 2.0), (28, 7, 1.0), (112, 3, 1.0)])
+def test_depthwise_convolutions_cost_what_they_multiply_and_fetch(size, taps, times):
+    channels = int(96 * times)
+    graph = Graph()
+    w = graph.constant(np.ones((channels, 1, taps, taps), np.float32))
+    op = Conv((1, 1), ((taps // 2,) * 2,) * 2, (1, 1), channels)
+    graph.apply(op, graph.input("x", f32(1, channels, size, size)), w, None)
+    machine = target("x86-64-v4")
+    ((found,), _) = candidates(machine, graph.nodes[-1])
+    assert found.name == "depthwise"
+    fmas = channels // machine.lanes * size**2 * taps**2 / machine.fmas_per_cycle
+    reading = 4 * channels * size**2 / memory_rate(machine, 4 * channels * size**2)
+    assert max(fmas, reading) < found.cycles < 2 * fmas + 0.5 * reading
 
 
 @pytest.mark.parametrize(("groups", "name"), [(64, "depthwise"), (16, "grouped"), (4, "direct")])
