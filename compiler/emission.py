@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from glulam.compiler.cache import NO_CACHE, Cache, key_of
-from glulam.compiler.codegen.entry import EntryLoop, EntryStep, emit_entry
+from glulam.compiler.codegen.entry import emit_entry
 from glulam.compiler.codegen.module import build_objects, declarations, generator
+from glulam.compiler.codegen.steps import EntryLoop, EntryStep
 from glulam.compiler.loops.hazards import dependences
 from glulam.compiler.loops.ir import Kernel
 from glulam.compiler.loops.printer import show_kernel

@@ -26,6 +26,8 @@ BESIDE = {"twins": "lowering", "pipeline": "driver", "tuning": "driver"}  # file
 USES_RUNTIME = {
     "compiler/errors.py": {"runtime.errors"},  # one root for all errors
     "compiler/codegen/entry.py": {"runtime.abi"},
+    "compiler/codegen/steps.py": {"runtime.abi"},
+    "compiler/codegen/walks.py": {"runtime.abi"},
     "compiler/codegen/workers.py": {"runtime.abi"},
     "compiler/codegen/module.py": {"runtime.library"},
     "compiler/codegen/processes.py": {"runtime.processors"},

@@ -5,7 +5,8 @@ import re
 import llvmlite.binding as llvm
 import pytest
 
-from glulam.compiler.codegen.entry import EntryLoop, EntryStep, emit_entry
+from glulam.compiler.codegen.entry import emit_entry
+from glulam.compiler.codegen.steps import EntryLoop, EntryStep
 from glulam.compiler.errors import CompileError, TargetError
 from glulam.runtime import abi
 

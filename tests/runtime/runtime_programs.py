@@ -8,7 +8,8 @@ from pathlib import Path
 import llvmlite.binding as llvm
 import numpy as np
 
-from glulam.compiler.codegen.entry import EntryStep, emit_entry
+from glulam.compiler.codegen.entry import emit_entry
+from glulam.compiler.codegen.steps import EntryStep
 from glulam.runtime.manifest import Manifest, StepInfo, TensorSpec
 from glulam.runtime.model import Model
 

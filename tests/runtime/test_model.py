@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import runtime_programs as programs
 
-from glulam.compiler.codegen.entry import EntryStep
+from glulam.compiler.codegen.steps import EntryStep
 from glulam.runtime.errors import InputError
 from glulam.runtime.manifest import TensorSpec
 
