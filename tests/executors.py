@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import replace
 
 import numpy as np
@@ -78,12 +79,23 @@ def interpreted(graph, feeds, options=None):
 
 def latest_first(program):
     """The steps in another order that their dependences allow, which hardly ever is the given one."""
-    waits = [set(needed) for needed in dependences(program.steps)]
+    waits = dependences(program.steps)
+    missing = [len(needed) for needed in waits]
+    followers = [[] for _ in waits]
+    for number, needed in enumerate(waits):
+        for other in needed:
+            followers[other].append(number)
+    ready = [-number for number, count in enumerate(missing) if not count]
+    heapq.heapify(ready)
     order = []
-    while len(order) < len(waits):
-        ready = [i for i, needed in enumerate(waits) if i not in order and needed <= set(order)]
-        order.append(max(ready))
-    return replace(program, steps=tuple(program.steps[i] for i in order), repeats=())
+    while ready:
+        order.append(-heapq.heappop(ready))
+        for number in followers[order[-1]]:
+            missing[number] -= 1
+            if not missing[number]:
+                heapq.heappush(ready, -number)
+    assert len(order) == len(waits)
+    return replace(program, steps=tuple(program.steps[number] for number in order), repeats=())
 
 
 def reference(graph, feeds):
