@@ -11,10 +11,12 @@ import json
 import os
 import statistics
 import sys
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 OURS = "glulam"
@@ -30,6 +32,14 @@ def write_json(path: Path, content: object) -> None:
     """A file for people and programs, in a folder that is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """An .npz of arrays by name; np.savez has arguments of its own, whose names no array could have."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def markdown(result: Mapping[str, Any]) -> str:

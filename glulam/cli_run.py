@@ -14,7 +14,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from glulam.benchmarks.report import wide_console
+from glulam.benchmarks.report import wide_console, write_arrays
 from glulam.cli_common import Subparsers, UsageError, add_command, check_artifact, positive, seed
 
 if TYPE_CHECKING:
@@ -87,8 +87,7 @@ def run_model(arguments: argparse.Namespace) -> None:
     if arguments.profile:
         wide_console().print(_profile_table(model, feeds))
     if arguments.output is not None:
-        with arguments.output.open("wb") as stream:
-            np.savez(stream, **outputs)
+        write_arrays(arguments.output, outputs)
         print(f"written to {arguments.output}")
 
 
