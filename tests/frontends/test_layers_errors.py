@@ -40,6 +40,12 @@ ARGUMENTS = [
     (lambda: L.InstanceNorm2d(4), "InstanceNorm2d: eps is 4; .* inferred"),
     (lambda: L.LSTM(10, 20, 2), "LSTM: bias is 2; it is True or False .* inferred"),
     (lambda: L.GRU(10, 20, 1), "GRU: bias is 1; .* leave it out"),
+    (lambda: L.LayerNorm(elementwise_affine=False, weight=[1]), "LayerNorm: elementwise_affine=False leaves no place"),
+    (lambda: L.LayerNorm(elementwise_affine=False, bias=[1]), "LayerNorm: elementwise_affine=False leaves no place"),
+    (lambda: L.RMSNorm(elementwise_affine=False, weight=[1]), "RMSNorm: elementwise_affine=False leaves no place"),
+    (lambda: L.Mean(0.5), "Mean: dim is 0.5, not an integer"),
+    (lambda: L.Max((1, "2")), "Max: dim is '2', not an integer"),
+    (lambda: L.Squeeze("a"), "Squeeze: dim is 'a', not an integer"),
     (lambda: L.Dropout(1.5), "p is 1.5"),
     (lambda: L.Upsample(), "either size or scale_factor"),
     (lambda: L.Upsample(2, mode="area"), "mode is 'area'"),
@@ -108,6 +114,19 @@ CALLS = [
     (lambda: image()[0, 0, 0, 0, 0], "5 subscripts"),
     (lambda: image()[..., ...], "one `...` at most"),
     (lambda: image()["a"], "integers, slices"),
+    (lambda: image()[np.array([0, 1])], "integers, slices"),
+    (lambda: image() + None, "'input' with NoneType: an array of object"),
+    (lambda: image() * "2", "'input' with str: .* numbers are needed"),
+    (lambda: image(dtype="int64") * 0.5, r"'input' is i64\[1,3,8,8\], and 0.5 is no constant of this type"),
+    (lambda: image(dtype="uint8") - np.array([[1.0], [-1.0]]), "an array of float64 is no constant of this type"),
+    (lambda: image() + np.ma.array([1.0], mask=[True]), "masked arrays are refused"),
+    (lambda: L.Linear(1, weight=np.ma.array(np.ones((1, 8)), mask=True))(image()), "weight: masked arrays are refused"),
+    (lambda: L.LSTM(4, weights={"weight_ih_10": 0})(L.Input((2, 3))), "LSTM 'lstm' has no parameter 'weight_ih_10'"),
+    (lambda: L.GRU(4, bias=False, weights={"bias_ih_l0": 0})(L.Input((2, 3))), "has no parameter 'bias_ih_l0'"),
+    (
+        lambda: L.MultiheadAttention(4, 2, weights={"in_proj": 0})(L.Input((2, 4))),
+        "no parameter 'in_proj'; it has .*'in_pr",
+    ),
 ]
 
 
