@@ -108,14 +108,16 @@ class Module:
     ) -> Parameter:
         """The parameter `key`, made at the first call: a checked copy of `given`, or drawn.
 
-        Its dtype is that of `like` unless one is given. Raises ShapeError if `given` has another shape, or if an
-        earlier call made it with another one.
+        Its dtype is that of `like` unless one is given. Raises ShapeError if that is no float, if `given`
+        has another shape, or if an earlier call made it with another one.
         """
         path = self.path(like.scope)
         name = f"{path}.{key}" if path else key
         known = self._parameters.get(key)
         if known is None:
             dtype = dtype or like.dtype
+            if not dtype.is_float:
+                raise ShapeError(f"{type(self).__name__} {path!r}: {key} is a float, but {like.name!r} is {like.type}")
             if given is None:
                 data = initializer(shape, like.scope.seed, name).astype(dtype.numpy, copy=False)
             else:

@@ -157,7 +157,8 @@ class RMSNorm(Layer):
         if axis < 0 or x.shape[axis:] != shape:
             raise ShapeError(f"RMSNorm over {shape} does not fit the last axes of {x.name!r}: {x.type}")
         weight = self.parameter("weight", shape, self._given_weight, uniform(0.7, 1.3), x) if self.has_weight else None
-        eps = float(np.finfo(x.dtype.numpy).eps) if self.eps is None else self.eps
+        smallest = float(np.finfo(x.dtype.numpy).eps) if x.dtype.is_float else 0.0
+        eps = smallest if self.eps is None else self.eps
         return apply(ops.RMSNorm(axis, eps), x, weight, name=self.path(x.scope))
 
 
