@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import sys
 import zipfile
@@ -23,9 +24,9 @@ OURS = "glulam"
 
 
 def wide_console() -> Console:
-    """Standard output; wide where it is a file or a pipe, so that rows stay rows."""
-    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if narrow else 200, highlight=False)
+    """Standard output; wide where it is a file or a pipe without COLUMNS, so that rows stay rows."""
+    narrow = sys.stdout.isatty() or os.environ.get("COLUMNS", "").strip("0").isdecimal()
+    return Console(width=shutil.get_terminal_size().columns if narrow else 200, highlight=False)
 
 
 def write_json(path: Path, content: object) -> None:

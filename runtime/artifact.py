@@ -85,7 +85,7 @@ def write_artifact(path: str | os.PathLike[str], artifact: Artifact) -> None:
         )
     target = Path(path)
     _check_target(target)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".{target.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
             _write(file, artifact)

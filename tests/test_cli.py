@@ -206,3 +206,18 @@ def test_profile_refuses_what_is_no_count(arguments, capsys):
     with pytest.raises(SystemExit):
         main(["profile", "resnet18", *arguments])
     assert "is not a number of at least" in capsys.readouterr().err
+
+
+def test_what_is_given_twice_is_refused(tiny, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    with pytest.raises(UsageError, match="a second array for x"):
+        read_inputs([f"x={tmp_path}/x.npy", f"{tmp_path}/x.npy"], ["x"])
+    assert main(["explain", str(tiny[0]), "--shape", "x=1,3,12,12", "--shape", "x=2,3,12,12"]) == 2
+    assert "--shape was given twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", ["", "0", "wide"])
+def test_tables_do_not_vanish_without_columns(tiny, columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["explain", str(tiny[0]), "--pass", "fuse"]) == 0
+    assert "fuse" in capsys.readouterr().out

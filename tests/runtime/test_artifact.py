@@ -291,6 +291,13 @@ def test_pipes_devices_and_folders_stay_what_they_are(tmp_path):
     assert list(tmp_path.iterdir()) == [pipe]
 
 
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    path = tmp_path / ("n" * 255)
+    with programs.adder() as model:
+        model.save(path)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
 def test_several_writers_of_one_file(tmp_path):
     path = tmp_path / "m.glulam"
     models = [programs.adder(weights=np.full(1000, i, np.float32)) for i in range(3)]
