@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from glulam.benchmarks.report import write_arrays
 from glulam.benchmarks.worker import receive, send
 from glulam.runtime.errors import GlulamError
 
@@ -70,7 +71,7 @@ class EngineProcess:
             env={**os.environ, **(environment or {})},
         )
         try:
-            np.savez(folder / "inputs.npz", **feeds)
+            write_arrays(folder / "inputs.npz", feeds)
             answer = self.ask("load", model=str(model), inputs=str(folder / "inputs.npz"), threads=threads, **settings)
             self.version: str = answer["version"]
             self.load_seconds: float = answer["load"]

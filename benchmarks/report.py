@@ -9,27 +9,38 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import sys
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 OURS = "glulam"
 
 
 def wide_console() -> Console:
-    """Standard output; wide where it is a file or a pipe, so that rows stay rows."""
-    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if narrow else 200, highlight=False)
+    """Standard output; wide where it is a file or a pipe without COLUMNS, so that rows stay rows."""
+    narrow = sys.stdout.isatty() or os.environ.get("COLUMNS", "").strip("0").isdecimal()
+    return Console(width=shutil.get_terminal_size().columns if narrow else 200, highlight=False)
 
 
 def write_json(path: Path, content: object) -> None:
     """A file for people and programs, in a folder that is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """An .npz of arrays by name; np.savez has arguments of its own, whose names no array could have."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def markdown(result: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import takewhile
+from threading import Lock
 
 from glulam.compiler.cache import NO_CACHE, Cache, default_cache
 from glulam.compiler.emission import VERSION, emit_program
@@ -82,15 +83,39 @@ def without_collector() -> Iterator[None]:
             gc.enable()
 
 
+class _Switches:
+    """The interpreter's switch interval, which all threads share: short while any of them compiles."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._compilations = 0
+        self._before = 0.0
+
+    def quicken(self) -> None:
+        with self._lock:
+            if not self._compilations:
+                self._before = sys.getswitchinterval()
+                sys.setswitchinterval(min(self._before, _SWITCH_SECONDS))
+            self._compilations += 1
+
+    def restore(self) -> None:
+        with self._lock:
+            self._compilations -= 1
+            if not self._compilations:
+                sys.setswitchinterval(self._before + 5e-7)  # it is kept in whole microseconds, cut off
+
+
+_SWITCHES = _Switches()
+
+
 @contextmanager
 def quick_switches() -> Iterator[None]:
     """Threads that do their work outside the interpreter (LLVM, hashes, copies) get back in soon for the next piece."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(min(before, _SWITCH_SECONDS))
+    _SWITCHES.quicken()
     try:
         yield
     finally:
-        sys.setswitchinterval(before + 5e-7)  # it is kept in whole microseconds, cut off
+        _SWITCHES.restore()
 
 
 def optimise(

@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. 0: done. 1: an error, told in one line. 2: wrong usage. 130: interrupted."""
+    _open_closed_streams()
     options = build_parser().parse_args(arguments)
     try:
         options.action(options)
@@ -62,6 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"glulam: error: {in_one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     return 0
+
+
+def _open_closed_streams() -> None:
+    """What goes to a stream that the shell closed (`>&-`) goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open as long as the process
 
 
 def in_one_line(error: Exception) -> str:

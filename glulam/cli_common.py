@@ -121,7 +121,10 @@ def compile_options(arguments: argparse.Namespace) -> Options:
 
 
 def open_model(arguments: argparse.Namespace) -> Case:
-    """The model named on the command line, imported. Raises UsageError for an artifact, which is compiled already."""
+    """The model named on the command line, imported.
+
+    Raises UsageError for an artifact, which is compiled already, or for two shapes of one input.
+    """
     from glulam.benchmarks.cases import open_case
     from glulam.runtime.artifact import is_artifact
 
@@ -131,7 +134,10 @@ def open_model(arguments: argparse.Namespace) -> Case:
             f"(what it holds: glulam inspect {arguments.model}; where its time goes: glulam run {arguments.model} "
             "--random 0 --profile)"
         )
-    return open_case(arguments.model, dict(arguments.shape) or None)
+    shapes = dict(arguments.shape)
+    if len(shapes) != len(arguments.shape):
+        raise UsageError("--shape was given twice for an input; once for each is possible")
+    return open_case(arguments.model, shapes or None)
 
 
 def check_artifact(path: Path) -> None:

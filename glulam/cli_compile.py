@@ -86,6 +86,8 @@ def _check_output(path: Path) -> None:
     """Complains before the work rather than after it."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder; give the name of a file, such as {path / 'model.glulam'}")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no regular file; give another name")
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent} to write {path.name} to")
 

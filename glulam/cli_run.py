@@ -14,7 +14,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from glulam.benchmarks.report import wide_console
+from glulam.benchmarks.report import wide_console, write_arrays
 from glulam.cli_common import Subparsers, UsageError, add_command, check_artifact, positive, seed
 
 if TYPE_CHECKING:
@@ -87,16 +87,15 @@ def run_model(arguments: argparse.Namespace) -> None:
     if arguments.profile:
         wide_console().print(_profile_table(model, feeds))
     if arguments.output is not None:
-        with arguments.output.open("wb") as stream:
-            np.savez(stream, **outputs)
+        write_arrays(arguments.output, outputs)
         print(f"written to {arguments.output}")
 
 
 def read_inputs(entries: Sequence[str], names: Sequence[str]) -> dict[str, np.ndarray]:
     """Arrays by name from `--input` arguments: FILE, NAME=FILE, or an .npz with several.
 
-    Raises UsageError if a file is given without a name although the model has several inputs, InputError (by the model)
-    if names or shapes do not fit it.
+    Raises UsageError if a file is given without a name although the model has several inputs, or a second one for an
+    input, InputError (by the model) if names or shapes do not fit it.
     """
     feeds: dict[str, np.ndarray] = {}
     for entry in entries:
@@ -105,13 +104,14 @@ def read_inputs(entries: Sequence[str], names: Sequence[str]) -> dict[str, np.nd
         if isinstance(loaded, dict):
             if name:
                 raise UsageError(f"{path} holds arrays with names of their own; leave out {name}=")
-            feeds.update(loaded)
-        elif name:
-            feeds[name] = loaded
-        elif len(names) == 1:
-            feeds[names[0]] = loaded
+            found = loaded
+        elif name or len(names) == 1:
+            found = {name or names[0]: loaded}
         else:
             raise UsageError(f"say which input {path} is for: --input NAME={path}, with NAME one of {', '.join(names)}")
+        if twice := feeds.keys() & found.keys():
+            raise UsageError(f"{path} is a second array for {', '.join(sorted(twice))}; give one for each input")
+        feeds.update(found)
     return feeds
 
 

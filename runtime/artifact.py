@@ -18,6 +18,7 @@ Numbers are little-endian. Bytes that belong to nothing are zero. Nothing in the
 from __future__ import annotations
 
 import enum
+import errno
 import hashlib
 import json
 import mmap
@@ -73,8 +74,8 @@ class _Part:
 def write_artifact(path: str | os.PathLike[str], artifact: Artifact) -> None:
     """Writes the file under a temporary name beside `path`, then renames it.
 
-    Raises OSError if that fails; then there is no temporary file, and what `path` was before, it still is. Raises
-    ArtifactError for what a file cannot hold.
+    Raises OSError if that fails, or if `path` is a folder, a pipe or a device; then there is no temporary file, and
+    what `path` was before, it still is. Raises ArtifactError for what a file cannot hold.
     """
     if artifact.foreign:
         names = ", ".join(repr(function.name) for function in artifact.foreign)
@@ -83,7 +84,8 @@ def write_artifact(path: str | os.PathLike[str], artifact: Artifact) -> None:
             "write them as formulas (gl.layer), or compile where the functions are"
         )
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    _check_target(target)
+    temporary = target.with_name(f".{target.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
             _write(file, artifact)
@@ -93,6 +95,14 @@ def write_artifact(path: str | os.PathLike[str], artifact: Artifact) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(target.parent)
+
+
+def _check_target(target: Path) -> None:
+    """A rename would put the file in the place of a pipe or device too."""
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(target))
 
 
 def _write(file: BinaryIO, artifact: Artifact) -> None:

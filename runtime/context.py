@@ -94,7 +94,7 @@ class Home:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # what is called between the runs of a profile may run the model itself
         self.free: list[Context] = []
 
 

@@ -54,8 +54,8 @@ class Foreign:
                 return
             try:
                 self.call(
-                    [_view(inputs[i], spec, writeable=False) for i, spec in enumerate(self.inputs)],
-                    [_view(outputs[i], spec, writeable=True) for i, spec in enumerate(self.outputs)],
+                    [_kept(_view(inputs[i], spec)) for i, spec in enumerate(self.inputs)],
+                    [_view(outputs[i], spec) for i, spec in enumerate(self.outputs)],
                 )
             except BaseException as error:  # nothing can be raised through native code
                 failures.append(self._failure(error))
@@ -111,12 +111,18 @@ def raise_first(failures: list[BaseException]) -> None:
         raise error
 
 
-def _view(address: int | None, spec: TensorSpec, *, writeable: bool) -> Array:
+def _kept(view: Array) -> Array:
+    """A read-only copy, which stays as it is when the run's memory gets other contents, or is given back."""
+    array = view.copy()
+    array.flags.writeable = False
+    return array
+
+
+def _view(address: int | None, spec: TensorSpec) -> Array:
     dtype = spec.numpy
     size = int(np.prod(spec.shape, dtype=np.int64))
     if not size or address is None:
         return np.empty(spec.shape, dtype)
     memory = (ctypes.c_char * (size * dtype.itemsize)).from_address(address)
     array: Array = np.frombuffer(memoryview(memory), dtype).reshape(spec.shape)
-    array.flags.writeable = writeable
     return array

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 
@@ -172,3 +173,51 @@ def test_profile_shows_the_share_of_the_peak(tmp_path, capsys):
     assert all(row["microseconds"] >= 0 and row["of_peak"] >= 0 for row in rows)
     assert all(row["algorithm"] and row["roofline_microseconds"] > 0 for row in rows)
     assert all(event["args"]["of_roofline"] == row["of_roofline"] for row, event in zip(rows, events, strict=True))
+
+
+def test_outputs_may_have_any_name(tmp_path):
+    import glulam as gl
+
+    x = gl.layers.Input((3,), name="x")
+    graph = gl.Graph.of([x], {"file": gl.layers.ReLU()(x), "allow_pickle": gl.layers.Tanh()(x)})
+    artifact, result = tmp_path / "m.glulam", tmp_path / "y.npz"
+    with gl.compile(graph) as model:
+        model.save(artifact)
+    np.save(tmp_path / "x.npy", np.ones((1, 3), np.float32))
+    assert main(["run", str(artifact), "--input", str(tmp_path / "x.npy"), "-o", str(result)]) == 0
+    with np.load(result) as outputs:
+        assert sorted(outputs.files) == ["allow_pickle", "file"]
+        np.testing.assert_array_equal(outputs["file"], np.ones((1, 3), np.float32))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell is needed that can close streams")
+@pytest.mark.parametrize(("arguments", "code"), [("show {model} input", 0), ("compile {model}.none", 1)])
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_closed_streams_are_done_without(tiny, arguments, code, closed):
+    command = f"{sys.executable} -m glulam {arguments.format(model=tiny[0])} {closed}>&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert "error" not in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--repeat", "0"], ["--top", "-1"]])
+def test_profile_refuses_what_is_no_count(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main(["profile", "resnet18", *arguments])
+    assert "is not a number of at least" in capsys.readouterr().err
+
+
+def test_what_is_given_twice_is_refused(tiny, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    with pytest.raises(UsageError, match="a second array for x"):
+        read_inputs([f"x={tmp_path}/x.npy", f"{tmp_path}/x.npy"], ["x"])
+    assert main(["explain", str(tiny[0]), "--shape", "x=1,3,12,12", "--shape", "x=2,3,12,12"]) == 2
+    assert "--shape was given twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", ["", "0", "wide"])
+def test_tables_do_not_vanish_without_columns(tiny, columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["explain", str(tiny[0]), "--pass", "fuse"]) == 0
+    assert "fuse" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -69,3 +70,22 @@ def test_threads_switch_as_before_afterwards():
             assert sys.getswitchinterval() == wanted
     finally:
         sys.setswitchinterval(before)
+
+
+def test_compilations_that_overlap_leave_the_switch_interval_as_it_was():
+    before = sys.getswitchinterval()
+    first, second = threading.Event(), threading.Event()
+
+    def begins_and_ends_first():
+        with quick_switches():
+            first.set()
+            second.wait(20)
+
+    thread = threading.Thread(target=begins_and_ends_first)
+    thread.start()
+    first.wait(20)
+    with quick_switches():
+        second.set()
+        thread.join()
+        assert sys.getswitchinterval() < before
+    assert sys.getswitchinterval() == before

@@ -311,7 +311,10 @@ class Pad(Op):
     def filler(self, dtype: DType) -> Array:
         """The constant as an element, without a detour through another type."""
         with np.errstate(over="ignore"):
-            return np.asarray(self.value, dtype.numpy)
+            filler = np.asarray(self.value, dtype.numpy)
+        if not dtype.is_float and filler != self.value:
+            raise OverflowError(f"{self.value} is no {dtype.value}")
+        return filler
 
     def sources(self, axis: int, extent: int) -> npt.NDArray[np.int64]:
         """For each place along an axis of the output, the input's index it shows; -1 for the constant."""

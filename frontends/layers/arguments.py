@@ -6,7 +6,10 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from glulam.compiler.errors import ShapeError
+from glulam.compiler.graph.types import Array
 
 Extents = int | Sequence[int]
 Pads = tuple[tuple[int, int], ...]
@@ -33,6 +36,28 @@ def extents(value: Any, rank: int, what: str, *, low: int = 1) -> tuple[int, ...
     if len(value) != rank:
         raise ShapeError(f"{what} is {tuple(value)!r}; give one integer, or {rank}, one per spatial axis")
     return tuple(integer(entry, what, low=low) for entry in value)
+
+
+def dimensions(value: Any, what: str) -> tuple[int, ...]:
+    """Numbers of axes, from one or a sequence; negative ones count from the end.
+
+    Raises ShapeError for anything else.
+    """
+    given = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    return tuple(integer(entry, what) for entry in given)
+
+
+def numbers(value: Any, what: str) -> Array:
+    """The value as an array. Raises ShapeError unless it is one of numbers, none of them masked."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise ShapeError(f"{what}: masked arrays are refused; fill the mask with `.filled(value)`")
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise ShapeError(f"{what}: not an array ({error})") from error
+    if array.dtype.kind not in "fiub":
+        raise ShapeError(f"{what}: an array of {array.dtype}; numbers are needed")
+    return array
 
 
 def padding_argument(value: Any, rank: int, what: str) -> str | Pads:

@@ -126,6 +126,7 @@ class MultiheadAttention(Layer):
         joined = reshape(joined, (*joined.shape[:2], self.embed_dim), f"{path}.joined")
         out = self._parameter("out_proj.weight", (self.embed_dim, self.embed_dim), query)
         bias = self._parameter("out_proj.bias", (self.embed_dim,), query) if self.has_bias else None
+        self.check_names(self._given)
         y = apply(ops.Linear(), joined, out, bias, name=path)
         y = y if self.batch_first else apply(ops.Transpose((1, 0, 2)), y, name=f"{path}.time")
         if not self.need_weights:

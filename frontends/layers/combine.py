@@ -9,7 +9,7 @@ from typing import ClassVar
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.op import Op
-from glulam.frontends.layers.arguments import integer
+from glulam.frontends.layers.arguments import dimensions, integer
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply, normal_axis
 
@@ -74,7 +74,7 @@ class _Reduction(Layer):
         self, dim: int | Sequence[int] | None = None, keepdim: bool = False, *, name: str | None = None
     ) -> None:
         super().__init__(name)
-        self.dims = None if dim is None else tuple(dim) if isinstance(dim, Sequence) else (dim,)
+        self.dims = None if dim is None else dimensions(dim, f"{type(self).__name__}: dim")
         self.keepdim = bool(keepdim)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.formula import own_float, show_formula
 from glulam.frontends.layers import initial
 from glulam.frontends.layers.module import Layer
-from glulam.frontends.layers.symbolic import Symbol, Trace
+from glulam.frontends.layers.symbolic import Reduction, Symbol, Trace
 from glulam.frontends.layers.tensor import Tensor, apply, normal_axis
 
 
@@ -93,7 +93,7 @@ class FormulaLayer(Layer):
         trace, results, several = self.traced(values)
         for reduction in trace.reductions:
             operand = self.pointwise(reduction.operand, values, xs[0], None)
-            values.append(self.reduced(reduction.kind, operand, reduction.axes, reduction.keepdims))
+            values.append(self.reduced(reduction, operand, xs[0]))
         path = self.path(xs[0].scope)
         outputs = [self.pointwise(each, values, xs[0], path) for each in results]
         tensors = [v if isinstance(v, Tensor) else apply(ops.Identity(), v, scope=xs[0].scope) for v in outputs]
@@ -126,12 +126,12 @@ class FormulaLayer(Layer):
         op = ops.Formula(show_formula(renumbered, own), type(self).__name__)
         return apply(op, *(values[i] for i in order), name=name, scope=like.scope)
 
-    def reduced(self, kind: str, x: Value, axes: tuple[int, ...] | None, keepdims: bool) -> Tensor:
+    def reduced(self, reduction: Reduction, x: Value, like: Tensor) -> Tensor:
+        """A node for the reduction of x, a tensor or a weight."""
         label = f"formula {type(self).__name__!r}"
-        chosen = range(x.type.rank) if axes is None else axes
-        normal = tuple(sorted({normal_axis(axis, x.type.rank, label) for axis in chosen}))
-        assert isinstance(x, Tensor), "a reduction of a weight alone"
-        return apply(ops.Reduce(kind, normal, keepdims), x)
+        chosen = range(x.type.rank) if reduction.axes is None else reduction.axes
+        axes = tuple(sorted({normal_axis(axis, x.type.rank, label) for axis in chosen}))
+        return apply(ops.Reduce(reduction.kind, axes, reduction.keepdims), x, scope=like.scope)
 
     def evaluate(self, *arrays: npt.ArrayLike) -> Any:
         """The formula by numpy on arrays, with the weights of this layer: what the compiled layer has to agree with."""

@@ -6,6 +6,7 @@ import numpy.typing as npt
 
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
+from glulam.compiler.graph.types import DType
 from glulam.frontends.einsum import einsum
 from glulam.frontends.layers.arguments import integer
 from glulam.frontends.layers.initial import uniform
@@ -77,7 +78,7 @@ class Gather(Layer):
 
 
 class Embedding(Layer):
-    """Rows of a table by their numbers: [...] of int64 becomes [..., embedding_dim].
+    """Rows of a table by their numbers: [...] of integers becomes [..., embedding_dim] of float32.
 
     weight: the table, [num_embeddings, embedding_dim]. A negative number counts from the end.
     """
@@ -93,7 +94,7 @@ class Embedding(Layer):
         self._given_weight = weight
 
     def forward(self, x: Tensor) -> Tensor:
-        table = self.parameter("weight", self.shape, self._given_weight, uniform(-1.0, 1.0), x)
+        table = self.parameter("weight", self.shape, self._given_weight, uniform(-1.0, 1.0), x, dtype=DType.F32)
         return apply(ops.Gather(0), table, x, name=self.path(x.scope))
 
 

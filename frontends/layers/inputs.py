@@ -32,16 +32,16 @@ class Normalization:
         if not np.all(np.isfinite(offset)):
             raise ShapeError(f"{type(self).__name__} has statistics that are not finite")
 
-    def apply(self, x: Tensor) -> Tensor:
-        """The nodes that normalise x; integers are converted to float32 first."""
+    def apply(self, x: Tensor, axis: int) -> Tensor:
+        """The nodes that normalise x, whose channels are on the axis; integers are converted to float32 first."""
         if not x.dtype.is_float:
             x = apply(ops.Cast(DType.F32), x, name=f"{x.name}.cast")
         prefix = x.name
-        shift = _spread(self.offset, x, type(self).__name__)
+        shift = _spread(self.offset, x, axis, type(self).__name__)
         y = apply(ops.Sub(), x, literal(shift, x, f"{prefix}.offset"), name=f"{prefix}.shifted")
         if self.divisor is None:
             return y
-        scale = _spread(self.divisor, x, type(self).__name__)
+        scale = _spread(self.divisor, x, axis, type(self).__name__)
         return apply(ops.Div(), y, literal(scale, x, f"{prefix}.divisor"), name=f"{prefix}.normalized")
 
 
@@ -98,7 +98,7 @@ class Input(Tensor):
     graph. seed: from which all weights are drawn that layers on this input are not given.
     """
 
-    __slots__ = ("_read", "normalize")
+    __slots__ = ("_channels", "_read", "normalize")
 
     def __init__(
         self,
@@ -119,6 +119,7 @@ class Input(Tensor):
         if normalize is not None and not isinstance(normalize, Normalization):
             raise ShapeError(f"Input {name!r}: normalize is {normalize!r}; it must be a layers.ZScore or the like")
         self.normalize = normalize
+        self._channels = len(leading)
         self._read: Tensor | None = None
 
     def read(self) -> Tensor:
@@ -126,7 +127,7 @@ class Input(Tensor):
         if self.normalize is None:
             return self
         if self._read is None:
-            self._read = self.normalize.apply(self)
+            self._read = self.normalize.apply(self, self._channels)
         return self._read
 
 
@@ -137,15 +138,16 @@ def _statistic(value: npt.ArrayLike, what: str) -> Array:
     return array.astype(np.float64)
 
 
-def _spread(statistic: Array, x: Tensor, what: str) -> Array:
-    """The statistic in a shape that broadcasts against x."""
+def _spread(statistic: Array, x: Tensor, axis: int, what: str) -> Array:
+    """The statistic in a shape that broadcasts against x, whose axes from that of the channels on are one sample's."""
+    sample = x.shape[axis:]
     if statistic.size == 1:
         return statistic.reshape(())
-    if statistic.shape == x.shape[1:]:
+    if statistic.shape == sample:
         return statistic
-    if statistic.shape[:1] == x.shape[1:2] and statistic.size == x.shape[1]:
-        return statistic.reshape(-1, *(1,) * (x.rank - 2))
+    if statistic.shape[:1] == sample[:1] and statistic.size == sample[0]:
+        return statistic.reshape(-1, *(1,) * (len(sample) - 1))
     raise ShapeError(
-        f"{what} on {x.name!r}: statistics of shape {statistic.shape} fit neither one number, nor the {x.shape[1:2]} "
-        f"channels, nor the elements {x.shape[1:]}"
+        f"{what} on {x.name!r}: statistics of shape {statistic.shape} fit neither one number, nor the {sample[:1]} "
+        f"channels, nor the elements {sample}"
     )

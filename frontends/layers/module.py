@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from glulam.compiler.errors import GraphError, ShapeError
 from glulam.compiler.graph.graph import Graph
-from glulam.compiler.graph.types import Array, Shape
+from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.frontends.layers import state
 from glulam.frontends.layers.initial import Initializer
 from glulam.frontends.layers.inputs import Input
@@ -104,19 +104,24 @@ class Module:
         like: Tensor,
         *,
         learned: bool = True,
+        dtype: DType | None = None,
     ) -> Parameter:
         """The parameter `key`, made at the first call: a checked copy of `given`, or drawn.
 
-        Raises ShapeError if `given` has another shape, or if an earlier call made it with another one.
+        Its dtype is that of `like` unless one is given. Raises ShapeError if that is no float, if `given`
+        has another shape, or if an earlier call made it with another one.
         """
         path = self.path(like.scope)
         name = f"{path}.{key}" if path else key
         known = self._parameters.get(key)
         if known is None:
+            dtype = dtype or like.dtype
+            if not dtype.is_float:
+                raise ShapeError(f"{type(self).__name__} {path!r}: {key} is a float, but {like.name!r} is {like.type}")
             if given is None:
-                data = initializer(shape, like.scope.seed, name).astype(like.dtype.numpy, copy=False)
+                data = initializer(shape, like.scope.seed, name).astype(dtype.numpy, copy=False)
             else:
-                data = state.checked_copy(given, shape, like.dtype, f"{type(self).__name__} {path!r}: {key}")
+                data = state.checked_copy(given, shape, dtype, f"{type(self).__name__} {path!r}: {key}")
             known = self._parameters[key] = Parameter(name, data, learned=learned)
         elif known.shape != shape:
             raise ShapeError(
@@ -124,6 +129,14 @@ class Module:
                 f"{shape}; use a second layer for an input of another shape"
             )
         return known
+
+    def check_names(self, given: Iterable[str]) -> None:
+        """Raises ShapeError if weights were given for parameters that the calls so far have not made."""
+        if unknown := sorted(set(given) - set(self._parameters)):
+            raise ShapeError(
+                f"{type(self).__name__} {self._path!r} has no parameter {', '.join(map(repr, unknown))}; "
+                f"it has {list(self._parameters)}"
+            )
 
 
 class Layer(Module):

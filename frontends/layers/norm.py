@@ -107,6 +107,8 @@ class LayerNorm(Layer):
         super().__init__(name)
         self.normalized_shape = _last_axes(normalized_shape, "LayerNorm")
         self.eps = _epsilon(eps, "LayerNorm")
+        if not elementwise_affine and (weight is not None or not (bias is None or isinstance(bias, bool))):
+            raise ShapeError("LayerNorm: elementwise_affine=False leaves no place for weight and bias")
         self.has_weight = elementwise_affine
         self.has_bias = elementwise_affine and bias is not False and bias is not None
         self._given_weight = weight
@@ -144,6 +146,8 @@ class RMSNorm(Layer):
         super().__init__(name)
         self.eps = None if eps is None else _epsilon(eps, "RMSNorm")
         self.normalized_shape = _last_axes(normalized_shape, "RMSNorm")
+        if not elementwise_affine and weight is not None:
+            raise ShapeError("RMSNorm: elementwise_affine=False leaves no place for weight")
         self.has_weight = elementwise_affine
         self._given_weight = weight
 
@@ -153,7 +157,8 @@ class RMSNorm(Layer):
         if axis < 0 or x.shape[axis:] != shape:
             raise ShapeError(f"RMSNorm over {shape} does not fit the last axes of {x.name!r}: {x.type}")
         weight = self.parameter("weight", shape, self._given_weight, uniform(0.7, 1.3), x) if self.has_weight else None
-        eps = float(np.finfo(x.dtype.numpy).eps) if self.eps is None else self.eps
+        smallest = float(np.finfo(x.dtype.numpy).eps) if x.dtype.is_float else 0.0
+        eps = smallest if self.eps is None else self.eps
         return apply(ops.RMSNorm(axis, eps), x, weight, name=self.path(x.scope))
 
 
@@ -315,5 +320,5 @@ def _leading_epsilon(eps: float, layer: str) -> float:
 def _last_axes(shape: int | Sequence[int] | None, layer: str) -> tuple[int, ...] | None:
     if shape is None:
         return None
-    given = (shape,) if isinstance(shape, int) else tuple(shape)
+    given = tuple(shape) if isinstance(shape, Sequence) else (shape,)
     return extents(given, len(given), f"{layer}: normalized_shape")

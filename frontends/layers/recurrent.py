@@ -95,6 +95,7 @@ class _Recurrent(Layer):
                 x = apply(ops.Dropout(self.dropout), x, name=f"{path}.dropout")
             x, *last = self._layer(x, layer, lengths, rest, path)
             finals.append(last)
+        self.check_names(self._given)
         if self.batch_first:
             x = apply(ops.Transpose((1, 0, 2)), x, name=f"{path}.batch_first")
         if not self.return_state:

@@ -9,7 +9,7 @@ import numpy as np
 
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
-from glulam.frontends.layers.arguments import extents, integer
+from glulam.frontends.layers.arguments import dimensions, extents, integer
 from glulam.frontends.layers.conv import PADDING_MODES
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply, apply_all, normal_axis, require_rank, reshape
@@ -55,7 +55,7 @@ class Squeeze(Layer):
 
     def __init__(self, dim: int | Sequence[int] | None = None, *, name: str | None = None) -> None:
         super().__init__(name)
-        self.dims = None if dim is None else tuple(dim) if isinstance(dim, Sequence) else (dim,)
+        self.dims = None if dim is None else dimensions(dim, "Squeeze: dim")
 
     def forward(self, x: Tensor) -> Tensor:
         if self.dims is None:

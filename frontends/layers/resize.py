@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.ops.resize import COORDINATES, ROUNDINGS
@@ -22,6 +24,7 @@ MODES = {
     "trilinear": ("linear", 3),
     "bicubic": ("cubic", 2),
 }
+_NUMBERS = (int, float, np.integer, np.floating)
 
 
 class Upsample(Layer):
@@ -184,6 +187,6 @@ def _factors(value: Any, rank: int, what: str) -> tuple[float, ...]:
     given = tuple(value) if isinstance(value, Sequence) else (value,) * rank
     if len(given) != rank:
         raise ShapeError(f"{what} is {given}; give one number, or {rank}, one per spatial axis")
-    if not all(isinstance(entry, int | float) and entry > 0 and math.isfinite(entry) for entry in given):
+    if not all(isinstance(entry, _NUMBERS) and entry > 0 and math.isfinite(entry) for entry in given):
         raise ShapeError(f"{what} is {given}; factors are positive numbers")
     return tuple(float(entry) for entry in given)

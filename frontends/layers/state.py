@@ -16,6 +16,7 @@ from glulam.compiler.errors import ModelFileError, ShapeError
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.frontends.layers import safetensors
+from glulam.frontends.layers.arguments import numbers
 from glulam.frontends.layers.tensor import Parameter
 
 # what PyTorch writes into a state dict and inference does not need
@@ -88,12 +89,7 @@ def fill(parameters: Mapping[str, Parameter], source: Mapping[str, Any], *, stri
 
 def checked_copy(given: Any, shape: Shape, dtype: DType, what: str) -> Array:
     """A copy of the right dtype. Raises ShapeError unless `given` is an array of numbers of exactly this shape."""
-    try:
-        array = _from_torch(given, what) if hasattr(given, "detach") else np.asarray(given)
-    except ValueError as error:
-        raise ShapeError(f"{what}: not an array ({error})") from error
-    if array.dtype.kind not in "fiub":
-        raise ShapeError(f"{what}: an array of {array.dtype}; numbers are needed")
+    array = numbers(_from_torch(given, what) if hasattr(given, "detach") else given, what)
     if array.shape != shape:
         raise ShapeError(f"{what}: shape {array.shape}, but {shape} is needed")
     return array.astype(dtype.numpy, order="C", copy=True)

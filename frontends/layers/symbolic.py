@@ -21,7 +21,7 @@ from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.ops.activation import Sigmoid, Softplus
-from glulam.compiler.ops.pointwise import Sign
+from glulam.compiler.ops.pointwise import Mod, Sign
 
 __all__ = [
     "abs", "ceil", "clip", "cos", "erf", "exp", "expm1", "floor", "log", "log1p", "logical_and", "logical_not",
@@ -113,10 +113,16 @@ class Symbol:
         return _power(other, self)
 
     def __mod__(self, other: Any) -> Symbol:
-        return self - _unary("floor", self / other) * other
+        return _remainder(self, other)
+
+    def __rmod__(self, other: Any) -> Symbol:
+        return _remainder(other, self)
 
     def __floordiv__(self, other: Any) -> Symbol:
-        return _unary("floor", self / other)
+        return _floor_divide(self, other)
+
+    def __rfloordiv__(self, other: Any) -> Symbol:
+        return _floor_divide(other, self)
 
     def __neg__(self) -> Symbol:
         return _unary("neg", self)
@@ -141,6 +147,9 @@ class Symbol:
 
     def __xor__(self, other: Any) -> Symbol:
         return _logic("xor", self, other)
+
+    def __rxor__(self, other: Any) -> Symbol:
+        return _logic("xor", other, self)
 
     def __invert__(self) -> Symbol:
         return Symbol(ex.unary("not", _condition(self, self._trace)), self._trace)
@@ -326,6 +335,25 @@ def _power(x: Any, y: Any) -> Symbol:
     return _binary("pow", x, y)
 
 
+def _remainder(x: Any, y: Any) -> Symbol:
+    """The remainder with the divisor's sign."""
+    trace = _trace_of(x, y)
+    return _made(trace, Mod().formula, _number(x, trace), _number(y, trace))
+
+
+def _floor_divide(x: Any, y: Any) -> Symbol:
+    """x without its remainder, in units of y, as numpy defines it: 1 // 0.1 is 9, although 1 / 0.1 rounds to 10."""
+    trace = _trace_of(x, y)
+    return _made(trace, _whole_quotient, _number(x, trace), _number(y, trace))
+
+
+def _whole_quotient(x: Expr, y: Expr) -> Expr:
+    rest = ex.binary("fmod", x, y)
+    whole = (x - rest) / y
+    below = ex.not_equal(rest, 0) & ((rest < 0) ^ (y < 0))
+    return ex.where(ex.compare("eq", y, 0), x / y, ex.unary("round", ex.where(below, whole - 1, whole)))
+
+
 def _reduce(kind: str, x: Any, axis: Any, keepdims: bool) -> Symbol:
     trace = _trace_of(x)
     axes = None if axis is None else tuple(axis) if isinstance(axis, Sequence) else (axis,)
@@ -501,8 +529,8 @@ _UFUNCS: dict[str, Callable[..., Any]] = {
     "divide": lambda x, y: _binary("div", x, y),
     "true_divide": lambda x, y: _binary("div", x, y),
     "fmod": lambda x, y: _binary("fmod", x, y),
-    "remainder": lambda x, y: x - floor(x / y) * y,
-    "floor_divide": lambda x, y: floor(x / y),
+    "remainder": _remainder,
+    "floor_divide": _floor_divide,
     "negative": lambda x: -x,
     "reciprocal": lambda x: 1 / x,
     "isnan": lambda x: _compare("ne", x, x),

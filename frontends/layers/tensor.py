@@ -19,6 +19,7 @@ from glulam.compiler.errors import GraphError, ShapeError
 from glulam.compiler.graph.graph import Node, Value
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import Array, DType, TensorType
+from glulam.frontends.layers.arguments import numbers
 
 Operand: TypeAlias = "Tensor | float | Array"
 Index = int | slice | EllipsisType
@@ -115,8 +116,14 @@ class Tensor(Value):
     def __pow__(self, other: Operand) -> Tensor:
         return _binary(ops.Pow(), self, other)
 
+    def __rpow__(self, other: Operand) -> Tensor:
+        return _binary(ops.Pow(), other, self)
+
     def __matmul__(self, other: Operand) -> Tensor:
         return _binary(ops.MatMul(), self, other)
+
+    def __rmatmul__(self, other: Operand) -> Tensor:
+        return _binary(ops.MatMul(), other, self)
 
     def __neg__(self) -> Tensor:
         return apply(ops.Neg(), self.read())
@@ -167,8 +174,19 @@ def apply(op: Op, *inputs: Value | None, name: str | None = None, scope: Scope |
 
 
 def literal(data: npt.ArrayLike, like: Tensor, name: str = "const") -> Value:
-    """A constant of the tensor's dtype that is no parameter."""
-    array = np.array(data, dtype=like.dtype.numpy)
+    """A constant of the tensor's dtype that is no parameter.
+
+    Raises ShapeError unless `data` is a number or an array of numbers, which an integer or boolean dtype must hold as
+    they are.
+    """
+    given = numbers(data, f"{like.name!r} with {type(data).__name__}")
+    with np.errstate(all="ignore"):
+        array = given.astype(like.dtype.numpy)
+    if not like.dtype.is_float and not np.array_equal(array, given):
+        shown = str(given) if given.size == 1 else f"an array of {given.dtype}"
+        raise ShapeError(
+            f"{like.name!r} is {like.type}, and {shown} is no constant of this type; make the input a float"
+        )
     return Value(like.scope.unique(like.scope.inner(name)), TensorType.of(array), data=array)
 
 
@@ -193,12 +211,13 @@ def _binary(op: Op, left: Operand, right: Operand) -> Tensor:
 
 
 def _subscript(x: Tensor, index: tuple[Index, ...]) -> Tensor:
-    if index.count(...) > 1:
+    gaps = [place for place, entry in enumerate(index) if entry is ...]
+    if len(gaps) > 1:
         raise ShapeError(f"{x.name}: one `...` at most in a subscript")
-    given = len(index) - index.count(...)
+    given = len(index) - len(gaps)
     if given > x.rank:
         raise ShapeError(f"{x.name}: {given} subscripts for a tensor of rank {x.rank}")
-    at = index.index(...) if ... in index else len(index)
+    at = gaps[0] if gaps else len(index)
     rest = (slice(None),) * (x.rank - given)
     full = (*index[:at], *rest, *index[at + 1 :])
     starts, steps, sizes, kept = [], [], [], []

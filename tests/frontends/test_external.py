@@ -165,6 +165,22 @@ def test_inputs_are_read_only(feeds):
         model.run(feeds)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_inputs_may_be_kept(feeds, threads):
+    kept = []
+
+    def remember(x):
+        kept.append(x)
+        return x
+
+    with gl.compile(around(remember), threads=threads) as model:
+        model.run(feeds)
+        first = kept[0].copy()
+        model.run({"x": feeds["x"] * 2})
+    np.testing.assert_array_equal(kept[0], first)
+    assert not np.array_equal(kept[1], first)
+
+
 def test_many_runs_at_a_time(feeds):
     """With one thread a model may be run from several Python threads; each run gets its own error."""
     seen = threading.Barrier(2, timeout=20)

@@ -65,10 +65,22 @@ def global_scale(x, y):
     return x / (1 + M.mean(abs(y)))
 
 
+@gl.layer
+def remainders(x, y):
+    return (x % y) + 3 % y + x % 0.1, x // y, x // 0.1 - 7 // y, M.where((x > 0) ^ True ^ (True ^ (y > 0)), 1.0, 2.0)
+
+
+@gl.layer
+def shares(x, *, weight=gl.Weight((5,), init=3.0)):
+    e = np.exp(weight - weight.max())
+    return x * weight / weight.sum() + x * (e / e.sum())
+
+
 def data(*shape, seed=0):
     return np.random.default_rng(seed).uniform(-2, 2, shape).astype(np.float32)
 
 
+MULTIPLES = np.float32([0, 1, -1, 2, 7, -7, 0.1, -0.1, 0.3, 5.5, -3, 1e5, np.inf, -np.inf, np.nan, 64])
 CASES = [
     (swish(beta=1.5), [data(2, 3, 5, 7)]),
     (scaled(), [data(1, 17, 5)]),
@@ -78,6 +90,8 @@ CASES = [
     (standardised(), [data(2, 17, 6, 5)]),
     (everything(), [data(3, 17, 7), data(17, 1, seed=1)]),
     (two_results(), [data(3, 5, 7)]),
+    (remainders(), [np.tile(MULTIPLES, (1, 16)), np.repeat(MULTIPLES, 16)[None]]),
+    (shares(weight=data(5)), [data(2, 3, 5)]),
     (global_scale(), [data(3, 5), data(2, 2, seed=1)]),
 ]
 

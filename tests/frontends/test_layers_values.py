@@ -287,12 +287,28 @@ def test_operators_and_subscripts():
     bias = np.array([1.0, 2.0, 3.0, 4.0])
     y = (2 - x * 3 + bias) / (x**2 + 1.0) - (-x) @ np.eye(4)
     z = bias + x
+    power = 2**x
+    product = np.ones((5, 3)) @ x
     a = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
     out = evaluate(
-        Graph.of(x, {"y": y, "z": z, "part": x[:, 1:, ::-2], "one": x[0, ..., -1], "row": x[1]}), {"input": a}
+        Graph.of(
+            x,
+            {
+                "y": y,
+                "z": z,
+                "power": power,
+                "product": product,
+                "part": x[:, 1:, ::-2],
+                "one": x[0, ..., -1],
+                "row": x[1],
+            },
+        ),
+        {"input": a},
     )
     close(out["y"], (2 - a * 3 + bias) / (a**2 + 1) + a)
     close(out["z"], bias + a)
+    close(out["power"], 2.0**a)
+    close(out["product"], np.ones((5, 3)) @ a)
     close(out["part"], a[:, 1:, ::-2])
     close(out["one"], a[0, ..., -1])
     close(out["row"], a[1])
@@ -331,7 +347,35 @@ def test_input_normalisations(normalize, formula):
     np.testing.assert_array_equal(out["y"], out["operator"])
 
 
+@pytest.mark.parametrize("shape", [(3,), (3, 3), (3, 3, 3)])
+def test_channels_without_a_batch_are_the_first_axis(shape):
+    x = L.Input(shape, batch=None, normalize=L.ZScore([1.0, 2.0, 3.0], [1.0, 2.0, 4.0]))
+    a = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    y = evaluate(Graph.of(x, {"y": L.Identity()(x)}), {"input": a})["y"]
+    channels = (3, *[1] * (len(shape) - 1))
+    close(y, (a - np.reshape([1, 2, 3], channels)) / np.reshape([1, 2, 4], channels))
+
+
 def test_normalised_bytes_become_float32():
     x = L.Input((1, 2), dtype="uint8", normalize=L.Rescale01(0, 255))
     y = evaluate(Graph.of([x], [L.ReLU()(x)]), {"input": np.array([[[0, 255]]], np.uint8)})["relu"]
     close(y, [[[0.0, 1.0]]])
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32"])
+def test_embedding_picks_rows_of_floats(dtype):
+    table = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    x = L.Input((4,), dtype=dtype)
+    given, drawn = L.Embedding(5, 3, weight=table), L.Embedding(5, 3)
+    graph = Graph.of(x, {"given": given(x), "drawn": drawn(x)})
+    out = evaluate(graph, {"input": np.array([[4, 0, -1, 2]], dtype)})
+    np.testing.assert_array_equal(out["given"], table[[[4, 0, -1, 2]]])
+    assert out["drawn"].dtype == np.float32
+    assert np.unique(out["drawn"]).size == 9
+
+
+def test_arguments_may_be_numbers_of_numpy():
+    x = L.Input((1, 4, 4))
+    assert L.Upsample(scale_factor=np.int64(2))(x).shape == (1, 1, 8, 8)
+    assert L.Resize(scale_factor=np.float32(1.5))(x).shape == (1, 1, 6, 6)
+    assert L.LayerNorm(np.int64(4))(x).shape == x.shape

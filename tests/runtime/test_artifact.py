@@ -277,6 +277,27 @@ def test_a_missing_folder_is_an_oserror(tmp_path):
         load(tmp_path / "none.glulam")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes have names there")
+def test_pipes_devices_and_folders_stay_what_they_are(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with programs.adder() as model:
+        with pytest.raises(OSError, match="not a regular file"):
+            model.save(pipe)
+        for folder in (tmp_path, "", "/"):
+            with pytest.raises(IsADirectoryError):
+                model.save(folder)
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    path = tmp_path / ("n" * 255)
+    with programs.adder() as model:
+        model.save(path)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
 def test_several_writers_of_one_file(tmp_path):
     path = tmp_path / "m.glulam"
     models = [programs.adder(weights=np.full(1000, i, np.float32)) for i in range(3)]

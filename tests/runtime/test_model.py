@@ -231,3 +231,12 @@ def test_profile_names_every_step_and_adds_up(threads):
 def test_threads_must_be_positive():
     with pytest.raises(InputError, match="threads=0"):
         programs.adder(threads=0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_model_may_run_between_the_runs_of_its_profile(threads):
+    with programs.chain([(500, 50)] * 2, 500, threads) as model:
+        x = np.zeros(500, np.int32)
+        calls = []
+        model.profile({"x": x}, repeat=3, before=lambda: calls.append(model.run({"x": x})))
+        assert len(calls) == 3
