@@ -64,9 +64,9 @@ def pipeline(
         VolumesToImages(machine),  # before the choice of algorithms, which looks at images
         ChooseAlgorithm(machine, measured or {}, strict),  # before fusion, since not every kernel can pool its result
         ChosenChannels(machine),  # after the choice of algorithms: only a direct convolution can look its channels up
+        ModulateWeights(),  # of direct convolutions; before batches are divided, which must not hide a product's reader
         BatchAcrossThreads(machine, threads),  # after the choice of algorithms, which must not depend on threads
         OwnTiles(machine, threads),  # on samples that threads share, before stages are split
-        ModulateWeights(),  # of direct convolutions, before a kernel of its own takes the product over
         SplitWinograd(machine),  # its last stage then carries the epilogue
         SplitStrassen(),  # likewise
         Fuse(machine),  # before layouts, so that a region gets one layout

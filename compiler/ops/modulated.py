@@ -24,7 +24,7 @@ class Modulate(Op):
     """The weights of a 1x1 convolution for each sample: factor[N,C,*1], w[OC,C,*1] -> [N,OC,C,*1]."""
 
     name = "modulate"
-    traits = frozenset({Trait.BLIND})
+    traits = frozenset({Trait.BLIND, Trait.PER_SAMPLE})
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         factor, w = required(self, inputs, 2)
@@ -81,6 +81,9 @@ class ModulatedConv(Op):
         if len(self.tile) not in (0, 2) or any(extent < 1 for extent in self.tile):
             raise self.fail(f"tile {self.tile} is not (pixels, blocks)")
         return (x.with_shape((x.shape[0], w.shape[1], *x.shape[2:])),)
+
+    def for_samples(self, count: int, inputs: Sequence[TensorType | None]) -> Op | None:
+        return self
 
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         return Prefers.BLOCKS

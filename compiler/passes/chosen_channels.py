@@ -50,10 +50,19 @@ class ChosenChannels(Pass):
     name = "chosen_channels"
 
     def proposals(self, graph: Graph, uses: Uses) -> Iterator[Patch | Decision]:
-        origins = self.origins(graph)
-        for cluster in _clusters(graph, uses, origins):
-            if cluster.layers:
-                yield self.proposal(graph, uses, cluster, origins)
+        seen: set[Node] = set()
+        changed = True
+        while changed:  # a cluster may move what convolutions of another one compute
+            changed, origins = False, self.origins(graph)
+            for cluster in _clusters(graph, uses, origins):
+                if not cluster.layers or cluster.moves[0] in seen:
+                    continue
+                seen.add(cluster.moves[0])
+                proposal = self.proposal(graph, uses, cluster, origins)
+                yield proposal
+                if isinstance(proposal, Patch):
+                    changed = True
+                    break
 
     def proposal(
         self, graph: Graph, uses: Uses, cluster: _Cluster, origins: Mapping[Value, Channels]

@@ -163,3 +163,28 @@ output p = %p""")
     one, many = (native(graph, feeds, Options(threads=threads)) for threads in (1, 2))
     for name, array in many.items():
         np.testing.assert_array_equal(array, one[name])
+
+
+def test_factors_go_into_weights_whether_or_not_threads_share_the_reader_of_the_product():
+    """A layer with many weights ends the batch map between a product and the convolution that reads it."""
+    graph = graph_of("""input %i: f32[2,48,20,20]
+const %w: f32[6,48,1,1] = random
+const %d: f32[2048,48] = random
+const %e: f32[2048,2048] = random
+%x = silu(%i)
+%m = reduce(%x) {kind='mean', axes=(2, 3), keepdims=True}
+%s = sigmoid(%m)
+%p = mul(%x, %s)
+%f = reshape(%m) {shape=(2, 48)}
+%g = linear(%f, %d, none)
+%h = linear(%g, %e, none)
+%y = conv(%p, %w, none) {strides=(1, 1), pads=((0, 0), (0, 0)), dilations=(1, 1), groups=1}
+output y = %y
+output h = %h""")
+    feeds = feeds_for(graph)
+    work = driver.optimise(graph, Options(threads=2))[0]
+    assert bodies(work)
+    assert "modulated_conv" in [node.op.name for node in work.nodes]
+    one, many = (native(graph, feeds, Options(threads=threads)) for threads in (1, 2))
+    for name, array in many.items():
+        np.testing.assert_array_equal(array, one[name])

@@ -78,6 +78,13 @@ def test_one_of_two_outputs_of_a_split_is_not_read():
     assert moved(text).ops == "conv conv relu conv_channels"
 
 
+def test_a_concat_of_what_a_convolution_makes_of_another_concat():
+    text = CONCAT + layer("j", 50, "p") + "%k = concat(%p, %c) {axis=1}\n" + layer("k", 52)
+    result = moved(text)
+    assert result.ops == "conv conv relu conv_channels conv_channels"
+    assert [taken.split(":")[0] for taken in result.taken[-2:]] == ["j", "k"]
+
+
 def test_slices_of_channels():
     text = "%p = slice(%a) {starts=(0, 16, 0, 0), steps=(1, -3, 1, 1), sizes=(2, 6, 13, 7)}\n" + layer("p", 6)
     result = moved(text)
