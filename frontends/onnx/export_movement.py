@@ -18,10 +18,10 @@ def plain(op_type: str) -> Export:
 
 
 def dropout(w: Writer, node: Node) -> None:
-    """ONNX drops elements of float tensors only."""
+    """ONNX drops elements of float tensors only, and never all of them."""
     assert isinstance(node.op, ops.Dropout)
     (x,) = w.inputs(node)
-    if node.output.type.dtype.is_float:
+    if node.output.type.dtype.is_float and node.op.p < 1:
         w.emit("Dropout", [x, w.constant(node.op.p, DType.F32)], w.outputs(node))
     else:
         w.emit("Identity", [x], w.outputs(node))

@@ -138,6 +138,7 @@ CASES: list[tuple[Op, list]] = [
     (ops.RoiAlign((2, 2), (1, 1), 1.0, False), [f(*X), f(3, 4, low=0, high=5), i(3) % 2]),
     (ops.Cumulative("sum", 1, True, True), [f(2, 7)]),
     (ops.Dropout(0.3), [i(5)]),
+    (ops.Dropout(1.0), [f(5)]),
     (ops.Transpose(()), [np.array(2.5, np.float32)]),
     (ops.Mod(), [np.float32([1.5, -1.5, 1.5, -4, 0, 3]), np.float32([np.inf, -np.inf, -2, 2, np.inf, 0])]),
     (ops.Mod(), [np.float32([1e8, -1e8]), np.float32([0.7, 0.7])]),
