@@ -70,10 +70,12 @@ def hardmax(ctx: Context) -> Value:
     x = ctx[0]
     rank = len(x.shape)
     axis = ctx.axis(ctx.integer("axis", -1 if ctx.opset >= 13 else 1), rank)
+    if x.type.size == 0:
+        return x
     flat = x
     if ctx.opset < 13:
         size = int(np.prod(x.shape[axis:]))
-        flat, axis = ctx.apply(ops.Reshape((x.type.size // max(size, 1), size)), x), 1
+        flat, axis = ctx.apply(ops.Reshape((x.type.size // size, size)), x), 1
     best = ctx.apply(ops.ArgReduce("max", axis), flat)
     places = np.arange(flat.shape[axis]).reshape(-1, *(1,) * (len(flat.shape) - axis - 1))
     hot = ctx.apply(ops.Cast(x.type.dtype), ctx.apply(ops.Equal(), best, ctx.constant(places)))

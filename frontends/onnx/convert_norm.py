@@ -14,6 +14,7 @@ from glulam.compiler.ops.pointwise import Add, Div, Mul, Reciprocal, ScaleShift,
 from glulam.compiler.ops.reduce import Reduce
 from glulam.compiler.ops.vector_norm import LpNormalize, RMSNorm
 from glulam.frontends.onnx.context import Context, Converter
+from glulam.frontends.onnx.proto import dtype_of
 
 
 def batch_norm(ctx: Context) -> Value | tuple[Value, ...]:
@@ -54,12 +55,14 @@ def _batch_statistics(ctx: Context, epsilon: float) -> tuple[Value, ...]:
 
 
 def layer_norm(ctx: Context) -> tuple[Value, ...]:
-    ctx.ignore("stash_type")
+    """The type that the mean and the inverse deviation have is given by stash_type; computing is in x's own."""
     x, scale, bias = ctx[0], ctx[1], ctx.optional(2)
+    stash = dtype_of(ctx.integer("stash_type", 1), "attribute stash_type")
     axis = ctx.axis(ctx.integer("axis", -1), len(x.shape))
     op = LayerNorm(axis, ctx.number("epsilon", 1e-5))
     own = x.shape[axis:]
-    statistics = _statistics(ctx, x, op) if ctx.uses_output(1) or ctx.uses_output(2) else ()
+    wanted = ctx.uses_output(1) or ctx.uses_output(2)
+    statistics = tuple(ctx.cast(value, stash) for value in _statistics(ctx, x, op)) if wanted else ()
     if scale.shape == own and (bias is None or bias.shape == own):
         return (ctx.apply(op, x, scale, bias), *statistics)
     normal = ctx.apply(Mul(), ctx.apply(op, x, None, None), scale)

@@ -53,15 +53,23 @@ def _known_floats(ctx: Context, index: int, what: str) -> tuple[float, ...]:
 
 
 def simple(ctx: Context) -> Value:
-    """Upsample and Resize-10: a scale per axis, position = index / scale, rounded down."""
+    """Upsample and Resize-10: a scale per axis, position = index / scale.
+
+    The nearest element lies below the position, but above it along an axis that shrinks (the operator's own tests).
+    """
     x = ctx[0]
     mode = _mode(ctx)
     if ctx.op_type == "Upsample" and ctx.opset < 9:
         scales: Sequence[float] = ctx.numbers("scales")
     else:
         scales = _known_floats(ctx, 1, "scales")
-    op = Resize(_sizes(ctx, x, scales), tuple(scales), mode, "asymmetric", "floor", -0.75, False, 0.0, False)
-    return ctx.apply(op, x)
+    sizes = _sizes(ctx, x, scales)
+    down = tuple(min(scale, 1.0) for scale in scales)
+    if mode == "nearest" and down != (1.0,) * len(down):
+        shrunk = tuple(min(size, extent) for size, extent in zip(sizes, x.shape, strict=True))
+        x = ctx.apply(Resize(shrunk, down, mode, "asymmetric", "ceil"), x)
+        scales = tuple(max(scale, 1.0) for scale in scales)
+    return ctx.apply(Resize(sizes, tuple(scales), mode, "asymmetric", "floor"), x)
 
 
 def resize(ctx: Context) -> Value:

@@ -16,9 +16,19 @@ def gather_elements(w: Writer, node: Node) -> None:
     w.emit("GatherElements", w.inputs(node), w.outputs(node), axis=node.op.axis)
 
 
+def _with_long_indices(w: Writer, node: Node) -> list[str]:
+    """The inputs, of which the second is int64."""
+    x, indices, *rest = w.inputs(node)
+    value = node.inputs[1]
+    assert value is not None
+    if value.type.dtype is not DType.I64:
+        indices = w.call("Cast", indices, to=elem_type_of(DType.I64))
+    return [x, indices, *rest]
+
+
 def gather_nd(w: Writer, node: Node) -> None:
     assert isinstance(node.op, ops.GatherND)
-    w.emit("GatherND", w.inputs(node), w.outputs(node), batch_dims=node.op.batch_dims)
+    w.emit("GatherND", _with_long_indices(w, node), w.outputs(node), batch_dims=node.op.batch_dims)
 
 
 def scatter(w: Writer, node: Node) -> None:
@@ -32,7 +42,7 @@ def scatter(w: Writer, node: Node) -> None:
     if isinstance(op, ops.ScatterElements):
         w.emit("ScatterElements", w.inputs(node), w.outputs(node), axis=op.axis, **attributes)
     else:
-        w.emit("ScatterND", w.inputs(node), w.outputs(node), **attributes)
+        w.emit("ScatterND", _with_long_indices(w, node), w.outputs(node), **attributes)
 
 
 def top_k(w: Writer, node: Node) -> None:

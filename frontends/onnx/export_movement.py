@@ -18,9 +18,13 @@ def plain(op_type: str) -> Export:
 
 
 def dropout(w: Writer, node: Node) -> None:
+    """ONNX drops elements of float tensors only, and never all of them."""
     assert isinstance(node.op, ops.Dropout)
     (x,) = w.inputs(node)
-    w.emit("Dropout", [x, w.constant(node.op.p, DType.F32)], w.outputs(node))
+    if node.output.type.dtype.is_float and node.op.p < 1:
+        w.emit("Dropout", [x, w.constant(node.op.p, DType.F32)], w.outputs(node))
+    else:
+        w.emit("Identity", [x], w.outputs(node))
 
 
 def random_dropout(w: Writer, node: Node) -> None:
@@ -48,7 +52,8 @@ def reshape(w: Writer, node: Node) -> None:
 
 def transpose(w: Writer, node: Node) -> None:
     assert isinstance(node.op, ops.Transpose)
-    w.emit("Transpose", w.inputs(node), w.outputs(node), perm=node.op.perm)
+    attributes = {"perm": node.op.perm} if node.op.perm else {}
+    w.emit("Transpose", w.inputs(node), w.outputs(node), **attributes)
 
 
 def concat(w: Writer, node: Node) -> None:

@@ -97,14 +97,18 @@ def cast(w: Writer, node: Node) -> None:
 
 
 def modulo(w: Writer, node: Node) -> None:
-    """Floating-point remainders with the divisor's sign are x - floor(x / y) * y."""
+    """ONNX's floating-point remainders have the dividend's sign; for the divisor's, y is added where they differ."""
     op = node.op
     assert isinstance(op, ops.Mod)
     x, y = w.inputs(node)
     if op.fmod or not node.output.type.dtype.is_float:
         w.emit("Mod", [x, y], w.outputs(node), fmod=int(op.fmod))
     else:
-        w.emit("Sub", [x, w.call("Mul", w.call("Floor", w.call("Div", x, y)), y)], w.outputs(node))
+        zero = w.constant(0, node.output.type.dtype)
+        rest = w.call("Mod", x, y, fmod=1)
+        differs = w.call("Xor", w.call("Less", rest, zero), w.call("Less", y, zero))
+        wrong = w.call("And", differs, w.call("Not", w.call("Equal", rest, zero)))
+        w.emit("Where", [wrong, w.call("Add", rest, y), rest], w.outputs(node))
 
 
 def prelu(w: Writer, node: Node) -> None:

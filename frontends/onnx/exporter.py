@@ -22,12 +22,11 @@ from glulam.frontends.onnx import (
     export_unpool,
 )
 from glulam.frontends.onnx.proto import elem_type_of, require_onnx
-from glulam.frontends.onnx.writer import Export, Writer
+from glulam.frontends.onnx.writer import NEWEST_OPSET, OLDEST_OPSET, Export, Writer
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-OLDEST_OPSET, NEWEST_OPSET = 13, 21
 INLINE_LIMIT = 1 << 30  # bytes of weights beyond which a file keeps them beside itself: protobuf ends at 2 GiB
 
 EXPORTS: Mapping[type[Op], Export] = MappingProxyType(

@@ -19,26 +19,26 @@ class Functions:
     """The bodies that stand for nodes: a model's own functions first; the standard's where there is no converter."""
 
     def __init__(self, model: ModelProto, opset: int) -> None:
-        self._own: dict[tuple[str, str], FunctionProto] = {}
+        self._own: dict[tuple[str, str, str], FunctionProto] = {}
         self._opset = opset
         self._versions = {entry.domain: int(entry.version) for entry in model.opset_import}
         self._open: list[str] = []
         for function in model.functions:
-            key = (_domain(function.domain), function.name)
+            key = (_domain(function.domain), function.name, _overload(function))
             if key in self._own:
                 raise ModelFileError(f"the model defines the function {function.name!r} twice")
             self._own[key] = function
 
     def may_expand(self, node: NodeProto) -> bool:
         """Whether a body for the node exists, or may exist once its input types are known."""
-        if (_domain(node.domain), node.op_type) in self._own:
+        if self._called(node) is not None:
             return True
         schema = self._schema(node)
         return schema is not None and bool(schema.has_function or schema.has_context_dependent_function)
 
     def body(self, node: NodeProto, types: Sequence[TensorType | None]) -> FunctionProto | None:
         """The body for the node, or None if it has a converter or is no function."""
-        own = self._own.get((_domain(node.domain), node.op_type))
+        own = self._called(node)
         if own is not None:
             return own
         if _domain(node.domain) == "" and node.op_type in CONVERTERS:
@@ -54,7 +54,7 @@ class Functions:
 
     def defaults(self, node: NodeProto) -> dict[str, Any]:
         """Default attributes of an operator that the standard defines by a body."""
-        schema = None if (_domain(node.domain), node.op_type) in self._own else self._schema(node)
+        schema = None if self._called(node) is not None else self._schema(node)
         if schema is None:
             return {}
         helper = require_onnx().helper
@@ -68,7 +68,7 @@ class Functions:
     @contextmanager
     def entered(self, function: FunctionProto) -> Iterator[None]:
         """Guards against functions that call themselves."""
-        key = f"{function.domain}.{function.name}"
+        key = f"{function.domain}.{function.name}:{_overload(function)}"
         if key in self._open:
             raise ModelFileError(f"the function {function.name!r} calls itself")
         self._open.append(key)
@@ -76,6 +76,10 @@ class Functions:
             yield
         finally:
             self._open.pop()
+
+    def _called(self, node: NodeProto) -> FunctionProto | None:
+        """The model's own function that the node calls."""
+        return self._own.get((_domain(node.domain), node.op_type, _overload(node)))
 
     def _schema(self, node: NodeProto):  # type: ignore[no-untyped-def]  # onnx.defs.OpSchema
         domain = _domain(node.domain)
@@ -110,3 +114,8 @@ class Functions:
 
 def _domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
+
+
+def _overload(proto: NodeProto | FunctionProto) -> str:
+    """Which of several functions of one name is meant; the field came with IR version 10."""
+    return str(getattr(proto, "overload", ""))

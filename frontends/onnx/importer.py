@@ -121,15 +121,19 @@ class _Importer:
     ) -> None:
         used = set(outputs).union(*(_all_names(node) for node in nodes))
         for node in nodes:
-            self.converted += 1
-            if self.converted > MAX_NODES:
-                raise ModelFileError(f"the model unfolds to more than {MAX_NODES} nodes")
+            self._count()
             results = self._node(node, scope, used, call)
             for i, name in enumerate(node.output):
                 if name:
                     scope[name] = results[i] if i < len(results) else None
                     if name in used and scope[name] is None and not self.refused:
                         raise ModelFileError(f"{shown(node)} does not make its output {i} ({name!r})")
+
+    def _count(self) -> None:
+        """One node more, or one more round of a loop that has none."""
+        self.converted += 1
+        if self.converted > MAX_NODES:
+            raise ModelFileError(f"the model unfolds to more than {MAX_NODES} nodes")
 
     def _node(self, node: NodeProto, scope: Scope, used: set[str], call: Call | None) -> Sequence[Value | None]:
         """The values of the node's outputs; none of them if the node, or one before it, is refused."""
@@ -206,6 +210,8 @@ class _Importer:
         names = [value.name for value in proto.output]
         stored = {tensor.name for tensor in proto.initializer}
         nodes = ordered(proto.node, _Both(stored | {value.name for value in proto.input}, scope), names)
+        if not nodes:
+            self._count()
         self._initialisers(proto, inner, nodes, names)
         self._nodes(nodes, inner, names, call)
         return self._all_there([inner[name] for name in names])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,11 +28,12 @@ def input_types(inputs: Sequence[ValueInfoProto], shapes: Mapping[str, Sequence[
     declared = {value.name: _declared(value) for value in inputs}
     if unknown := sorted(set(shapes) - set(declared)):
         raise ShapeError(f"shapes= names {unknown}, but the model's inputs are {list(declared)}")
-    symbols = _symbols(declared, shapes)
+    pinned = {name: _pinned(name, shape) for name, shape in shapes.items()}
+    symbols = _symbols(declared, pinned)
     resolved: dict[str, Declared] = {}
     for name, extents in declared.items():
-        if name in shapes:
-            resolved[name] = tuple(shapes[name])
+        if name in pinned:
+            resolved[name] = pinned[name]
         elif extents is not None:
             resolved[name] = tuple(symbols.get(e, e) if isinstance(e, str) else e for e in extents)
     _pin_batch(resolved, declared)
@@ -66,12 +68,22 @@ def _declared(value: ValueInfoProto) -> Declared | None:
     return tuple(extents)
 
 
-def _symbols(declared: Mapping[str, Declared | None], shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+def _pinned(name: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """The given extents, numpy's integers too. Raises ShapeError for what is no list of integers >= 0."""
+    wrong = ShapeError(f"shapes[{name!r}] is {shape}; a shape is made of integers >= 0")
+    try:
+        extents = tuple(operator.index(extent) for extent in shape)
+    except TypeError:
+        raise wrong from None
+    if min(extents, default=0) < 0:
+        raise wrong
+    return extents
+
+
+def _symbols(declared: Mapping[str, Declared | None], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """Check `shapes` against the declared ranks; the symbols that they pin."""
     symbols: dict[str, int] = {}
     for name, shape in shapes.items():
-        if not all(isinstance(extent, int) and extent >= 0 for extent in shape):
-            raise ShapeError(f"shapes[{name!r}] is {tuple(shape)}; a shape is made of integers >= 0")
         extents = declared[name]
         if extents is None:
             continue

@@ -136,7 +136,8 @@ def tensor_array(tensor: TensorProto, folder: Path | None, where: str) -> Array:
         if len(data) != nbytes:
             raise ModelFileError(f"{where}: {len(data)} bytes of data for shape {shape}, which takes {nbytes}")
         return _decoded(data, stored, dtype, shape)
-    count = max(len(tensor.float_data), len(tensor.int32_data), len(tensor.int64_data), len(tensor.double_data))
+    fields = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
+    count = max(map(len, fields))
     if count != math.prod(shape):
         raise ModelFileError(f"{where}: {count} elements of data for shape {shape}")
     try:

@@ -8,9 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.types import Array, DType
 from glulam.frontends.onnx.proto import require_onnx
+
+OLDEST_OPSET, NEWEST_OPSET = 13, 21
+
+_TYPE_NAMES = {DType.F32: "float", DType.F64: "double", DType.F16: "float16"}
 
 
 class Writer:
@@ -24,10 +29,12 @@ class Writer:
         self._onnx = require_onnx()
         self._taken = {*graph.inputs, *graph.outputs}
         self._counter = itertools.count()
+        self._dtypes: dict[str, DType] = {}
         self._names: dict[Value, str] = {value: name for name, value in graph.inputs.items()}
         for name, value in graph.outputs.items():
             if value.producer is not None and value not in self._names:
                 self._names[value] = name
+        self._dtypes.update((name, value.type.dtype) for value, name in self._names.items())
 
     def name(self, value: Value) -> str:
         """The name of a value; a constant becomes an initialiser when it is first asked for."""
@@ -35,6 +42,7 @@ class Writer:
             self._names[value] = self.fresh(value.name)
             if value.data is not None:
                 self._store(value.data, self._names[value])
+            self._dtypes[self._names[value]] = value.type.dtype
         return self._names[value]
 
     def fresh(self, wanted: str) -> str:
@@ -54,18 +62,37 @@ class Writer:
         """The name of a new initialiser."""
         name = self.fresh("const")
         self._store(np.asarray(data, dtype.numpy), name)
+        self._dtypes[name] = dtype
         return name
 
     def _store(self, data: Array, name: str) -> None:
         self.initialisers.append(self._onnx.numpy_helper.from_array(np.asarray(data, order="C"), name))
 
     def emit(self, op_type: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
-        """A node; trailing inputs that are left out are not written."""
+        """A node; trailing inputs that are left out are not written.
+
+        Raises UnsupportedError if the operator does not take the element type of an input.
+        """
         names = list(inputs)
         while names and not names[-1]:
             names.pop()
+        self._check_types(op_type, [self._dtypes.get(name) for name in names])
         label = self.fresh(f"{outputs[0]}.{op_type}")
         self.nodes.append(self._onnx.helper.make_node(op_type, names, list(outputs), name=label, **attributes))
+
+    def _check_types(self, op_type: str, dtypes: Sequence[DType | None]) -> None:
+        """None: an intermediate, or an input that is left out."""
+        for index, dtype in enumerate(dtypes):
+            if dtype is None or self._takes(op_type, index, dtype, self.opset):
+                continue
+            later = [v for v in range(self.opset, NEWEST_OPSET + 1) if self._takes(op_type, index, dtype, v)]
+            remedy = f"needs opset={later[0]}" if later else "is nothing that ONNX can say"
+            raise UnsupportedError(f"{op_type} of {dtype.value} {remedy}")
+
+    def _takes(self, op_type: str, index: int, dtype: DType, opset: int) -> bool:
+        inputs = self._onnx.defs.get_schema(op_type, opset, "").inputs
+        types = inputs[min(index, len(inputs) - 1)].types
+        return f"tensor({_TYPE_NAMES.get(dtype, dtype.numpy.name)})" in types
 
     def call(self, op_type: str, *inputs: str, **attributes: Any) -> str:
         """A node whose one output is an intermediate; its name."""

@@ -137,6 +137,13 @@ CASES: list[tuple[Op, list]] = [
     (ops.MaxRoiPool((3, 2), 0.5), [f(*X), np.abs(f(3, 5)) * np.float32([0, 4, 4, 9, 9])]),
     (ops.RoiAlign((2, 2), (1, 1), 1.0, False), [f(*X), f(3, 4, low=0, high=5), i(3) % 2]),
     (ops.Cumulative("sum", 1, True, True), [f(2, 7)]),
+    (ops.Dropout(0.3), [i(5)]),
+    (ops.Dropout(1.0), [f(5)]),
+    (ops.Transpose(()), [np.array(2.5, np.float32)]),
+    (ops.Mod(), [np.float32([1.5, -1.5, 1.5, -4, 0, 3]), np.float32([np.inf, -np.inf, -2, 2, np.inf, 0])]),
+    (ops.Mod(), [np.float32([1e8, -1e8]), np.float32([0.7, 0.7])]),
+    (ops.GatherND(1), [f(2, 5, 3), (i(2, 4, 1) % 5).astype(np.int32)]),
+    (ops.ScatterND(), [f(4, 3), np.array([[0], [-1]], np.int32), f(2, 3)]),
 ]  # fmt: skip
 SINCE = {"bitwise_and": 18, "bitwise_or": 18, "bitwise_xor": 18, "bitwise_not": 18}
 """Ops that ONNX got after the oldest opset that is tried here."""
@@ -252,6 +259,25 @@ def test_what_onnx_cannot_say_is_listed_at_once():
     assert to_onnx(graph, opset=19)
     with pytest.raises(UnsupportedError, match="opset 9"):
         to_onnx(graph, opset=9)
+
+
+@pytest.mark.parametrize(
+    ("op", "arrays", "opset", "needed"),
+    [
+        (ops.Relu(), [i(5)], 13, "opset=14"),
+        (ops.Add(), [i(5).astype(np.uint8), i(5).astype(np.uint8)], 13, "opset=14"),
+        (ops.Celu(), [f(5).astype(np.float64)], 21, "ONNX can say"),
+        (ops.Cumulative("sum", 0), [i(5).astype(np.uint8)], 21, "ONNX can say"),
+    ],
+)
+def test_element_types_that_an_operator_does_not_take(op, arrays, opset, needed):
+    graph, feeds = graph_of(op, arrays)
+    with pytest.raises(UnsupportedError, match=needed):
+        to_onnx(graph, opset=opset)
+    if needed == "opset=14":
+        model = to_onnx(graph, opset=14)
+        onnx.checker.check_model(model, full_check=True)
+        assert_close(evaluate(from_onnx(model), feeds), evaluate(graph, feeds))
 
 
 def test_large_weights_lie_beside_the_file(tmp_path, monkeypatch):

@@ -81,9 +81,10 @@ def test_shapes_override_static_declarations():
     proto.graph.output[0].CopyFrom(value_info("y", f(1), (10, 3, 32, 32)))
     proto.graph.value_info.append(value_info("y2", f(1), (10, 3, 32, 32)))
     assert from_onnx(proto, {"x": [1, 3, 48, 64]}).outputs["y"].shape == (1, 3, 48, 64)
+    assert from_onnx(proto, {"x": np.array([1, 3, 48, 64])}).outputs["y"].shape == (1, 3, 48, 64)
 
 
-@pytest.mark.parametrize("shapes", [{"z": (1,)}, {"x": (1, 2, 3)}, {"x": (1, -2)}, {"x": ("a", 2)}])
+@pytest.mark.parametrize("shapes", [{"z": (1,)}, {"x": (1, 2, 3)}, {"x": (1, -2)}, {"x": ("a", 2)}, {"x": (1.0, 3)}])
 def test_wrong_shapes_are_refused(shapes):
     with pytest.raises(ShapeError, match="shapes"):
         from_onnx(model([node("Relu", "x", "y")], [x_info("N", 3)]), shapes)
@@ -131,7 +132,8 @@ def test_forms_of_constant(attributes, expected):
     np.testing.assert_array_equal(data, expected)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32, np.int16, np.int8, np.uint8, np.bool_, np.int64])
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32, np.int16, np.int8, np.uint8, np.bool_, np.int64,
+                                   np.uint16, np.uint32, np.uint64])  # fmt: skip
 @pytest.mark.parametrize("raw", [True, False])
 def test_element_types(dtype, raw):
     data = np.array([[0, 1], [2, 3]]).astype(dtype)
@@ -250,6 +252,21 @@ def test_functions_of_the_model_are_put_in_place():
     call = helper.make_node("Twice", ["x"], ["y"], domain="mine", slope=0.25)
     proto = model([call], [x_info(3)], functions=[body])
     assert [n.op for n in from_onnx(proto).nodes] == [ops.Add(), ops.LeakyRelu(0.25)]
+
+
+def test_functions_of_one_name_are_told_apart_by_their_overload():
+    def function(overload, inner):
+        made = helper.make_function("mine", "F", ["a"], ["b"], [node(inner, "a", "b")], [helper.make_opsetid("", 17)])
+        made.overload = overload
+        return made
+
+    calls = [helper.make_node("F", ["x"], ["t"], domain="mine"), helper.make_node("F", ["t"], ["y"], domain="mine")]
+    calls[0].overload, calls[1].overload = "up", "down"
+    proto = model(calls, [x_info(3)], functions=[function("up", "Exp"), function("down", "Neg")])
+    assert [n.op for n in from_onnx(proto).nodes] == [ops.Exp(), ops.Neg()]
+    calls[0].overload = "sideways"
+    with pytest.raises(UnsupportedError, match=r"mine\.F"):
+        from_onnx(model(calls, [x_info(3)], functions=list(proto.functions)))
 
 
 def test_functions_of_the_standard_are_put_in_place():

@@ -47,6 +47,8 @@ def check(op_type, inputs, opset=17, constant=(), outputs=1, tolerance=1e-5, **a
         ("ScatterND", [f(4, 5), i64([1], [1]), f(2, 5)], 18, {"reduction": "min"}),
         ("Hardmax", [f(2, 3, 4)], 11, {"axis": 1}),
         ("Hardmax", [f(2, 3, 4)], 13, {"axis": 1}),
+        ("Hardmax", [f(2, 0, 4)], 11, {"axis": 1}),
+        ("Hardmax", [f(2, 0, 4)], 13, {"axis": 1}),
         ("ReverseSequence", [f(4, 3, 2), i64(4, 1, 2)], 10, {}),
         ("ReverseSequence", [f(3, 4, 2), i64(4, 1, 2)], 10, {"batch_axis": 0, "time_axis": 1}),
         ("Einsum", [f(2, 3, 4), f(2, 4, 5)], 12, {"equation": "bij, bjk -> bik"}),

@@ -135,6 +135,20 @@ def test_functions_that_call_themselves_or_explode(monkeypatch):
         from_onnx(model([call], [x_info(2)], functions=chain))
 
 
+@pytest.mark.parametrize("trips", [2, 2**40])
+def test_a_loop_without_nodes_ends(trips):
+    state = [helper.make_tensor_value_info("going", TensorProto.BOOL, []), x_info(2)]
+    number = helper.make_tensor_value_info("i", TensorProto.INT64, [])
+    body = helper.make_graph([], "body", [number, *state], state)
+    proto = model([node("Loop", "trips going0 v", "y", body=body)], [helper.make_tensor_value_info("v", 1, [2])],
+                  constants={"trips": np.array(trips), "going0": np.array(True)})  # fmt: skip
+    if trips == 2:
+        assert from_onnx(proto).outputs["y"].name == "v"
+        return
+    with pytest.raises(ModelFileError, match=r"Loop.*unfolds to more"):
+        from_onnx(proto)
+
+
 # ---- tensors
 
 

@@ -429,3 +429,12 @@ def test_upsample_and_resize_10(mode):
     scales = np.array([1, 1, 2, 3], np.float32)
     check("Upsample", [f(1, 2, 3, 4), scales], 9, constant=[1], mode=mode)
     check("Resize", [f(1, 2, 3, 4), scales], 10, constant=[1], mode=mode)
+
+
+@pytest.mark.parametrize("scales", [(0.6, 0.6), (0.75, 1.7), (2, 0.3), (1, 0.1)])
+def test_resize_10_takes_the_element_above_where_it_shrinks(scales):
+    check("Resize", [f(1, 2, 5, 13), np.array([1, 1, *scales], np.float32)], 10, constant=[1])
+    proto, feeds = single(
+        "Resize", [np.arange(1, 9, dtype=np.float32).reshape(1, 1, 2, 4), np.float32([1, 1, 0.6, 0.6])], 10, [1]
+    )
+    np.testing.assert_array_equal(evaluate(from_onnx(proto), feeds)["y"].reshape(-1), [1, 3])

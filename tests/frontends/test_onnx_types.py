@@ -184,3 +184,13 @@ def test_a_fused_product_that_ends_in_another_type(dtype):
     graph.output("y", graph.apply(Cast(dtype), chosen))
     feeds = {"x": np.random.default_rng(7).standard_normal((4, 8)).astype(np.float32)}
     np.testing.assert_array_equal(native(graph, feeds)["y"], evaluate(graph, feeds)["y"])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_statistics_of_a_layer_norm_are_float32(dtype):
+    x, scale = np.random.default_rng(8).standard_normal((2, 3, 7)).astype(dtype), np.ones(7, dtype)
+    proto, feeds = single("LayerNormalization", [x, scale], outputs=3)
+    found, wanted = native(from_onnx(proto), feeds), run_ort(proto, feeds)
+    for name, array in wanted.items():
+        assert found[name].dtype == array.dtype == (dtype if name == "y0" else np.float32)
+        np.testing.assert_allclose(found[name], array, rtol=2e-3, atol=2e-3)
