@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,24 @@ class Options:
     cache: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.threads, int) or self.threads < 1:
+        """Raises ValueError with the field that cannot be what it is."""
+        threads = _whole(self.threads)
+        if threads is None or threads < 1:
             raise ValueError(f"threads={self.threads!r}; it is a number of threads, at least 1")
         if self.numerics not in ("fast", "strict"):
             raise ValueError(f"numerics={self.numerics!r}; it is 'fast' or 'strict'")
+        if self.stop_after is not None and ((stop := _whole(self.stop_after)) is None or stop < 0):
+            raise ValueError(f"stop_after={self.stop_after!r}; it is a number of rewrites, or None")
+        names = self.disable if isinstance(self.disable, Iterable) and not isinstance(self.disable, str) else (None,)
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError(f"disable={self.disable!r}; it is a sequence of names of passes, such as ('fuse',)")
+        object.__setattr__(self, "threads", threads)
         object.__setattr__(self, "disable", tuple(self.disable))
+
+
+def _whole(value: Any) -> int | None:
+    """The integer that the value is, numpy's too; None for anything else, truth values included."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None

@@ -27,6 +27,8 @@ def compile(network: Network, options: Options | None = None, **settings: Any) -
     Give the options as one object or by name: `gl.compile(net, threads=2, numerics="strict")`. Raises UnsupportedError
     with everything that has no kernel, TargetError if this machine cannot execute the target.
     """
+    if not isinstance(options, Options | None):
+        raise TypeError(f"options is a {type(options).__name__}; give gl.Options(...), or name the settings: threads=2")
     if options is not None and settings:
         raise TypeError("give the options as one object or by name, not both")
     return compile_graph(as_graph(network), options or Options(**settings))

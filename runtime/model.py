@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -36,6 +37,10 @@ class Model:
     def __init__(self, artifact: Artifact, threads: int = 1) -> None:
         """Raises CpuMismatchError if this machine cannot execute the code, ArtifactError if it is no code at all."""
         manifest = artifact.manifest
+        try:
+            threads = operator.index(threads)
+        except TypeError as error:
+            raise InputError(f"threads={threads!r}; it is a number of threads") from error
         if threads < 1:
             raise InputError(f"threads={threads}; a model runs on 1 thread or more")
         self._artifact = artifact

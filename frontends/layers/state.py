@@ -54,8 +54,13 @@ def count_parameters(graph: Graph) -> int:
 
 
 def read(source: Mapping[str, npt.ArrayLike] | str | Path) -> dict[str, Any]:
-    """The arrays of a state dict by name. Raises ModelFileError if a file cannot be read."""
+    """The arrays of a state dict by name.
+
+    Raises ModelFileError if a file cannot be read, ShapeError for a mapping whose keys are no names.
+    """
     if isinstance(source, Mapping):
+        if wrong := [key for key in source if not isinstance(key, str)]:
+            raise ShapeError(f"a state dict has arrays by the names of parameters; {wrong[0]!r} is no name")
         return dict(source)
     path = Path(source)
     match path.suffix:

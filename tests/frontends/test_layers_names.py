@@ -138,6 +138,12 @@ def test_misfits_are_listed_together_and_change_nothing():
     assert not net.state_dict()["5.weight"].any()
 
 
+def test_keys_of_a_state_dict_are_names():
+    net = L.Sequential([L.Input((3,)), L.Linear(2)])
+    with pytest.raises(ShapeError, match="0 is no name"):
+        net.load_state_dict({0: np.zeros((2, 3))})
+
+
 class TorchTensor:
     """What a state dict of PyTorch holds, as far as it is asked: numpy has no counterpart for some of its types."""
 

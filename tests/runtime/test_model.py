@@ -228,9 +228,10 @@ def test_profile_names_every_step_and_adds_up(threads):
             model.profile({"x": x}, repeat=0)
 
 
-def test_threads_must_be_positive():
-    with pytest.raises(InputError, match="threads=0"):
-        programs.adder(threads=0)
+@pytest.mark.parametrize("threads", [0, -1, 2.5, "2", None])
+def test_threads_are_a_positive_number(threads):
+    with pytest.raises(InputError, match=f"threads={threads!r}"):
+        programs.adder(threads=threads)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
