@@ -26,7 +26,7 @@ A first round, with a model of yours or any network of the zoo (resnet50, mobile
   glulam run model.glulam --input x.npy -o y.npz    run it
   glulam explain model.onnx                         every fusion that was made or refused, and why
   glulam tune model.onnx                            which algorithms are fastest here, against the estimates
-  glulam show model.onnx loops                      any level in between: graph, loops, LLVM, assembly
+  glulam show model.onnx loops                      any level in between: graph, program, loops, LLVM, assembly
   glulam profile model.onnx                         where the time goes, against the peak of this machine
   glulam bench model.onnx --peers                   fused against unfused, and against other engines
 """

@@ -20,10 +20,11 @@ def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
         commands,
         shared,
         "show",
-        "Print a level of the compilation: the graph, the loops of its kernels, LLVM code, or assembly.",
+        "Print a level of the compilation: the graph, the program of kernel calls, loops, LLVM code, or assembly.",
         [
             "glulam show resnet18 input                    the graph as imported",
             "glulam show resnet18 graph                    after all passes; --after PASS: after that one",
+            "glulam show resnet18 program --threads 4      which kernels are called, on which memory, after which",
             "glulam show resnet18 loops --kernel fc        the loops of the kernels of layers named like that",
             "glulam show resnet18 llvm --kernel conv1",
             "glulam show resnet18 assembly --kernel conv1 --target x86-64-v3",
@@ -68,6 +69,13 @@ def _dot(graph: Graph, options: Options, arguments: argparse.Namespace) -> str:
     from glulam.compiler.graph.draw import to_dot
 
     return to_dot(optimise(graph, options)[0])
+
+
+def _program(graph: Graph, options: Options, arguments: argparse.Namespace) -> str:
+    from glulam.compiler.driver import lower
+    from glulam.compiler.loops.program_text import show_program
+
+    return show_program(lower(graph, options))
 
 
 def _loops(graph: Graph, options: Options, arguments: argparse.Namespace) -> str:
@@ -115,6 +123,7 @@ _LEVELS: Mapping[str, Callable[[Graph, Options, argparse.Namespace], str]] = {
     "input": _input,
     "graph": _graph,
     "dot": _dot,
+    "program": _program,
     "loops": _loops,
     "llvm": _llvm,
     "assembly": _assembly,

@@ -15,7 +15,7 @@ from glulam.cli import build_parser, main
 from glulam.cli_common import UsageError, parse_shape
 from glulam.cli_run import read_inputs
 
-COMMANDS = ["compile", "explain", "run", "inspect", "profile", "bench"]
+COMMANDS = ["compile", "explain", "show", "run", "inspect", "profile", "tune", "bench"]
 
 
 def test_help_starts_with_a_first_round_through_the_commands():
@@ -151,6 +151,50 @@ def test_run_without_its_input_says_which(tiny, tmp_path, capsys):
     assert main(["compile", str(tiny[0]), "-o", str(artifact)]) == 0
     assert main(["run", str(artifact)]) == 2
     assert "x: float32[1,3,12,12]" in capsys.readouterr().err
+
+
+LEVELS = {
+    "input": "input %x: f32[1,3,12,12]",
+    "graph": "fused",
+    "graph --after fold_normalisation": "max_pool(",
+    "dot": "digraph",
+    "program": "reads input 0[0..1727]",
+    "loops": "parallel",
+    "loops --kernel reorder": "parallel",
+    "llvm": "define void @",
+    "assembly": "ret",
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_level_can_be_shown(tiny, level, capsys):
+    assert main(["show", str(tiny[0]), *level.split()]) == 0
+    assert LEVELS[level] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("level", "reason"),
+    [
+        ("loops --after fuse", "--after goes with the level graph"),
+        ("graph --kernel fc", "--kernel goes with the levels"),
+        ("loops --kernel nobody", "no kernel's name or layers contain 'nobody'"),
+        ("graph --after nothing", "no pass named 'nothing' ran"),
+    ],
+)
+def test_what_a_level_cannot_show(tiny, level, reason, capsys):
+    assert main(["show", str(tiny[0]), *level.split()]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_tune_lists_what_it_measured(tiny, capsys):
+    assert main(["tune", str(tiny[0]), "--no-cache"]) == 0
+    printed = capsys.readouterr().out
+    assert "the cost model chose the fastest candidate for" in printed
+    assert "fastest" in printed.partition("candidate")[2]
+    assert main(["tune", str(tiny[0]), "--no-cache", "--json"]) == 0
+    for layer in json.loads(capsys.readouterr().out):
+        seconds = {name: each["seconds"] for name, each in layer["candidates"].items() if each["seconds"] is not None}
+        assert not seconds or layer["chosen"] == min(seconds, key=seconds.__getitem__)
 
 
 def test_bench_compares_the_builds(tiny, capsys):
