@@ -42,6 +42,17 @@ class _Cluster:
 
 
 @dataclass(frozen=True)
+class _Origins:
+    """Channels as they were traced before the pass changed anything, and what stands for tensors since."""
+
+    traced: Mapping[Value, Channels]
+    replaced: Mapping[Value, Value]
+
+    def of(self, value: Value) -> Channels:
+        return [(self.replaced.get(source, source), channel) for source, channel in self.traced[value]]
+
+
+@dataclass(frozen=True)
 class ChosenChannels(Pass):
     """For each cluster of movements if, by estimate, what is copied less takes longer than looking channels up."""
 
@@ -50,25 +61,19 @@ class ChosenChannels(Pass):
     name = "chosen_channels"
 
     def proposals(self, graph: Graph, uses: Uses) -> Iterator[Patch | Decision]:
-        seen: set[Node] = set()
-        changed = True
-        while changed:  # a cluster may move what convolutions of another one compute
-            changed, origins = False, self.origins(graph)
-            for cluster in _clusters(graph, uses, origins):
-                if not cluster.layers or cluster.moves[0] in seen:
-                    continue
-                seen.add(cluster.moves[0])
-                proposal = self.proposal(graph, uses, cluster, origins)
+        traced = self.origins(graph)
+        replaced: dict[Value, Value] = {}  # what convolutions of one cluster compute, another one may move
+        for cluster in _clusters(graph, uses, traced):
+            if cluster.layers:
+                proposal = self.proposal(graph, uses, cluster, _Origins(traced, replaced))
                 yield proposal
                 if isinstance(proposal, Patch):
-                    changed = True
-                    break
+                    replaced |= {old: new for old, new in proposal.replaced.items() if uses.has(new)}
 
-    def proposal(
-        self, graph: Graph, uses: Uses, cluster: _Cluster, origins: Mapping[Value, Channels]
-    ) -> Patch | Decision:
+    def proposal(self, graph: Graph, uses: Uses, cluster: _Cluster, current: _Origins) -> Patch | Decision:
         at = cluster.moves[0].name
         inputs = [next(node.present_inputs()) for node in cluster.layers]
+        origins = {value: current.of(value) for value in (*inputs, *cluster.needed)}
         sources = dict.fromkeys(source for value in (*inputs, *cluster.needed) for source, _ in origins[value])
         for source in sources:
             if (why := _unsuitable(uses, source)) is not None:
