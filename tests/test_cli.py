@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -190,11 +191,15 @@ def test_tune_lists_what_it_measured(tiny, capsys):
     assert main(["tune", str(tiny[0]), "--no-cache"]) == 0
     printed = capsys.readouterr().out
     assert "the cost model chose the fastest candidate for" in printed
-    assert "fastest" in printed.partition("candidate")[2]
+    assert re.search(r"\d us +fastest", printed)
     assert main(["tune", str(tiny[0]), "--no-cache", "--json"]) == 0
+    measured = 0
     for layer in json.loads(capsys.readouterr().out):
         seconds = {name: each["seconds"] for name, each in layer["candidates"].items() if each["seconds"] is not None}
-        assert not seconds or layer["chosen"] == min(seconds, key=seconds.__getitem__)
+        if seconds:
+            measured += 1
+            assert layer["chosen"] == min(seconds, key=seconds.__getitem__)
+    assert measured
 
 
 def test_bench_compares_the_builds(tiny, capsys):

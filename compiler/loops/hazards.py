@@ -1,9 +1,8 @@
 """Which steps of a program must be complete before another one may start: where data crosses, and nowhere else.
 
-A step depends on an earlier one if they touch the same bytes and at least one of them writes there: it reads what the
-earlier one wrote, overwrites what that read, or overwrites what that wrote. (Hennessy and Patterson, Computer
-Architecture, section 2.1: read after write, write after read, write after write.) An operand covers all bytes from
-its first to its last element, for all parts of a batch.
+A step depends on an earlier one if they touch the same bytes and at least one of them writes there: read after write,
+write after read, write after write. An operand covers all bytes from its first to its last element, for all parts of a
+batch.
 
 External functions may have effects besides what they write, so they keep their order.
 """
