@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from glulam.compiler.errors import GlulamError, UnsupportedError
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.kernels.context import Arg, Context, Lowered, Operand
-from glulam.compiler.kernels.packing import WeightBlock
+from glulam.compiler.kernels.packing import Packing, WeightBlock
 from glulam.compiler.loops.ir import Kernel
 from glulam.compiler.loops.printer import show_kernel
 from glulam.compiler.loops.program import Program, Ref, Repeat, Step
@@ -174,16 +174,19 @@ def _step(node: Node, lowered: Lowered, plan: MemoryPlan, weights: WeightBlock, 
 
     kernel = lowered.kernel
     flops = node.op.flops([None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs])
-    traffic = sum(v.type.nbytes for v in (*node.present_inputs(), *node.outputs))
+    values = (*node.present_inputs(), *node.outputs)
+    traffic = sum(v.type.nbytes for v in values)
     estimate = max(flops / _FLOPS_PER_MICROSECOND + traffic / _BYTES_PER_MICROSECOND, _NOTHING)
     for_all = min(estimate / _LEAST_MICROSECONDS, target.threads) if target.many_threads else 1
     chunks = int(min(max(estimate / _CHUNK_MICROSECONDS, for_all, 1), _MAX_CHUNKS))
     grain = max(1, kernel.extent // chunks) if target.many_threads else -(-kernel.extent // chunks)
     claim = max(1, int(_CLAIM_MICROSECONDS * kernel.extent / (estimate * grain)))
     refs = tuple(ref(arg) for arg in lowered.args)
+    packed = sum(arg.nbytes for arg in lowered.args if isinstance(arg, Packing))
+    moved = packed + sum(v.type.nbytes for v in values if not v.is_constant)
     anchor = getattr(node.op, "anchor", None) or node
     label = _label(node)
-    return Step(kernel, refs, grain, label, flops, traffic, lowered.foreign, anchor.name, lowered.template, claim)
+    return Step(kernel, refs, grain, label, flops, moved, lowered.foreign, anchor.name, lowered.template, claim)
 
 
 def _label(node: Node) -> str:

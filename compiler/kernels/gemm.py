@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels import gemm_dots
 from glulam.compiler.kernels.context import Context, Lowered, Point, View
+from glulam.compiler.kernels.fixed_point import FixedPoint
 from glulam.compiler.kernels.gemm_operands import (
     batch_point,
     merged_rows,
@@ -41,15 +42,18 @@ _TOGETHER = 8  # sums that a long epilogue is applied to where they are
 _ENOUGH = 16  # iterations of a parallel space that need no finer split
 
 
-def linear(ctx: Context, tiling: Tiling | None = None) -> Lowered:
-    """The kernel of x[..., K] @ w[N, K].T + bias?[N], in tiles of rows x blocks of columns if they are given."""
+def linear(ctx: Context, tiling: Tiling | None = None, *, fixed_point: bool = False) -> Lowered:
+    """The kernel of x[..., K] @ w[N, K].T + bias?[N], in tiles of rows x blocks of columns if they are given.
+
+    Constant weights may be kept as `fixed_point` numbers, see there.
+    """
     bias = 2 if ctx.has(2) else None
     flat = with_rows(ctx)
     flat = merged_rows(flat) or flat
     weights = flat.data(1)
     if weights is None or len(weights) == 1:
         return gemm_dots.build(flat, transposed=True, bias=bias)
-    return _Columns(flat, weights.T, bias, tiling).build()
+    return _Columns(flat, weights.T, bias, tiling, fixed_point).build()
 
 
 def row_limit(target: Target, depth: int, dtype: DType) -> int:
@@ -110,13 +114,17 @@ class _LookAhead:
 class _Columns:
     """Vectors along the columns; `packed` is the right operand [K, N] if it is known."""
 
-    def __init__(self, ctx: Context, packed: Array | None, bias: int | None, tiling: Tiling | None = None) -> None:
+    def __init__(
+        self, ctx: Context, packed: Array | None, bias: int | None, tiling: Tiling | None = None,
+        fixed_point: bool = False,
+    ) -> None:  # fmt: skip
         self.ctx, self.b = ctx, ctx.builder
         self.left = source(ctx, 0)
         self.packed, self.tiling = packed, tiling
         self.right = None if packed is not None else source(ctx, 1)
         self.bias = bias
         self.dtype = ctx.operand(0).type.dtype  # the epilogue may give another one
+        self.fixed_point = fixed_point and packed is not None and packed.size > 0 and self.dtype is DType.F32
         *self.batch, self.rows, self.columns = ctx.output.shape
         self.depth = ctx.operand(0).shape[-1]
         self.sums: dict[tuple[int, ...], Buffer] = {}
@@ -137,7 +145,7 @@ class _Columns:
             for first, count, per_group in pieces(full, blocks):
                 chunks.append(_Chunk(first * width, count, per_group, width, rows, 1))
         if rest:
-            split = 1 if full else _NARROW_SPLIT
+            split = 1 if full or self.fixed_point else _NARROW_SPLIT
             rows = min(self.rows, self.ctx.target.vector_registers // (split + 1))
             chunks.append(_Chunk(full * width, 1, 1, rest, rows, split))
         return chunks
@@ -170,12 +178,14 @@ class _Columns:
                 last = Affine.of(full)
                 self.tile(chunk, weights, bias, _Place(outer, g, last * chunk.rows, rest, last))
 
-    def weights(self, chunk: _Chunk) -> Buffer | None:
+    def weights(self, chunk: _Chunk) -> Buffer | FixedPoint | None:
         """[groups, K, blocks, lanes] of the chunk's columns."""
         if self.packed is None:
             return None
         width = chunk.blocks * chunk.lanes
         part = self.packed[:, chunk.first : chunk.first + chunk.count * width]
+        if self.fixed_point:
+            return FixedPoint.of(self.ctx, part.T, (chunk.count, chunk.blocks, chunk.lanes), self.part_starts)
         part = part.reshape(self.depth, chunk.count, chunk.blocks, chunk.lanes)
         return self.ctx.constant(part.transpose(1, 0, 2, 3), "w")
 
@@ -187,7 +197,9 @@ class _Columns:
         part = data[chunk.first : chunk.first + width]
         return self.ctx.constant(part.reshape(chunk.count, chunk.blocks, chunk.lanes), "b")
 
-    def tile(self, chunk: _Chunk, weights: Buffer | None, bias: Buffer | None, place: _Place) -> None:
+    def tile(
+        self, chunk: _Chunk, weights: Buffer | FixedPoint | None, bias: Buffer | None, place: _Place
+    ) -> None:  # fmt: skip
         b, rows, blocks, split = self.b, place.rows, chunk.blocks, chunk.split
 
         def column(j: Var, v: Var) -> Affine:
@@ -207,6 +219,8 @@ class _Columns:
             def step(k: Affine, u: int | Affine) -> None:
                 with b.unrolled("r", rows) as r, b.unrolled("j", blocks) as j:
                     x = self.element(self.left, 0, place.batch, place.row + r, k)
+                    if isinstance(weights, FixedPoint):
+                        x = weights.scaled(x)
                     if weights is not None:
                         w: Expr = weights[place.group, k, j, v]
                     else:
@@ -215,8 +229,8 @@ class _Columns:
                     b.store(acc[u, r, j], multiply_add(x, w, acc[u, r, j]))
 
             self.fetch_extras(chunk, place)
-            ahead = None if weights is None else self.look_ahead(chunk, weights, place)
-            self.reduce(split, step, ahead, None if kept is None else kept.flush)
+            ahead = self.look_ahead(chunk, weights, place) if isinstance(weights, Buffer) else None
+            self.reduce(split, step, ahead, None if kept is None else self.flush(kept, weights, place, v))
             if self.ctx.epilogue.is_long and rows * blocks > _TOGETHER:
                 self.finish_apart(acc, kept, place, v, column)
                 return
@@ -227,14 +241,32 @@ class _Columns:
 
     def partial_sums(self, acc: Tile, v: Var) -> PartialSums | None:
         """Where the tile's sums go part by part, if they are long."""
-        if self.dtype is not DType.F32 or acc.shape[0] > 1 or sum(count for _, count, _ in self.parts) < 2:
+        long = self.dtype is DType.F32 and acc.shape[0] == 1 and sum(count for _, count, _ in self.parts) > 1
+        if not (long or self.fixed_point):
             return None
         return PartialSums(self.b, self.sums_buffer(acc, v), lambda r, j: acc[0, r, j], v, acc.shape[1])
+
+    @staticmethod
+    def flush(
+        kept: PartialSums, weights: Buffer | FixedPoint | None, place: _Place, v: Var
+    ) -> Callable[[Affine], None]:
+        """What ends a part of the tile's sums, given its number."""
+        if not isinstance(weights, FixedPoint):
+            return lambda part: kept.flush()
+        scales = weights.scales
+        return lambda part: kept.flush(lambda j: scales[place.group, part, j, v])
 
     @property
     def parts(self) -> list[tuple[int, int, int]]:
         """Of the rounds of the loop over the depth: (first, count, length)."""
         return parts(self.depth // _UNROLL, _UNROLL)
+
+    @property
+    def part_starts(self) -> list[int]:
+        """Where the parts of a sum start, and what is left of the depth."""
+        starts = [(first + p * length) * _UNROLL for first, count, length in self.parts for p in range(count) if length]
+        full = self.depth // _UNROLL * _UNROLL
+        return [*starts, full] if full < self.depth else starts
 
     def sums_buffer(self, acc: Tile, v: Var) -> Buffer:
         """Memory for a tile."""
@@ -302,10 +334,10 @@ class _Columns:
 
     def reduce(
         self, split: int, step: Callable[[Affine, int | Affine], None], ahead: _LookAhead | None,
-        flush: Callable[[], None] | None,
+        flush: Callable[[Affine], None] | None,
     ) -> None:  # fmt: skip
-        """`step(k, partial sum)` for all of the depth; `flush` at the end of each part of the sum."""
-        b = self.b
+        """`step(k, partial sum)` for all of the depth; `flush(part)` at the end of each part of the sum."""
+        b, ended = self.b, 0
         full, rest = divmod(self.depth, _UNROLL)
         every = 1 if ahead is None else ahead.every
         for first, count, length in self.parts if full else []:
@@ -316,12 +348,13 @@ class _Columns:
                     with b.serial("k", every) as k, b.unrolled("u", _UNROLL) as u:
                         step((p * length + a * every + k + first) * _UNROLL + u, 0 if split == 1 else Affine.of(u))
                 if flush is not None:
-                    flush()
+                    flush(p + ended)
+            ended += count
         if rest:
             with b.unrolled("u", rest) as u:
                 step(u + full * _UNROLL, 0 if split == 1 else Affine.of(u))
             if flush is not None:
-                flush()
+                flush(Affine.of(ended))
 
     def element(self, source: View | Buffer, i: int, batch: Sequence[Var], row: IndexLike, column: IndexLike) -> Expr:
         """Element of operand `i` at a batch index that may broadcast."""

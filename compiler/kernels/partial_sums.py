@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from glulam.compiler.kernels.tiling import pieces
-from glulam.compiler.loops.expr import Expr
+from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Load, Tile, TileRead, Var
 
 PART = 384  # products of a part, about
@@ -63,14 +63,16 @@ class PartialSums:
         with self._elements() as (t, j):
             self.b.store(self.tile(t, j), 0.0)
 
-    def add(self) -> None:
-        """Add a part that has ended to the sum."""
+    def add(self, factor: Callable[[Var], Expr] | None = None) -> None:
+        """Add a part that has ended to the sum, times the `factor(block)` if there is one."""
         with self._elements() as (t, j):
-            self.b.store(self.total(t, j), self.total(t, j) + self.tile(t, j))
+            part: Expr = self.tile(t, j)
+            total = self.total(t, j)
+            self.b.store(total, total + part if factor is None else Fma(part, factor(j), total))
 
-    def flush(self) -> None:
+    def flush(self, factor: Callable[[Var], Expr] | None = None) -> None:
         """End a part and begin the next one."""
-        self.add()
+        self.add(factor)
         self.clear()
 
     def total(self, t: IndexLike, j: IndexLike) -> Load:

@@ -22,6 +22,7 @@ from glulam.compiler.kernels import (
     conv_transpose,
     conv_winograd,
     depthwise_tile,
+    fixed_point,
     gemm,
     strassen,
     winograd_stages,
@@ -30,6 +31,7 @@ from glulam.compiler.kernels.conv_geometry import ConvShape, TransposedGeometry
 from glulam.compiler.kernels.minimal_filtering import Filtering, filtering
 from glulam.compiler.kernels.tiling import COPY_RATE, Tiling, row_cycles, stream_rate, tilings
 from glulam.compiler.ops.conv import Conv, ConvTranspose
+from glulam.compiler.ops.fixed_point import FixedPointLinear
 from glulam.compiler.ops.matmul import Linear
 from glulam.compiler.ops.narrow import NarrowConv
 from glulam.compiler.ops.strassen import StrassenConv, StrassenLinear
@@ -43,6 +45,8 @@ _TILES = {(3, 1): (2, 4, 6), (5, 1): (3, 4), (7, 1): (4, 6), (3, 2): (2, 4), (5,
 """Outputs of Winograd's tiles along an axis, by the taps and the stride along it."""
 
 _MOST_POINTS = 9  # besides infinity, in two dimensions: the 11 of F(6x6, 7x7) would round seven times as much
+
+_READ_BETWEEN = 2  # times the weights of a linear layer that pass the caches before it is run again
 
 _OTHER_TILES = 2  # tiles besides the model's own that are worth a measurement
 
@@ -389,28 +393,61 @@ def _striped(target: Target, node: Node) -> list[Candidate]:
 
 
 def _linear(target: Target, node: Node) -> list[Candidate]:
-    x, weights = node.inputs[:2]
-    assert x is not None
-    assert weights is not None
-    columns, depth = weights.shape
-    rows, blocks = math.prod(x.shape[:-1]), -(-columns // target.lanes)
-    stream = weights.type.nbytes / stream_rate(target, weights.type.nbytes)
-    limit = gemm.row_limit(target, depth, x.type.dtype)
-    found = sorted(tilings(target, max(rows, 1), blocks, depth, limit=limit), key=lambda entry: entry[:2])
-
-    def cycles(tiling: Tiling) -> float:
-        return max(row_cycles(target, tiling, max(rows, 1), blocks, depth), stream)
-
-    if rows < 2 or _needs_packing(node) is not None or columns < target.lanes:
-        return [Candidate("gemm", cycles(found[0][-1]), node.op)]
-    best, *others = (entry[-1] for entry in found)
+    best, *others = _gemm_tilings(target, node)
+    if not _takes_tiles(target, node):
+        return [Candidate("gemm", _gemm_cycles(target, node, best), node.op)]
     return [
-        Candidate(f"gemm {best.pixels}x{best.blocks}", cycles(best), node.op),
+        Candidate(f"gemm {best.pixels}x{best.blocks}", _gemm_cycles(target, node, best), node.op),
         *(
-            Candidate(f"gemm {t.pixels}x{t.blocks}", cycles(t), TiledLinear(rows=t.pixels, blocks=t.blocks))
+            Candidate(
+                f"gemm {t.pixels}x{t.blocks}",
+                _gemm_cycles(target, node, t),
+                TiledLinear(rows=t.pixels, blocks=t.blocks),
+            )
             for t in others[:_OTHER_TILES]
         ),
     ]
+
+
+def _gemm_size(target: Target, node: Node) -> tuple[int, int, int]:
+    """Rows (one at least), blocks of columns, and depth."""
+    weights = node.inputs[1]
+    assert weights is not None
+    return max(1, math.prod(node.output.shape[:-1])), -(-weights.shape[0] // target.lanes), weights.shape[1]
+
+
+def _takes_tiles(target: Target, node: Node) -> bool:
+    rows, *_ = _gemm_size(target, node)
+    return rows > 1 and _needs_packing(node) is None and node.output.shape[-1] >= target.lanes
+
+
+def _gemm_tilings(target: Target, node: Node) -> list[Tiling]:
+    """The best first."""
+    rows, blocks, depth = _gemm_size(target, node)
+    limit = gemm.row_limit(target, depth, node.output.type.dtype)
+    return [tiling for *_, tiling in sorted(tilings(target, rows, blocks, depth, limit=limit), key=lambda e: e[:2])]
+
+
+def _gemm_cycles(target: Target, node: Node, tiling: Tiling, unpack: float = 0.0, size: float = 1.0) -> float:
+    """To `unpack` a vector of weights, which take `size` times the memory of float32 ones, takes so many cycles."""
+    rows, blocks, depth = _gemm_size(target, node)
+    weights = node.inputs[1]
+    assert weights is not None
+    passes = -(-rows // tiling.pixels)
+    computing = row_cycles(target, tiling, rows, blocks, depth) + unpack * blocks * depth * passes
+    return max(computing, weights.type.nbytes * size / stream_rate(target, _READ_BETWEEN * weights.type.nbytes))
+
+
+def _no_fixed_point(target: Target, node: Node) -> str | None:
+    if node.output.shape[-1] < target.lanes:
+        return f"{node.output.shape[-1]} columns fill no vector of {target.lanes}"
+    return _needs_packing(node)
+
+
+def _fixed_point(target: Target, node: Node) -> list[Candidate]:
+    best, *_ = _gemm_tilings(target, node)
+    cycles = _gemm_cycles(target, node, best, fixed_point.UNPACK_CYCLES, fixed_point.BYTES / DType.F32.size)
+    return [Candidate("gemm of 24-bit weights", cycles, FixedPointLinear())]
 
 
 def _no_strassen_linear(target: Target, node: Node) -> str | None:
@@ -433,6 +470,7 @@ ALGORITHMS = (
     Algorithm("phases", ConvTranspose, _never, _phases),
     Algorithm("stripes", ConvTranspose, _no_stripes, _striped),
     Algorithm("gemm", Linear, _never, _linear),
+    Algorithm("24-bit weights", Linear, _no_fixed_point, _fixed_point, exact=False),
     Algorithm("strassen", Linear, _no_strassen_linear, _strassen_linear, exact=False),
 )
 """For each class of ops the general one first."""

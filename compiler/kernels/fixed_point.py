@@ -1,0 +1,108 @@
+"""Constant weights of matrix products in 24 bits instead of 32, where reading them takes longer than multiplying.
+
+The weights of a column that one part of its sum meets (see `partial_sums`) are q * scale with whole numbers q below
+2**23 in size: block floating point with the part's largest weight as the unit (compare J. Wilkinson, Rounding Errors in
+Algebraic Processes, 1963, chapter 1). They lie as 16 high bits and 8 low ones. What a part has summed over q is
+multiplied by the scale when it joins the sum, so a weight takes two loads, a shift, an OR and one conversion.
+
+A weight is off by at most 2**-24 of its part's largest one. The largest of m numbers is at most sqrt(m) times their
+root mean square, so that of the errors is below 2**-20 of the weights', whatever they are, and about 2**-23 of that of
+normally distributed ones: less than what is lost when the products are added up in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from glulam.compiler.graph.types import Array, DType
+from glulam.compiler.kernels.context import Context
+from glulam.compiler.kernels.packing import Packing
+from glulam.compiler.loops.expr import Cast, Expr
+from glulam.compiler.loops.ir import Buffer, IndexLike
+
+Floats = npt.NDArray[np.float32]
+Starts = tuple[int, ...]
+
+BYTES = 3  # of a weight
+UNPACK_CYCLES = 3.0  # of a vector of weights
+_LARGEST = 2**23 - 2  # a scale that was rounded down does not take the quotient beyond 2**23 - 1
+_LOW_BITS = 8
+_UNIT = 2.0**-22  # keeps sums over q, and scales, within what float32 holds
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """`weights[group, k, block, lane]` is q, whose products with `scaled(x)` add up to what `scales` then multiplies.
+
+    The bits lie in [group, K, block, lane], the scales in [group, part, block, lane].
+    """
+
+    high: Buffer
+    low: Buffer
+    scales: Buffer
+
+    @classmethod
+    def of(cls, ctx: Context, columns: Array, groups: tuple[int, int, int], starts: Sequence[int]) -> FixedPoint:
+        """Weights [N, K] of (groups, blocks, lanes) columns; the parts of a sum start at these k."""
+        count, blocks, lanes = groups
+
+        def constant(name: str, rows: Callable[[Floats, Starts], Array], extent: int, dtype: DType) -> Buffer:
+            shape = (count, extent, blocks, lanes)
+            return ctx.constant(Packing(columns, shape, dtype, _Fill(rows, tuple(starts)), blocks * lanes), name)
+
+        depth = columns.shape[1]
+        return cls(
+            constant("high", _high, depth, DType.I16),
+            constant("low", _low, depth, DType.U8),
+            constant("scale", _scales, len(starts), DType.F32),
+        )
+
+    def __getitem__(self, point: tuple[IndexLike, ...]) -> Expr:
+        high, low = (Cast(bits[point], DType.I32) for bits in (self.high, self.low))
+        return Cast(high * 2**_LOW_BITS + low, DType.F32)
+
+    @staticmethod
+    def scaled(x: Expr) -> Expr:
+        return x * _UNIT
+
+
+@dataclass(frozen=True)
+class _Fill:
+    """Fills [groups, rows, blocks, lanes] from weights [N, K]: `rows` gives those of a group, [n, K] -> [n, rows]."""
+
+    rows: Callable[[Floats, Starts], Array]
+    starts: Starts
+
+    def __call__(self, out: Array, columns: Array) -> None:
+        width = out.shape[2] * out.shape[3]
+        for group, place in enumerate(out):
+            weights = columns[group * width : (group + 1) * width].astype(np.float32, copy=False)
+            place.reshape(-1, width)[...] = self.rows(weights, self.starts).T
+
+
+def _scales(weights: Floats, starts: Starts) -> Floats:
+    """One for each part; NaN where a weight is not finite, and so is then what it takes part in."""
+    largest = np.maximum.reduceat(np.abs(weights), starts, axis=1)
+    scales = np.maximum(largest * np.float32(1 / (_LARGEST * _UNIT)), np.finfo(np.float32).tiny)
+    return np.where(np.isfinite(largest), scales, np.float32(np.nan))
+
+
+def _quotients(weights: Floats, starts: Starts) -> npt.NDArray[np.int32]:
+    """The whole numbers q."""
+    lengths = np.diff(starts, append=weights.shape[1])
+    with np.errstate(invalid="ignore"):
+        factors = 1 / (_scales(weights, starts).astype(np.float64) * _UNIT)
+        quotients = weights * np.repeat(factors, lengths, axis=1)
+        return np.rint(quotients, out=quotients).astype(np.int32)
+
+
+def _high(weights: Floats, starts: Starts) -> Array:
+    return (_quotients(weights, starts) >> _LOW_BITS).astype(np.int16)
+
+
+def _low(weights: Floats, starts: Starts) -> Array:
+    return _quotients(weights, starts).astype(np.uint8)

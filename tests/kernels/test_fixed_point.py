@@ -1,0 +1,169 @@
+"""Weights kept in 24 bits: how they are rounded, and linear layers with them by interpreter and native code."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fusing import with_relu
+from harness import run_op
+
+from glulam.compiler.driver import compile_graph, optimise
+from glulam.compiler.graph.graph import Graph
+from glulam.compiler.graph.types import f32
+from glulam.compiler.kernels.context import Context, Operand
+from glulam.compiler.kernels.fixed_point import FixedPoint
+from glulam.compiler.ops.activation import Gelu, Relu
+from glulam.compiler.ops.fixed_point import FixedPointLinear
+from glulam.compiler.ops.matmul import Linear
+from glulam.compiler.options import Options
+from glulam.compiler.targets import runnable_targets
+from glulam.compiler.targets import target as named_target
+
+TARGETS = [t.name for t in runnable_targets()]
+RNG = np.random.default_rng(21)
+
+
+def floats(*shape):
+    return RNG.uniform(-1, 1, shape).astype(np.float32)
+
+
+def kept(weights, groups, starts):
+    """The weights [N, K] in float64 as the three arrays hold them."""
+    ctx = Context("kernel", named_target("native"), [], [Operand(f32(1))])
+    FixedPoint.of(ctx, weights, groups, starts)
+    high, low, scales = (arg.array() for arg in ctx.finished().args)
+    assert (high.dtype, low.dtype, scales.dtype) == (np.int16, np.uint8, np.float32)
+    q = (high.astype(np.int64) << 8) + low
+    assert np.abs(q).max() < 2**23
+    parts = np.searchsorted(starts, np.arange(weights.shape[1]), side="right") - 1
+    values = q * 2.0**-22 * scales[:, parts].astype(np.float64)
+    return values.transpose(0, 2, 3, 1).reshape(weights.shape)
+
+
+def normal(shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def outlier(shape):
+    weights = normal(shape)
+    weights[:, shape[1] // 2] = 1e6
+    return weights
+
+
+@pytest.mark.parametrize("make", [
+    normal, outlier,
+    lambda shape: normal(shape) * np.float32(1e-30), lambda shape: normal(shape) * np.float32(1e37),
+    lambda shape: np.full(shape, np.finfo(np.float32).max), lambda shape: -np.ones(shape, np.float32),
+    lambda shape: np.where(np.arange(shape[1]) < 4, np.zeros(shape, np.float32), normal(shape)),
+])  # fmt: skip
+@pytest.mark.parametrize(("groups", "depth", "starts"), [
+    ((2, 3, 4), 21, (0, 8, 16, 20)), ((1, 1, 5), 1, (0,)), ((3, 1, 8), 7, (0, 4)),
+])  # fmt: skip
+def test_a_weight_is_off_by_half_a_step_of_its_part(make, groups, depth, starts):
+    weights = make((np.prod(groups), depth))
+    parts = np.split(weights.astype(np.float64), starts[1:], axis=1)
+    found = np.split(kept(weights, groups, starts), starts[1:], axis=1)
+    for part, values in zip(parts, found, strict=True):
+        largest = np.abs(part).max(1, keepdims=True)
+        assert (np.abs(values - part) <= 1.001 * 2.0**-24 * largest).all()
+
+
+def test_what_is_too_small_for_a_scale_of_its_own_has_the_smallest():
+    weights = np.full((4, 8), 1e-44, np.float32)
+    weights[:, 4:] = 0.0
+    np.testing.assert_allclose(kept(weights, (1, 1, 4), (0, 4)), weights, rtol=0, atol=2.0**-149)
+
+
+def test_errors_are_small_beside_the_weights_of_a_part_whatever_they_are():
+    """As the module says: the largest of m numbers is at most sqrt(m) times their root mean square."""
+    weights = np.zeros((4, 384), np.float32)
+    weights[:, 0], weights[:, 1:] = 1.0, normal((4, 383)) * np.float32(1e-6)
+    for w in (weights, outlier((4, 384)), normal((4, 384))):
+        error = np.sqrt(((kept(w, (1, 1, 4), (0,)) - w) ** 2).mean(1))
+        assert (error < 2.0**-20 * np.sqrt((w.astype(np.float64) ** 2).mean(1))).all()
+
+
+LAYERS = [
+    ((7,), 5), ((1, 33), 17), ((1, 1), 40), ((1, 3), 16), ((2, 3, 16), 64), ((1, 769), 150), ((3, 1541), 33),
+    ((5, 19), 1), ((3, 0), 4), ((0, 4), 20), ((30, 8), 16),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("native", [False, True])
+def test_layers(target, native):
+    for shape, columns in LAYERS:
+        if not native and shape[-1] > 1000:
+            continue
+        x, w, bias = floats(*shape), floats(columns, shape[-1]), floats(columns)
+        for arrays in ([x, w, bias], [x, w, None]):
+            (got,) = run_op(FixedPointLinear(), arrays, (1, 2), target, native)
+            (wanted,) = Linear().reference(*arrays)
+            np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=2e-5)
+
+
+def test_weights_that_are_inputs_or_of_another_type_are_as_they_are():
+    x, w = floats(3, 20), floats(33, 20)
+    np.testing.assert_array_equal(run_op(FixedPointLinear(), [x, w])[0], run_op(Linear(), [x, w])[0])
+    wide = [x.astype(np.float64), w.astype(np.float64)]
+    np.testing.assert_array_equal(run_op(FixedPointLinear(), wide, (1,))[0], run_op(Linear(), wide, (1,))[0])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("activation", [Relu(), Gelu()])
+def test_an_epilogue_meets_the_finished_sum(target, activation):
+    for rows, depth, columns in ((1, 800, 70), (7, 21, 70)):
+        arrays = [floats(rows, depth), floats(columns, depth), floats(columns)]
+        region, given = with_relu(FixedPointLinear(), arrays, floats(rows, columns), activation=activation)
+        (got,) = run_op(region, given, (1, 2), target)
+        np.testing.assert_allclose(got, region.reference(*given)[0], rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_bits_of_a_row_do_not_depend_on_the_rows_around_it(target):
+    x, w = floats(9, 1541), floats(45, 1541)
+    (whole,) = run_op(FixedPointLinear(), [x, w], (1,), target)
+    (alone,) = run_op(FixedPointLinear(), [x[4:5], w], (1,), target)
+    np.testing.assert_array_equal(alone[0], whole[4])
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_a_weight_that_is_not_finite_spoils_its_column_alone(bad):
+    x, w = floats(2, 20), floats(40, 20)
+    w[7, 3] = bad
+    (got,) = run_op(FixedPointLinear(), [x, w], (1,))
+    assert np.isnan(got[:, 7]).all()
+    others = np.delete(np.arange(40), 7)
+    np.testing.assert_allclose(got[:, others], x @ w[others].T, rtol=1e-5, atol=1e-5)
+
+
+def layer(op, rows, weights):
+    graph = Graph("g")
+    w = graph.constant(weights)
+    graph.output("y", graph.apply(op, graph.input("x", f32(rows, weights.shape[1])), w, None))
+    return graph
+
+
+def test_it_is_chosen_where_weights_come_from_memory():
+    def chosen(rows, nbytes, **options):
+        graph = layer(Linear(), rows, np.zeros((nbytes // 4000, 1000), np.float32))
+        return "fixed_point_linear" in [node.op.name for node in optimise(graph, Options(**options))[0].nodes]
+
+    cache = named_target("native").l3_bytes
+    assert chosen(1, cache)
+    assert not chosen(1, cache, numerics="strict")
+    assert not chosen(1, cache // 8), "they stay in a cache"
+    assert not chosen(64, cache), "each weight has work for many rows"
+
+
+def test_a_model_takes_three_quarters_of_the_memory_and_no_other_bits_with_two_threads():
+    weights, x = floats(160, 1000), floats(1, 1000)
+    graph = layer(FixedPointLinear(), 1, weights)
+    compiled = {n: compile_graph(graph, Options(threads=n)) for n in (1, 2)}
+    strict = compile_graph(layer(Linear(), 1, weights), Options(numerics="strict"))
+    assert 0.75 <= compiled[1].weights_bytes / strict.weights_bytes < 0.76
+    assert sum(step.bytes for step in compiled[1].manifest.steps) < sum(step.bytes for step in strict.manifest.steps)
+    one, two = (model.run({"x": x})["y"] for model in compiled.values())
+    np.testing.assert_array_equal(one, two)
+    (wanted,) = Linear().reference(x, weights)
+    np.testing.assert_allclose(one, wanted, rtol=1e-5, atol=1e-5)
