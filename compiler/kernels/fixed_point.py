@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float32]
 Starts = tuple[int, ...]
 
 BYTES = 3  # of a weight
-UNPACK_CYCLES = 3.0  # of a vector of weights
+UNPACK_CYCLES = 2.5  # of a vector of weights
 _LARGEST = 2**23 - 2  # a scale that was rounded down does not take the quotient beyond 2**23 - 1
 _LOW_BITS = 8
 _UNIT = 2.0**-22  # keeps sums over q, and scales, within what float32 holds
