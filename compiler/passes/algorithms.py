@@ -29,7 +29,7 @@ from glulam.compiler.kernels import (
 )
 from glulam.compiler.kernels.conv_geometry import ConvShape, TransposedGeometry
 from glulam.compiler.kernels.minimal_filtering import Filtering, filtering
-from glulam.compiler.kernels.tiling import COPY_RATE, Tiling, memory_rate, row_cycles, tilings
+from glulam.compiler.kernels.tiling import COPY_RATE, Tiling, row_cycles, stream_rate, tilings
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.fixed_point import FixedPointLinear
 from glulam.compiler.ops.matmul import Linear
@@ -45,6 +45,8 @@ _TILES = {(3, 1): (2, 4, 6), (5, 1): (3, 4), (7, 1): (4, 6), (3, 2): (2, 4), (5,
 """Outputs of Winograd's tiles along an axis, by the taps and the stride along it."""
 
 _MOST_POINTS = 9  # besides infinity, in two dimensions: the 11 of F(6x6, 7x7) would round seven times as much
+
+_READ_BETWEEN = 2  # times the weights of a linear layer that pass the caches before it is run again
 
 _OTHER_TILES = 2  # tiles besides the model's own that are worth a measurement
 
@@ -433,7 +435,7 @@ def _gemm_cycles(target: Target, node: Node, tiling: Tiling, unpack: float = 0.0
     assert weights is not None
     passes = -(-rows // tiling.pixels)
     computing = row_cycles(target, tiling, rows, blocks, depth) + unpack * blocks * depth * passes
-    return max(computing, weights.type.nbytes * size / memory_rate(target, weights.type.nbytes))
+    return max(computing, weights.type.nbytes * size / stream_rate(target, _READ_BETWEEN * weights.type.nbytes))
 
 
 def _no_fixed_point(target: Target, node: Node) -> str | None:

@@ -149,11 +149,11 @@ def test_it_is_chosen_where_weights_come_from_memory():
         graph = layer(Linear(), rows, np.zeros((nbytes // 4000, 1000), np.float32))
         return "fixed_point_linear" in [node.op.name for node in optimise(graph, Options(**options))[0].nodes]
 
-    cache = named_target("native").l2_bytes
-    assert chosen(1, 4 * cache)
-    assert not chosen(1, 4 * cache, numerics="strict")
-    assert not chosen(1, cache // 2), "they stay in a cache"
-    assert not chosen(64, 4 * cache), "each weight has work for many rows"
+    cache = named_target("native").l3_bytes
+    assert chosen(1, cache)
+    assert not chosen(1, cache, numerics="strict")
+    assert not chosen(1, cache // 8), "they stay in a cache"
+    assert not chosen(64, cache), "each weight has work for many rows"
 
 
 def test_a_model_takes_three_quarters_of_the_memory_and_no_other_bits_with_two_threads():
