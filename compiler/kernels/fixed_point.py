@@ -6,8 +6,8 @@ Algebraic Processes, 1963, chapter 1). They lie as 16 high bits and 8 low ones. 
 multiplied by the scale when it joins the sum, so a weight takes two loads, a shift, an OR and one conversion.
 
 A weight is off by at most 2**-24 of its part's largest one. The largest of m numbers is at most sqrt(m) times their
-root mean square, so that of the errors is below 2**-20 of the weights', whatever they are, and about 2**-23 of that of
-normally distributed ones: less than what is lost when the products are added up in float32.
+root mean square, so that of the errors is at most about 2**-20 of the weights', whatever they are, and about 2**-23 of
+that of normally distributed ones: less than what is lost when the products are added up in float32.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float32]
 Starts = tuple[int, ...]
 
 BYTES = 3  # of a weight
-UNPACK_CYCLES = 2.5  # of a vector of weights
+UNPACK_CYCLES = 2.5  # of a vector of weights, beside reading and multiplying
 _LARGEST = 2**23 - 2  # a scale that was rounded down does not take the quotient beyond 2**23 - 1
 _LOW_BITS = 8
 _UNIT = 2.0**-22  # keeps sums over q, and scales, within what float32 holds
