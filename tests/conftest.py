@@ -1,19 +1,66 @@
-"""Fixtures for all tests: golden texts, compared or rewritten with --update-golden."""
+"""Fixtures for all tests: golden texts, compared or rewritten with --update-golden; code that is kept for a session."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from glulam.compiler.cache import VARIABLE
+from glulam.compiler import driver
+from glulam.compiler.cache import VARIABLE, Cache, default_cache
+from glulam.compiler.codegen import module
+from glulam.compiler.codegen.processes import processes_for
+from glulam.runtime import processors
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
-os.environ[VARIABLE] = "off"  # also for processes that tests start: nothing is kept, nothing found
+os.environ[VARIABLE] = "off"  # also for processes that tests start: nothing is kept on disk, nothing found
+
+
+@dataclass(frozen=True)
+class InMemory(Cache):
+    """Keeps object code for as long as it lives, and no measurements."""
+
+    objects: dict[str, bytes] = field(default_factory=dict)
+
+    def get(self, key: str) -> bytes | None:
+        return self.objects.get(key)
+
+    def put_all(self, entries: Mapping[str, bytes]) -> None:
+        self.objects.update(item for item in entries.items() if item[0].startswith(("kernel-", "entry-")))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def a_kernel_is_emitted_once() -> Iterator[None]:
+    """What an earlier test has emitted for the same kernel and target is used again, unless a test names a folder.
+
+    `Options(cache=False)` emits everything, as do the functions of `codegen` themselves.
+    """
+    memory = InMemory(None)
+
+    def chosen() -> Cache:
+        return memory if os.environ.get(VARIABLE) == "off" else default_cache()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "default_cache", chosen)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def workers_of_pytest_need_no_others() -> Iterator[None]:
+    """Where pytest-xdist has workers for all cores, a compilation that starts one more process is not sooner done."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+    def for_the_cores_left(kernels: int) -> int:
+        return processes_for(kernels) if processors.usable() > workers else 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "processes_for", for_the_cores_left)
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

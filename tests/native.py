@@ -9,10 +9,9 @@ from collections.abc import Sequence
 import llvmlite.binding as llvm
 import numpy as np
 
-from glulam.compiler.codegen.module import build_object
+from glulam.compiler.codegen.module import build_objects
 from glulam.compiler.loops.interpreter import interpret
 from glulam.compiler.loops.verify import verify_kernel
-from glulam.runtime.library import unpack
 
 
 def aligned(array):
@@ -31,25 +30,26 @@ def entry_text(kernel):
     return f"define void @run({params}) {{\n  call void @{kernel.name}({params})\n  ret void\n}}\n"
 
 
-def load_library(code):
-    """The engine that holds the loaded code; it must outlive the calls."""
+def function(kernel, target):
+    """The kernel's native code: a function of the addresses of its parameters and scratch, and of begin and end."""
+    (code,) = build_objects([kernel], target)
     machine = llvm.Target.from_default_triple().create_target_machine(reloc="pic", codemodel="small")
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-    for member in unpack(code).values():
-        engine.add_object_file(llvm.ObjectFileRef.from_data(member))
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    return engine
+    signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (len(kernel.params) + 1), ctypes.c_int64, ctypes.c_int64)
+    made = signature(engine.get_function_address(kernel.name))
+    made.engine = engine  # which owns the code
+    return made
 
 
 def run_native(kernel, arrays, target, cuts: Sequence[int] = (), begin=0, end=None):
     """Call the kernel on flat arrays, its iterations cut at the given places and run from the last piece on."""
-    engine = load_library(build_object([kernel], entry_text(kernel), target))
-    signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (len(arrays) + 1), ctypes.c_int64, ctypes.c_int64)
-    function = signature(engine.get_function_address("run"))
+    native = function(kernel, target)
     scratch = aligned(np.full(kernel.scratch_bytes + 64, 0xFF, np.uint8))
     bounds = [begin, *cuts, kernel.extent if end is None else end]
     for first, last in reversed(list(itertools.pairwise(bounds))):
-        function(*(a.ctypes.data for a in arrays), scratch.ctypes.data, first, last)
+        native(*(a.ctypes.data for a in arrays), scratch.ctypes.data, first, last)
 
 
 def both(kernel, arguments, target, cuts: Sequence[int] = ()):

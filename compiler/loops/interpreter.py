@@ -105,7 +105,8 @@ class _Run:
                 place = np.clip(self.value(entry.value, {}), 0, entry.extent - 1)
             else:
                 place = self.affine(entry)
-            if np.any(np.less(place, 0)) or np.any(np.greater_equal(place, extent)):
+            first, last = (place, place) if isinstance(place, int) else (place.min(), place.max())
+            if first < 0 or last >= extent:
                 raise LoopError(f"an access leaves buffer {buffer.name}")
             total = total + place * stride
         return total

@@ -87,6 +87,14 @@ def test_text_that_llvm_refuses_is_an_error_wherever_it_is_compiled(monkeypatch)
         build_objects(KERNELS, TARGET, BROKEN)
 
 
+def test_objects_are_the_same_with_processes_and_without(monkeypatch):
+    made = []
+    for cores in (1, 4):
+        monkeypatch.setattr(processors, "usable", lambda cores=cores: cores)
+        made.append(build_objects(KERNELS, TARGET))
+    assert made[0] == made[1]
+
+
 def test_there_are_as_many_processes_as_cores_and_work(monkeypatch):
     monkeypatch.setattr(processors, "usable", lambda: 4)
     assert [processes_for(n) for n in (0, 7, 8, 15, 16, 100)] == [0, 0, 1, 1, 2, 3]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
-from native import load_library
+from native import function
 
-from glulam.compiler.codegen.module import build_object
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.op import Prefers
 from glulam.compiler.graph.types import TensorType
@@ -110,23 +107,10 @@ def run_op(op, arrays, constants=(), target="native", native=True, out_halo=0, e
 
 def call(kernel, arrays, machine, split=True):
     """Run the kernel natively, its iterations in two calls to show that they are independent."""
-    entry = _wrapper(kernel)
-    engine = load_library(build_object([kernel], entry, machine))
-    function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (len(arrays) + 1), ctypes.c_int64, ctypes.c_int64)(
-        engine.get_function_address("test_entry")
-    )
+    native = function(kernel, machine)
     scratch = np.zeros(kernel.scratch_bytes + 64, np.uint8)
     base = (scratch.ctypes.data + 63) // 64 * 64
     middle = kernel.extent // 2 if split else 0
     pointers = [a.ctypes.data for a in arrays]
-    function(*pointers, base, middle, kernel.extent)
-    function(*pointers, base, 0, middle)
-
-
-def _wrapper(kernel):
-    params = ", ".join(f"ptr %a{i}" for i in range(len(kernel.params)))
-    comma = ", " if params else ""
-    return (
-        f"define void @test_entry({params}{comma}ptr %scratch, i64 %begin, i64 %end) {{\n"
-        f"  call void @{kernel.name}({params}{comma}ptr %scratch, i64 %begin, i64 %end)\n  ret void\n}}\n"
-    )
+    native(*pointers, base, middle, kernel.extent)
+    native(*pointers, base, 0, middle)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 from harness import from_physical, to_physical
-from native import aligned, entry_text, load_library
+from native import aligned, function
 
-from glulam.compiler.codegen.module import build_object
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import TensorType
 from glulam.compiler.kernels.context import Context, Operand
@@ -97,16 +94,12 @@ class Lowering:
 
     def function(self, memory):
         """A call of the kernel's iterations from begin to end."""
-        engine = load_library(build_object([self.kernel], entry_text(self.kernel), self.machine))
+        native = function(self.kernel, self.machine)
         arrays = [memory[b.name] for b in self.kernel.params]
-        signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (len(arrays) + 1), ctypes.c_int64, ctypes.c_int64)
-        function = signature(engine.get_function_address("run"))
         scratch = aligned(np.zeros(self.kernel.scratch_bytes + 64, np.uint8))
-        keep = (engine, scratch, arrays)
 
         def call(begin, end):
-            assert keep
-            function(*(a.ctypes.data for a in arrays), scratch.ctypes.data, begin, end)
+            native(*(a.ctypes.data for a in arrays), scratch.ctypes.data, begin, end)
 
         return call
 
