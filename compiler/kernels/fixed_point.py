@@ -25,7 +25,6 @@ from glulam.compiler.loops.expr import Cast, Expr
 from glulam.compiler.loops.ir import Buffer, IndexLike
 
 Floats = npt.NDArray[np.float32]
-Starts = tuple[int, ...]
 
 BYTES = 3  # of a weight
 UNPACK_CYCLES = 2.5  # of a vector of weights, beside reading and multiplying
@@ -50,7 +49,7 @@ class FixedPoint:
         """Weights [N, K] of (groups, blocks, lanes) columns; the parts of a sum start at these k."""
         count, blocks, lanes = groups
 
-        def constant(name: str, rows: Callable[[Floats, Starts], Array], extent: int, dtype: DType) -> Buffer:
+        def constant(name: str, rows: Callable[[Floats], Array], extent: int, dtype: DType) -> Buffer:
             shape = (count, extent, blocks, lanes)
             return ctx.constant(Packing(columns, shape, dtype, _Fill(rows, tuple(starts)), blocks * lanes), name)
 
@@ -58,7 +57,7 @@ class FixedPoint:
         return cls(
             constant("high", _high, depth, DType.I16),
             constant("low", _low, depth, DType.U8),
-            constant("scale", _scales, len(starts), DType.F32),
+            constant("scale", _scale, len(starts), DType.F32),
         )
 
     def __getitem__(self, point: tuple[IndexLike, ...]) -> Expr:
@@ -72,37 +71,42 @@ class FixedPoint:
 
 @dataclass(frozen=True)
 class _Fill:
-    """Fills [groups, rows, blocks, lanes] from weights [N, K]: `rows` gives those of a group, [n, K] -> [n, rows]."""
+    """Fills [groups, rows, blocks, lanes] from weights [N, K], part by part, which the caches hold.
 
-    rows: Callable[[Floats, Starts], Array]
-    starts: Starts
+    `rows` gives those of a part of a group, [n, k] -> [n, rows].
+    """
+
+    rows: Callable[[Floats], Array]
+    starts: tuple[int, ...]
 
     def __call__(self, out: Array, columns: Array) -> None:
         width = out.shape[2] * out.shape[3]
-        for group, place in enumerate(out):
+        for group, place in enumerate(out.reshape(len(out), -1, width)):
             weights = columns[group * width : (group + 1) * width].astype(np.float32, copy=False)
-            place.reshape(-1, width)[...] = self.rows(weights, self.starts).T
+            filled = 0
+            for part in np.split(weights, self.starts[1:], axis=1):
+                made = self.rows(part)
+                place[filled : filled + made.shape[1]] = made.T
+                filled += made.shape[1]
 
 
-def _scales(weights: Floats, starts: Starts) -> Floats:
-    """One for each part; NaN where a weight is not finite, and so is then what it takes part in."""
-    largest = np.maximum.reduceat(np.abs(weights), starts, axis=1)
-    scales = np.maximum(largest * np.float32(1 / (_LARGEST * _UNIT)), np.finfo(np.float32).tiny)
-    return np.where(np.isfinite(largest), scales, np.float32(np.nan))
+def _scale(part: Floats) -> Floats:
+    """[n, 1]; NaN where a weight is not finite, and so is then what it takes part in."""
+    largest = np.maximum(part.max(1, keepdims=True), -part.min(1, keepdims=True))
+    scale = np.maximum(largest * np.float32(1 / (_LARGEST * _UNIT)), np.finfo(np.float32).tiny)
+    return np.where(np.isfinite(largest), scale, np.float32(np.nan))
 
 
-def _quotients(weights: Floats, starts: Starts) -> npt.NDArray[np.int32]:
+def _quotients(part: Floats) -> npt.NDArray[np.int32]:
     """The whole numbers q."""
-    lengths = np.diff(starts, append=weights.shape[1])
     with np.errstate(invalid="ignore"):
-        factors = 1 / (_scales(weights, starts).astype(np.float64) * _UNIT)
-        quotients = weights * np.repeat(factors, lengths, axis=1)
+        quotients = part * (1 / (_scale(part).astype(np.float64) * _UNIT))
         return np.rint(quotients, out=quotients).astype(np.int32)
 
 
-def _high(weights: Floats, starts: Starts) -> Array:
-    return (_quotients(weights, starts) >> _LOW_BITS).astype(np.int16)
+def _high(part: Floats) -> Array:
+    return (_quotients(part) >> _LOW_BITS).astype(np.int16)
 
 
-def _low(weights: Floats, starts: Starts) -> Array:
-    return _quotients(weights, starts).astype(np.uint8)
+def _low(part: Floats) -> Array:
+    return _quotients(part).astype(np.uint8)
