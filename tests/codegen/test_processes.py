@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from glulam.compiler.codegen import llvm_process
+from glulam.compiler.codegen import llvm_process, module, processes
 from glulam.compiler.codegen.module import build_objects, module_text
 from glulam.compiler.codegen.processes import Helper, compiled, processes_for
 from glulam.compiler.errors import CompileError
@@ -80,18 +80,34 @@ def test_processes_that_cannot_be_started_are_done_without(executable, monkeypat
     assert compiled(texts()[:2], here, TARGET, 2) == [here(text) for text in texts()[:2]]
 
 
-def test_text_that_llvm_refuses_is_an_error_wherever_it_is_compiled(monkeypatch):
-    monkeypatch.setattr(processors, "usable", lambda: 4)
-    assert processes_for(len(KERNELS)) == 1
-    with pytest.raises(CompileError, match="LLVM refused the code"):
-        build_objects(KERNELS, TARGET, BROKEN)
+@pytest.fixture
+def started(monkeypatch):
+    """Sets how many processes a compilation starts, whatever the cores and the tests at work; lists those that were."""
+    found, start = [], processes._start
+    monkeypatch.setattr(processes, "_start", lambda target: found.append(start(target)) or found[-1])
+
+    def use(count):
+        found.clear()
+        monkeypatch.setattr(module, "processes_for", lambda kernels: count)
+        return found
+
+    return use
 
 
-def test_objects_are_the_same_with_processes_and_without(monkeypatch):
+def test_text_that_llvm_refuses_is_an_error_wherever_it_is_compiled(started):
+    for count in (0, 1):
+        found = started(count)
+        with pytest.raises(CompileError, match="LLVM refused the code"):
+            build_objects(KERNELS, TARGET, BROKEN)
+        assert len(found) == count
+
+
+def test_objects_are_the_same_with_processes_and_without(started):
     made = []
-    for cores in (1, 4):
-        monkeypatch.setattr(processors, "usable", lambda cores=cores: cores)
+    for count in (0, 1):
+        found = started(count)
         made.append(build_objects(KERNELS, TARGET))
+        assert len(found) == count
     assert made[0] == made[1]
 
 
