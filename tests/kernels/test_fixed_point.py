@@ -144,16 +144,25 @@ def layer(op, rows, weights):
     return graph
 
 
-def test_it_is_chosen_where_weights_come_from_memory():
+@pytest.mark.parametrize("target", ["x86-64-v4", "x86-64-v3"])
+def test_it_is_chosen_where_weights_come_from_memory(target):
     def chosen(rows, nbytes, **options):
         graph = layer(Linear(), rows, np.zeros((nbytes // 4000, 1000), np.float32))
-        return "fixed_point_linear" in [node.op.name for node in optimise(graph, Options(**options))[0].nodes]
+        found, _ = optimise(graph, Options(target=target, **options))
+        return "fixed_point_linear" in [node.op.name for node in found.nodes]
 
-    cache = named_target("native").l3_bytes
+    cache = named_target(target).l3_bytes
     assert chosen(1, cache)
     assert not chosen(1, cache, numerics="strict")
     assert not chosen(1, cache // 8), "they stay in a cache"
     assert not chosen(64, cache), "each weight has work for many rows"
+
+
+def test_it_is_not_chosen_where_unpacking_takes_longer_than_reading():
+    machine = named_target("x86-64-v2")
+    graph = layer(Linear(), 1, np.zeros((machine.l3_bytes // 4000, 1000), np.float32))
+    found, _ = optimise(graph, Options(target=machine.name))
+    assert [node.op.name for node in found.nodes] == ["linear"]
 
 
 def test_a_model_takes_three_quarters_of_the_memory_and_no_other_bits_with_two_threads():
