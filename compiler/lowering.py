@@ -175,7 +175,7 @@ def _step(node: Node, lowered: Lowered, plan: MemoryPlan, weights: WeightBlock, 
     kernel = lowered.kernel
     flops = node.op.flops([None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs])
     values = (*node.present_inputs(), *node.outputs)
-    traffic = sum(v.type.nbytes for v in values)
+    traffic = sum(v.type.nbytes for v in values)  # however weights are packed, the work is cut in the same places
     estimate = max(flops / _FLOPS_PER_MICROSECOND + traffic / _BYTES_PER_MICROSECOND, _NOTHING)
     for_all = min(estimate / _LEAST_MICROSECONDS, target.threads) if target.many_threads else 1
     chunks = int(min(max(estimate / _CHUNK_MICROSECONDS, for_all, 1), _MAX_CHUNKS))
