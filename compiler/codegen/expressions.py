@@ -57,10 +57,8 @@ class Expressions:
                 return self._lane_pick(self._value(x, memo), self._value(lane, memo))
         if isinstance(e, ex.Unary) and self.indices.lanes and (near := maths.near_zero(e)) is not None:
             return self._near_zero(e.op, self._value(e.x, memo), near)
-        if (operand := maths.gelu_operand(e)) is not None:
-            return self._value(ex.substitute(maths.gelu(), [operand]), memo)
-        if (operand := maths.log1p_operand(e)) is not None:
-            return self._value(ex.substitute(maths.log1p(), [operand]), memo)
+        if (known := maths.recognised(e)) is not None:
+            return self._value(known, memo)
         if (expansion := maths.expand(e) or half.expand(e, self.target.has_f16)) is not None:
             return self._value(ex.substitute(expansion, e.children()), memo)
         return self._operation(e, [self._value(child, memo) for child in e.children()])

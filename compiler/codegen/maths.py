@@ -28,6 +28,14 @@ def expand(e: Expr) -> Expr | None:
     return None
 
 
+def recognised(e: Expr) -> Expr | None:
+    """The expansion of an expression that is a known function of one of its parts; None if it is none."""
+    for operand_of, function in ((gelu_operand, gelu), (log1p_operand, log1p), (exp_plus_one_operand, exp_plus_one)):
+        if (operand := operand_of(e)) is not None:
+            return ex.substitute(function(), [operand])
+    return None
+
+
 @cache
 def _expansion(op: str) -> Expr:
     return _EXPANSIONS[op]()
@@ -48,6 +56,12 @@ def _bits(x: Expr) -> Expr:
 def _signed(magnitude: Expr, sign: Expr) -> Expr:
     """The magnitude, which is not negative, with the sign bit of `sign`."""
     return Bitcast(_bits(magnitude) | (_bits(sign) & Const(-(1 << 31), DType.I32)), DType.F32)
+
+
+def _between(x: Expr, low: float, high: float) -> Expr:
+    """x, but not below `low` or above `high`; NaN stays."""
+    x = ex.where(Const(high) < x, high, x)
+    return ex.where(x < Const(low), low, x)
 
 
 # 1.5 * 2**23: adding it rounds a float of moderate size to an integer that then stands in the low bits.
@@ -75,22 +89,23 @@ def _exp() -> Expr:
     return _exp_of(_X)
 
 
+# exp(r) for r in [-ln2/2, ln2/2], a minimax polynomial that is 1 at 0, the highest power first.
+_EXP = [
+    0.0013843653723597527,
+    0.00837415549904108,
+    0.04166800156235695,
+    0.16666431725025177,
+    0.4999999403953552,
+    1.0,
+    1.0,
+]
+
+
 def _exp_negative() -> Expr:
-    """exp(x) = 2**n * exp(r), r = x - n ln 2 in [-ln2/2, ln2/2], by a minimax polynomial that is 1 at 0."""
+    """exp(x) = 2**n * exp(r), r = x - n ln 2 in [-ln2/2, ln2/2]."""
     shifted = Fma(_X, Const(1.4426950408889634), Const(_ROUNDER))
     r = Fma(shifted - _ROUNDER, Const(-0.6931471805599453), _X)
-    p = polynomial(
-        r,
-        [
-            0.0013843653723597527,
-            0.00837415549904108,
-            0.04166800156235695,
-            0.16666431725025177,
-            0.4999999403953552,
-            1.0,
-            1.0,
-        ],
-    )
+    p = polynomial(r, _EXP)
     power = Bitcast(_bits(p) + ex.binary("shl", _bits(shifted), 23), DType.F32)
     return ex.where(_X < _EXP_LOW, 0.0, power)
 
@@ -127,21 +142,21 @@ def _log() -> Expr:
 
 
 def _tanh() -> Expr:
-    """e / (e + 2) for e = exp(2|x|) - 1, with the operand's sign.
+    """e / (e + 1) for e = (exp(2x) - 1) / 2.
 
-    e = 2**n * (1 + u) - 1 with u = exp(r) - 1, r = 2|x| - n ln 2 in [-ln2/2, ln2/2], by the polynomial of `_exp_of`.
-    So e keeps its relative precision near 0, where n is 0; where n is large, the result does not feel that ln 2 is
-    rounded.
+    e = 2**n * u + (2**n - 1) / 2 with u = (exp(2s) - 1) / 2, s = x - n (ln 2) / 2 in [-(ln 2) / 4, (ln 2) / 4], by the
+    polynomial of `_exp_of`. So e keeps its relative precision near 0, where n is 0; elsewhere the result does not feel
+    that ln 2 is rounded. The operand is not needed again at the end: a kernel that ends with this keeps a tile of them
+    in registers. To add 0 makes -0 of a product that is not negative; so e has the sign of x if it is 0.
     """
-    magnitude = ex.absolute(_X)
-    twice = magnitude + magnitude
-    m = ex.where(Const(18.2) < twice, 18.2, twice)  # where the result is 1; NaN stays
-    shifted = Fma(m, Const(1.4426950408889634), Const(_ROUNDER))
-    r = Fma(shifted - _ROUNDER, Const(-0.6931471805599453), m)
-    u = Fma(polynomial(r, _EXP_REST) * r, r, r)
-    power = Bitcast(ex.binary("shl", _bits(shifted), 23) + 0x3F800000, DType.F32)
-    e = Fma(u, power, power - 1.0)
-    return _signed(e / (e + 2.0), _X)
+    x = _between(_X, -9.1, 9.1)  # where the result is -1 and 1
+    shifted = Fma(x, Const(2 * 1.4426950408889634), Const(_ROUNDER))
+    s = Fma(shifted - _ROUNDER, Const(-0.6931471805599453 / 2), x)
+    rest = [c * 2.0**power for c, power in zip(_EXP_REST, range(5, 0, -1), strict=True)]
+    u = Fma(polynomial(s, [*rest, 0.0]), s, s)
+    half = Bitcast(ex.binary("shl", _bits(shifted), 23) + 0x3F000000, DType.F32)
+    e = Fma(u, half + half, -(0.5 - half))
+    return e / (e + 1.0)
 
 
 def _erf() -> Expr:
@@ -283,6 +298,14 @@ def _is_fraction(e: Expr) -> bool:
     return False
 
 
+def exp_plus_one_operand(e: Expr) -> Expr | None:
+    """x if the expression is exp(x) + 1, as in the logistic function; None if it is not."""
+    match e:
+        case ex.Binary("add", ex.Unary("exp", x), Const(1)) | ex.Binary("add", Const(1), ex.Unary("exp", x)):
+            return x if e.dtype is DType.F32 else None
+    return None
+
+
 NEAR = 8192.0
 """Up to this magnitude sines, cosines and tangents are expanded; beyond it multiples of pi/2 would not be exact."""
 
@@ -337,6 +360,20 @@ def log1p() -> Expr:
         ],
     )
     return Fma(p * _X, _X, _X)
+
+
+@cache
+def exp_plus_one() -> Expr:
+    """exp(x) + 1 = 2 * 2**(n - 1) * exp(r) + 1, r = x - n ln 2 in [-ln2/2, ln2/2].
+
+    2**(n - 1) exp(r) is a normal number between the limits; beyond them the whole is 1 and infinite. That ln 2 is
+    rounded adds 1/20 of a unit in the last place for each unit of x, where x is above 0.
+    """
+    x = _between(_X, -64.0, 88.9)
+    shifted = Fma(x, Const(1.4426950408889634), Const(_ROUNDER - 1))
+    r = Fma(shifted - (_ROUNDER - 1), Const(-0.6931471805599453), x)
+    half = Bitcast(_bits(polynomial(r, _EXP)) + ex.binary("shl", _bits(shifted), 23), DType.F32)
+    return Fma(half, Const(2.0), Const(1.0))
 
 
 @cache

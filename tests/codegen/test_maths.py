@@ -9,6 +9,7 @@ import pytest
 from native import aligned, run_native
 
 from glulam.compiler.codegen import maths
+from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.ir import Access, Builder
 from glulam.compiler.ops.activation import log1p
@@ -153,6 +154,31 @@ def test_what_is_not_gelu_is_left_alone():
         (x * 0.5) * (ex.tanh(x * math.sqrt(0.5)) + 1),
     ):
         assert maths.gelu_operand(other) is None
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_exp_plus_one_is_recognised_and_exact(target):
+    assert maths.exp_plus_one_operand(ex.exp(ex.Param(0)) + 1) is not None
+    assert maths.exp_plus_one_operand(1 + ex.exp(ex.Param(0))) is not None
+    x = np.concatenate([np.linspace(-110, 88, 6394, dtype=np.float32), np.float32([89, 3e38, np.inf, np.nan, -3e38])])
+    x = np.append(x, np.float32(-np.inf))
+    b = Builder("exp_plus_one")
+    source, result = b.param("x", (100, 64)), b.param("y", (100, 64), Access.WRITE)
+    with b.section(i=100) as (i,), b.vector("v", 64) as v:
+        b.store(result[i, v], ex.exp(source[i, v]) + 1)
+    arrays = [aligned(x), aligned(np.zeros(6400, np.float32))]
+    run_native(b.kernel(), arrays, target)
+    y, expected = arrays[1].ravel(), np.exp(x[:6394].astype(np.float64)) + 1
+    np.testing.assert_array_equal(y[6394:], [np.inf, np.inf, np.inf, np.nan, 1, 1])
+    error = np.abs(y[:6394] - expected) / np.spacing(expected.astype(np.float32))
+    # what the roundings of ln 2, and of its multiples where there is no Fma, lose is in proportion to x
+    assert (error <= 1.6 + np.maximum(x[:6394], 0) * (0.05 if target.has_fma else 1.0)).all()
+
+
+def test_what_is_not_exp_plus_one_is_left_alone():
+    x, wide = ex.Param(0), ex.Param(0, DType.F64)
+    for other in (ex.exp(x) + 2, ex.exp(x) - 1, ex.exp_negative(x) + 1, ex.exp(wide) + 1):
+        assert maths.exp_plus_one_operand(other) is None
 
 
 @pytest.mark.parametrize("target", TARGETS)
