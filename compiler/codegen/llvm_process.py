@@ -18,11 +18,11 @@ import llvmlite.binding as llvm
 _LENGTH = struct.Struct("<Q")
 
 
-def target_machine(triple: str, cpu: str, features: str) -> llvm.TargetMachine:
-    """What emits position independent code for a processor, by LLVM's names."""
+def target_machine(triple: str, cpu: str, features: str, opt: int = 3) -> llvm.TargetMachine:
+    """What emits position independent code for a processor, by LLVM's names; `opt` is its level of optimisation."""
     _initialise()
     made = llvm.Target.from_triple(triple)
-    return made.create_target_machine(cpu=cpu, features=features, opt=3, reloc="pic", codemodel="small")
+    return made.create_target_machine(cpu=cpu, features=features, opt=opt, reloc="pic", codemodel="small")
 
 
 def parsed(text: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:

@@ -26,9 +26,11 @@ def build_objects(kernels: Sequence[Kernel], target: Target, entry_text: str = "
     `entry_text` is LLVM IR that declares and calls kernels, of these or other objects; "" for none.
     Raises CompileError if LLVM refuses the text.
     """
-    machine = _machine(target)
-    texts = _texts(kernels, entry_text, target)
-    return compiled(texts, partial(_object, target=target, machine=machine), target, processes_for(len(kernels)))
+    here = partial(_object, target=target, machine=_machine(target))
+    objects = compiled(_kernel_texts(kernels, target), here, target, processes_for(len(kernels)))
+    if entry_text:
+        objects.append(_object(_entry_text(entry_text, target), target, _quick_machine(target)))
+    return objects
 
 
 def build_object(kernels: Sequence[Kernel], entry_text: str, target: Target) -> bytes:
@@ -59,14 +61,16 @@ def _sources() -> str:
 
 def build_assembly(kernels: Sequence[Kernel], entry_text: str, target: Target) -> str:
     """The same code as assembly, for inspection."""
-    machine = _machine(target)
-    texts = _texts(kernels, declarations(kernels) + entry_text if entry_text else "", target)
 
-    def assembly(text: str) -> str:
+    def assembly(text: str, machine: llvm.TargetMachine) -> str:
         with _blaming_ourselves(text, target):
             return str(machine.emit_assembly(parsed(text, machine)))
 
-    return "\n".join(map(assembly, texts))
+    machine = _machine(target)
+    texts = [assembly(text, machine) for text in _kernel_texts(kernels, target)]
+    if entry_text:
+        texts.append(assembly(_entry_text(declarations(kernels) + entry_text, target), _quick_machine(target)))
+    return "\n".join(texts)
 
 
 def module_text(kernels: Sequence[Kernel], entry_text: str, target: Target) -> str:
@@ -80,14 +84,17 @@ def module_text(kernels: Sequence[Kernel], entry_text: str, target: Target) -> s
     return _text(target, declarations, [*functions, entry])
 
 
-def _texts(kernels: Sequence[Kernel], entry_text: str, target: Target) -> Iterator[str]:
-    """A module for each kernel and for the entry points: the text of all takes several times the memory of the code."""
+def _kernel_texts(kernels: Sequence[Kernel], target: Target) -> Iterator[str]:
+    """A module for each kernel: the text of all takes several times the memory of the code."""
     for kernel in kernels:
         text, needs = emit_kernel(kernel, target)
         yield _text(target, needs, [text])
-    if entry_text:
-        entry, declarations = _declared(entry_text)
-        yield _text(target, declarations, [entry])
+
+
+def _entry_text(text: str, target: Target) -> str:
+    """The module of the entry points."""
+    entry, declarations = _declared(text)
+    return _text(target, declarations, [entry])
 
 
 def _object(text: str, target: Target, machine: llvm.TargetMachine) -> bytes:
@@ -127,3 +134,8 @@ def _blaming_ourselves(text: str, target: Target) -> Iterator[None]:
 
 def _machine(target: Target) -> llvm.TargetMachine:
     return target_machine(target.triple, target.cpu, target.features)
+
+
+def _quick_machine(target: Target) -> llvm.TargetMachine:
+    """For entry points, which compute next to nothing but are long: it takes an eighth of the other's time."""
+    return target_machine(target.triple, target.cpu, target.features, opt=0)
