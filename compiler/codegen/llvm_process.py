@@ -60,7 +60,8 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     first = receive(requests)
     if first is None:
         return
-    machine = target_machine(*first.decode().split("\0"))
+    triple, cpu, features = first.decode().split("\0")
+    machine = target_machine(triple, cpu, features)
     while (text := receive(requests)) is not None:
         try:
             answer = b"+" + object_code(text.decode(), machine)
