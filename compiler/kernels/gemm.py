@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import NamedTuple
 
 from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels import gemm_dots
@@ -27,7 +29,7 @@ from glulam.compiler.kernels.gemm_operands import (
     zero,
 )
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
-from glulam.compiler.kernels.tiling import Tiling, choose_tiling, most_rows, pieces, unroll_factor
+from glulam.compiler.kernels.tiling import Tiling, choose_tiling, most_rows, pieces, runs, unroll_factor
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Tile, Var
 from glulam.compiler.targets import Target
@@ -89,11 +91,31 @@ class _Chunk:
     split: int
 
 
+class _Panel(NamedTuple):
+    """Columns with the right operand, if it is packed, and the bias, if it is known, for them."""
+
+    chunk: _Chunk
+    weights: Buffer | FixedPoint | None
+    bias: Buffer | None
+
+
+class _Run(NamedTuple):
+    """Tiles of rows that go through all groups of columns before others do: `times` runs of `length` full tiles.
+
+    They start at tile `first`; behind the last one there are `rest` more rows.
+    """
+
+    first: int
+    times: int
+    length: int
+    rest: int
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where a register tile lies: batch indices, group of column blocks, first row, number of rows.
 
-    `turn` is which of the passes over the group's weights it is.
+    `turn` is which of the `passes` over the group's weights it is.
     """
 
     batch: Sequence[Var]
@@ -101,6 +123,7 @@ class _Place:
     row: Affine
     rows: int
     turn: Affine
+    passes: int
 
 
 @dataclass(frozen=True)
@@ -132,8 +155,11 @@ class _Columns:
     def build(self) -> Lowered:
         self.ctx.output_view()
         if self.ctx.output.type.size:
-            for chunk in self.chunks():
-                self.sections(chunk)
+            panels = [_Panel(chunk, self.weights(chunk), self.bias_of(chunk)) for chunk in self.chunks()]
+            for together in zip_longest(*(self.runs(panel.chunk, len(panels) == 1) for panel in panels)):
+                for panel, run in zip(panels, together, strict=True):
+                    if run is not None:
+                        self.sections(panel, run)
         return self.ctx.finished()
 
     def chunks(self) -> list[_Chunk]:
@@ -157,26 +183,46 @@ class _Columns:
         tiling = self.tiling or choose_tiling(self.ctx.target, self.rows, blocks, self.depth, limit=limit)
         return tiling.pixels, tiling.blocks
 
-    def sections(self, chunk: _Chunk) -> None:
-        """Rows run inside an iteration, so that its weights stay cached, unless that leaves too few iterations."""
-        weights, bias = self.weights(chunk), self.bias_of(chunk)
-        batch = {f"d{i}": extent for i, extent in enumerate(self.batch)}
+    def runs(self, chunk: _Chunk, alone: bool) -> list[_Run]:
+        """All rows, or each half of them where two threads had better take one each.
+
+        The halves are one run twice where they are equal, and no other chunk has to come between them.
+        """
         full, rest = divmod(self.rows, chunk.rows)
-        if full <= 1 or math.prod(self.batch) * chunk.count >= _ENOUGH:
-            with self.b.section(**batch, g=chunk.count) as (*outer, g):
-                if full:
-                    with self.b.serial("s", full) as s:
-                        self.tile(chunk, weights, bias, _Place(outer, g, s * chunk.rows, chunk.rows, Affine.of(s)))
+        weights = self.packed.nbytes if self.packed is not None else self.ctx.operand(1).type.nbytes
+        halved = full > 1 and math.prod(self.batch) == 1 and self.ctx.run(2, weights) == 1
+        length = -(-full // 2) if halved else max(1, full)
+        alone = alone and (not rest or not self.inside(chunk, length))
+        found = [_Run(*each, 0) for each in runs(full, length, together=alone)] or [_Run(0, 1, 0, 0)]
+        return [*found[:-1], found[-1]._replace(rest=rest)]
+
+    def inside(self, chunk: _Chunk, tiles: int) -> bool:
+        """Whether an iteration has all tiles of a run, so that its weights stay cached: not if too few are left."""
+        return tiles <= 1 or math.prod(self.batch) * chunk.count >= _ENOUGH
+
+    def sections(self, panel: _Panel, run: _Run) -> None:
+        """A run of rows of a chunk."""
+        chunk = panel.chunk
+        batch = {f"d{i}": extent for i, extent in enumerate(self.batch)}
+        first, times, length, rest = run
+        passes = length + (rest > 0)
+
+        def tile(outer: Sequence[Var], g: Var, number: Affine, turn: Affine, rows: int) -> None:
+            self.tile(panel, _Place(outer, g, number * chunk.rows, rows, turn, passes))
+
+        if self.inside(chunk, length):
+            with self.b.section(**batch, h=times, g=chunk.count) as (*outer, h, g):
+                if length:
+                    with self.b.serial("s", length) as s:
+                        tile(outer, g, h * length + s + first, Affine.of(s), chunk.rows)
                 if rest:
-                    last = Affine.of(full)
-                    self.tile(chunk, weights, bias, _Place(outer, g, last * chunk.rows, rest, last))
+                    tile(outer, g, Affine.of(first + length), Affine.of(length), rest)
             return
-        with self.b.section(**batch, g=chunk.count, s=full) as (*outer, g, s):
-            self.tile(chunk, weights, bias, _Place(outer, g, s * chunk.rows, chunk.rows, Affine.of(s)))
+        with self.b.section(**batch, h=times, g=chunk.count, s=length) as (*outer, h, g, s):
+            tile(outer, g, h * length + s + first, Affine.of(s), chunk.rows)
         if rest:
             with self.b.section(**batch, g=chunk.count) as (*outer, g):
-                last = Affine.of(full)
-                self.tile(chunk, weights, bias, _Place(outer, g, last * chunk.rows, rest, last))
+                tile(outer, g, Affine.of(first + times * length), Affine.of(length), rest)
 
     def weights(self, chunk: _Chunk) -> Buffer | FixedPoint | None:
         """[groups, K, blocks, lanes] of the chunk's columns."""
@@ -197,9 +243,8 @@ class _Columns:
         part = data[chunk.first : chunk.first + width]
         return self.ctx.constant(part.reshape(chunk.count, chunk.blocks, chunk.lanes), "b")
 
-    def tile(
-        self, chunk: _Chunk, weights: Buffer | FixedPoint | None, bias: Buffer | None, place: _Place
-    ) -> None:  # fmt: skip
+    def tile(self, panel: _Panel, place: _Place) -> None:
+        chunk, weights, bias = panel
         b, rows, blocks, split = self.b, place.rows, chunk.blocks, chunk.split
 
         def column(j: Var, v: Var) -> Affine:
@@ -306,7 +351,7 @@ class _Columns:
 
     def look_ahead(self, chunk: _Chunk, weights: Buffer, place: _Place) -> _LookAhead | None:
         """Has the next group's weights come nearer, a share in each pass, if they come from afar."""
-        passes = -(-self.rows // chunk.rows)
+        passes = place.passes
         if passes < _LOOK_AHEAD or self.packed is None or self.packed.nbytes <= self.ctx.target.l2_bytes // 2:
             return None
         rounds = self.depth // _UNROLL

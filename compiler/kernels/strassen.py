@@ -65,30 +65,29 @@ _Where = Callable[[Sequence[IndexLike]], Sequence[IndexLike]]
 """A place in S to where something lies."""
 
 
-def pairs_neighbours(spatial: Shape, channels_last: bool) -> bool:
+def pairs_neighbours(spatial: Shape) -> bool:
     """Whether the even and the odd pixels of the rows are the halves, and not what is above and below the middle."""
-    return not channels_last and spatial[-1] % 2 == 0 and spatial[-1] >= 2 * _LEAST_PIXELS
+    return spatial[-1] % 2 == 0 and spatial[-1] >= 2 * _LEAST_PIXELS
 
 
-def halves(spatial: Shape, channels_last: bool) -> tuple[int, int]:
+def halves(spatial: Shape) -> tuple[int, int]:
     """Pixels of the top and of the bottom half."""
-    if pairs_neighbours(spatial, channels_last):
+    if pairs_neighbours(spatial):
         return math.prod(spatial) // 2, math.prod(spatial) // 2
     height, *rest = spatial
     return (height - height // 2) * math.prod(rest), height // 2 * math.prod(rest)
 
 
 def cost(
-    target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, channels_last: bool = False,
-    by_rows: bool = False,
-) -> float:  # fmt: skip
+    target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, by_rows: bool = False
+) -> float:
     """Estimated cycles of both kernels on one core; with `by_rows` tiles end with the rows of pixels."""
-    lanes, (top, bottom) = target.lanes, halves(spatial, channels_last)
+    lanes, (top, bottom) = target.lanes, halves(spatial)
     blocks, depth = out_channels // lanes // 2, in_channels // 2
     weights = PRODUCTS * depth * blocks * lanes * 4
     halves_of_rows = [(1, top), (1, bottom)]  # (rows, pixels of each)
     if by_rows:
-        width = spatial[-1] // (2 if pairs_neighbours(spatial, channels_last) else 1)
+        width = spatial[-1] // (2 if pairs_neighbours(spatial) else 1)
         halves_of_rows = [(top // width, width), (bottom // width, width)]
     tiling = choose_tiling(target, halves_of_rows[1][1], blocks, depth)
     products = sum(

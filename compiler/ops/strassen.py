@@ -56,16 +56,15 @@ class _Halved(Op):
 
     def _neighbours(self, shape: Shape) -> bool:
         spatial = shape[1:-1] if self.channels_last else shape[2:]
-        return strassen.pairs_neighbours(spatial, self.channels_last)
+        return strassen.pairs_neighbours(spatial)
 
     def _form(self, x: TensorType) -> strassen.Halving:
         return strassen.Halving(self.channels_last, self._neighbours(self._taken(x.shape)), self.strides)
 
     def _pixels(self, shape: Shape) -> int:
         """The axis of the pixels that is halved."""
-        if self.channels_last:
-            return 1
-        return len(shape) - 1 if self._neighbours(shape) else 2
+        axes = [axis for axis in range(1, len(shape)) if axis != self._channels(len(shape))]
+        return axes[-1] if self._neighbours(shape) else axes[0]
 
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         return Prefers.PLAIN if self.channels_last else Prefers.BLOCKS
@@ -109,7 +108,7 @@ class StrassenSums(_Halved):
     """The sums S1 to S4 of x's quarters, one after the other along the channels.
 
     x[N,C,*S,W] -> [N, 2 C, *S, W / 2] if neighbours are paired, else x[N,C,H,*S] -> [N, 2 C, ceil(H / 2), *S]; with
-    `channels_last` x[N,H,*S,C] -> [N, ceil(H / 2), *S, 2 C]. With strides these are the extents of what is taken.
+    `channels_last` the channels come behind these. With strides these are the extents of what is taken.
     """
 
     name = "strassen_sums"
@@ -136,6 +135,8 @@ class StrassenSums(_Halved):
             Case(cls(strides=(3,)), (f32(2, 32, 13),)),
             Case(cls(channels_last=True), (f32(2, 13, 64),)),
             Case(cls(channels_last=True), (f32(1, 7, 3, 32),)),
+            Case(cls(channels_last=True), (f32(2, 3, 14, 32),)),
+            Case(cls(channels_last=True), (f32(1, 16, 64),)),
         )
 
     def lower(self, ctx: Context) -> Lowered:

@@ -356,7 +356,7 @@ def _no_strassen(target: Target, node: Node, channels: int) -> str | None:
     x, y, whole = node.inputs[0], node.output, 2 * target.lanes
     assert x is not None
     last = channels < 0
-    if x.type.rank < 3 or not strassen.halves(y.shape[1:-1] if last else y.shape[2:], last)[1]:
+    if x.type.rank < 3 or not strassen.halves(y.shape[1:-1] if last else y.shape[2:])[1]:
         return "no pixels of one sample to halve"
     if x.shape[channels] % whole or y.shape[channels] % whole:
         return f"{x.shape[channels]} to {y.shape[channels]} channels are no multiples of {whole}"
@@ -458,7 +458,7 @@ def _strassen_linear(target: Target, node: Node) -> list[Candidate]:
     x = node.inputs[0]
     assert x is not None
     batch, *rows, depth = x.shape
-    cycles = strassen.cost(target, batch, tuple(rows), depth, node.output.shape[-1], channels_last=True)
+    cycles = strassen.cost(target, batch, tuple(rows), depth, node.output.shape[-1], by_rows=len(rows) > 1)
     return [Candidate("strassen", cycles, StrassenLinear())]
 
 
