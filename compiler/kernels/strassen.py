@@ -17,8 +17,9 @@ same place of all four quarters, so that what they share never leaves the first-
 A convolution with strides takes only some pixels of x, and it is these that are halved.
 
 Where the rows of an image have an even number of pixels, and not few, neighbours are partners: the even ones make up
-the top half. A thread that works on one part of an image reads and writes no other. Else the rows above the middle are
-the top half; if their number is odd, the last one has no partner, and zeros stand for it.
+the top half. A thread that works on one part of an image reads and writes no other. So are the tokens of a sample, if
+there are not few, or the pixels of any single row. Else the rows above the middle are the top half. If the number of
+what is halved is odd, the last one has no partner, and zeros stand for it.
 """
 
 from __future__ import annotations
@@ -67,13 +68,14 @@ _Where = Callable[[Sequence[IndexLike]], Sequence[IndexLike]]
 
 def pairs_neighbours(spatial: Shape) -> bool:
     """Whether the even and the odd pixels of the rows are the halves, and not what is above and below the middle."""
-    return spatial[-1] % 2 == 0 and spatial[-1] >= 2 * _LEAST_PIXELS
+    *outer, width = spatial
+    return width >= 2 * _LEAST_PIXELS and (width % 2 == 0 or not outer)
 
 
 def halves(spatial: Shape) -> tuple[int, int]:
     """Pixels of the top and of the bottom half."""
     if pairs_neighbours(spatial):
-        return math.prod(spatial) // 2, math.prod(spatial) // 2
+        return -(-math.prod(spatial) // 2), math.prod(spatial) // 2
     height, *rest = spatial
     return (height - height // 2) * math.prod(rest), height // 2 * math.prod(rest)
 
@@ -134,7 +136,7 @@ class _Form(Halving):
             raise UnsupportedError(f"{ctx.name}: the tensors are no float32 in channel blocks of {block}")
         channels, rows = (x.shape[-1], x.shape[1]) if halving.channels_last else (x.shape[1], x.shape[2])
         top, *inner = halves.shape[1:-1] if halving.channels_last else halves.shape[2:]
-        bottom = top if halving.neighbours else -(-rows // (halving.strides or (1,))[0]) - top
+        bottom = top if halving.neighbours and inner else -(-rows // (halving.strides or (1,))[0]) - top
         return cls(
             halving.channels_last, halving.neighbours, halving.strides, lanes=lanes, batch=x.shape[0],
             blocks=channels // lanes // 2, top=top, bottom=bottom, inner=tuple(inner),

@@ -99,16 +99,18 @@ class _Halved(Op):
         """The pixels of both halves as they lie in x of this shape."""
         axis = self._pixels(shape)
         if self._neighbours(shape):
-            return np.stack([top, bottom], axis=axis + 1).reshape(*top.shape[:axis], -1, *top.shape[axis + 1 :])
-        return np.take(np.concatenate([top, bottom], axis=axis), np.arange(shape[axis]), axis=axis)
+            whole = np.stack([top, bottom], axis=axis + 1).reshape(*top.shape[:axis], -1, *top.shape[axis + 1 :])
+        else:
+            whole = np.concatenate([top, bottom], axis=axis)
+        return np.take(whole, np.arange(shape[axis]), axis=axis)
 
 
 @dataclass(frozen=True)
 class StrassenSums(_Halved):
     """The sums S1 to S4 of x's quarters, one after the other along the channels.
 
-    x[N,C,*S,W] -> [N, 2 C, *S, W / 2] if neighbours are paired, else x[N,C,H,*S] -> [N, 2 C, ceil(H / 2), *S]; with
-    `channels_last` the channels come behind these. With strides these are the extents of what is taken.
+    x[N,C,*S,W] -> [N, 2 C, *S, ceil(W / 2)] if neighbours are paired, else x[N,C,H,*S] -> [N, 2 C, ceil(H / 2), *S];
+    with `channels_last` the channels come behind these. With strides these are the extents of what is taken.
     """
 
     name = "strassen_sums"
@@ -137,6 +139,8 @@ class StrassenSums(_Halved):
             Case(cls(channels_last=True), (f32(1, 7, 3, 32),)),
             Case(cls(channels_last=True), (f32(2, 3, 14, 32),)),
             Case(cls(channels_last=True), (f32(1, 16, 64),)),
+            Case(cls(channels_last=True), (f32(2, 17, 32),)),
+            Case(cls(), (f32(2, 32, 17),)),
         )
 
     def lower(self, ctx: Context) -> Lowered:
