@@ -79,6 +79,18 @@ def test_two_threads_find_what_they_wrote(block):
     assert sum(step.read for step in steps) < 0.05 * sum(step.met for step in steps)
 
 
+@pytest.mark.parametrize("numerics", ["fast", "strict"])
+@pytest.mark.parametrize("tokens", [(197,), (196,), (14, 28)], ids=str)
+def test_two_threads_find_the_tokens_they_wrote(tokens, numerics):
+    """Only tiles and pairs of tokens across the middle come from the other thread."""
+    mlp = [layers.LayerNorm(256), layers.Linear(512), layers.GELU(), layers.Linear(256)]
+    net = gl.Sequential([layers.Input((*tokens, 256)), layers.Linear(256), *mlp, *mlp])
+    program = lower(net.graph(), Options(threads=2, numerics=numerics))
+    assert any("strassen" in step.kernel.name for step in program.steps) is (numerics == "fast")
+    steps = simulate(program, 2)
+    assert sum(step.read for step in steps) < 0.12 * sum(step.met for step in steps)
+
+
 def test_memory_stays_with_the_thread_that_wrote_it():
     """A long chain of images of different sizes in the same memory."""
 

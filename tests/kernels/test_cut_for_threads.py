@@ -47,6 +47,19 @@ def test_the_bits_do_not_depend_on_the_threads_that_a_model_is_cut_for(target):
             np.testing.assert_array_equal(model(x).view(np.int32), expected.view(np.int32))
 
 
+@pytest.mark.parametrize("tokens", [2, 9, 18, 61, 64])
+@pytest.mark.parametrize(("depth", "outputs"), [(16, 5), (48, 37), (17, 96), (8, 260), (64, 800)])
+def test_linear_layers_give_the_same_bits_however_threads_share_the_tokens(tokens, depth, outputs):
+    """Columns in groups of several sizes and lanes that are left over, all tiles in an iteration or each by itself."""
+    net = gl.Sequential([layers.Input((tokens, depth)), layers.Linear(outputs), layers.GELU(), layers.Linear(depth)])
+    x = np.random.default_rng(1).standard_normal((1, tokens, depth), np.float32)
+    expected = gl.compile(net)(x)
+    np.testing.assert_allclose(expected, next(iter(gl.reference(net, {"input": x}).values())), rtol=1e-3, atol=1e-4)
+    for threads in (2, 3):
+        with gl.compile(net, threads=threads) as model:
+            np.testing.assert_array_equal(model(x).view(np.int32), expected.view(np.int32))
+
+
 @pytest.mark.parametrize("cell", [layers.LSTM, layers.GRU, layers.RNN])
 @pytest.mark.parametrize("hidden", [5, 16, 33, 70])
 @pytest.mark.parametrize("batch", [1, 3, 8])
@@ -91,7 +104,7 @@ def test_two_threads_share_winograds_channels_evenly_whatever_their_groups(chann
 
 
 @pytest.mark.parametrize(
-    ("channels", "kernel", "width", "halves"), [(64, 1, 28, 2), (64, 3, 28, 2), (2048, 1, 14, 1), (384, 3, 14, 1)]
+    ("channels", "kernel", "width", "halves"), [(64, 1, 28, 2), (64, 3, 28, 2), (2048, 1, 10, 1), (384, 3, 14, 1)]
 )
 @pytest.mark.parametrize("numerics", ["strict", "fast"])
 def test_two_threads_take_half_an_image_each_unless_weights_are_many(channels, kernel, width, halves, numerics):
