@@ -58,12 +58,6 @@ def _signed(magnitude: Expr, sign: Expr) -> Expr:
     return Bitcast(_bits(magnitude) | (_bits(sign) & Const(-(1 << 31), DType.I32)), DType.F32)
 
 
-def _between(x: Expr, low: float, high: float) -> Expr:
-    """x, but not below `low` or above `high`; NaN stays."""
-    x = ex.where(Const(high) < x, high, x)
-    return ex.where(x < Const(low), low, x)
-
-
 # 1.5 * 2**23: adding it rounds a float of moderate size to an integer that then stands in the low bits.
 _ROUNDER = 12582912.0
 _EXP_LOW = -87.33654022216797  # results below the smallest normal number are 0
@@ -101,10 +95,15 @@ _EXP = [
 ]
 
 
+def _reduced(x: Expr, rounder: float) -> tuple[Expr, Expr]:
+    """n + rounder, and r = x - n ln 2 in [-ln2/2, ln2/2] with ln 2 as one float32."""
+    shifted = Fma(x, Const(1.4426950408889634), Const(rounder))
+    return shifted, Fma(shifted - rounder, Const(-0.6931471805599453), x)
+
+
 def _exp_negative() -> Expr:
     """exp(x) = 2**n * exp(r), r = x - n ln 2 in [-ln2/2, ln2/2]."""
-    shifted = Fma(_X, Const(1.4426950408889634), Const(_ROUNDER))
-    r = Fma(shifted - _ROUNDER, Const(-0.6931471805599453), _X)
+    shifted, r = _reduced(_X, _ROUNDER)
     p = polynomial(r, _EXP)
     power = Bitcast(_bits(p) + ex.binary("shl", _bits(shifted), 23), DType.F32)
     return ex.where(_X < _EXP_LOW, 0.0, power)
@@ -149,7 +148,7 @@ def _tanh() -> Expr:
     that ln 2 is rounded. The operand is not needed again at the end: a kernel that ends with this keeps a tile of them
     in registers. To add 0 makes -0 of a product that is not negative; so e has the sign of x if it is 0.
     """
-    x = _between(_X, -9.1, 9.1)  # where the result is -1 and 1
+    x = ex.maximum(ex.minimum(_X, 9.1), -9.1)  # where the result is -1 and 1
     shifted = Fma(x, Const(2 * 1.4426950408889634), Const(_ROUNDER))
     s = Fma(shifted - _ROUNDER, Const(-0.6931471805599453 / 2), x)
     rest = [c * 2.0**power for c, power in zip(_EXP_REST, range(5, 0, -1), strict=True)]
@@ -369,9 +368,7 @@ def exp_plus_one() -> Expr:
     2**(n - 1) exp(r) is a normal number between the limits; beyond them the whole is 1 and infinite. That ln 2 is
     rounded adds 1/20 of a unit in the last place for each unit of x, where x is above 0.
     """
-    x = _between(_X, -64.0, 88.9)
-    shifted = Fma(x, Const(1.4426950408889634), Const(_ROUNDER - 1))
-    r = Fma(shifted - (_ROUNDER - 1), Const(-0.6931471805599453), x)
+    shifted, r = _reduced(ex.maximum(ex.minimum(_X, 88.9), -64.0), _ROUNDER - 1)
     half = Bitcast(_bits(polynomial(r, _EXP)) + ex.binary("shl", _bits(shifted), 23), DType.F32)
     return Fma(half, Const(2.0), Const(1.0))
 

@@ -156,7 +156,7 @@ class _Columns:
         self.ctx.output_view()
         if self.ctx.output.type.size:
             panels = [_Panel(chunk, self.weights(chunk), self.bias_of(chunk)) for chunk in self.chunks()]
-            for together in zip_longest(*(self.runs(panel.chunk, len(panels) == 1) for panel in panels)):
+            for together in zip_longest(*(self.row_runs(panel.chunk, len(panels) == 1) for panel in panels)):
                 for panel, run in zip(panels, together, strict=True):
                     if run is not None:
                         self.sections(panel, run)
@@ -183,7 +183,7 @@ class _Columns:
         tiling = self.tiling or choose_tiling(self.ctx.target, self.rows, blocks, self.depth, limit=limit)
         return tiling.pixels, tiling.blocks
 
-    def runs(self, chunk: _Chunk, alone: bool) -> list[_Run]:
+    def row_runs(self, chunk: _Chunk, alone: bool) -> list[_Run]:
         """All rows, or each half of them where two threads had better take one each.
 
         The halves are one run twice where they are equal, and no other chunk has to come between them.
