@@ -40,6 +40,11 @@ class Uses:
         """All nodes by name."""
         return {node.name: node for node in self.graph.nodes}
 
+    @cached_property
+    def constant_bytes(self) -> int:
+        """Of all constants of the graph together, as it was when this was first asked."""
+        return sum(value.type.nbytes for value in self.graph.constants())
+
     def __contains__(self, node: Node) -> bool:
         return node in self._ranks
 

@@ -1,13 +1,14 @@
-"""Constant weights of matrix products in 24 bits instead of 32, where reading them takes longer than multiplying.
+"""Constant weights of matrix products in 20 bits instead of 32, where reading them takes longer than multiplying.
 
 The weights of a column that one part of its sum meets (see `partial_sums`) are q * scale with whole numbers q below
-2**23 in size: block floating point with the part's largest weight as the unit (compare J. Wilkinson, Rounding Errors in
-Algebraic Processes, 1963, chapter 1). They lie as 16 high bits and 8 low ones. What a part has summed over q is
-multiplied by the scale when it joins the sum, so a weight takes two loads, a shift, an OR and one conversion.
+2**19 in size: block floating point with the part's largest weight as the unit (compare J. Wilkinson, Rounding Errors in
+Algebraic Processes, 1963, chapter 1). They lie as 16 high bits and 4 low ones, which those of the next row of weights
+share a byte with. What a part has summed over q is multiplied by the scale when it joins the sum, so a weight takes one
+and a half loads, a shift or two, an AND or none, an OR, and one conversion.
 
-A weight is off by at most 2**-24 of its part's largest one. The largest of m numbers is at most sqrt(m) times their
-root mean square, so that of the errors is at most about 2**-20 of the weights', whatever they are, and about 2**-23 of
-that of normally distributed ones: less than what is lost when the products are added up in float32.
+A weight is off by at most 2**-20 of its part's largest one. The largest of m numbers is at most sqrt(m) times their
+root mean square, so that of the errors is at most about 2**-16 of the weights', whatever they are, and about 2**-19 of
+that of normally distributed ones: a tenth to a quarter of what Winograd's convolutions round.
 """
 
 from __future__ import annotations
@@ -21,23 +22,26 @@ import numpy.typing as npt
 from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels.context import Context
 from glulam.compiler.kernels.packing import Packing
-from glulam.compiler.loops.expr import Cast, Expr
-from glulam.compiler.loops.ir import Buffer, IndexLike
+from glulam.compiler.loops.expr import Cast, Const, Expr
+from glulam.compiler.loops.ir import Affine, Buffer, IndexLike
 
 Floats = npt.NDArray[np.float32]
 
-BYTES = 3  # of a weight
+BYTES = 2.5  # of a weight
 UNPACK_CYCLES = 2.5  # of a vector of weights, beside reading and multiplying
-_LARGEST = 2**23 - 2  # a scale that was rounded down does not take the quotient beyond 2**23 - 1
-_LOW_BITS = 8
-_UNIT = 2.0**-22  # keeps sums over q, and scales, within what float32 holds
+_LARGEST = 2**19 - 2  # a scale that was rounded down does not take the quotient beyond 2**19 - 1
+_LOW_BITS = 4
+_SHARED = 8 // _LOW_BITS  # weights whose low bits make a byte
+_UNIT = 2.0**-18  # keeps sums over q, and scales, within what float32 holds
 
 
 @dataclass(frozen=True)
 class FixedPoint:
     """`weights[group, k, block, lane]` is q, whose products with `scaled(x)` add up to what `scales` then multiplies.
 
-    The bits lie in [group, K, block, lane], the scales in [group, part, block, lane].
+    The high bits lie in [group, K, block, lane], the low ones of two rows in [group, K / 2, block, lane], the scales in
+    [group, part, block, lane]. All parts but the last have an even number of rows; whether k is even or odd must be the
+    same in every iteration.
     """
 
     high: Buffer
@@ -56,12 +60,19 @@ class FixedPoint:
         depth = columns.shape[1]
         return cls(
             constant("high", _high, depth, DType.I16),
-            constant("low", _low, depth, DType.U8),
+            constant("low", _low, -(-depth // _SHARED), DType.U8),
             constant("scale", _scale, len(starts), DType.F32),
         )
 
     def __getitem__(self, point: tuple[IndexLike, ...]) -> Expr:
-        high, low = (Cast(bits[point], DType.I32) for bits in (self.high, self.low))
+        group, k, block, lane = point
+        byte, place = divmod(Affine.of(k), _SHARED)
+        high: Expr = Cast(self.high[point], DType.I32)
+        low: Expr = Cast(self.low[group, byte, block, lane], DType.I32)
+        if place:
+            low = low / 2 ** (_LOW_BITS * place)
+        if place < _SHARED - 1:
+            low = low & Const(2**_LOW_BITS - 1, DType.I32)
         return Cast(high * 2**_LOW_BITS + low, DType.F32)
 
     @staticmethod
@@ -109,4 +120,10 @@ def _high(part: Floats) -> Array:
 
 
 def _low(part: Floats) -> Array:
-    return _quotients(part).astype(np.uint8)
+    """Of `_SHARED` weights one after the other in a byte, the first one's lowest."""
+    low = _quotients(part) & (2**_LOW_BITS - 1)
+    low = np.pad(low, ((0, 0), (0, -low.shape[1] % _SHARED))).astype(np.uint8)
+    joined = np.zeros((len(low), low.shape[1] // _SHARED), np.uint8)
+    for place in range(_SHARED):
+        joined |= low[:, place::_SHARED] << np.uint8(_LOW_BITS * place)
+    return joined

@@ -390,16 +390,24 @@ class _Columns:
                 with b.serial("a", length // every) as a:
                     if ahead is not None:
                         ahead.fetch(p * (length // every) + a + first // every)
-                    with b.serial("k", every) as k, b.unrolled("u", _UNROLL) as u:
-                        step((p * length + a * every + k + first) * _UNROLL + u, 0 if split == 1 else Affine.of(u))
+                    with b.serial("k", every) as k:
+                        self.steps((p * length + a * every + k + first) * _UNROLL, _UNROLL, split, step)
                 if flush is not None:
                     flush(p + ended)
             ended += count
         if rest:
-            with b.unrolled("u", rest) as u:
-                step(u + full * _UNROLL, 0 if split == 1 else Affine.of(u))
+            self.steps(Affine.of(full * _UNROLL), rest, split, step)
             if flush is not None:
                 flush(Affine.of(ended))
+
+    def steps(self, first: Affine, count: int, split: int, step: Callable[[Affine, int | Affine], None]) -> None:
+        """A few steps one after the other; fixed-point weights must know which of those that share a byte they are."""
+        if self.fixed_point:
+            for number in range(count):
+                step(first + number, 0)
+            return
+        with self.b.unrolled("u", count) as u:
+            step(first + u, 0 if split == 1 else Affine.of(u))
 
     def element(self, source: View | Buffer, i: int, batch: Sequence[Var], row: IndexLike, column: IndexLike) -> Expr:
         """Element of operand `i` at a batch index that may broadcast."""

@@ -17,7 +17,7 @@ _PAGE, _LINE = 4096, 64  # bytes
 _BROADCASTS = 2.0  # loads of one element that start in one cycle
 _LOADS_SHOW = 0.03  # of the time of loads, even where multiplying takes longer
 _STREAM_BYTES = 20.0  # bytes a cycle that a tile may draw from the second-level cache without waiting
-_L2_RATE, _L3_RATE, _MEMORY_RATE = 28.0, 18.0, 7.0  # bytes a cycle that one core reads
+_L2_RATE, _L3_RATE, MEMORY_RATE = 28.0, 18.0, 7.0  # bytes a cycle that one core reads
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,17 @@ def stream_rate(target: Target, working_set: int) -> float:
     """Bytes a cycle that arrive when `working_set` bytes are read over and over."""
     if working_set <= 0.7 * target.l2_bytes:
         return _L2_RATE
-    return _L3_RATE if working_set <= 0.7 * target.l3_bytes else _MEMORY_RATE
+    return _L3_RATE if stays_cached(target, working_set) else MEMORY_RATE
+
+
+def stays_cached(target: Target, working_set: int) -> bool:
+    """Whether so many bytes, read over and over, come from a cache."""
+    return working_set <= 0.7 * target.l3_bytes
 
 
 def memory_rate(target: Target, data: int) -> float:
     """Bytes a cycle that arrive when data is read for the first time in a run: from memory, unless it is little."""
-    return _MEMORY_RATE if data > target.l2_bytes else _L3_RATE
+    return MEMORY_RATE if data > target.l2_bytes else _L3_RATE
 
 
 def overlapped(one: float, other: float) -> float:

@@ -72,6 +72,13 @@ class Affine:
 
     __rmul__ = __mul__
 
+    def __divmod__(self, n: int) -> tuple[Affine, int]:
+        """Raises LoopError if the remainder is not the same in every iteration."""
+        if any(k % n for k in self.terms.values()):
+            raise LoopError(f"the remainder of {self} by {n} is not constant")
+        whole, rest = divmod(self.const, n)
+        return _affine({v: k // n for v, k in self.terms.items()}, whole), rest
+
     def bounds(self) -> tuple[int, int]:
         """Smallest and largest value over all iterations."""
         low = high = self.const

@@ -1,4 +1,4 @@
-"""Linear layers whose weights are kept in 24 bits. The choice of algorithms puts them in; no frontend does."""
+"""Linear layers whose weights are kept in 20 bits. The choice of algorithms puts them in; no frontend does."""
 
 from __future__ import annotations
 

@@ -29,7 +29,15 @@ from glulam.compiler.kernels import (
 )
 from glulam.compiler.kernels.conv_geometry import ConvShape, TransposedGeometry
 from glulam.compiler.kernels.minimal_filtering import Filtering, filtering
-from glulam.compiler.kernels.tiling import COPY_RATE, Tiling, row_cycles, stream_rate, tilings
+from glulam.compiler.kernels.tiling import (
+    COPY_RATE,
+    MEMORY_RATE,
+    Tiling,
+    row_cycles,
+    stays_cached,
+    stream_rate,
+    tilings,
+)
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.fixed_point import FixedPointLinear
 from glulam.compiler.ops.matmul import Linear
@@ -53,11 +61,15 @@ _OTHER_TILES = 2  # tiles besides the model's own that are worth a measurement
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to compute a node: its name, the estimated cycles on one core, and the op that stands for it."""
+    """A way to compute a node: its name, the estimated cycles on one core, and the op that stands for it.
+
+    It reads `weights` bytes once in a run, which the cycles allow for if they stay in the caches until the next one.
+    """
 
     name: str
     cycles: float
     op: Op
+    weights: float = 0.0
 
     @property
     def estimate(self) -> str:
@@ -99,12 +111,18 @@ def candidates(
             found += algorithm.candidates(target, node)
     if len({_is_plain(candidate, node) for candidate in found}) > 1:
         found = [_with_conversions(target, node, candidate, around) for candidate in found]
+    if around.cold:
+        found = [replace(each, cycles=max(each.cycles, each.weights / MEMORY_RATE)) for each in found]
     return found, refused
 
 
 def relevant_sides(target: Target, uses: Uses, node: Node) -> Sides:
     """What is around a node, as far as its candidates' costs depend on it."""
-    return sides(uses, node) if type(node.op) is Conv and _no_narrow(target, node) is None else BLOCKED
+    if type(node.op) is Conv and _no_narrow(target, node) is None:
+        return sides(uses, node)
+    if type(node.op) is Linear and _no_fixed_point(target, node) is None:
+        return Sides(cold=not stays_cached(target, uses.constant_bytes))
+    return BLOCKED
 
 
 def _is_plain(candidate: Candidate, node: Node) -> bool:
@@ -395,15 +413,11 @@ def _striped(target: Target, node: Node) -> list[Candidate]:
 def _linear(target: Target, node: Node) -> list[Candidate]:
     best, *others = _gemm_tilings(target, node)
     if not _takes_tiles(target, node):
-        return [Candidate("gemm", _gemm_cycles(target, node, best), node.op)]
+        return [_gemm(target, node, "gemm", best, node.op)]
     return [
-        Candidate(f"gemm {best.pixels}x{best.blocks}", _gemm_cycles(target, node, best), node.op),
+        _gemm(target, node, f"gemm {best.pixels}x{best.blocks}", best, node.op),
         *(
-            Candidate(
-                f"gemm {t.pixels}x{t.blocks}",
-                _gemm_cycles(target, node, t),
-                TiledLinear(rows=t.pixels, blocks=t.blocks),
-            )
+            _gemm(target, node, f"gemm {t.pixels}x{t.blocks}", t, TiledLinear(rows=t.pixels, blocks=t.blocks))
             for t in others[:_OTHER_TILES]
         ),
     ]
@@ -428,14 +442,18 @@ def _gemm_tilings(target: Target, node: Node) -> list[Tiling]:
     return [tiling for *_, tiling in sorted(tilings(target, rows, blocks, depth, limit=limit), key=lambda e: e[:2])]
 
 
-def _gemm_cycles(target: Target, node: Node, tiling: Tiling, unpack: float = 0.0, size: float = 1.0) -> float:
+def _gemm(
+    target: Target, node: Node, name: str, tiling: Tiling, op: Op, unpack: float = 0.0, size: float = 1.0
+) -> Candidate:
     """To `unpack` a vector of weights, which take `size` times the memory of float32 ones, takes so many cycles."""
     rows, blocks, depth = _gemm_size(target, node)
     weights = node.inputs[1]
     assert weights is not None
     passes = -(-rows // tiling.pixels)
     computing = row_cycles(target, tiling, rows, blocks, depth) + unpack * blocks * depth * passes
-    return max(computing, weights.type.nbytes * size / stream_rate(target, _READ_BETWEEN * weights.type.nbytes))
+    read = weights.type.nbytes * size
+    reading = read / stream_rate(target, _READ_BETWEEN * weights.type.nbytes)
+    return Candidate(name, max(computing, reading), op, read)
 
 
 def _no_fixed_point(target: Target, node: Node) -> str | None:
@@ -446,8 +464,8 @@ def _no_fixed_point(target: Target, node: Node) -> str | None:
 
 def _fixed_point(target: Target, node: Node) -> list[Candidate]:
     best, *_ = _gemm_tilings(target, node)
-    cycles = _gemm_cycles(target, node, best, fixed_point.UNPACK_CYCLES, fixed_point.BYTES / DType.F32.size)
-    return [Candidate("gemm of 24-bit weights", cycles, FixedPointLinear())]
+    size = fixed_point.BYTES / DType.F32.size
+    return [_gemm(target, node, "gemm of 20-bit weights", best, FixedPointLinear(), fixed_point.UNPACK_CYCLES, size)]
 
 
 def _no_strassen_linear(target: Target, node: Node) -> str | None:
@@ -470,7 +488,7 @@ ALGORITHMS = (
     Algorithm("phases", ConvTranspose, _never, _phases),
     Algorithm("stripes", ConvTranspose, _no_stripes, _striped),
     Algorithm("gemm", Linear, _never, _linear),
-    Algorithm("24-bit weights", Linear, _no_fixed_point, _fixed_point, exact=False),
+    Algorithm("20-bit weights", Linear, _no_fixed_point, _fixed_point, exact=False),
     Algorithm("strassen", Linear, _no_strassen_linear, _strassen_linear, exact=False),
 )
 """For each class of ops the general one first."""

@@ -1,4 +1,5 @@
-"""Whether a layer's neighbours leave and want plain tensors, so that a kernel on channel blocks takes conversions."""
+"""What a layer stands between: whether its neighbours leave and want plain tensors, so that a kernel on channel blocks
+takes conversions, and whether the caches still have its weights from the last run."""
 
 from __future__ import annotations
 
@@ -13,10 +14,14 @@ _STEPS = 3  # neighbours that work either way and are asked for theirs
 
 @dataclass(frozen=True)
 class Sides:
-    """Whether a node's first input comes plain, and whether its result is wanted so; else both are channel blocks."""
+    """Whether a node's first input comes plain, and whether its result is wanted so; else both are channel blocks.
+
+    Constants are `cold` if all of the graph's together are more than the caches keep from one run to the next.
+    """
 
     comes_plain: bool = False
     goes_plain: bool = False
+    cold: bool = False
 
 
 BLOCKED = Sides()

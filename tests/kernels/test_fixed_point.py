@@ -1,4 +1,4 @@
-"""Weights kept in 24 bits: how they are rounded, and linear layers with them by interpreter and native code."""
+"""Weights kept in 20 bits: how they are rounded, and linear layers with them by interpreter and native code."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ def kept(weights, groups, starts):
     FixedPoint.of(ctx, weights, groups, starts)
     high, low, scales = (arg.array() for arg in ctx.finished().args)
     assert (high.dtype, low.dtype, scales.dtype) == (np.int16, np.uint8, np.float32)
-    q = (high.astype(np.int64) << 8) + low
-    assert np.abs(q).max() < 2**23
+    nibbles = np.stack([low & 15, low >> 4], 2).reshape(len(low), -1, *low.shape[2:])
+    q = (high.astype(np.int64) << 4) + nibbles[:, : high.shape[1]]
+    assert np.abs(q).max() < 2**19
     parts = np.searchsorted(starts, np.arange(weights.shape[1]), side="right") - 1
-    values = q * 2.0**-22 * scales[:, parts].astype(np.float64)
+    values = q * 2.0**-18 * scales[:, parts].astype(np.float64)
     return values.transpose(0, 2, 3, 1).reshape(weights.shape)
 
 
@@ -65,13 +66,13 @@ def test_a_weight_is_off_by_half_a_step_of_its_part(make, groups, depth, starts)
     found = np.split(kept(weights, groups, starts), starts[1:], axis=1)
     for part, values in zip(parts, found, strict=True):
         largest = np.abs(part).max(1, keepdims=True)
-        assert (np.abs(values - part) <= 1.001 * 2.0**-24 * largest).all()
+        assert (np.abs(values - part) <= 1.001 * 2.0**-20 * largest).all()
 
 
 def test_what_is_too_small_for_a_scale_of_its_own_has_the_smallest():
     weights = np.full((4, 8), 1e-44, np.float32)
     weights[:, 4:] = 0.0
-    np.testing.assert_allclose(kept(weights, (1, 1, 4), (0, 4)), weights, rtol=0, atol=2.0**-149)
+    np.testing.assert_allclose(kept(weights, (1, 1, 4), (0, 4)), weights, rtol=0, atol=2.0**-145)
 
 
 def test_errors_are_small_beside_the_weights_of_a_part_whatever_they_are():
@@ -80,7 +81,7 @@ def test_errors_are_small_beside_the_weights_of_a_part_whatever_they_are():
     weights[:, 0], weights[:, 1:] = 1.0, normal((4, 383)) * np.float32(1e-6)
     for w in (weights, outlier((4, 384)), normal((4, 384))):
         error = np.sqrt(((kept(w, (1, 1, 4), (0,)) - w) ** 2).mean(1))
-        assert (error < 2.0**-20 * np.sqrt((w.astype(np.float64) ** 2).mean(1))).all()
+        assert (error < 2.0**-16 * np.sqrt((w.astype(np.float64) ** 2).mean(1))).all()
 
 
 LAYERS = [
@@ -99,7 +100,8 @@ def test_layers(target, native):
         for arrays in ([x, w, bias], [x, w, None]):
             (got,) = run_op(FixedPointLinear(), arrays, (1, 2), target, native)
             (wanted,) = Linear().reference(*arrays)
-            np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=2e-5)
+            rounded = 2.0**-19 * np.sqrt(shape[-1])  # six times the expected error of so many weights
+            np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5 + rounded)
 
 
 def test_weights_that_are_inputs_or_of_another_type_are_as_they_are():
@@ -158,6 +160,23 @@ def test_it_is_chosen_where_weights_come_from_memory(target):
     assert not chosen(64, cache), "each weight has work for many rows"
 
 
+def test_it_is_chosen_for_a_small_layer_in_a_network_whose_weights_leave_the_cache():
+    cache = named_target("x86-64-v4").l3_bytes
+
+    def chosen(others):
+        graph = Graph("g")
+        x = graph.apply(Linear(), graph.input("x", f32(1, 512)), graph.constant(floats(600, 512)), None)
+        for _ in range(others):
+            x = graph.apply(Linear(), x, graph.constant(floats(600, 600)), None)
+        graph.output("y", x)
+        found, _ = optimise(graph, Options(target="x86-64-v4"))
+        return sum(node.op.name == "fixed_point_linear" for node in found.nodes)
+
+    many = cache // (4 * 600 * 600)
+    assert chosen(1) == 0
+    assert chosen(many) == many + 1
+
+
 def test_it_is_not_chosen_where_unpacking_takes_longer_than_reading():
     machine = named_target("x86-64-v2")
     graph = layer(Linear(), 1, np.zeros((machine.l3_bytes // 4000, 1000), np.float32))
@@ -165,14 +184,14 @@ def test_it_is_not_chosen_where_unpacking_takes_longer_than_reading():
     assert [node.op.name for node in found.nodes] == ["linear"]
 
 
-def test_a_model_takes_three_quarters_of_the_memory_and_no_other_bits_with_two_threads():
+def test_a_model_takes_five_eighths_of_the_memory_and_no_other_bits_with_two_threads():
     weights, x = floats(160, 1000), floats(1, 1000)
     graph = layer(FixedPointLinear(), 1, weights)
     compiled = {n: compile_graph(graph, Options(threads=n)) for n in (1, 2)}
     strict = compile_graph(layer(Linear(), 1, weights), Options(numerics="strict"))
-    assert 0.75 <= compiled[1].weights_bytes / strict.weights_bytes < 0.76
+    assert 0.625 <= compiled[1].weights_bytes / strict.weights_bytes < 0.635
     assert sum(step.bytes for step in compiled[1].manifest.steps) < sum(step.bytes for step in strict.manifest.steps)
     one, two = (model.run({"x": x})["y"] for model in compiled.values())
     np.testing.assert_array_equal(one, two)
     (wanted,) = Linear().reference(x, weights)
-    np.testing.assert_allclose(one, wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(one, wanted, rtol=1e-5, atol=1e-5 + 2.0**-19 * np.sqrt(1000))
