@@ -24,6 +24,7 @@ from glulam.compiler.kernels.depthwise_tile import UNROLLED_TAPS, Tiles, TileSha
 from glulam.compiler.kernels.tiling import pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.ir import Affine, IndexLike, Tile, Var
+from glulam.compiler.targets import HALVES
 
 _CHUNK_FMAS = 20_000  # vector FMAs of an iteration that are worth a thread's while
 _ENOUGH = 16  # iterations of the parallel space that every layer should have, if it can
@@ -58,12 +59,14 @@ def build_with_means(ctx: Context, geometry: ConvGeometry) -> Lowered:
 def chunks_with_means(result: Shape, taps: int, block: int) -> int:
     """Into how many chunks of rows each image of a result[N,C,H,W] falls where they give means.
 
-    That depends neither on the threads nor on N: threads may share the images before kernels are built.
+    That depends neither on the threads nor on N: threads may share the images before kernels are built. The number is
+    even if that of the rows is, so that each of two threads can take half of them.
     """
     _, channels, height, width = result
     rows = _useful_rows(width, taps)
     parallel = height * -(-channels // block) // _ENOUGH_MEANS
-    return height // unroll_factor(height, max(1, min(rows, parallel)))
+    length = height if height % HALVES else height // HALVES
+    return height // unroll_factor(length, max(1, min(rows, parallel)))
 
 
 def sections(ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid) -> None:

@@ -27,6 +27,7 @@ SHAPES = [  # batch, channels, size, kernel, stride, pad
     (1, 16, "1,1", 1, 1, 0),
     (3, 20, "6,30", 3, 1, 0),
     (1, 4, "60,3", 3, 1, 2),
+    (1, 33, "12,13", 3, 1, 1),
 ]
 
 
@@ -104,6 +105,14 @@ def test_reference_interpreter_and_native_agree_for_any_threads(name, shape, act
         np.testing.assert_array_equal(found[0][key], found[2][key])
     if act == "silu":
         near(interpret_program(lower(graph, Options(target=name)), feeds), expected)
+
+
+@pytest.mark.parametrize("height", [2, 6, 14, 28, 52, 112])
+def test_either_half_of_an_even_number_of_rows_has_chunks_of_its_own(height):
+    for channels, width in ((3, 1), (33, 7), (96, 112), (960, 13)):
+        (region,) = (node.op for node in passed(block(1, channels, f"{height},{width}")).graph.nodes
+                     if isinstance(node.op, AveragedRegion))  # fmt: skip
+        assert region.chunks % 2 == 0
 
 
 def test_chunks_must_divide_the_rows():

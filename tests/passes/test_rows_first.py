@@ -8,6 +8,8 @@ from pass_texts import CONV1, CONV3
 from rewrites import graph_of, rewrite
 
 from glulam.compiler.options import Options
+from glulam.compiler.passes.average_in_producer import AverageInProducer
+from glulam.compiler.passes.fuse import Fuse
 from glulam.compiler.passes.layout import ChooseLayout
 from glulam.compiler.passes.rows_first import RowsFirst
 from glulam.compiler.targets import target
@@ -47,6 +49,18 @@ def test_what_is_reduced_channel_by_channel_stays():
     text = (LARGE + f"const %d: f32[16,1,3,3] = random\n%a = conv(%x, %u) {CONV1}\n%b = conv(%a, %d) {DEPTHWISE}\n"
             "%y = reduce(%b) {kind='mean', axes=(2, 3), keepdims=True}\noutput y = %y")  # fmt: skip
     assert turned(text) == {"x_c8"}
+
+
+def test_means_of_rows_leave_the_halves_of_an_image_to_two_threads():
+    """Unless there are more channels than pixels."""
+    for channels, rows, expected in ((16, 12, {"x_c8", "a", "r"}), (64, 12, {"x_c8", "a", "r"}), (160, 12, {"x_c8"}),
+                                     (16, 13, {"x_c8"})):  # fmt: skip
+        text = (f"input %x: f32[1,16,{rows},12]\nconst %u: f32[{channels},16,1,1] = random\n"
+                f"const %d: f32[{channels},1,3,3] = random\n%a = conv(%x, %u) {CONV1}\n"
+                f"%b = conv(%a, %d) {DEPTHWISE.replace('groups=16', f'groups={channels}')}\n%r = relu(%b)\n"
+                "%y = reduce(%r) {kind='mean', axes=(2, 3), keepdims=True}\noutput y = %y")  # fmt: skip
+        result = rewrite(text, Fuse(V3), AverageInProducer(V3), ChooseLayout(V3), RowsFirst(2))
+        assert {value.name for value in result.graph.values() if value.layout.rows_first} == expected
 
 
 def test_sums_over_pixels_keep_their_order():
