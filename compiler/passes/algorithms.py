@@ -63,7 +63,8 @@ _OTHER_TILES = 2  # tiles besides the model's own that are worth a measurement
 class Candidate:
     """A way to compute a node: its name, the estimated cycles on one core, and the op that stands for it.
 
-    It reads `weights` bytes once in a run, which the cycles allow for if they stay in the caches until the next one.
+    `weights` are the bytes that the cycles take from a cache with room for them; from memory they may take longer. 0 if
+    the cycles hold either way.
     """
 
     name: str
