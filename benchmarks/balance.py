@@ -131,7 +131,8 @@ def chunk_work(step: Step) -> list[float]:
 
 def iteration_work(kernel: Kernel) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Operations of every iteration of the kernel's parallel space."""
-    parts = [np.full(section.extent, _work(section)) for section in kernel.sections]
+    work = {section: _work(section) for section in kernel.sections}
+    parts = [np.full(len(iterations), work[section]) for section, iterations, _ in kernel.pieces()]
     return np.concatenate(parts) if parts else np.zeros(0)
 
 

@@ -125,12 +125,10 @@ def _step(step: Step, meets: Sequence[tuple[int, int, Footprint]], met: Lines) -
 def footprint(kernel: Kernel, begin: int, end: int) -> Footprint:
     """What iterations `begin` to `end` of the kernel's parallel space read and write."""
     found: dict[tuple[str, bool], list[Lines]] = {}
-    first = 0
-    for section in kernel.sections:
-        low, high = max(begin - first, 0), min(end - first, section.extent)
-        first += section.extent
-        if low < high:
-            for buffer, written, lines in _section(section, low, high):
+    for section, iterations, first in kernel.pieces():
+        met = iterations[max(begin - first, 0) : max(end - first, 0)]
+        if met:
+            for buffer, written, lines in _section(section, met.start, met.stop):
                 found.setdefault((buffer.name, written), []).append(lines)
     return {key: np.unique(np.concatenate(parts)) for key, parts in found.items()}
 

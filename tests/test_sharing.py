@@ -70,13 +70,35 @@ def test_samples_of_a_batch_move_between_no_threads():
         [layers.Conv2d(96, 1), layers.Conv2d(96, 3, padding=1, groups=96), layers.Conv2d(32, 1)],
         [layers.Conv2d(112, 1), layers.Conv2d(32, 1)],
         [layers.Conv2d(48, 3, padding=1), layers.SiLU(), layers.Conv2d(64, 1)],
+        [layers.ConvTranspose2d(40, 2, stride=2), layers.Conv2d(32, 1)],
+        [layers.Conv2d(48, 1), layers.Conv2d(48, 3, padding=1, groups=4), layers.Conv2d(32, 1)],
     ],
-    ids=["depthwise", "groups of several sizes", "halo"],
+    ids=["depthwise", "groups of several sizes", "halo", "phases", "classes of groups"],
 )
 def test_two_threads_find_what_they_wrote(block):
     """Only rows beside the middle of the image come from the other thread."""
     steps = simulate(chain(layers.Conv2d(32, 1), *block), 2)[2:-1]  # between the caller's plain tensors
     assert sum(step.read for step in steps) < 0.05 * sum(step.met for step in steps)
+
+
+@pytest.mark.parametrize("height", [60, 75])
+def test_two_threads_find_the_rows_they_wrote_in_any_section(height):
+    """Kernels that go over an image several times: for each operand, and for blocks of tiles side by side."""
+    x = layers.Input((20, height, 160))
+    left, right = layers.Conv2d(20, 1)(x), layers.Conv2d(44, 3, padding=1)(x)
+    joined = layers.Conv2d(24, 3, padding=1)(layers.Concat()(left, right))
+    plain = layers.Concat()(joined[:, :3, :-1:2, ::2], joined[:, 3:6, 1::2, ::2])
+    program = lower(gl.Graph.of([x], {"y": layers.Conv2d(64, 1)(plain)}), Options(threads=2))
+    steps = simulate(program, 2)
+    assert any("winograd" in step.kernel.name for step in program.steps)
+    assert sum(step.read for step in steps) < 0.07 * sum(step.met for step in steps)
+
+
+def test_an_odd_number_of_rows_is_shared_by_rows_too():
+    wide = layers.Conv2d(480, 3, padding=1, groups=480)
+    net = gl.Sequential([layers.Input((32, 15, 20)), layers.Conv2d(480, 1), wide, layers.Conv2d(32, 1)])
+    steps = simulate(lower(net.graph(), Options(threads=2)), 2)[1:-1]
+    assert sum(step.read for step in steps) < 0.12 * sum(step.met for step in steps)
 
 
 @pytest.mark.parametrize("numerics", ["fast", "strict"])

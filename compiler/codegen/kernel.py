@@ -6,7 +6,7 @@ because addresses are numbered per scope. Expressions, memory and instructions h
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -19,6 +19,7 @@ from glulam.compiler.loops.ir import (
     For,
     Kernel,
     Kind,
+    Piece,
     Prefetch,
     Section,
     Span,
@@ -55,21 +56,18 @@ class _Emitter:
         for buffer in self.kernel.scratch:
             pointers[buffer] = self.function.let(f"getelementptr i8, ptr %scratch, i64 {offset}")
             offset += scratch_size(buffer)
-        first = 0
+        pieces = self.kernel.pieces()
         for section in self.kernel.sections:
-            self.section(section, first)
-            first += section.extent
+            self.section(section, [piece for piece in pieces if piece.section is section])
         body = "\n".join(self.function.lines)
         return f"define void @{self.kernel.name}({head}) #0 {{\nentry:\n{body}\n  ret void\n}}\n"
 
     # ---- loops
 
-    def section(self, section: Section, first: int) -> None:
-        """The iterations of the section that lie in [begin, end), where its first one is number `first`."""
+    def section(self, section: Section, pieces: Sequence[Piece]) -> None:
+        """The iterations of the section that lie in [begin, end) of the parallel space."""
         f, i64 = self.function, "i64"
-        low = f.call("llvm.smax.i64", i64, [(i64, f.let(f"sub i64 %begin, {first}")), (i64, "0")])
-        high = f.call("llvm.smin.i64", i64, [(i64, f.let(f"sub i64 %end, {first}")), (i64, str(section.extent))])
-        busy = f.let(f"icmp slt i64 {low}, {high}")
+        low, high, busy, skip = self.bounds(pieces)
         head, exit_, before = f.label("section"), f.label("sectionend"), f.block
         f.do(f"br i1 {busy}, label %{head}, label %{exit_}")
         f.open_block(head)
@@ -79,10 +77,41 @@ class _Emitter:
         self.body(section.body)
         f.pop()
         following = f.let(f"add nuw nsw i64 {p}, 1")
+        if skip is not None:
+            at_end = f.let(f"icmp eq i64 {following}, {skip[0]}")
+            following = f.let(f"select i1 {at_end}, i64 {skip[1]}, i64 {following}")
         f.phi(slot, p, i64, (low, before), (following, f.block))
         more = f.let(f"icmp slt i64 {following}, {high}")
         f.do(f"br i1 {more}, label %{head}, label %{exit_}")
         f.open_block(exit_)
+
+    def bounds(self, pieces: Sequence[Piece]) -> tuple[str, str, str, tuple[str, str] | None]:
+        """Of a section of one or two pieces: its first iteration in [begin, end), the end of the last one, whether
+        there are any, and between two pieces the end of the first one with what follows it.
+        """
+        f = self.function
+        (low, high, busy), *second = map(self.piece, pieces)
+        if not second:
+            return low, high, busy, None
+        ((low2, high2, busy2),) = second
+        skip = high, f.let(f"select i1 {busy2}, i64 {low2}, i64 {high}")
+        low, high = (
+            f.let(f"select i1 {busy}, i64 {low}, i64 {low2}"),
+            f.let(f"select i1 {busy2}, i64 {high2}, i64 {high}"),
+        )
+        return low, high, f.let(f"or i1 {busy}, {busy2}"), skip
+
+    def piece(self, piece: Piece) -> tuple[str, str, str]:
+        """The first iteration in [begin, end), the end of the last one, and whether there are any."""
+        f, (_, iterations, first) = self.function, piece
+        before = first - iterations.start  # iterations of others that come earlier than number 0 would
+        low = self.clamped("smax", "%begin", before, iterations.start)
+        high = self.clamped("smin", "%end", before, iterations.stop)
+        return low, high, f.let(f"icmp slt i64 {low}, {high}")
+
+    def clamped(self, function: str, bound: str, before: int, limit: int) -> str:
+        number = self.function.let(f"sub i64 {bound}, {before}")
+        return self.function.call(f"llvm.{function}.i64", "i64", [("i64", number), ("i64", str(limit))])
 
     def decompose(self, loops: tuple[Var, ...], p: str) -> None:
         """The variables of the parallel loops from the number of the iteration."""

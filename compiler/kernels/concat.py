@@ -14,7 +14,7 @@ from glulam.compiler.kernels.shuffles import assembled
 from glulam.compiler.kernels.strided import Side
 from glulam.compiler.kernels.tiling import unroll_factor
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Var
+from glulam.compiler.loops.ir import Affine, Half, Var
 
 Channel = tuple[int, int]
 """The number of an input, and a channel of it."""
@@ -28,7 +28,9 @@ def concat(ctx: Context, axis: int) -> Lowered:
         return select_channels(ctx, [[(i, c) for i, shape in enumerate(shapes) for c in range(shape[1])]])
     target = strided.target(ctx)
     for i, first in enumerate(accumulate((shape[axis] for shape in shapes[:-1]), initial=0)):
-        strided.copy(ctx, box(shapes[i], block), strided.source(ctx, i, block), target.moved(axis, first))
+        strided.copy(
+            ctx, box(shapes[i], block), strided.source(ctx, i, block), target.moved(axis, first), rows(ctx, axis)
+        )
     return ctx.finished()
 
 
@@ -41,8 +43,15 @@ def split(ctx: Context, axis: int) -> Lowered:
         return select_channels(ctx, [[(0, first + c) for c in range(o.shape[1])] for first, o in pieces])
     source = strided.source(ctx, 0, block)
     for i, operand in enumerate(ctx.outputs):
-        strided.copy(ctx, box(operand.shape, block), source.moved(axis, starts[i]), strided.target(ctx, i))
+        strided.copy(
+            ctx, box(operand.shape, block), source.moved(axis, starts[i]), strided.target(ctx, i), rows(ctx, axis)
+        )
     return ctx.finished()
+
+
+def rows(ctx: Context, axis: int) -> int | None:
+    """The axis of rows that two threads take half of each, unless it is what images are joined along."""
+    return None if axis == ctx.rows else ctx.rows
 
 
 def box(shape: Shape, block: int) -> Shape:
@@ -125,18 +134,28 @@ class _Selection:
         return self.ctx.operand(i).layout.block if i in self.single else self.block
 
     def build(self) -> None:
-        *outer, last = self.extents
+        parts, length = self.parts()
+        *outer, last = length, *self.extents[1:]
         unroll = unroll_factor(last, 4) if last else 1
 
         def pixels(point: Point) -> None:
-            n, q, *row, start = point
+            part, n, q, *row, start = point
             with self.b.vector("v", self.block) as v, self.b.unrolled("u", unroll) as u:
-                pixel = (*row, start * unroll + u)
+                first, *others = *row, start * unroll + u
+                pixel = (part * length + first, *others)
                 place = self.target.at(n, q * self.run.steps[0] + self.run.first, *pixel, v)
                 self.b.store(self.target.buffer[place], self.value(n, q, pixel, v))
 
         cost = 2 * unroll * self.block * self.operand.type.dtype.size
-        nest(self.b, [self.operand.shape[0], self.run.count, *outer, last // unroll], cost, pixels)
+        with self.b.of_half(Half.BOTH if parts > 1 else None):
+            nest(self.b, [parts, self.operand.shape[0], self.run.count, *outer, last // unroll], cost, pixels)
+
+    def parts(self) -> tuple[int, int]:
+        """Parts of the first extent that come before the channels, so that two threads have half each, and how long."""
+        first = self.extents[0]
+        if not self.ctx.rows or (first % 2 and len(self.extents) == 1):
+            return 1, first
+        return (first, 1) if first % 2 else (2, first // 2)
 
     def value(self, n: Affine, q: Affine, pixel: tuple[Affine, ...], v: Var) -> Expr:
         vectors: list[Expr] = []

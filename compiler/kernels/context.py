@@ -31,6 +31,7 @@ from glulam.compiler.loops.ir import (
     Affine,
     Buffer,
     Builder,
+    Half,
     IndexLike,
     Kernel,
     Load,
@@ -356,16 +357,32 @@ class Context:
         """
         first, *rest = rows
         parts, length = self.parts(first, weights), 1
-        if parts > 1 or self.run(first, weights) == first:
+        halved = first > 1 and self.run(first, weights) < first
+        if parts > 1 or not halved:
             length = first // parts
         inner = {f"o{d}": extent for d, extent in enumerate((length, *rest))}
         outer = {"n": self.output.shape[0], "h": first // length if length else 0}
-        with self.builder.section(**outer, c=channels, **inner) as (n, h, c, row, *others):
+        with (
+            self.builder.of_half(Half.BOTH if halved else None),
+            self.builder.section(**outer, c=channels, **inner) as (n, h, c, row, *others),
+        ):
             yield n, c, [h * length + row, *map(Affine.of, others)]
 
     def parts(self, rows: int, weights: int = 0) -> int:
         """Into how many equal parts so many rows fall, see `run`."""
         return 2 if rows and rows == 2 * self.run(rows, weights) else 1
+
+    @property
+    def rows(self) -> int | None:
+        """The axis of the rows of an image of which two threads had better take half each, None if there is none."""
+        batch, *_ = shape = self.output.shape or (0,)
+        return 2 if self.halves_rows and batch == 1 and len(shape) > 3 else None
+
+    @property
+    def halves_rows(self) -> bool:
+        """Whether two threads had better take half of the rows of an image each, however many weights there are."""
+        by_channel = any(o is not None and o.by_channel for o in (*self.inputs, *self.outputs))
+        return self.target.halves and not by_channel
 
     def run(self, count: int, weights: int, others: int = 0) -> int:
         """How many of `count` rows, or tiles, of an image go through all channels before the next ones do.
@@ -374,7 +391,7 @@ class Context:
         there in the kernel before. Then both read all weights, so these must not be much larger than the pixels: input
         0, the output and what further inputs there are (all in bytes).
         """
-        if not self.target.halves or any(o is not None and o.by_channel for o in (*self.inputs, *self.outputs)):
+        if not self.halves_rows:
             return max(1, count)
         pixels = self.operand(0).type.nbytes + self.output.type.nbytes + others
         return max(1, -(-count // 2) if weights <= OFTEN * pixels else count)

@@ -169,14 +169,20 @@ class Depthwise:
         return Tiles(self.ctx.target, self.geometry, self.unrolls, spare).best(height, width)
 
     def chunk(self, planes: Sequence[int], height: int, width: int) -> int:
-        """Rows of an iteration: a divisor of the height, and of its half where two threads can take one each."""
+        """Rows of an iteration: a divisor of the height, and of its half where two threads can take one each.
+
+        Of an odd height it leaves them at least three chunks, unless these would be single rows.
+        """
         if self.means:
             return height // self.means
-        if not planes:
+        most = height
+        if height and not planes:
             height //= self.ctx.parts(height)
+            if self.ctx.halves_rows and height == most and (third := unroll_factor(height, max(1, height // 3))) > 1:
+                most = third
         outer = self.ctx.output.shape[0] * self.ctx.output.blocks * math.prod(planes)
         parallel = max(1, height * outer // max(_ENOUGH, 2 * self.ctx.target.threads))
-        return unroll_factor(height, max(1, min(_useful_rows(width, len(self.taps)), parallel))) if height else 1
+        return unroll_factor(height, max(1, min(_useful_rows(width, len(self.taps)), parallel, most))) if height else 1
 
     # ---- code
 

@@ -127,10 +127,13 @@ class DirectConv(ConvTile):
         batch, run = self.ctx.output.shape[0], self.chunk(full)
         deep = self.deep_run(groups, full, run, 1, pixels)
         last = rest if deep >= full else 0
-        for begin, times, length in runs(full, deep or run, together=len(groups) == 1 or deep > 0):
+        for begin, times, length, half in runs(full, deep or run, together=len(groups) == 1 or deep > 0):
             for group in groups:
                 extents = {} if deep else {"s": length}
-                with self.b.section(n=batch, q=self.groups, h=times, g=group.count, **extents) as (n, q, h, g, *inner):
+                with (
+                    self.b.of_half(half),
+                    self.b.section(n=batch, q=self.groups, h=times, g=group.count, **extents) as (n, q, h, g, *inner),
+                ):
                     where = Where(group, n, q, g)
                     tiles = partial(self.flat_tiles, where, inner, h * length + begin, length, pixels, last)
                     self.iteration(where, tiles, (length * pixels + last,) if deep else None)
@@ -159,12 +162,12 @@ class DirectConv(ConvTile):
         deep = self.deep_run(
             groups, count, run, math.prod(others) * -(-width // tiling.pixels), math.prod(others) * width
         )
-        for begin, times, length in runs(count, deep or run, together=len(groups) == 1 or deep > 0):
+        for begin, times, length, half in runs(count, deep or run, together=len(groups) == 1 or deep > 0):
             extents = (length, *others)
             inner = {} if deep else {f"o{d}": extent for d, extent in enumerate(extents)}
             for group in groups:
                 space = {"n": self.ctx.output.shape[0], "h": times, "q": self.groups, "g": group.count}
-                with self.b.section(**space, **inner) as (n, h, q, g, *opened):
+                with self.b.of_half(half), self.b.section(**space, **inner) as (n, h, q, g, *opened):
                     where = Where(group, n, q, g)
                     first = h * length + begin if outer else None
                     tiles = partial(self.row_tiles, where, opened, first, extents, columns, tiling.pixels)

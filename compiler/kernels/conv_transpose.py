@@ -16,6 +16,7 @@ from glulam.compiler.graph.types import Array
 from glulam.compiler.kernels.context import Context, Lowered, Point, pack_channels
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, ConvShape, Grid, Phase, TransposedGeometry
 from glulam.compiler.kernels.conv_template import ConvTemplate, constant_weights
+from glulam.compiler.loops.ir import Half
 from glulam.compiler.targets import Target
 
 _MAX_PHASES = 16  # each has code of its own
@@ -57,6 +58,12 @@ def cost(target: Target, batch: int, geometry: TransposedGeometry, shape: ConvSh
 def build(template: ConvTemplate, ctx: Context, geometry: TransposedGeometry) -> Lowered:
     """The kernel. Inputs: x[N,C,*S], w[C,OC/g,*K], b?[OC], then what the epilogue reads."""
     weights = convolution_weights(constant_weights(ctx), geometry.groups)
+    with ctx.builder.of_half(Half.BOTH if ctx.rows else None):
+        _phases(template, ctx, geometry, weights)
+    return ctx.finished()
+
+
+def _phases(template: ConvTemplate, ctx: Context, geometry: TransposedGeometry, weights: Array) -> None:
     assert template.sections is not None
     for phases in itertools.product(*(geometry.phases(d, extent) for d, extent in enumerate(ctx.output.spatial))):
         grid = Grid(tuple(p.count for p in phases), geometry.strides, tuple(p.offset for p in phases))
@@ -67,7 +74,6 @@ def build(template: ConvTemplate, ctx: Context, geometry: TransposedGeometry) ->
             template.sections(ctx, _convolution(geometry, phases), np.ascontiguousarray(part), grid)
         else:
             _without_taps(ctx, grid)
-    return ctx.finished()
 
 
 def convolution_weights(weights: Array, groups: int) -> Array:

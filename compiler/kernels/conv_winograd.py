@@ -27,7 +27,7 @@ from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.shuffles import transposed
 from glulam.compiler.kernels.tiling import Parts, Tiling, memory_rate, overlapped, row_cycles, stream_rate, tilings
 from glulam.compiler.kernels.winograd import FinishedTiles, Products, padded_bias, transform_slowdown
-from glulam.compiler.loops.ir import Affine, Buffer, Builder, Load, Var
+from glulam.compiler.loops.ir import Affine, Buffer, Builder, Half, Load, Var
 from glulam.compiler.targets import Target
 
 _PARTS = 4  # iterations that a convolution should have at least
@@ -192,7 +192,7 @@ class _Winograd:
             bias = ctx.constant(part.reshape(-1, per_group, self.block), "b", table=ctx.data(2) is None)
             for (below, rows, height, parts), (right, columns, width, _) in product(*self.classes()):
                 splits = math.gcd(parts, count)
-                with self.blocks(splits, rows, columns) as (n, k, a, e, q):
+                with self.blocks(splits, below, rows, columns) as (n, k, a, e, q):
                     corner = ((a + below) * plan.rows, (e + right) * plan.columns)
                     (self.transform_across if self.across_tiles else self.transform_inputs)((n, k), corner)
                     with self.b.serial("g", count // splits) as g:
@@ -204,18 +204,25 @@ class _Winograd:
         return ctx.finished()
 
     @contextmanager
-    def blocks(self, splits: int, rows: int, columns: int) -> Iterator[tuple[Var, Var, Var, Var, Var]]:
+    def blocks(self, splits: int, first: int, rows: int, columns: int) -> Iterator[tuple[Var, Var, Var, Var, Var]]:
         """Parallel loops over images, the convolution's groups, rows and columns of blocks of tiles, and channel parts.
 
-        The parts come first unless images are shared by halves.
+        The parts come first unless there is one, or images are shared by halves. `first` is the first row.
         """
         inner = {"n": self.ctx.output.shape[0], "k": self.groups, "a": rows, "e": columns}
-        if self.ctx.run(2, self.f.points * self.weights.shape[0] * self.in_channels * 4) == 1:
-            with self.b.section(**inner, q=splits) as (n, k, a, e, q):
+        weights = self.f.points * self.weights.shape[0] * self.in_channels * 4
+        if splits == 1 or self.ctx.run(2, weights) == 1:
+            with self.b.of_half(self.half(first, rows)), self.b.section(**inner, q=splits) as (n, k, a, e, q):
                 yield n, k, a, e, q
         else:
             with self.b.section(q=splits, **inner) as (q, n, k, a, e):
                 yield n, k, a, e, q
+
+    def half(self, first: int, rows: int) -> Half:
+        """Where in an image so many rows of blocks of tiles are."""
+        twice = 2 * first, 2 * (first + rows)
+        all_rows = self.f.tiles(self.finished.wanted)[0] // self.plan.rows
+        return Half.FIRST if twice[1] <= all_rows else Half.SECOND if twice[0] >= all_rows else Half.BOTH
 
     def classes(self) -> list[list[tuple[int, int, int, int]]]:
         """(first row of blocks, rows, outputs inside their last tiles, parts of the channels), the same for columns.

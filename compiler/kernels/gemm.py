@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import NamedTuple
 
 from glulam.compiler.graph.types import Array, DType
@@ -29,9 +28,9 @@ from glulam.compiler.kernels.gemm_operands import (
     zero,
 )
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
-from glulam.compiler.kernels.tiling import Tiling, choose_tiling, most_rows, pieces, runs, unroll_factor
+from glulam.compiler.kernels.tiling import Run, Tiling, choose_tiling, most_rows, pieces, runs, unroll_factor
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Tile, Var
+from glulam.compiler.loops.ir import Affine, Buffer, Half, IndexLike, Tile, Var
 from glulam.compiler.targets import Target
 
 _ROW_BLOCKS = 8  # column blocks of a tile of one row: as many sums as hide the latency of an addition
@@ -99,15 +98,10 @@ class _Panel(NamedTuple):
     bias: Buffer | None
 
 
-class _Run(NamedTuple):
-    """Tiles of rows that go through all groups of columns before others do: `times` runs of `length` full tiles.
+class _Rows(NamedTuple):
+    """Tiles of rows that go through all groups of columns before others do, and `rest` more rows behind them."""
 
-    They start at tile `first`; behind the last one there are `rest` more rows.
-    """
-
-    first: int
-    times: int
-    length: int
+    tiles: Run
     rest: int
 
 
@@ -155,11 +149,10 @@ class _Columns:
     def build(self) -> Lowered:
         self.ctx.output_view()
         if self.ctx.output.type.size:
-            panels = [_Panel(chunk, self.weights(chunk), self.bias_of(chunk)) for chunk in self.chunks()]
-            for together in zip_longest(*(self.row_runs(panel.chunk, len(panels) == 1) for panel in panels)):
-                for panel, run in zip(panels, together, strict=True):
-                    if run is not None:
-                        self.sections(panel, run)
+            for chunk in self.chunks():
+                panel = _Panel(chunk, self.weights(chunk), self.bias_of(chunk))
+                for run in self.row_runs(chunk):
+                    self.sections(panel, run)
         return self.ctx.finished()
 
     def chunks(self) -> list[_Chunk]:
@@ -183,45 +176,42 @@ class _Columns:
         tiling = self.tiling or choose_tiling(self.ctx.target, self.rows, blocks, self.depth, limit=limit)
         return tiling.pixels, tiling.blocks
 
-    def row_runs(self, chunk: _Chunk, alone: bool) -> list[_Run]:
-        """All rows, or each half of them where two threads had better take one each.
-
-        The halves are one run twice where they are equal, and no other chunk has to come between them.
-        """
+    def row_runs(self, chunk: _Chunk) -> list[_Rows]:
+        """All rows, or each half of them where two threads had better take one each."""
         full, rest = divmod(self.rows, chunk.rows)
         weights = self.packed.nbytes if self.packed is not None else self.ctx.operand(1).type.nbytes
         halved = full > 1 and math.prod(self.batch) == 1 and self.ctx.run(2, weights) == 1
         length = -(-full // 2) if halved else max(1, full)
-        alone = alone and (not rest or not self.inside(chunk, length))
-        found = [_Run(*each, 0) for each in runs(full, length, together=alone)] or [_Run(0, 1, 0, 0)]
-        return [*found[:-1], found[-1]._replace(rest=rest)]
+        found = runs(full, length, together=True) or [Run(0, 1, 0)]
+        if rest and found[-1].times > 1 and self.inside(chunk, length):  # only the second one has the rest
+            found = [Run(0, 1, length, Half.FIRST), Run(length, 1, length, Half.SECOND)]
+        return [*(_Rows(run, 0) for run in found[:-1]), _Rows(found[-1], rest)]
 
     def inside(self, chunk: _Chunk, tiles: int) -> bool:
         """Whether an iteration has all tiles of a run, so that its weights stay cached: not if too few are left."""
         return tiles <= 1 or math.prod(self.batch) * chunk.count >= _ENOUGH
 
-    def sections(self, panel: _Panel, run: _Run) -> None:
+    def sections(self, panel: _Panel, rows: _Rows) -> None:
         """A run of rows of a chunk."""
-        chunk = panel.chunk
+        chunk, ((first, times, length, half), rest) = panel.chunk, rows
         batch = {f"d{i}": extent for i, extent in enumerate(self.batch)}
-        first, times, length, rest = run
         passes = length + (rest > 0)
 
         def tile(outer: Sequence[Var], g: Var, number: Affine, turn: Affine, rows: int) -> None:
             self.tile(panel, _Place(outer, g, number * chunk.rows, rows, turn, passes))
 
         if self.inside(chunk, length):
-            with self.b.section(**batch, h=times, g=chunk.count) as (*outer, h, g):
+            with self.b.of_half(half), self.b.section(**batch, h=times, g=chunk.count) as (*outer, h, g):
                 if length:
                     with self.b.serial("s", length) as s:
                         tile(outer, g, h * length + s + first, Affine.of(s), chunk.rows)
                 if rest:
                     tile(outer, g, Affine.of(first + length), Affine.of(length), rest)
             return
-        with self.b.section(**batch, h=times, g=chunk.count, s=length) as (*outer, h, g, s):
+        with self.b.of_half(half), self.b.section(**batch, h=times, g=chunk.count, s=length) as (*outer, h, g, s):
             tile(outer, g, h * length + s + first, Affine.of(s), chunk.rows)
         if rest:
-            with self.b.section(**batch, g=chunk.count) as (*outer, g):
+            with self.b.of_half(half and Half.SECOND), self.b.section(**batch, g=chunk.count) as (*outer, g):
                 tile(outer, g, Affine.of(first + times * length), Affine.of(length), rest)
 
     def weights(self, chunk: _Chunk) -> Buffer | FixedPoint | None:

@@ -28,7 +28,7 @@ def identity(ctx: Context) -> Lowered:
     block = ctx.output.layout.block
     source, target = strided.source(ctx, 0, block), strided.target(ctx)
     if ctx.operand(0).shape == ctx.output.shape:
-        strided.copy(ctx, box(ctx.output.shape, block), source, target)
+        strided.copy(ctx, box(ctx.output.shape, block), source, target, ctx.rows)
     else:
         strided.copy(ctx, (ctx.output.type.size,), replace(source, strides=(1,)), replace(target, strides=(1,)))
     return ctx.finished()
@@ -49,7 +49,7 @@ def slice(ctx: Context, starts: Sequence[int], steps: Sequence[int]) -> Lowered:
     for axis, start in enumerate(starts):
         source = source.moved(axis, start)
     lane = (1,) if block > 1 else ()
-    strided.copy(ctx, box(shape, block), source.scaled((*steps, *lane)), strided.target(ctx))
+    strided.copy(ctx, box(shape, block), source.scaled((*steps, *lane)), strided.target(ctx), ctx.rows)
     return ctx.finished()
 
 

@@ -8,6 +8,7 @@ from glulam.compiler.kernels import strided
 from glulam.compiler.kernels.concat import box
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.strided import Dim, Side
+from glulam.compiler.loops.ir import Half
 
 
 def build(ctx: Context) -> Lowered:
@@ -16,10 +17,8 @@ def build(ctx: Context) -> Lowered:
     into = y.layout.block
     block = max(x.layout.block, into)
     source, target = strided.source(ctx, 0, x.layout.block), strided.target(ctx)
-    # Of such images threads compute half of the rows each.
-    halved = 2 if y.shape[0] == 1 and (x.layout.rows_first or y.layout.rows_first) else None
     if x.layout.block == into:
-        strided.copy(ctx, box(y.shape, block), source, target, halved)
+        strided.copy(ctx, box(y.shape, block), source, target, ctx.rows)
         return ctx.finished()
     if into > 1:
         source = _in_lanes(source, block)
@@ -27,10 +26,11 @@ def build(ctx: Context) -> Lowered:
         target = _in_lanes(target, block)
     whole, rest = divmod(y.shape[1], block)
     batch, _, *spatial = y.shape
-    strided.copy(ctx, (batch, whole, *spatial, block), source, target, halved)
+    strided.copy(ctx, (batch, whole, *spatial, block), source, target, ctx.rows)
     if rest and 0 not in y.shape:
         source, target = source.moved(1, whole), target.moved(1, whole)
-        _last_block(ctx, (batch, *spatial), _without_blocks(source), _without_blocks(target), rest)
+        with ctx.builder.of_half(Half.BOTH if ctx.rows else None):
+            _last_block(ctx, (batch, *spatial), _without_blocks(source), _without_blocks(target), rest)
     return ctx.finished()
 
 

@@ -38,6 +38,7 @@ from glulam.compiler.kernels.context import Context, Lowered, Operand, Point, Vi
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.tiling import (
     Parts,
+    Run,
     Tiling,
     choose_tiling,
     memory_rate,
@@ -225,14 +226,15 @@ class _Products:
         groups = [_Group(self, *each, tiling.pixels) for each in tiling.channel_groups(self.out_blocks)]
         paired = form.bottom if form.inner else form.bottom // tiling.pixels
         for run in runs(paired, self.run(paired), together=len(groups) == 1):
-            for group in groups:
-                if form.inner:
-                    group.rows(*run, paired=True)
-                else:
-                    group.flat(*run)
+            with self.b.of_half(run.half):
+                for group in groups:
+                    if form.inner:
+                        group.rows(run, paired=True)
+                    else:
+                        group.flat(run)
         for group in groups:
             if form.inner:
-                group.rows(form.bottom, 1, form.top - form.bottom, paired=False)
+                group.rows(Run(form.bottom, 1, form.top - form.bottom), paired=False)
             else:
                 group.ends()
         return self.ctx.finished()
@@ -284,8 +286,9 @@ class _Group:
 
     # ---- which tiles
 
-    def flat(self, first: int, times: int, length: int) -> None:
+    def flat(self, run: Run) -> None:
         """Runs of tiles along the only dimension, all of which have partners."""
+        first, times, length, _ = run
         with self.b.section(n=self.form.batch, h=times, g=self.count, s=length) as (n, h, g, s):
             self.head, self.share = (n, g), Affine.of(s)
             self.tile([(h * length + s + first) * self.pixels], self.pixels, self.pixels)
@@ -306,8 +309,9 @@ class _Group:
                 self.head, self.share = (n, g), Affine.of(full)
                 self.tile([s * top + start], top, bottom)
 
-    def rows(self, first: int, times: int, length: int, paired: bool) -> None:
+    def rows(self, run: Run, paired: bool) -> None:
         """Tiles along the last of several dimensions, in runs of rows."""
+        first, times, length, _ = run
         *middle, width = self.form.inner
         extents = {f"m{d}": extent for d, extent in enumerate(middle)}
         with self.b.section(n=self.form.batch, h=times, g=self.count, r=length, **extents) as (n, h, g, r, *mid):

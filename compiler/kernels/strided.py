@@ -20,11 +20,12 @@ from glulam.compiler.kernels.context import COPIED_AS, Context, pack_channels
 from glulam.compiler.kernels.nest import chunks, nest, row_chunks, tasks, vectors
 from glulam.compiler.kernels.shuffles import assembled, transposed
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Load, Var
+from glulam.compiler.loops.ir import Affine, Buffer, Half, IndexLike, Load, Var
 
 _CLOSE = 8  # strides up to this many elements are read as whole vectors
 _SAME_SET = 4096  # bytes between places that fall into one set of a first-level cache, of 8 or 12 lines
 _CACHED = 0.6  # of the last cache: beyond that, rows a page apart are written faster in turn, a line of each
+_LONG_ROW = 64  # elements of rows that need not be copied together with their neighbours
 _RUN = 8  # tiles that are transposed before their rows are written, where those would drive out each other
 
 
@@ -103,37 +104,23 @@ def fill(ctx: Context, extents: Sequence[int], value: float, place: Side, dtype:
         copy(ctx, extents, replace(only, strides=(0,) * len(extents)), place)
 
 
-def copy(ctx: Context, extents: Sequence[int], source: Side, target: Side, halved: int | None = None) -> None:
-    """Sections that copy a box of `extents`; two threads take the halves of axis `halved` each, or half of its places.
+def copy(ctx: Context, extents: Sequence[int], source: Side, target: Side, rows: int | None = None) -> None:
+    """Sections that copy a box of `extents`; two threads take half of axis `rows` each, or half of the box's places.
 
-    Else they share it in the order of the target's memory.
+    Else they share it in the order of the target's memory; also where each of an odd number of rows is short.
     """
     if 0 in extents:
         return
     dims, head = [Dim(*d) for d in zip(extents, source.strides, target.strides, strict=True)], list[Dim]()
-    if halved is not None:
-        parts, length = (2, extents[halved] // 2) if extents[halved] % 2 == 0 else (extents[halved], 1)
-        axis = dims[halved]
+    if rows is not None and (extents[rows] % 2 == 0 or math.prod(extents[rows + 1 :]) >= _LONG_ROW):
+        parts, length = (2, extents[rows] // 2) if extents[rows] % 2 == 0 else (extents[rows], 1)
+        axis = dims[rows]
         head = [Dim(parts, axis.source * length, axis.target * length)]
-        dims[halved] = replace(axis, extent=length)
+        dims[rows] = replace(axis, extent=length)
     *outer, inner = merged(dims)
     outer = head + outer
-    copier = _Copier(ctx, source, target)
-    along = next((d for d in outer if d.source == 1 and d.extent > 1), None)
-    if inner.target == 1 and inner.source in (0, 1):
-        copier.rows(outer, inner)
-    elif inner.target == 1 and along is not None and inner.source != 0:
-        others = [d for d in outer if d is not along]
-        if inner.source == along.extent <= _CLOSE:
-            copier.take_apart(others, along, inner)
-        elif along.target == inner.extent <= _CLOSE:
-            copier.put_together(others, along, inner)
-        else:
-            copier.tiles(others, along, inner)
-    elif inner.target == 1 and abs(inner.source) <= _CLOSE and (room := copier.room([*outer, inner])) is not None:
-        copier.strided_rows(outer, inner, room)
-    else:
-        copier.elements([*outer, inner])
+    with ctx.builder.of_half(Half.BOTH if head else None):
+        _Copier(ctx, source, target).copy(outer, inner)
 
 
 def merged(dims: Sequence[Dim]) -> list[Dim]:
@@ -159,6 +146,24 @@ class _Copier:
         self.cached = _CACHED * ctx.target.l3_bytes
         self.shuffled = min(self.lanes, 16) if self.lanes > 2 else 4
         """Lanes of vectors that are taken apart; many narrow ones cost more than they bring."""
+
+    def copy(self, outer: Sequence[Dim], inner: Dim) -> None:
+        """In the way that suits the strides."""
+        along = next((d for d in outer if d.source == 1 and d.extent > 1), None)
+        if inner.target == 1 and inner.source in (0, 1):
+            self.rows(outer, inner)
+        elif inner.target == 1 and along is not None and inner.source != 0:
+            others = [d for d in outer if d is not along]
+            if inner.source == along.extent <= _CLOSE:
+                self.take_apart(others, along, inner)
+            elif along.target == inner.extent <= _CLOSE:
+                self.put_together(others, along, inner)
+            else:
+                self.tiles(others, along, inner)
+        elif inner.target == 1 and abs(inner.source) <= _CLOSE and (room := self.room([*outer, inner])) is not None:
+            self.strided_rows(outer, inner, room)
+        else:
+            self.elements([*outer, inner])
 
     def base(self, outer: Sequence[Dim], coords: Sequence[Affine]) -> tuple[Affine, Affine]:
         x, y = Affine.of(self.source.start), Affine.of(self.target.start)

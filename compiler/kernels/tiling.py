@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
+from glulam.compiler.loops.ir import Half
 from glulam.compiler.targets import Target
 
 _ROUND, _MOST_STEPS = 56, 4  # FMAs, and steps, of a round of an unrolled loop; more is more code, not more speed
@@ -128,15 +130,28 @@ def row_cycles(target: Target, tiling: Tiling, width: int, blocks: int, depth: i
     return total
 
 
-def runs(count: int, length: int, together: bool) -> list[tuple[int, int, int]]:
-    """(first, times, length) of runs that cover `count` rows, or tiles: equal ones `together`, or each by itself.
+class Run(NamedTuple):
+    """`times` times `length` rows, or tiles, from `first` on: those of a half of the image, if there are two."""
+
+    first: int
+    times: int
+    length: int
+    half: Half | None = None
+
+
+def runs(count: int, length: int, together: bool) -> list[Run]:
+    """Runs of `length` that cover `count` rows, or tiles: equal ones `together`, or each by itself.
 
     Where channels fall into groups of several sizes, one run goes through all of them before the next one does.
     """
     found = pieces(count, length)
+    if count > 1 and length == -(-count // 2):
+        if len(found) == 1:
+            return [Run(*found[0], Half.BOTH)]
+        return [Run(*each, half) for each, half in zip(found, (Half.FIRST, Half.SECOND), strict=True)]
     if together:
-        return found
-    return [(first + i * each, 1, each) for first, times, each in found for i in range(times)]
+        return [Run(*each) for each in found]
+    return [Run(first + i * each, 1, each) for first, times, each in found for i in range(times)]
 
 
 def most_rows(target: Target, stride: int) -> int:

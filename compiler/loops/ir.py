@@ -1,7 +1,8 @@
 """The loop IR: kernels as explicit loops over buffers, with register tiles and scalar expressions.
 
 A kernel is a list of sections. A section is a perfect nest of parallel loops around a body; sections of one kernel are
-independent of each other, so their iterations form one parallel space that threads share.
+independent of each other, so their iterations form one parallel space that threads share, each a piece of it. Sections
+that go over the same rows one after the other are cut in `halves`, so that two threads have half of the rows each.
 
 A `vector` loop is run for all its iterations at once: everything inside it, serial loops included, happens in lockstep.
 What depends on its variable is a vector, the rest is scalar, and where they meet the scalar is broadcast. A register
@@ -13,7 +14,10 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
+from typing import NamedTuple
 
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.layout import dense_strides
@@ -328,16 +332,43 @@ class Prefetch:
 Stmt = For | Store | Declare | TileWrite | Prefetch
 
 
+class Half(enum.Enum):
+    """To which half of what a kernel computes the iterations of a section belong."""
+
+    FIRST = "first"
+    SECOND = "second"
+    BOTH = "both"  # the first ones to the first, the others to the second
+
+
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A perfect nest of parallel loops, outermost first, around a body."""
+    """A perfect nest of parallel loops, outermost first, around a body.
+
+    Of neighbouring sections with a `half` all first halves come before all second ones in the parallel space.
+    """
 
     vars: tuple[Var, ...]
     body: list[Stmt]
+    half: Half | None = None
 
     @property
     def extent(self) -> int:
         return math.prod(v.extent for v in self.vars)
+
+    def in_half(self, half: Half) -> range:
+        """Those of its iterations that belong to the first, or the second, half."""
+        if self.half is Half.BOTH:
+            middle = self.extent // 2
+            return range(middle) if half is Half.FIRST else range(middle, self.extent)
+        return range(self.extent) if self.half is half else range(0)
+
+
+class Piece(NamedTuple):
+    """Iterations of a section that are neighbours in the parallel space of its kernel, where they start at `first`."""
+
+    section: Section
+    iterations: range
+    first: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,8 +382,22 @@ class Kernel:
 
     @property
     def extent(self) -> int:
-        """Iterations of the parallel space, the sections' one after the other."""
+        """Iterations of the parallel space."""
         return sum(section.extent for section in self.sections)
+
+    def pieces(self) -> list[Piece]:
+        """The parallel space, from its begin to its end."""
+        found: list[Piece] = []
+        end = 0
+        for halved, sections in groupby(self.sections, lambda section: section.half is not None):
+            group = list(sections)
+            for half in (Half.FIRST, Half.SECOND) if halved else (None,):
+                for section in group:
+                    iterations = range(section.extent) if half is None else section.in_half(half)
+                    if iterations:
+                        found.append(Piece(section, iterations, end))
+                        end += len(iterations)
+        return found
 
     @property
     def scratch_bytes(self) -> int:
@@ -381,6 +426,8 @@ class Builder:
     params: list[Buffer] = field(default_factory=list)
     scratch_buffers: list[Buffer] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
+    half: Half | None = None
+    """Of the sections that come next."""
     _stack: list[list[Stmt]] = field(default_factory=list)
 
     def param(
@@ -410,6 +457,13 @@ class Builder:
         A `leading` section is put before those that are there already.
         """
         return _SectionScope(self, tuple(Var(name, extent) for name, extent in extents.items()), leading)
+
+    @contextmanager
+    def of_half(self, half: Half | None) -> Iterator[None]:
+        """What comes in this context are sections of that half; None leaves it to what is around."""
+        before, self.half = self.half, half or self.half
+        yield
+        self.half = before
 
     def serial(self, name: str, extent: int, span: Span | None = None) -> _LoopScope:
         return _LoopScope(self, Var(name, extent), Kind.SERIAL, span)
@@ -465,7 +519,7 @@ class _SectionScope:
         body = self.builder._stack.pop()
         if exc[0] is None and all(v.extent for v in self.vars):
             sections = self.builder.sections
-            sections.insert(0 if self.leading else len(sections), Section(self.vars, body))
+            sections.insert(0 if self.leading else len(sections), Section(self.vars, body, self.builder.half))
 
 
 class _LoopScope:

@@ -12,7 +12,7 @@ from native import aligned, assert_same, both, run_native
 from glulam.compiler.codegen.module import module_text
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
-from glulam.compiler.loops.ir import Access, Builder
+from glulam.compiler.loops.ir import Access, Builder, Half
 from glulam.compiler.targets import runnable_targets
 
 TARGETS = [pytest.param(t, id=t.name) for t in runnable_targets()]
@@ -238,3 +238,42 @@ def test_a_formula_used_often_gives_each_its_own_value():
     kernel = b.kernel()
     slow, fast = both(kernel, arguments(kernel), BEST)
     np.testing.assert_allclose(fast["y"], slow["y"], rtol=1e-5, atol=1e-5)
+
+
+def halved_kernel():
+    """Sections that count how often each of their iterations is executed, all in one array."""
+    b = Builder("halved")
+    y = b.param("y", (25,), Access.UPDATE, dtype=DType.I32)
+    first = 0
+    for half, rows, columns in (
+        (None, 2, 1), (Half.BOTH, 2, 3), (Half.SECOND, 1, 3), (Half.FIRST, 4, 1), (Half.BOTH, 1, 1), (None, 1, 1),
+        (None, 1, 2), (Half.BOTH, 1, 5), (Half.SECOND, 1, 1),
+    ):  # fmt: skip
+        with b.of_half(half), b.section(i=rows, j=columns) as (i, j):
+            place = y[i * columns + j + first]
+            b.store(place, place + 1)
+        first += rows * columns
+    return b.kernel()
+
+
+def test_halves_of_sections_come_one_after_the_other():
+    found = [(piece.first, list(piece.iterations), piece.section.extent) for piece in halved_kernel().pieces()]
+    assert found == [
+        (0, [0, 1], 2),
+        *((2, [0, 1, 2], 6), (5, [0, 1, 2, 3], 4)),
+        *((9, [3, 4, 5], 6), (12, [0, 1, 2], 3), (15, [0], 1)),
+        *((16, [0], 1), (17, [0, 1], 2)),
+        *((19, [0, 1], 5), (21, [2, 3, 4], 5), (24, [0], 1)),
+    ]
+
+
+def test_any_part_of_halved_sections_is_executed_once():
+    kernel = halved_kernel()
+    starts = dict(zip(kernel.sections, np.cumsum([0, *(section.extent for section in kernel.sections)]), strict=False))
+    order = [starts[section] + i for section, iterations, _ in kernel.pieces() for i in iterations]
+    assert sorted(order) == list(range(25))
+    for begin in range(26):
+        for end in range(begin, 26):
+            y = aligned(np.zeros(25, np.int32))
+            run_native(kernel, [y], BEST, begin=begin, end=end)
+            assert sorted(np.repeat(np.arange(25), y)) == sorted(order[begin:end]), (begin, end)
