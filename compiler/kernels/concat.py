@@ -155,7 +155,7 @@ class _Selection:
         first = self.extents[0]
         if not self.ctx.rows or (first % 2 and len(self.extents) == 1):
             return 1, first
-        return (first, 1) if first % 2 else (2, first // 2)
+        return strided.row_parts(first)
 
     def value(self, n: Affine, q: Affine, pixel: tuple[Affine, ...], v: Var) -> Expr:
         vectors: list[Expr] = []

@@ -218,8 +218,12 @@ class _Winograd:
             with self.b.section(q=splits, **inner) as (q, n, k, a, e):
                 yield n, k, a, e, q
 
-    def half(self, first: int, rows: int) -> Half:
-        """Where in an image so many rows of blocks of tiles are."""
+    def half(self, first: int, rows: int) -> Half | None:
+        """Which half of an image, or of a batch, so many rows of blocks of tiles belong to, if two threads share it."""
+        if not self.ctx.target.halves:
+            return None
+        if self.ctx.output.shape[0] > 1:
+            return Half.BOTH
         twice = 2 * first, 2 * (first + rows)
         all_rows = self.f.tiles(self.finished.wanted)[0] // self.plan.rows
         return Half.FIRST if twice[1] <= all_rows else Half.SECOND if twice[0] >= all_rows else Half.BOTH

@@ -113,14 +113,18 @@ def copy(ctx: Context, extents: Sequence[int], source: Side, target: Side, rows:
         return
     dims, head = [Dim(*d) for d in zip(extents, source.strides, target.strides, strict=True)], list[Dim]()
     if rows is not None and (extents[rows] % 2 == 0 or math.prod(extents[rows + 1 :]) >= _LONG_ROW):
-        parts, length = (2, extents[rows] // 2) if extents[rows] % 2 == 0 else (extents[rows], 1)
-        axis = dims[rows]
+        (parts, length), axis = row_parts(extents[rows]), dims[rows]
         head = [Dim(parts, axis.source * length, axis.target * length)]
         dims[rows] = replace(axis, extent=length)
     *outer, inner = merged(dims)
     outer = head + outer
     with ctx.builder.of_half(Half.BOTH if head else None):
         _Copier(ctx, source, target).copy(outer, inner)
+
+
+def row_parts(rows: int) -> tuple[int, int]:
+    """Parts of which, one after the other, two threads have half each, and how many rows they have: halves, or rows."""
+    return (2, rows // 2) if rows % 2 == 0 else (rows, 1)
 
 
 def merged(dims: Sequence[Dim]) -> list[Dim]:

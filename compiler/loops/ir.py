@@ -1,8 +1,9 @@
 """The loop IR: kernels as explicit loops over buffers, with register tiles and scalar expressions.
 
 A kernel is a list of sections. A section is a perfect nest of parallel loops around a body; sections of one kernel are
-independent of each other, so their iterations form one parallel space that threads share, each a piece of it. Sections
-that go over the same rows one after the other are cut in `halves`, so that two threads have half of the rows each.
+independent of each other, so their iterations form one parallel space that threads share, each a piece of it. Of
+sections that go over the same rows one after the other each `Half` is a piece of its own, so that two threads have half
+of the rows each.
 
 A `vector` loop is run for all its iterations at once: everything inside it, serial loops included, happens in lockstep.
 What depends on its variable is a vector, the rest is scalar, and where they meet the scalar is broadcast. A register
