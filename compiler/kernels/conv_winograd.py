@@ -25,13 +25,25 @@ from glulam.compiler.kernels.conv_template import constant_weights
 from glulam.compiler.kernels.minimal_filtering import Filtering
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.shuffles import transposed
-from glulam.compiler.kernels.tiling import Parts, Tiling, memory_rate, overlapped, row_cycles, stream_rate, tilings
+from glulam.compiler.kernels.tiling import (
+    MEMORY_RATE,
+    Parts,
+    Tiling,
+    memory_rate,
+    move_rate,
+    overcrowds,
+    overlapped,
+    row_cycles,
+    stream_rate,
+    tilings,
+)
 from glulam.compiler.kernels.winograd import FinishedTiles, Products, padded_bias, transform_slowdown
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, Half, Load, Var
 from glulam.compiler.targets import Target
 
 _PARTS = 4  # iterations that a convolution should have at least
-_L2_SHARE = 0.35  # of the second-level cache that the inputs of a block of tiles may fill
+_L2_SHARE = 0.35  # of the second-level cache that the inputs of a block of tiles may fill without that they wait
+_AGAIN_RATE = 8.0  # bytes a cycle of inputs behind it that are read for another group of channels
 _FEW_CHANNELS = 4  # for which turning rows of inputs into vectors across tiles pays
 _SHUFFLE_CYCLES = 1.0  # of one that takes two vectors
 
@@ -74,11 +86,12 @@ def choose_plan(target: Target, batch: int, spatial: Shape, in_channels: int, ou
             for splits in (s for s in range(1, groups + 1) if groups % s == 0):
                 if iterations * splits >= least or splits == groups:
                     plan = Plan(rows, columns, splits, tiling)
-                    cycles = _cycles(target, plan, row, iterations, in_channels, out_channels, f)
-                    candidates.append((cycles * _parts(plan, iterations, blocks).busiest(target.threads), plan))
+                    ways = [(plan, _parts(plan, iterations, blocks))]
                     if target.halves and splits == 1 and _has_middle(plan, batch, height, width, blocks):
-                        shared = replace(plan, shares_middle=True)
-                        candidates.append((cycles * Parts(iterations - 1, 2, 0.5).busiest(2), shared))
+                        ways.append((replace(plan, shares_middle=True), Parts(iterations - 1, 2, 0.5)))
+                    for way, parts in ways:
+                        cycles = _cycles(target, way, row, iterations, in_channels, out_channels, f)
+                        candidates.append((cycles * parts.busiest(target.threads), way))
     return min(candidates, key=lambda candidate: candidate[0])[1]
 
 
@@ -130,15 +143,30 @@ def _cycles(
         reading = tiles * in_blocks * f.input_cycles
     filters = f.points * in_channels * out_blocks * lanes * 4
     transforms = (plan.splits * reading + tiles * out_blocks * f.output_cycles) * slow
+    twice = 2 * reading * slow if plan.shares_middle else 0.0  # by both threads, and the next layer reads of both
     products = f.points * row
     passes = -(-out_blocks // plan.tiling.blocks)
-    if inputs > _L2_SHARE * target.l2_bytes:  # they come and go between caches, and not all of it is hidden
-        transforms += (1 + passes) * inputs / stream_rate(target, inputs)
     results = f.points * tiles * lanes * 4 * plan.tiling.blocks
-    transforms += trips * passes * results / stream_rate(target, inputs + results)
+    transforms += _input_moves(target, inputs, results, passes)
+    transforms += trips * passes * results / move_rate(target, inputs + results, inputs + results)
     first = overlapped(products, filters / memory_rate(target, filters))
-    others = overlapped(products, filters / stream_rate(target, filters + inputs))
-    return iterations * transforms + first + (iterations - 1) * others
+    others = overlapped(products, filters / _filter_rate(target, filters + inputs))
+    return iterations * transforms + twice + first + (iterations - 1) * others
+
+
+def _input_moves(target: Target, inputs: int, results: int, passes: int) -> float:
+    """What shows of writing a block's inputs, and of reading them for each group of channels, in cycles."""
+    if inputs <= _L2_SHARE * target.l2_bytes:
+        return 0.0
+    rate = again = move_rate(target, inputs, inputs + results)
+    if inputs > 2 * _L2_SHARE * target.l2_bytes:
+        again = min(rate, _AGAIN_RATE)
+    return 2 * inputs / rate + (passes - 1) * inputs / again
+
+
+def _filter_rate(target: Target, together: int) -> float:
+    """Bytes a cycle of filters that are read again: two threads, each at a place of its own, crowd each other out."""
+    return MEMORY_RATE if target.halves and overcrowds(target, together) else stream_rate(target, together)
 
 
 def _turning_cycles(f: Filtering, lanes: int) -> float:

@@ -20,6 +20,8 @@ _BROADCASTS = 2.0  # loads of one element that start in one cycle
 _LOADS_SHOW = 0.03  # of the time of loads, even where multiplying takes longer
 _STREAM_BYTES = 20.0  # bytes a cycle that a tile may draw from the second-level cache without waiting
 _L2_RATE, _L3_RATE, MEMORY_RATE = 28.0, 18.0, 7.0  # bytes a cycle that one core reads
+FAR_RATE = 5.0  # bytes a cycle that come from memory and go back there, all of which shows
+_CROWDED = 4  # of the last-level cache, which others use too, one may count on such a part
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,16 @@ def stream_rate(target: Target, working_set: int) -> float:
 def stays_cached(target: Target, working_set: int) -> bool:
     """Whether so many bytes, read over and over, come from a cache."""
     return working_set <= 0.7 * target.l3_bytes
+
+
+def move_rate(target: Target, size: int, together: int) -> float:
+    """Bytes a cycle of a tensor of `size` bytes that is written and then read, one of those that take `together`."""
+    return FAR_RATE if overcrowds(target, together) else stream_rate(target, size)
+
+
+def overcrowds(target: Target, size: int) -> bool:
+    """Whether so many bytes may not stay in the last-level cache, which others use too."""
+    return size > target.l3_bytes // _CROWDED
 
 
 def memory_rate(target: Target, data: int) -> float:

@@ -16,13 +16,22 @@ from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.minimal_filtering import Filtering, Line, Residues
 from glulam.compiler.kernels.packing import Packing
-from glulam.compiler.kernels.tiling import OFTEN, choose_tiling, memory_rate, overlapped, row_cycles, stream_rate
+from glulam.compiler.kernels.tiling import (
+    FAR_RATE,
+    OFTEN,
+    choose_tiling,
+    memory_rate,
+    overlapped,
+    row_cycles,
+    stream_rate,
+)
 from glulam.compiler.kernels.winograd import FinishedTiles, Products, padded_bias, transform_slowdown
 from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Load, Var
 from glulam.compiler.targets import Target
 
 Pads = tuple[tuple[int, int], ...]
 
+_CACHED = 0.33  # of the last-level cache that the tensors may fill before most of them go to memory and come back
 _MOVES = 3  # what it costs to write a tensor and to read it in the next kernel, in readings
 
 
@@ -36,7 +45,8 @@ def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_chann
     transforms = tiles * (in_blocks * f.input_cycles + out_blocks * f.output_cycles) * transform_slowdown(target)
     tiling = choose_tiling(target, tiles, out_blocks, in_channels)
     products = f.points * row_cycles(target, tiling, tiles, out_blocks, in_channels)
-    moves = sum(_MOVES * size / stream_rate(target, size) for size in tensors)
+    far = sum(tensors) > _CACHED * target.l3_bytes
+    moves = sum(_MOVES * size / (FAR_RATE if far else stream_rate(target, size)) for size in tensors)
     return f.margin * (transforms + moves + overlapped(products, filters / memory_rate(target, filters)))
 
 

@@ -14,13 +14,11 @@ from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Trait
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.uses import Uses
-from glulam.compiler.kernels.tiling import stream_rate
+from glulam.compiler.kernels.tiling import FAR_RATE, move_rate, stream_rate
 from glulam.compiler.passes.manager import Decision, Pass
 from glulam.compiler.passes.samples import Layer, batch_map_patch, batch_of, layers_of
 from glulam.compiler.targets import Target
 
-_FAR_RATE = 5.0  # bytes a cycle that come from memory and go back there, all of which shows
-_CROWDED = 4  # a tensor stays in the last-level cache, which others use too, if it takes no more than such a part of it
 _WEIGHTS_SHOW = 0.4  # of the time that weights take to arrive: they are prefetched
 _CALL = 2000.0  # cycles that one more kernel call costs
 _MOST_PARTS = 64
@@ -65,21 +63,17 @@ class SplitBatch(Pass):
                     crossing[value] -= 1
             crossing |= {value: len(readers[value]) for value in layer.node.outputs}
             late = sum(v.type.nbytes for v, left in crossing.items() if left and v not in outputs)
-            best = min(best, (total + 2 * late / _FAR_RATE, count, size), key=lambda entry: (entry[0], -entry[1]))
+            best = min(best, (total + 2 * late / FAR_RATE, count, size), key=lambda entry: (entry[0], -entry[1]))
         return best
 
     def added(self, layer: Layer, size: int) -> float:
         """Estimated cycles that a layer takes longer with `size` samples at a time."""
         parts = layer.batch // size
-        together = layer.tensors / self.rate(layer.tensors)
-        apart = layer.tensors / self.rate(layer.tensors // parts)
+        whole, part = layer.tensors, layer.tensors // parts
+        saved = whole / move_rate(self.target, whole, whole) - whole / move_rate(self.target, part, part)
         again = (parts - 1) * layer.weights / stream_rate(self.target, self.target.l3_bytes)
         calls = 0.0 if Trait.POINTWISE in layer.node.op.traits else (parts - 1) * _CALL
-        return apart - together + _WEIGHTS_SHOW * again + calls
-
-    def rate(self, size: int) -> float:
-        """Bytes a cycle of tensors that take `size` bytes."""
-        return _FAR_RATE if size > self.target.l3_bytes // _CROWDED else stream_rate(self.target, size)
+        return _WEIGHTS_SHOW * again + calls - saved
 
 
 def _sizes(batch: int) -> list[int]:

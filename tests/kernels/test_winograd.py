@@ -12,7 +12,7 @@ from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import TensorType, f32
-from glulam.compiler.kernels import conv_winograd
+from glulam.compiler.kernels import conv_winograd, winograd_stages
 from glulam.compiler.kernels.minimal_filtering import Line, filtering
 from glulam.compiler.kernels.tiling import Tiling
 from glulam.compiler.ops import Add, Conv, MaxPool, PRelu, Relu
@@ -182,6 +182,24 @@ def test_plan_cuts_evenly(shape, channels):
     height, width = F4.tiles(shape)
     assert height % plan.rows == 0
     assert width % plan.columns == 0
+
+
+def test_blocks_of_tiles_fit_the_cache_of_a_thread_and_two_read_filters_less_often():
+    """256 channels of 56x56: the filters are 17 MB, which one thread reads for each block, two for a larger one."""
+    f = filtering((6, 6), (3, 3))
+    machine = replace(target("x86-64-v4"), l3_bytes=1 << 25)
+    one, two = (
+        conv_winograd.choose_plan(replace(machine, threads=n), 1, (56, 56), 256, 256, f) for n in (1, 2)
+    )  # fmt: skip
+    assert f.points * one.tiles * 256 * 4 <= 0.7 * machine.l2_bytes
+    assert two.tiles > one.tiles
+
+
+@pytest.mark.parametrize(("channels", "size", "in_stages"), [(512, 28, True), (256, 56, False)])
+def test_stages_pay_while_their_tensors_stay_cached(channels, size, in_stages):
+    f, machine = filtering((6, 6), (3, 3)), replace(target("x86-64-v4"), l3_bytes=1 << 25)
+    costs = [each.cost(machine, 1, (size, size), channels, channels, f) for each in (winograd_stages, conv_winograd)]
+    assert (costs[0] < costs[1]) == in_stages
 
 
 def test_two_threads_share_the_middle_where_halves_leave_one():
