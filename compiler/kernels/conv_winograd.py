@@ -44,6 +44,7 @@ from glulam.compiler.targets import Target
 _PARTS = 4  # iterations that a convolution should have at least
 _L2_SHARE = 0.35  # of the second-level cache that the inputs of a block of tiles may fill without that they wait
 _AGAIN_RATE = 8.0  # bytes a cycle of inputs behind it that are read for another group of channels
+_DRAW_RATE = 15.0  # bytes a cycle of filters that register tiles draw from that cache while more of them arrive there
 _FEW_CHANNELS = 4  # for which turning rows of inputs into vectors across tiles pays
 _SHUFFLE_CYCLES = 1.0  # of one that takes two vectors
 
@@ -96,7 +97,9 @@ def choose_plan(target: Target, batch: int, spatial: Shape, in_channels: int, ou
 
 
 def _parts(plan: Plan, iterations: int, blocks: int) -> Parts:
-    """What threads can share; channel blocks that fill no group of the tiling's size make up a smaller part."""
+    """What threads can share; of split channels those that fill no group of the tiling's size are a smaller part."""
+    if plan.splits == 1:
+        return Parts(iterations)
     (_, each, count), *rest = plan.tiling.channel_groups(blocks)
     whole = math.gcd(plan.splits, count)
     return Parts(iterations * whole, iterations * len(rest), sum(size for _, size, _ in rest) / (each * count // whole))
@@ -142,9 +145,11 @@ def _cycles(
         inputs = f.points * tiles * in_blocks * lanes * 4
         reading = tiles * in_blocks * f.input_cycles
     filters = f.points * in_channels * out_blocks * lanes * 4
-    transforms = (plan.splits * reading + tiles * out_blocks * f.output_cycles) * slow
+    readings = plan.splits + (plan.splits > 1 and out_blocks % plan.tiling.blocks > 0)
+    transforms = (readings * reading + tiles * out_blocks * f.output_cycles) * slow
     twice = 2 * reading * slow if plan.shares_middle else 0.0  # by both threads, and the next layer reads of both
-    products = f.points * row
+    drawn = -(-tiles // plan.tiling.pixels) * filters / _DRAW_RATE if filters > target.l2_bytes else 0.0
+    products = max(f.points * row, drawn)
     passes = -(-out_blocks // plan.tiling.blocks)
     results = f.points * tiles * lanes * 4 * plan.tiling.blocks
     transforms += _input_moves(target, inputs, results, passes)
@@ -187,6 +192,17 @@ def build(ctx: Context, pads: tuple[tuple[int, int], ...], finished: FinishedTil
     return _Winograd(ctx, pads, finished).build()
 
 
+@dataclass(frozen=True)
+class _FilterGroup:
+    """`count` times `per_group` channel blocks from block `first` on, with their filters and bias."""
+
+    first: int
+    per_group: int
+    count: int
+    filters: Buffer
+    bias: Buffer
+
+
 class _Winograd:
     def __init__(self, ctx: Context, pads: tuple[tuple[int, int], ...], finished: FinishedTiles) -> None:
         self.ctx, self.pads, self.finished, self.f = ctx, pads, finished, finished.f
@@ -214,22 +230,27 @@ class _Winograd:
             self.inputs = self.b.scratch("v", (self.f.points, plan.tiles, self.in_blocks * self.block))
         odd = self.f.points | 1  # so that the tiles begin in different sets of a cache
         self.products = self.b.scratch("m", (plan.tiling.blocks, plan.tiles, odd, self.block))
-        for first, per_group, count in plan.tiling.channel_groups(self.out_blocks):
-            packed = ctx.constant(self.filters(first, per_group, count), "u")
-            part = self.bias.reshape(self.groups, -1)[:, first * self.block : (first + per_group * count) * self.block]
-            bias = ctx.constant(part.reshape(-1, per_group, self.block), "b", table=ctx.data(2) is None)
-            for (below, rows, height, parts), (right, columns, width, _) in product(*self.classes()):
-                splits = math.gcd(parts, count)
+        groups = [self.filter_group(*each) for each in plan.tiling.channel_groups(self.out_blocks)]
+        for (below, rows, height, parts), (right, columns, width, _) in product(*self.classes()):
+            for together in [groups] if parts == 1 else [[each] for each in groups]:
+                splits = math.gcd(parts, together[0].count)
                 with self.blocks(splits, below, rows, columns) as (n, k, a, e, q):
                     corner = ((a + below) * plan.rows, (e + right) * plan.columns)
                     (self.transform_across if self.across_tiles else self.transform_inputs)((n, k), corner)
-                    with self.b.serial("g", count // splits) as g:
-                        group = q * (count // splits) + g
-                        block = k * self.out_blocks + group * per_group + first
-                        self.multiply(packed, k * count + group, per_group)
-                        read_bias = partial(self.bias_of, bias, k * count + group)
-                        self.transform_outputs(n, corner, read_bias, block, per_group, (height, width))
+                    for each in together:
+                        with self.b.serial("g", each.count // splits) as g:
+                            group = q * (each.count // splits) + g
+                            block = k * self.out_blocks + group * each.per_group + each.first
+                            self.multiply(each.filters, k * each.count + group, each.per_group)
+                            read_bias = partial(self.bias_of, each.bias, k * each.count + group)
+                            self.transform_outputs(n, corner, read_bias, block, each.per_group, (height, width))
         return ctx.finished()
+
+    def filter_group(self, first: int, per_group: int, count: int) -> _FilterGroup:
+        packed = self.ctx.constant(self.filters(first, per_group, count), "u")
+        part = self.bias.reshape(self.groups, -1)[:, first * self.block : (first + per_group * count) * self.block]
+        bias = self.ctx.constant(part.reshape(-1, per_group, self.block), "b", table=self.ctx.data(2) is None)
+        return _FilterGroup(first, per_group, count, packed, bias)
 
     @contextmanager
     def blocks(self, splits: int, first: int, rows: int, columns: int) -> Iterator[tuple[Var, Var, Var, Var, Var]]:
