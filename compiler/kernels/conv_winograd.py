@@ -38,13 +38,15 @@ from glulam.compiler.kernels.tiling import (
     tilings,
 )
 from glulam.compiler.kernels.winograd import FinishedTiles, Products, padded_bias, transform_slowdown
-from glulam.compiler.loops.ir import Affine, Buffer, Builder, Half, Load, Var
+from glulam.compiler.loops.expr import Expr
+from glulam.compiler.loops.ir import Affine, Buffer, Builder, Half, IndexLike, Load, Var, scratch_size
 from glulam.compiler.targets import Target
 
 _PARTS = 4  # iterations that a convolution should have at least
 _L2_SHARE = 0.35  # of the second-level cache that the inputs of a block of tiles may fill without that they wait
 _AGAIN_RATE = 8.0  # bytes a cycle of inputs behind it that are read for another group of channels
 _DRAW_RATE = 15.0  # bytes a cycle of filters that register tiles draw from that cache while more of them arrive there
+_TILES_AHEAD = 2  # of a channel block, for whose transformed inputs room is fetched
 _FEW_CHANNELS = 4  # for which turning rows of inputs into vectors across tiles pays
 _SHUFFLE_CYCLES = 1.0  # of one that takes two vectors
 
@@ -164,9 +166,14 @@ def _input_moves(target: Target, inputs: int, results: int, passes: int) -> floa
     if inputs <= _L2_SHARE * target.l2_bytes:
         return 0.0
     rate = again = move_rate(target, inputs, inputs + results)
-    if inputs > 2 * _L2_SHARE * target.l2_bytes:
+    if not _is_near(target, inputs):
         again = min(rate, _AGAIN_RATE)
     return 2 * inputs / rate + (passes - 1) * inputs / again
+
+
+def _is_near(target: Target, inputs: int) -> bool:
+    """Whether a block's transformed inputs stay in the second-level cache."""
+    return inputs <= 2 * _L2_SHARE * target.l2_bytes
 
 
 def _filter_rate(target: Target, together: int) -> float:
@@ -228,6 +235,7 @@ class _Winograd:
             self.turned = self.b.scratch("d", (*self.f.inputs, self.block))
         else:
             self.inputs = self.b.scratch("v", (self.f.points, plan.tiles, self.in_blocks * self.block))
+        self.inputs_come_from_far = not self.across_tiles and not _is_near(ctx.target, scratch_size(self.inputs))
         odd = self.f.points | 1  # so that the tiles begin in different sets of a cache
         self.products = self.b.scratch("m", (plan.tiling.blocks, plan.tiles, odd, self.block))
         groups = [self.filter_group(*each) for each in plan.tiling.channel_groups(self.out_blocks)]
@@ -310,11 +318,23 @@ class _Winograd:
         ):  # fmt: skip
             row, column = self.first_input(corner[0] + r, corner[1] + s)
             tile, channel = r * plan.columns + s, c * self.block + v
-            self.f.input_tile(
-                b,
-                lambda i, j: self.x[n, k * self.in_blocks + c, row + i, column + j, v],
-                lambda point, value: b.store(self.inputs[point, tile, channel], value),
-            )
+
+            def write(point: int, value: Expr) -> None:
+                b.store(self.inputs[point, tile, channel], value)
+                if self.inputs_come_from_far:
+                    b.prefetch(self.inputs[point, tile, (c + _TILES_AHEAD) * self.block], level=2)
+
+            block = k * self.in_blocks + c
+            self.f.input_tile(b, lambda i, j: self.x[n, block, row + i, column + j, v], write)
+            if 4 * math.prod(self.x.operand.shape[1:]) > self.ctx.target.l2_bytes:
+                self.fetch_next_tile((n, block, row, column))
+
+    def fetch_next_tile(self, corner: tuple[IndexLike, IndexLike, Affine, Affine]) -> None:
+        """Has the pixels come nearer that a tile to the right does not share with the one whose first input this is."""
+        image, block, row, column = corner
+        (rows, columns), step = self.f.inputs, self.f.across.step
+        for i, j in product(range(rows), range(columns, columns + step)):
+            self.b.prefetch(self.x[image, block, row + i, column + j, 0], level=2)
 
     def transform_across(self, head: tuple[Var, Var], corner: tuple[Affine, Affine]) -> None:
         """The same of a plain image, for some tiles of a row at a time, the last ones overlapping those before."""
@@ -357,6 +377,7 @@ class _Winograd:
                 filters=lambda channel, j, v: packed[group, p, channel, j, v],
                 ahead=lambda channel, j: packed[group, p + 1, channel, j, 0],
                 store=lambda j, tile, v, total: self.b.store(self.products[j, tile, p, v], total),
+                come_from_far=self.inputs_come_from_far,
             ).emit()  # fmt: skip
 
     def transform_outputs(

@@ -30,6 +30,7 @@ class Products:
 
     `pixels` tiles share a register tile. `inputs(tile, channel)` and `filters(channel, block, lane)` are the operands,
     `ahead(channel, block)` is a filter of the next product, and `store(block, tile, lane, sum)` takes the results.
+    Where inputs `come_from_far`, a register tile asks for those of the next one, which lie behind its own.
     """
 
     b: Builder
@@ -42,6 +43,7 @@ class Products:
     filters: Callable[[Affine, Var, Var], Load]
     ahead: Callable[[Affine, Var], Load]
     store: Callable[[Var, Affine, Var, TileRead], None]
+    come_from_far: bool = False
 
     def emit(self) -> None:
         full, rest = divmod(self.tiles, self.pixels)
@@ -54,7 +56,7 @@ class Products:
     def register_tile(self, step: IndexLike, pixels: int) -> None:
         """The `step`-th one, which asks for its share of the next filters."""
         b, unroll, start = self.b, unroll_factor(self.channels, 4), Affine.of(step) * self.pixels
-        share = -(-unroll // -(-self.tiles // self.pixels))
+        share, lines = -(-unroll // -(-self.tiles // self.pixels)), -(-pixels * unroll // self.lanes)
         with b.vector("v", self.lanes) as v:
             acc = b.tile("acc", pixels, self.blocks)
             with b.unrolled("j", self.blocks) as j, b.unrolled("t", pixels) as t:
@@ -62,6 +64,9 @@ class Products:
             with b.serial("i", self.channels // unroll) as i:
                 with b.unrolled("u", share) as u, b.unrolled("j", self.blocks) as j:
                     b.prefetch(self.ahead(i * unroll + Affine.of(step) * share + u, j), level=2)
+                if self.come_from_far:
+                    with b.unrolled("n", lines) as n:
+                        b.prefetch(self.inputs(start + pixels, (i * lines + n) * self.lanes), level=2)
                 with b.unrolled("u", unroll) as u, b.unrolled("t", pixels) as t, b.unrolled("j", self.blocks) as j:
                     channel = i * unroll + u
                     b.store(acc[t, j], Fma(self.inputs(start + t, channel), self.filters(channel, j, v), acc[t, j]))

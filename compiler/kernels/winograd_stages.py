@@ -26,6 +26,7 @@ from glulam.compiler.kernels.tiling import (
     stream_rate,
 )
 from glulam.compiler.kernels.winograd import FinishedTiles, Products, padded_bias, transform_slowdown
+from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Load, Var
 from glulam.compiler.targets import Target
 
@@ -74,18 +75,21 @@ def _input_tiles(
     """Transform those of some residues, of all the tiles along rows and columns that `counts` says."""
     b, blocks, block = ctx.builder, x.operand.blocks, x.operand.layout.block
     (high, wide), (rows, columns), ((top, _), (left, _)) = residues, counts, pads
+    far = 4 * math.prod(tiles.shape) > ctx.target.l2_bytes
     with (
         b.section(n=x.operand.shape[0], q=high.count, a=high.tiles, c=blocks) as (n, q, a, c),
         b.serial("p", wide.count) as p, b.serial("e", wide.tiles) as e, b.vector("v", block) as v,
     ):  # fmt: skip
         row, column = q * high.tiles + a + high.begin, p * wide.tiles + e + wide.begin
-        place = (((n * rows + row) * columns + column) * blocks + c) * block + v
+        place = (((n * rows + row) * columns + column) * blocks + c) * block
         y, z = a * f.down.step + q + (high.first - top), e * f.across.step + p + (wide.first - left)
-        f.input_tile(
-            b,
-            lambda i, j: x[n, c, y + i * f.down.dilation, z + j * f.across.dilation, v],
-            lambda point, value: b.store(tiles[point, place], value),
-        )
+
+        def write(point: int, value: Expr) -> None:
+            b.store(tiles[point, place + v], value)
+            if far:  # room for the tile to the right
+                b.prefetch(tiles[point, place + blocks * block], level=2)
+
+        f.input_tile(b, lambda i, j: x[n, c, y + i * f.down.dilation, z + j * f.across.dilation, v], write)
 
 
 def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int) -> Lowered:

@@ -15,6 +15,7 @@ from glulam.compiler.graph.types import TensorType, f32
 from glulam.compiler.kernels import conv_winograd, winograd_stages
 from glulam.compiler.kernels.minimal_filtering import Line, filtering
 from glulam.compiler.kernels.tiling import Tiling
+from glulam.compiler.loops.ir import Builder
 from glulam.compiler.ops import Add, Conv, MaxPool, PRelu, Relu
 from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.options import Options
@@ -86,6 +87,33 @@ def test_interpreter_equals_native(f):
     (slow,) = run_op(op, arrays, constants=(1, 2), native=False)
     (fast,) = run_op(op, arrays, constants=(1, 2))
     np.testing.assert_allclose(fast, slow, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize("staged", [False, True])
+def test_what_lies_beyond_the_second_cache_is_fetched_ahead(staged, small, monkeypatch):
+    """With the same result, also where the last tile asks for places behind its own."""
+    fetched = set()
+    prefetch = Builder.prefetch
+
+    def seen(self, place, level=1):
+        fetched.add(place.buffer.name[0])
+        prefetch(self, place, level)
+
+    monkeypatch.setattr(Builder, "prefetch", seen)
+    machine = replace(target("native"), l2_bytes=1 << 12 if small else 1 << 20)
+    op, arrays = conv((2, 33, 13, 7), 49, ((0, 2), (3, 1)))
+    (expected,) = op.reference(*arrays)
+    if staged:
+        transform, *_ = op.stages(machine.lanes, expected.shape)
+        (tiles,) = run_op(transform, arrays[:1], target=machine)
+        (same,) = run_op(transform, arrays[:1])
+        np.testing.assert_array_equal(tiles, same)
+        assert fetched == ({"y"} if small else set())
+    else:
+        (got,) = run_op(op, arrays, constants=(1, 2), target=machine)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+        assert fetched == ({"x", "u", "v"} if small else {"u"})
 
 
 FEW_CHANNELS = [
