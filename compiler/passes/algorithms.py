@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 from glulam.compiler.graph.graph import Node
 from glulam.compiler.graph.op import Op, Prefers
@@ -33,6 +34,7 @@ from glulam.compiler.kernels.tiling import (
     COPY_RATE,
     MEMORY_RATE,
     Tiling,
+    overcrowds,
     row_cycles,
     stays_cached,
     stream_rate,
@@ -51,6 +53,8 @@ from glulam.compiler.targets import Target
 
 _TILES = {(3, 1): (2, 4, 6), (5, 1): (3, 4), (7, 1): (4, 6), (3, 2): (2, 4), (5, 2): (2, 4), (7, 2): (2, 4)}
 """Outputs of Winograd's tiles along an axis, by the taps and the stride along it."""
+
+_SMALL = 16  # rows and columns of results for which oblong tiles are considered
 
 _MOST_POINTS = 9  # besides infinity, in two dimensions: the 11 of F(6x6, 7x7) would round seven times as much
 
@@ -295,6 +299,19 @@ def filterings(op: Conv, taps: Shape) -> list[Filtering]:
     return [f for f in found if 1 in f.taps or max(f.down.most_points, f.across.most_points) <= _MOST_POINTS]
 
 
+def _oblong_filterings(target: Target, op: Conv, weights: Shape, extents: Shape) -> list[Filtering]:
+    """Of tiles whose sides are the two smaller ones, for results so small that there are few tiles of any size.
+
+    They have fewer products than small squares and fewer filters than large ones, which take as long to read as to
+    multiply then. None where filters crowd the last-level cache: two threads would wait for memory.
+    """
+    if max(extents) > _SMALL or len(weights) != 4 or max(op.dilations) > 1:
+        return []
+    sizes = [m.outputs[0] for m in filterings(op, weights[2:]) if 1 not in m.taps][:2]
+    found = [filtering(sides, weights[2:], op.strides) for sides in permutations(sizes, 2)]
+    return [f for f in found if not overcrowds(target, 4 * f.points * math.prod(weights[:2]))]
+
+
 def _no_winograd(target: Target, node: Node) -> str | None:
     op, weights = node.op, node.inputs[1]
     assert isinstance(op, Conv)
@@ -313,7 +330,8 @@ def _winograd(target: Target, node: Node) -> list[Candidate]:
     assert weights is not None
     assert isinstance(op, Conv)
     found = []
-    for f in filterings(op, weights.shape[2:]):
+    oblong = _oblong_filterings(target, op, weights.shape, node.output.shape[2:])
+    for f in filterings(op, weights.shape[2:]) + oblong:
         ways = [] if f.is_dilated else [("", False)]
         ways += [(" in stages", True)] if op.groups == 1 else []
         for how, staged in ways:

@@ -25,7 +25,7 @@ TARGETS = [t.name for t in runnable_targets()]
 F4 = filtering((4, 4), (3, 3))
 FILTERINGS = [
     filtering((2, 2), (3, 3)), F4, filtering((6, 6), (3, 3)), filtering((1, 4), (1, 3)), filtering((2, 1), (3, 1)),
-    filtering((4, 4), (3, 5)), filtering((1, 6), (1, 3)),
+    filtering((4, 4), (3, 5)), filtering((1, 6), (1, 3)), filtering((2, 4), (3, 3)),
     filtering((3, 3), (5, 5)), filtering((1, 6), (1, 7)), filtering((4, 1), (7, 1)), filtering((4, 4), (3, 3), (2, 2)),
     filtering((2, 2), (5, 3), (1, 2)), filtering((1, 4), (1, 7), (1, 2)), filtering((2, 1), (3, 1), (3, 1)),
 ]  # fmt: skip

@@ -1,5 +1,7 @@
 """Which algorithms may compute a convolution, which one the cost model takes, and that the choice keeps the meaning."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,27 @@ def test_tiles_for_taps(taps, tiles):
     assert names == sorted(f"winograd {each}{how}" for each in tiles for how in ("", " in stages"))
 
 
+@pytest.mark.parametrize(
+    ("how", "oblong"),
+    [
+        ({}, ["2x4", "4x2"]), ({"strides": (2, 2)}, ["2x4", "4x2"]), ({"taps": (5, 5)}, ["3x4", "4x3"]),
+        ({"taps": (1, 3)}, []), ({"channels": 512}, []), ({"extents": (17, 7)}, []), ({"dilations": (2, 2)}, []),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_oblong_tiles_for_small_results_of_few_filters(how, oblong):
+    names, _ = winograds(network(**{"taps": (3, 3), "extents": (7, 13)} | how)[0])
+    found = {name.split()[1] for name in names}
+    assert sorted(each for each in found if each[0] != each[-1] and "1" not in each) == oblong
+
+
+def test_oblong_tiles_are_chosen_where_squares_have_too_many_products_or_filters():
+    machine = replace(target("x86-64-v4"), fmas_per_cycle=1, loads_per_cycle=1, l3_bytes=1 << 25)
+    graph, _ = network((3, 3), channels=256, extents=(7, 7))
+    found, _ = candidates(machine, graph.nodes[-1])
+    assert min(found, key=lambda each: each.cycles).name.split()[1] in ("2x4", "4x2")
+
+
 @pytest.mark.parametrize("taps", [(1, 1), (2, 2), (3, 4), (1, 9)])
 def test_other_taps_are_refused(taps):
     names, refused = winograds(network(taps)[0])
@@ -79,7 +102,7 @@ def test_strides_of_single_taps_and_long_ones_are_refused(strides):
     ("taps", "tiles"), [((3, 3), ["2x2", "4x4"]), ((5, 5), ["2x2", "4x4"]), ((1, 7), ["1x2", "1x4"])]
 )
 def test_tiles_for_strides(taps, tiles):
-    names, _ = winograds(network(taps, strides=tuple(2 if n > 1 else 1 for n in taps))[0])
+    names, _ = winograds(network(taps, extents=(35, 36), strides=tuple(2 if n > 1 else 1 for n in taps))[0])
     assert names == sorted(f"winograd {each}{how}" for each in tiles for how in ("", " in stages"))
 
 
