@@ -1,9 +1,10 @@
 """Convolution by Winograd's minimal filtering, in one kernel.
 
-One iteration takes a block of tiles: it transforms their inputs into scratch memory that stays in the second-level
-cache, multiplies the matrices of all points for one group of channel blocks after the other, and transforms each result
-back with the epilogue on the way out. The filters are transformed at compile time in float64, and read once for each
-block of tiles; `winograd_stages` serves where they are too many for that, and where taps are apart (dilation).
+One iteration takes a block of tiles: it transforms their inputs into scratch memory, multiplies the matrices of all
+points for one group of channel blocks after the other, and transforms each result back with the epilogue on the way
+out. The filters are transformed at compile time in float64, and read once for each block of tiles. So small blocks,
+whose inputs stay in the second-level cache, stand against few readings of the filters; what lies farther is asked for
+ahead. `winograd_stages` serves where filters are too many to be read again, and where taps are apart (dilation).
 
 Vectors hold the channels of a block. Those of an image of few channels, as a network's first layer has it, would be
 mostly empty while its tiles are transformed, so it is read plain, and the vectors hold a channel of neighbouring tiles.
