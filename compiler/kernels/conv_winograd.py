@@ -35,6 +35,7 @@ from glulam.compiler.kernels.tiling import (
     overcrowds,
     overlapped,
     row_cycles,
+    stays_near,
     stream_rate,
     tilings,
 )
@@ -167,14 +168,9 @@ def _input_moves(target: Target, inputs: int, results: int, passes: int) -> floa
     if inputs <= _L2_SHARE * target.l2_bytes:
         return 0.0
     rate = again = move_rate(target, inputs, inputs + results)
-    if not _is_near(target, inputs):
+    if not stays_near(target, inputs):
         again = min(rate, _AGAIN_RATE)
     return 2 * inputs / rate + (passes - 1) * inputs / again
-
-
-def _is_near(target: Target, inputs: int) -> bool:
-    """Whether a block's transformed inputs stay in the second-level cache."""
-    return inputs <= 2 * _L2_SHARE * target.l2_bytes
 
 
 def _filter_rate(target: Target, together: int) -> float:
@@ -236,7 +232,7 @@ class _Winograd:
             self.turned = self.b.scratch("d", (*self.f.inputs, self.block))
         else:
             self.inputs = self.b.scratch("v", (self.f.points, plan.tiles, self.in_blocks * self.block))
-        self.inputs_come_from_far = not self.across_tiles and not _is_near(ctx.target, scratch_size(self.inputs))
+        self.inputs_come_from_far = not self.across_tiles and not stays_near(ctx.target, scratch_size(self.inputs))
         odd = self.f.points | 1  # so that the tiles begin in different sets of a cache
         self.products = self.b.scratch("m", (plan.tiling.blocks, plan.tiles, odd, self.block))
         groups = [self.filter_group(*each) for each in plan.tiling.channel_groups(self.out_blocks)]

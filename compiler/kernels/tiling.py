@@ -167,9 +167,14 @@ def most_rows(target: Target, stride: int) -> int:
 
 def stream_rate(target: Target, working_set: int) -> float:
     """Bytes a cycle that arrive when `working_set` bytes are read over and over."""
-    if working_set <= 0.7 * target.l2_bytes:
+    if stays_near(target, working_set):
         return _L2_RATE
     return _L3_RATE if stays_cached(target, working_set) else MEMORY_RATE
+
+
+def stays_near(target: Target, working_set: int) -> bool:
+    """Whether so many bytes, read over and over, come from the second-level cache."""
+    return working_set <= 0.7 * target.l2_bytes
 
 
 def stays_cached(target: Target, working_set: int) -> bool:

@@ -19,7 +19,7 @@ from glulam.compiler.kernels import conv_direct, conv_winograd, winograd_stages
 from glulam.compiler.kernels.tiling import COPY_RATE
 from glulam.compiler.ops import Conv
 from glulam.compiler.ops.frames import StackFrames, UnstackFrames
-from glulam.compiler.passes.algorithms import filterings
+from glulam.compiler.passes.filterings import filterings
 from glulam.compiler.passes.manager import Decision, NodePass
 from glulam.compiler.targets import Target
 

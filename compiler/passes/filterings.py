@@ -1,0 +1,52 @@
+"""Which forms of Winograd's minimal filtering a convolution may take: the sizes of its tiles."""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations
+
+from glulam.compiler.graph.types import Shape
+from glulam.compiler.kernels.minimal_filtering import Filtering, filtering
+from glulam.compiler.kernels.tiling import overcrowds
+from glulam.compiler.ops.conv import Conv
+from glulam.compiler.ops.winograd import as_pair
+from glulam.compiler.targets import Target
+
+_TILES = {(3, 1): (2, 4, 6), (5, 1): (3, 4), (7, 1): (4, 6), (3, 2): (2, 4), (5, 2): (2, 4), (7, 2): (2, 4)}
+"""Outputs of Winograd's tiles along an axis, by the taps and the stride along it."""
+
+_SMALL = 16  # rows and columns of results for which oblong tiles are considered
+
+_MOST_POINTS = 9  # besides infinity, in two dimensions: the 11 of F(6x6, 7x7) would round seven times as much
+
+
+def filterings(op: Conv, taps: Shape) -> list[Filtering]:
+    """Of square tiles, or of tiles in a line where the filters have one row or column.
+
+    None for other taps, nor where taps that are apart move by more than one.
+    """
+    if len(taps) not in (1, 2) or (max(op.strides) > 1 and max(op.dilations) > 1):
+        return []
+    taps, strides, dilations = as_pair(taps, 1), as_pair(op.strides, 1), as_pair(op.dilations, 1)
+    lines = list(zip(taps, strides, strict=True))
+    long = [line for line in lines if line != (1, 1)]
+    if not long or any(line not in _TILES for line in long):
+        return []
+    sizes = [m for m in _TILES[max(long)] if all(m in _TILES[line] for line in long)]
+    (rows, columns), (d, e) = taps, dilations
+    moves = strides, (d if rows > 1 else 1, e if columns > 1 else 1)
+    found = [filtering((m if rows > 1 else 1, m if columns > 1 else 1), taps, *moves) for m in sizes]
+    return [f for f in found if 1 in f.taps or max(f.down.most_points, f.across.most_points) <= _MOST_POINTS]
+
+
+def oblong_filterings(target: Target, op: Conv, weights: Shape, extents: Shape) -> list[Filtering]:
+    """Of tiles whose sides are the two smaller ones, for results so small that there are few tiles of any size.
+
+    They have fewer products than small squares and fewer filters than large ones, which take as long to read as to
+    multiply then. None where filters crowd the last-level cache: two threads would wait for memory.
+    """
+    if max(extents) > _SMALL or len(weights) != 4 or max(op.dilations) > 1:
+        return []
+    sizes = [m.outputs[0] for m in filterings(op, weights[2:]) if 1 not in m.taps][:2]
+    found = [filtering(sides, weights[2:], op.strides) for sides in permutations(sizes, 2)]
+    return [f for f in found if not overcrowds(target, 4 * f.points * math.prod(weights[:2]))]
