@@ -17,7 +17,7 @@ from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid, Met
 from glulam.compiler.kernels.conv_template import constant_weights, not_packable
 from glulam.compiler.kernels.conv_tile import Ahead, ChannelGroups, ConvTile, Part, Spot, Where
 from glulam.compiler.kernels.partial_sums import PartialSums
-from glulam.compiler.kernels.tiling import Parts, Tiling, choose_tiling, pieces, row_cycles, runs, stream_rate
+from glulam.compiler.kernels.tiling import Parts, Tiling, choose_tiling, fetched, memory_rate, pieces, row_cycles, runs, stream_rate
 from glulam.compiler.loops.ir import Affine, Var
 from glulam.compiler.targets import Target
 
@@ -72,11 +72,12 @@ def cost(
     again = second_reading(target, outer, blocks, depth)
     tiling = tiling or choose_tiling(target, width, blocks, depth, again)
     weights = depth * blocks * target.lanes * 4
-    stream = weights / stream_rate(target, weights)
     cycles = row_cycles(target, tiling, width, blocks, depth)
     if half is not None:
         cycles += row_cycles(half, Tiling(tiling.pixels, 1), width, 1, depth)
-    return batch * max(math.prod(outer) * cycles + (again if width % tiling.pixels else 0.0), stream)
+    computing = math.prod(outer) * cycles + (again if width % tiling.pixels else 0.0)
+    rate = memory_rate(target, weights) if target.l3_is_slow else stream_rate(target, weights)
+    return batch * fetched(target, computing, weights, rate)
 
 
 def whole_blocks(target: Target, out_channels: int) -> tuple[int, Target | None]:

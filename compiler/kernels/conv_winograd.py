@@ -27,7 +27,6 @@ from glulam.compiler.kernels.minimal_filtering import Filtering
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.shuffles import transposed
 from glulam.compiler.kernels.tiling import (
-    MEMORY_RATE,
     Parts,
     Tiling,
     memory_rate,
@@ -175,7 +174,7 @@ def _input_moves(target: Target, inputs: int, results: int, passes: int) -> floa
 
 def _filter_rate(target: Target, together: int) -> float:
     """Bytes a cycle of filters that are read again: two threads, each at a place of its own, crowd each other out."""
-    return MEMORY_RATE if target.halves and overcrowds(target, together) else stream_rate(target, together)
+    return target.memory_rate if target.halves and overcrowds(target, together) else stream_rate(target, together)
 
 
 def _turning_cycles(f: Filtering, lanes: int) -> float:

@@ -19,7 +19,8 @@ _PAGE, _LINE = 4096, 64  # bytes
 _BROADCASTS = 2.0  # loads of one element that start in one cycle
 _LOADS_SHOW = 0.03  # of the time of loads, even where multiplying takes longer
 _STREAM_BYTES = 20.0  # bytes a cycle that a tile may draw from the second-level cache without waiting
-_L2_RATE, _L3_RATE, MEMORY_RATE = 28.0, 18.0, 7.0  # bytes a cycle that one core reads
+_L2_RATE = 28.0  # bytes a cycle that one core reads from the second-level cache
+_LATE = 0.5  # of what a slow cache sends shows, where hardware asks for it
 FAR_RATE = 5.0  # bytes a cycle that come from memory and go back there, all of which shows
 _CROWDED = 4  # of the last-level cache, which others use too, one may count on such a part
 
@@ -169,7 +170,7 @@ def stream_rate(target: Target, working_set: int) -> float:
     """Bytes a cycle that arrive when `working_set` bytes are read over and over."""
     if stays_near(target, working_set):
         return _L2_RATE
-    return _L3_RATE if stays_cached(target, working_set) else MEMORY_RATE
+    return target.l3_rate if stays_cached(target, working_set) else target.memory_rate
 
 
 def stays_near(target: Target, working_set: int) -> bool:
@@ -194,12 +195,20 @@ def overcrowds(target: Target, size: int) -> bool:
 
 def memory_rate(target: Target, data: int) -> float:
     """Bytes a cycle that arrive when data is read for the first time in a run: from memory, unless it is little."""
-    return MEMORY_RATE if data > target.l2_bytes else _L3_RATE
+    return target.memory_rate if data > target.l2_bytes else target.l3_rate
 
 
-def overlapped(one: float, other: float) -> float:
+def overlapped(one: float, other: float, shows: float = 0.25) -> float:
     """Cycles of two activities that go on together, as computing and fetching; some of the shorter one shows."""
-    return max(one, other) + 0.25 * min(one, other)
+    return max(one, other) + shows * min(one, other)
+
+
+def fetched(target: Target, computing: float, size: float, rate: float) -> float:
+    """Cycles to compute with `size` bytes that arrive at a rate, in kernels that leave most of it to the hardware.
+
+    What comes from a fast cache hides behind the products.
+    """
+    return overlapped(computing, size / rate, _LATE) if target.l3_is_slow else max(computing, size / rate)
 
 
 def unroll_factor(extent: int, limit: int) -> int:

@@ -31,8 +31,8 @@ from glulam.compiler.kernels.conv_geometry import ConvShape, TransposedGeometry
 from glulam.compiler.kernels.minimal_filtering import Filtering
 from glulam.compiler.kernels.tiling import (
     COPY_RATE,
-    MEMORY_RATE,
     Tiling,
+    fetched,
     row_cycles,
     stays_cached,
     stream_rate,
@@ -109,7 +109,7 @@ def candidates(
     if len({_is_plain(candidate, node) for candidate in found}) > 1:
         found = [_with_conversions(target, node, candidate, around) for candidate in found]
     if around.cold:
-        found = [replace(each, cycles=max(each.cycles, each.weights / MEMORY_RATE)) for each in found]
+        found = [replace(each, cycles=max(each.cycles, each.weights / target.memory_rate)) for each in found]
     return found, refused
 
 
@@ -431,8 +431,8 @@ def _gemm(
     passes = -(-rows // tiling.pixels)
     computing = row_cycles(target, tiling, rows, blocks, depth) + unpack * blocks * depth * passes
     read = weights.type.nbytes * size
-    reading = read / stream_rate(target, _READ_BETWEEN * weights.type.nbytes)
-    return Candidate(name, max(computing, reading), op, read)
+    rate = stream_rate(target, _READ_BETWEEN * weights.type.nbytes)
+    return Candidate(name, fetched(target, computing, read, rate), op, read)
 
 
 def _no_fixed_point(target: Target, node: Node) -> str | None:

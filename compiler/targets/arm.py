@@ -21,4 +21,6 @@ AARCH64 = Target(
     l1_bytes=32 << 10,
     l2_bytes=512 << 10,
     l3_bytes=4 << 20,
+    l3_rate=18,
+    memory_rate=7,
 )

@@ -12,7 +12,16 @@ import llvmlite.binding as llvm
 from glulam.compiler.errors import TargetError
 from glulam.compiler.targets.arm import AARCH64
 from glulam.compiler.targets.target import Target
-from glulam.compiler.targets.x86 import NARROW_512, X86_64_V2, X86_64_V3, X86_64_V4
+from glulam.compiler.targets.x86 import (
+    MESH,
+    MESH_L3_BYTES,
+    MESH_L3_RATE,
+    MESH_MEMORY_RATE,
+    NARROW_512,
+    X86_64_V2,
+    X86_64_V3,
+    X86_64_V4,
+)
 
 NAMED = (X86_64_V4, X86_64_V3, X86_64_V2, AARCH64)
 """Every target with a name, the widest of an architecture first."""
@@ -58,7 +67,7 @@ def _native() -> Target:
     tune = llvm.get_host_cpu_name()
     two = level.fmas_per_cycle, level.loads_per_cycle
     fmas, loads = NARROW_512.get(tune, two) if level is X86_64_V4 else two
-    return replace(
+    native = replace(
         level,
         triple=llvm.get_process_triple(),
         tune=tune,
@@ -68,6 +77,10 @@ def _native() -> Target:
         l2_bytes=l2 or level.l2_bytes,
         l3_bytes=l3 or level.l3_bytes,
     )
+    if tune not in MESH:
+        return native
+    shared = min(native.l3_bytes, MESH_L3_BYTES)
+    return replace(native, l3_bytes=shared, l3_rate=MESH_L3_RATE, memory_rate=MESH_MEMORY_RATE)
 
 
 def _caches() -> tuple[int, int, int]:

@@ -12,6 +12,9 @@ comes next.
 """
 
 
+_KEEPS_PACE = 6.0  # bytes from the last-level cache for each multiply-add of whole vectors
+
+
 @dataclass(frozen=True)
 class Target:
     """A processor to compile for. Its code runs wherever `required_features` are present, whatever `tune` says."""
@@ -40,6 +43,11 @@ class Target:
     l1_bytes: int
     l2_bytes: int
     l3_bytes: int
+    """Of the last-level cache, as much of it as one may count on."""
+    l3_rate: float
+    """Bytes a cycle that one core reads from it."""
+    memory_rate: float
+    """Bytes a cycle that one core reads from memory."""
     threads: int = 1
     """How many threads kernels are cut for; any number can run them, with the same bits."""
 
@@ -59,6 +67,11 @@ class Target:
         if self.vector_bytes < 64 or self.fmas_per_cycle >= 2:
             return None
         return replace(self, vector_bytes=self.vector_bytes // 2, fmas_per_cycle=2, loads_per_cycle=2)
+
+    @property
+    def l3_is_slow(self) -> bool:
+        """Whether the last-level cache keeps no pace with products, so that what is read there shows in the time."""
+        return self.l3_rate < self.fmas_per_cycle * _KEEPS_PACE
 
     @property
     def architecture(self) -> str:
