@@ -25,6 +25,7 @@ from glulam.compiler.loops.ir import Affine, Bounded, Buffer, Builder, IndexLike
 
 _MANY_BLOCKS = 4  # of channels, so that the next one is mostly another one of the same pixels
 _FEW_PIXELS = 200  # of an image that is done with a group of weights before the next group has arrived
+_SOME_PIXELS = 1000  # the same if they come from a slow cache
 
 
 @dataclass(frozen=True)
@@ -199,19 +200,28 @@ class ConvTile:
         """Ask for one of `parts` of the tile's pixels in the next channel block; of few blocks, the next tile's."""
         count = -(-spot.pixels // parts)
         with self.b.unrolled("a", count) as a:
-            place = spot.start + part * count + a
+            pixel, (*rows, _) = spot.start + part * count + a, spot.place
             if self.in_channels >= _MANY_BLOCKS * self.in_block:
-                self.b.prefetch(self.x[n, block + 1, place, 0])
+                self.b.prefetch(self.x[(n, block + 1, *self.pixel_read(rows, pixel), 0)])
             else:
-                self.b.prefetch(self.x[n, block, place + spot.pixels, 0], self.image_level)
+                place = self.pixel_read(rows, pixel + spot.pixels)
+                self.b.prefetch(self.x[(n, block, *place, 0)], self.image_level)
+
+    def pixel_read(self, rows: Sequence[Affine], pixel: Affine) -> Sequence[Affine]:
+        """The pixel of the input that one of the output depends on, in a convolution of one tap."""
+        return self.geometry.input_place([*rows, pixel], [Affine.of(0)] * self.geometry.rank)
 
     def prefetch_weights(self, group: ChannelGroups, place: tuple[Affine, ...], channel: Affine, unroll: int) -> None:
-        """Ask for a group's weights that are needed later: at once if there are few, else for a share in each tile."""
-        at_once = group.packed.strides[1] * 4 <= self.ctx.target.l2_bytes // 8
+        """Ask for a group's weights that are needed later: at once if there are few, else for a share in each tile.
+
+        From a slow cache they take long enough that each tile asks for a share, and leaves them one cache behind.
+        """
+        slow = self.ctx.target.l3_is_slow
+        at_once = group.packed.strides[1] * 4 <= self.ctx.target.l2_bytes // 8 and not slow
         shares = [Affine.of(k) for k in range(unroll)] if at_once else [self.share]
         with self.b.unrolled("j", group.blocks) as j:
             for share in shares:
-                self.b.prefetch(group.packed[(*place, channel + share, j, 0)])
+                self.b.prefetch(group.packed[(*place, channel + share, j, 0)], level=2 if slow else 1)
 
     def finish(self, spot: Spot, v: Var, total: Callable[[Var, Var], Expr]) -> None:
         """Store a tile of sums, `total(pixel, block)`, with what the epilogue makes of them."""
@@ -244,12 +254,16 @@ class ConvTile:
 
     def streams_image(self) -> bool:
         """Whether a 1x1 convolution's input comes from afar: short runs of pixels in many places."""
+        if self.ctx.target.l3_is_slow:
+            return math.prod(self.geometry.kernel) == 1 and not any(map(any, self.geometry.pads))
         far = self.image_bytes() > self.ctx.target.l2_bytes
         return far and self.geometry.is_pointwise and self.geometry.rank == 1 and self.groups == 1
 
     def streams_weights(self) -> bool:
         """Whether the weights come from afar, and few pixels share the time until the next ones are needed."""
         pixels = self.ctx.output.shape[0] * math.prod(self.grid.extents)
+        if self.ctx.target.l3_is_slow:
+            return self.weights.nbytes > self.ctx.target.l1_bytes and pixels <= _SOME_PIXELS
         return self.weights.nbytes > self.ctx.target.l2_bytes // 2 and pixels <= _FEW_PIXELS
 
     def runs(self) -> list[tuple[int, int, int, int]]:
