@@ -283,6 +283,10 @@ class Filtering:
             np.einsum("bj,ajcv->abcv", self.across.filter_transform, rows, out=both)
             out[group, :, some] = both.reshape(points, -1, blocks, lanes)
 
+    def transform_filters_by_point(self, out: Array, weights: Array) -> None:
+        """The same into [points, groups, C, blocks, lanes]."""
+        self.transform_filters(out.swapaxes(0, 1), weights)
+
     # ---- in kernels
 
     def input_tile(self, b: Builder, read: Callable[[int, int], Expr], write: Callable[[int, Expr], None]) -> None:

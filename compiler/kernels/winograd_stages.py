@@ -102,13 +102,15 @@ def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int) -> Lowere
     inputs = ctx.memory("input", 0, (f.points, ctx.operand(0).shape[1]))
     outputs = ctx.memory("output", 0, (blocks, tiles, f.points, lanes))
     tiling = choose_tiling(ctx.target, tiles, blocks, in_channels)
+    shared = _shared(ctx.target, tiles, blocks * lanes)
     groups = {}
     for first, per_group, count in tiling.channel_groups(blocks):
-        part = weights[first * lanes : (first + per_group * count) * lanes]
-        shape = (count, f.points, in_channels, per_group, lanes)
-        packed = ctx.constant(Packing(part, shape, DType.F32, f.transform_filters, per_group * lanes), "u")
-        groups[first] = packed
-    shared = _shared(ctx.target, tiles, blocks * lanes)
+        part, product = weights[first * lanes : (first + per_group * count) * lanes], (in_channels, per_group, lanes)
+        if shared is _Shared.CHANNELS:
+            packing = Packing(part, (count, f.points, *product), DType.F32, f.transform_filters, per_group * lanes)
+        else:
+            packing = Packing(part, (f.points, count, *product), DType.F32, f.transform_filters_by_point)
+        groups[first] = ctx.constant(packing, "u")
     full = tiles // tiling.pixels
     begins = [0, -(-full // 2) * tiling.pixels] if shared is _Shared.TILES and full > 1 else [0]
     for begin, end in zip(begins, [*begins[1:], tiles], strict=True):
@@ -137,19 +139,16 @@ def _products(
     shared: _Shared,
 ) -> None:  # fmt: skip
     """The section for channel blocks from `first` on and tiles (begin, count, of a register tile)."""
-    b, (count, points, channels, per_group, lanes), (begin, length, pixels) = ctx.builder, packed.shape, tiles
-    outer, inner = {"p": points}, {"g": count}
-    if shared is _Shared.CHANNELS:
-        outer, inner = inner, outer
-    with b.section(**outer, **inner) as vars:
-        g, p = vars if shared is _Shared.CHANNELS else vars[::-1]
+    b, (outer, inner, channels, per_group, lanes), (begin, length, pixels) = ctx.builder, packed.shape, tiles
+    names = "gp" if shared is _Shared.CHANNELS else "pg"
+    with b.section(**dict(zip(names, (outer, inner), strict=True))) as (e, i):
+        g, p = (e, i) if shared is _Shared.CHANNELS else (i, e)
         block = g * per_group + first
-        following = (Affine.of(g), p + 1) if shared is _Shared.CHANNELS else (g + 1, Affine.of(p))
         Products(
             b, length, channels, pixels, per_group, lanes,
             inputs=lambda tile, channel: inputs[p, (tile + begin) * row + channel],
-            filters=lambda channel, j, v: packed[g, p, channel, j, v],
-            ahead=lambda channel, j: packed[(*following, channel, j, 0)],
+            filters=lambda channel, j, v: packed[e, i, channel, j, v],
+            ahead=lambda channel, j: packed[e, i + 1, channel, j, 0],
             store=lambda j, tile, v, total: b.store(outputs[block + j, tile + begin, p, v], total),
         ).emit()  # fmt: skip
 
