@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from machines import ZEN4
 
 from glulam.compiler import driver
 from glulam.compiler.cache import VARIABLE, Cache, default_cache
 from glulam.compiler.codegen import module
 from glulam.compiler.codegen.processes import processes_for
+from glulam.compiler.targets import target
 from glulam.runtime import processors
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -48,6 +50,12 @@ def a_kernel_is_emitted_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(driver, "default_cache", chosen)
         yield
+
+
+@pytest.fixture
+def choices_of_zen4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The native target is that processor; for tests that run no code."""
+    monkeypatch.setattr(driver, "target", lambda name="native": ZEN4 if name == "native" else target(name))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -52,6 +52,7 @@ def test_a_network_is_held_against_what_its_algorithm_does(numerics, multiplicat
     assert footprint(program) == program.weights.nbytes + program.arena_bytes + 2 * np.prod([64, 32, 32]) * 4
 
 
+@pytest.mark.usefixtures("choices_of_zen4")
 @pytest.mark.parametrize(("stride", "dilation", "pad"), [(1, 1, 1), (2, 1, 1), (1, 2, 2), (1, 3, 7)])
 def test_rows_of_taps_in_the_padding_are_no_operations(stride, dilation, pad):
     """A convolution of 16 channels: of 3 rows of taps, those that meet some of the 7 rows of the input."""

@@ -101,6 +101,7 @@ def test_an_odd_number_of_rows_is_shared_by_rows_too():
     assert sum(step.read for step in steps) < 0.12 * sum(step.met for step in steps)
 
 
+@pytest.mark.usefixtures("choices_of_zen4")
 @pytest.mark.parametrize("numerics", ["fast", "strict"])
 @pytest.mark.parametrize("tokens", [(197,), (196,), (14, 28)], ids=str)
 def test_two_threads_find_the_tokens_they_wrote(tokens, numerics):

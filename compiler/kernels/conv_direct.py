@@ -17,7 +17,17 @@ from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid, Met
 from glulam.compiler.kernels.conv_template import constant_weights, not_packable
 from glulam.compiler.kernels.conv_tile import Ahead, ChannelGroups, ConvTile, Part, Spot, Where
 from glulam.compiler.kernels.partial_sums import PartialSums
-from glulam.compiler.kernels.tiling import Parts, Tiling, choose_tiling, fetched, memory_rate, pieces, row_cycles, runs, stream_rate
+from glulam.compiler.kernels.tiling import (
+    Parts,
+    Tiling,
+    choose_tiling,
+    fetched,
+    memory_rate,
+    pieces,
+    row_cycles,
+    runs,
+    stream_rate,
+)
 from glulam.compiler.loops.ir import Affine, Var
 from glulam.compiler.targets import Target
 

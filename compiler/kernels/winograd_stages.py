@@ -27,7 +27,7 @@ from glulam.compiler.kernels.tiling import (
 )
 from glulam.compiler.kernels.winograd import FinishedTiles, Products, padded_bias, transform_slowdown
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Load, Var
+from glulam.compiler.loops.ir import Buffer, IndexLike, Load, Var
 from glulam.compiler.targets import Target
 
 Pads = tuple[tuple[int, int], ...]
@@ -150,6 +150,7 @@ def _products(
             filters=lambda channel, j, v: packed[e, i, channel, j, v],
             ahead=lambda channel, j: packed[e, i + 1, channel, j, 0],
             store=lambda j, tile, v, total: b.store(outputs[block + j, tile + begin, p, v], total),
+            come_from_far=ctx.target.l3_is_slow,
         ).emit()  # fmt: skip
 
 

@@ -94,7 +94,15 @@ Instruction tables, 2025).
 """
 
 MESH = frozenset(
-    {"skylake-avx512", "cascadelake", "cooperlake", "icelake-server", "sapphirerapids", "emeraldrapids", "graniterapids"}
+    {
+        "skylake-avx512",
+        "cascadelake",
+        "cooperlake",
+        "icelake-server",
+        "sapphirerapids",
+        "emeraldrapids",
+        "graniterapids",
+    }
 )
 """Processors, by LLVM's name, whose cores share the last-level cache over a mesh.
 

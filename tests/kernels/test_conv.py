@@ -15,6 +15,7 @@ from glulam.compiler.graph.types import f32
 from glulam.compiler.kernels import conv_direct
 from glulam.compiler.kernels.context import Context, Operand
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Met
+from glulam.compiler.loops.ir import Builder
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.targets import runnable_targets, target
 
@@ -261,6 +262,36 @@ def test_long_sums_are_added_part_by_part_with_the_same_bits(number, threads, na
     np.testing.assert_allclose(deep, wanted, rtol=1e-4, atol=5e-5)
     (shallow,) = run_op(op, arrays, (1, 2), replace(small, l2_bytes=1 << 30), native=True)
     np.testing.assert_array_equal(deep, shallow)
+
+
+FAR = [
+    (case((2, 70, 9, 13), 50, (1, 1)), {"x", "w"}),
+    (case((1, 130, 13, 7), 33, (1, 1), strides=(2, 3), bias=False), {"x", "w"}),
+    (case((1, 17, 300), 49, (1,)), {"x", "w"}),
+    (case((1, 96, 1, 7), 32, (1, 1), groups=2), {"x", "w"}),
+    (case((1, 90, 5, 7), 40, (3, 3), pads=((2, 0), (1, 1))), {"w"}),
+    (case((1, 3, 13, 13), 64, (3, 3), strides=2), {"w"}),
+]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("number", range(len(FAR)))
+def test_what_a_slow_cache_sends_is_asked_for_ahead_with_the_same_bits(number, threads, name, monkeypatch):
+    (op, arrays), wanted = FAR[number]
+    machine, fetched, prefetch = replace(target(name), threads=threads), set(), Builder.prefetch
+
+    def seen(self, place, level=1):
+        fetched.add(place.buffer.name[0])
+        prefetch(self, place, level)
+
+    monkeypatch.setattr(Builder, "prefetch", seen)
+    (slow,) = run_op(op, arrays, (1, 2), replace(machine, l3_rate=1.0, l1_bytes=1 << 10), native=True)
+    assert fetched == wanted
+    (fast,) = run_op(op, arrays, (1, 2), replace(machine, l3_rate=64.0, l1_bytes=1 << 10), native=True)
+    np.testing.assert_array_equal(slow, fast)
+    (expected,) = op.reference(*arrays)
+    np.testing.assert_allclose(slow, expected, rtol=1e-4, atol=5e-5)
 
 
 def test_long_sums_by_the_interpreter():

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from machines import ZEN4
 
 import glulam as gl
 from glulam.compiler.driver import compile_graph, lower, optimise
@@ -64,10 +65,17 @@ def test_oblong_tiles_for_small_results_of_few_filters(how, oblong):
 
 
 def test_oblong_tiles_are_chosen_where_squares_have_too_many_products_or_filters():
-    machine = replace(target("x86-64-v4"), fmas_per_cycle=1, loads_per_cycle=1, l3_bytes=1 << 25)
     graph, _ = network((3, 3), channels=256, extents=(7, 7))
-    found, _ = candidates(machine, graph.nodes[-1])
+    found, _ = candidates(ZEN4, graph.nodes[-1])
     assert min(found, key=lambda each: each.cycles).name.split()[1] in ("2x4", "4x2")
+
+
+def test_no_strassen_where_operands_come_from_a_slow_cache():
+    slow = replace(ZEN4, fmas_per_cycle=2, loads_per_cycle=2, l2_bytes=1 << 21, l3_rate=9.0, memory_rate=5.0)
+    graph, _ = network((1, 1), channels=512, extents=(28, 28))
+    for machine, first in ((ZEN4, "strassen"), (slow, "direct")):
+        found, _ = candidates(machine, graph.nodes[-1])
+        assert min(found, key=lambda each: each.cycles).name.split()[0] == first
 
 
 @pytest.mark.parametrize("taps", [(1, 1), (2, 2), (3, 4), (1, 9)])

@@ -25,7 +25,7 @@ from glulam.compiler.passes.batch_across_threads import BatchAcrossThreads
 from glulam.compiler.passes.split_batch import SplitBatch
 from glulam.compiler.targets import target
 
-TINY = {"l1_bytes": 1 << 10, "l2_bytes": 2 << 10, "l3_bytes": 60 << 10}
+TINY = {"l1_bytes": 1 << 10, "l2_bytes": 2 << 10, "l3_bytes": 60 << 10, "l3_rate": 18.0, "memory_rate": 7.0}
 
 
 @pytest.fixture

@@ -100,6 +100,7 @@ def test_strict_numerics_multiply_the_tensor():
     assert not any(node.op.name == "modulate" for node in optimise(graph, Options(numerics="strict"))[0].nodes)
 
 
+@pytest.mark.usefixtures("choices_of_zen4")
 def test_fires_in_the_early_layers_of_efficientnet_only():
     (report,) = (r for r in explain(open_case("efficientnet_b0").graph) if r.name == ModulateWeights.name)
     taken = [d.node for d in report.decisions if d.taken]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from machines import ZEN4
 from rewrites import rewrite
 
 import glulam as gl
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.passes.volumes import TrimTaps, VolumesToImages, met_taps
-from glulam.compiler.targets import target
 
 
 def conv(frames, side, taps, *, passes, channels=64, strides=(1, 1, 1), apart=1, more="", kernel=3, pad=1):
@@ -23,7 +23,7 @@ const %b: f32[64] = random
     return rewrite(text, *passes)
 
 
-IMAGES = VolumesToImages(target("native"))
+IMAGES = VolumesToImages(ZEN4)
 
 
 @pytest.mark.parametrize("strides", [(1, 1, 1), (2, 1, 1), (2, 2, 2)])

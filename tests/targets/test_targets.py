@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from glulam.compiler.errors import TargetError
-from glulam.compiler.targets import NAMED, host_features, runnable_targets, target
+from glulam.compiler.targets import NAMED, host, host_features, runnable_targets, target
 
 
 def test_a_name_finds_its_target():
@@ -44,6 +44,21 @@ def test_the_host_has_what_runnable_targets_need():
     assert runnable_targets()
     for known in runnable_targets():
         assert host_features().issuperset(known.required_features)
+
+
+@pytest.mark.parametrize(
+    ("processor", "slow"),
+    [("znver4", False), ("icelake-client", False), ("emeraldrapids", True), ("skylake-avx512", True)],
+)
+def test_a_last_level_cache_behind_a_mesh_is_slow_and_not_all_ones_own(processor, slow, monkeypatch):
+    monkeypatch.setattr(host, "runnable_targets", lambda: (target("x86-64-v4"),))
+    monkeypatch.setattr(host.llvm, "get_host_cpu_name", lambda: processor)
+    monkeypatch.setattr(host, "_caches", lambda: (48 << 10, 2 << 20, 300 << 20))
+    found = host._native.__wrapped__()
+    assert found.l3_is_slow == slow
+    assert found.l3_bytes == (64 << 20 if slow else 300 << 20)
+    assert found.memory_rate < found.l3_rate
+    assert not any(known.l3_is_slow for known in NAMED)
 
 
 def test_targets_are_frozen():
