@@ -76,6 +76,11 @@ class FixedPoint:
             low = low & Const(2**_LOW_BITS - 1, DType.I32)
         return Cast(high * 2**_LOW_BITS + low, DType.F32)
 
+    @property
+    def streams(self) -> tuple[tuple[Buffer, int], ...]:
+        """What is read for each weight, and how many rows of weights share a row of it."""
+        return (self.high, 1), (self.low, _SHARED)
+
     @staticmethod
     def scaled(x: Expr) -> Expr:
         return x * _UNIT

@@ -38,6 +38,8 @@ _FEW_BLOCKS = 2  # the fewest, where there are more threads than tiles; memory i
 _NARROW_SPLIT = 4  # partial sums of each element where all columns together fill no block, for the same reason
 _SHALLOW, _SHALLOW_ROWS = 8, 2  # sums up to that length, and rows of a tile for them
 _UNROLL = 4  # steps of the depth in one round of the loop
+_ROWS_AHEAD = 32  # of weights that are read once
+_LINE = 64  # bytes of a cache
 _LOOK_AHEAD = 2  # passes over the weights of a group in which those of the next one can be fetched
 _TOGETHER = 8  # sums that a long epilogue is applied to where they are
 _ENOUGH = 16  # iterations of a parallel space that need no finer split
@@ -264,7 +266,7 @@ class _Columns:
                     b.store(acc[u, r, j], multiply_add(x, w, acc[u, r, j]))
 
             self.fetch_extras(chunk, place)
-            ahead = self.look_ahead(chunk, weights, place) if isinstance(weights, Buffer) else None
+            ahead = None if weights is None else self.look_ahead(chunk, weights, place)
             self.reduce(split, step, ahead, None if kept is None else self.flush(kept, weights, place, v))
             if self.ctx.epilogue.is_long and rows * blocks > _TOGETHER:
                 self.finish_apart(acc, kept, place, v, column)
@@ -339,10 +341,14 @@ class _Columns:
             return bias[packed]
         return zero(self.dtype) if self.bias is None else self.ctx.input_view(self.bias)[(column,)]
 
-    def look_ahead(self, chunk: _Chunk, weights: Buffer, place: _Place) -> _LookAhead | None:
+    def look_ahead(self, chunk: _Chunk, weights: Buffer | FixedPoint, place: _Place) -> _LookAhead | None:
         """Has the next group's weights come nearer, a share in each pass, if they come from afar."""
         passes = place.passes
-        if passes < _LOOK_AHEAD or self.packed is None or self.packed.nbytes <= self.ctx.target.l2_bytes // 2:
+        if self.packed is None or self.packed.nbytes <= self.ctx.target.l2_bytes // 2:
+            return None
+        if passes == 1 and self.ctx.target.l3_is_slow and self.depth >= _UNROLL:
+            return self.next_rows(chunk, weights, place)
+        if passes < _LOOK_AHEAD or isinstance(weights, FixedPoint):
             return None
         rounds = self.depth // _UNROLL
         together = math.gcd(*(length for *_, length in self.parts))
@@ -355,6 +361,22 @@ class _Columns:
                 self.b.prefetch(weights[place.group + 1, place.turn * share + number * at_once + p, j, 0])
 
         return _LookAhead(every, fetch)
+
+    def next_rows(self, chunk: _Chunk, weights: Buffer | FixedPoint, place: _Place) -> _LookAhead:
+        """Has weights that are read once come nearer: hardware asks for no more than the rest of a page."""
+        streams = weights.streams if isinstance(weights, FixedPoint) else ((weights, 1),)
+
+        def fetch(number: Affine) -> None:
+            for buffer, shared in streams:
+                rows, blocks = _UNROLL // shared, max(1, _LINE // (chunk.lanes * buffer.dtype.size))
+                with (
+                    self.b.unrolled("p", rows) as p,
+                    self.b.unrolled("j", -(-chunk.blocks // blocks)) as j,
+                ):
+                    row = number * rows + p + _ROWS_AHEAD // shared
+                    self.b.prefetch(buffer[place.group, row, j * blocks, 0], level=2)
+
+        return _LookAhead(1, fetch)
 
     def fetch_extras(self, chunk: _Chunk, place: _Place) -> None:
         """Has what the epilogue will read of other tensors come nearer while the sums are made."""
