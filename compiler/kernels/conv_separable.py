@@ -30,7 +30,8 @@ _WEIGHTS = 4  # part of it that the 1x1 convolution's weights, which each band r
 
 def accepts(target: Target, image_bytes: int, middle: Shape, weight_bytes: int) -> str | None:
     """None if one kernel is better than two, else why not. `middle` is the shape of the depthwise result."""
-    if image_bytes * (2 if target.l3_is_slow else 1) <= target.l2_bytes:
+    room = 2 if target.l3_is_slow else 1  # times the image's, since its result must stay as well
+    if room * image_bytes <= target.l2_bytes:
         return "an image that it reads stays in the second-level cache"
     if weight_bytes > target.l2_bytes // _WEIGHTS:
         return "the 1x1 convolution has too many weights to read them again for some rows"

@@ -159,13 +159,14 @@ class ConvTile:
             taps = self.tap_loops(spot, stack)
             unroll = unrolled_steps(part.lanes, math.prod(acc.shape))
             i = stack.enter_context(b.serial("i", part.lanes // unroll))
+            block = q * group_blocks + c
             if self.streams_image():
-                self.prefetch_image(spot, n, c, i, part.lanes // unroll)
+                self.prefetch_image(spot, n, block, i, part.lanes // unroll)
             if self.streams_weights():
                 place = (Affine.of(q), g + ahead.groups, c + ahead.blocks, *taps)
                 self.prefetch_weights(group, place, i * unroll, unroll)
             channel = i * unroll + stack.enter_context(b.unrolled("u", unroll))
-            self.add(spot, acc, v, (n, q * group_blocks + c), (channel,), taps, (c, *taps, channel))
+            self.add(spot, acc, v, (n, block), (channel,), taps, (c, *taps, channel))
 
     def add(
         self, spot: Spot, acc: Tile, v: Var, channel: tuple[IndexLike, Affine], lane: tuple[Affine, ...],

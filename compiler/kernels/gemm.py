@@ -28,7 +28,7 @@ from glulam.compiler.kernels.gemm_operands import (
     zero,
 )
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
-from glulam.compiler.kernels.tiling import Run, Tiling, choose_tiling, most_rows, pieces, runs, unroll_factor
+from glulam.compiler.kernels.tiling import LINE, Run, Tiling, choose_tiling, most_rows, pieces, runs, unroll_factor
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Affine, Buffer, Half, IndexLike, Tile, Var
 from glulam.compiler.targets import Target
@@ -39,7 +39,6 @@ _NARROW_SPLIT = 4  # partial sums of each element where all columns together fil
 _SHALLOW, _SHALLOW_ROWS = 8, 2  # sums up to that length, and rows of a tile for them
 _UNROLL = 4  # steps of the depth in one round of the loop
 _ROWS_AHEAD = 32  # of weights that are read once
-_LINE = 64  # bytes of a cache
 _LOOK_AHEAD = 2  # passes over the weights of a group in which those of the next one can be fetched
 _TOGETHER = 8  # sums that a long epilogue is applied to where they are
 _ENOUGH = 16  # iterations of a parallel space that need no finer split
@@ -368,7 +367,7 @@ class _Columns:
 
         def fetch(number: Affine) -> None:
             for buffer, shared in streams:
-                rows, blocks = _UNROLL // shared, max(1, _LINE // (chunk.lanes * buffer.dtype.size))
+                rows, blocks = _UNROLL // shared, max(1, LINE // (chunk.lanes * buffer.dtype.size))
                 with (
                     self.b.unrolled("p", rows) as p,
                     self.b.unrolled("j", -(-chunk.blocks // blocks)) as j,

@@ -15,7 +15,7 @@ _ROUND, _MOST_STEPS = 56, 4  # FMAs, and steps, of a round of an unrolled loop; 
 COPY_RATE = 5.0  # bytes a cycle that are moved from one arrangement to another
 OFTEN = 5  # times that weights may be larger than pixels, to be read by each of two threads
 _LATENCY = 4.0  # cycles until an FMA's result can be added to again
-_PAGE, _LINE = 4096, 64  # bytes
+_PAGE, LINE = 4096, 64  # bytes
 _BROADCASTS = 2.0  # loads of one element that start in one cycle
 _LOADS_SHOW = 0.03  # of the time of loads, even where multiplying takes longer
 _STREAM_BYTES = 20.0  # bytes a cycle that a tile may draw from the second-level cache without waiting
@@ -163,7 +163,7 @@ def most_rows(target: Target, stride: int) -> int:
     A way of that cache is one page large, so that an address tells the set before it is translated.
     """
     sets = _PAGE // math.gcd(stride, _PAGE)
-    return max(1, target.l1_bytes // _PAGE) * min(sets, _PAGE // _LINE)
+    return max(1, target.l1_bytes // _PAGE) * min(sets, _PAGE // LINE)
 
 
 def stream_rate(target: Target, working_set: int) -> float:
