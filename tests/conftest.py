@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from glulam.compiler import driver
 from glulam.compiler.cache import VARIABLE, Cache, default_cache
 from glulam.compiler.codegen import module
 from glulam.compiler.codegen.processes import processes_for
+from glulam.compiler.loops.ir import Builder, Load
 from glulam.compiler.targets import target
 from glulam.runtime import processors
 
@@ -50,6 +52,19 @@ def a_kernel_is_emitted_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(driver, "default_cache", chosen)
         yield
+
+
+@pytest.fixture
+def prefetched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names, up to their numbers, of the buffers that kernels built in the test ask for ahead."""
+    found, prefetch = set[str](), Builder.prefetch
+
+    def seen(self: Builder, place: Load, level: int = 1) -> None:
+        found.update(re.findall("^[a-z]+", place.buffer.name))
+        prefetch(self, place, level)
+
+    monkeypatch.setattr(Builder, "prefetch", seen)
+    return found
 
 
 @pytest.fixture

@@ -254,7 +254,10 @@ class ConvTile:
         return self.x.operand.type.nbytes // max(1, self.ctx.output.shape[0])
 
     def streams_image(self) -> bool:
-        """Whether a 1x1 convolution's input comes from afar: short runs of pixels in many places."""
+        """Whether a 1x1 convolution's input comes from afar: short runs of pixels in many places.
+
+        Where that is far, it is asked for in any case: little is lost if it has been near.
+        """
         if self.ctx.target.l3_is_slow:
             return math.prod(self.geometry.kernel) == 1 and not any(map(any, self.geometry.pads))
         far = self.image_bytes() > self.ctx.target.l2_bytes

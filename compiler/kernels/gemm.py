@@ -341,7 +341,10 @@ class _Columns:
         return zero(self.dtype) if self.bias is None else self.ctx.input_view(self.bias)[(column,)]
 
     def look_ahead(self, chunk: _Chunk, weights: Buffer | FixedPoint, place: _Place) -> _LookAhead | None:
-        """Has the next group's weights come nearer, a share in each pass, if they come from afar."""
+        """Has the next group's weights come nearer, a share in each pass, if they come from afar.
+
+        Weights that one pass reads are asked for some rows ahead where the last-level cache is slow.
+        """
         passes = place.passes
         if self.packed is None or self.packed.nbytes <= self.ctx.target.l2_bytes // 2:
             return None
@@ -362,7 +365,11 @@ class _Columns:
         return _LookAhead(every, fetch)
 
     def next_rows(self, chunk: _Chunk, weights: Buffer | FixedPoint, place: _Place) -> _LookAhead:
-        """Has weights that are read once come nearer: hardware asks for no more than the rest of a page."""
+        """Has weights that are read once come nearer.
+
+        Hardware asks for no more than the rest of a page of 4 KB (Intel 64 and IA-32 Architectures Optimization
+        Reference Manual, on data prefetching).
+        """
         streams = weights.streams if isinstance(weights, FixedPoint) else ((weights, 1),)
 
         def fetch(number: Affine) -> None:

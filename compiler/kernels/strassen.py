@@ -62,7 +62,6 @@ _KEEP_CYCLES = 4.0  # to put a vector of a product aside and to take it up again
 _SUM_CYCLES = 12.0  # to make the four sums of a vector of each quarter
 _LEAST_PIXELS = 7  # of a register tile in half a row; with fewer, weights are read too often
 _FEW_TILES = 8  # that share the time in which the next weights have to arrive
-_SOME_TILES = 64  # the same where they come from a slow cache
 _SHOWS = 0.75  # of what a slow cache sends; by six pairs of layers 14 % too little to 11 % too much
 _LEFT, _RIGHT = 0, 1
 
@@ -368,7 +367,7 @@ class _Group:
             b.store(acc[t, j], 0.0)
         with b.serial("c", self.form.blocks) as c:
             block = c + half * self.form.blocks
-            if self.tiles <= (_SOME_TILES if self.ctx.target.l3_is_slow else _FEW_TILES):
+            if self.tiles <= _FEW_TILES:
                 self.fetch_weights(number, c * lanes)
             if self.fetches_pixels:
                 with b.unrolled("t", pixels) as t:

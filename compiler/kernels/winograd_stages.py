@@ -140,8 +140,8 @@ def _products(
 ) -> None:  # fmt: skip
     """The section for channel blocks from `first` on and tiles (begin, count, of a register tile)."""
     b, (outer, inner, channels, per_group, lanes), (begin, length, pixels) = ctx.builder, packed.shape, tiles
-    names = "gp" if shared is _Shared.CHANNELS else "pg"
-    with b.section(**dict(zip(names, (outer, inner), strict=True))) as (e, i):
+    extents = {"g": outer, "p": inner} if shared is _Shared.CHANNELS else {"p": outer, "g": inner}
+    with b.section(**extents) as (e, i):
         g, p = (e, i) if shared is _Shared.CHANNELS else (i, e)
         block = g * per_group + first
         Products(
@@ -150,7 +150,6 @@ def _products(
             filters=lambda channel, j, v: packed[e, i, channel, j, v],
             ahead=lambda channel, j: packed[e, i + 1, channel, j, 0],
             store=lambda j, tile, v, total: b.store(outputs[block + j, tile + begin, p, v], total),
-            come_from_far=ctx.target.l3_is_slow,
         ).emit()  # fmt: skip
 
 

@@ -15,7 +15,6 @@ from glulam.compiler.graph.types import TensorType, f32
 from glulam.compiler.kernels import conv_winograd, winograd_stages
 from glulam.compiler.kernels.minimal_filtering import Line, filtering
 from glulam.compiler.kernels.tiling import Tiling
-from glulam.compiler.loops.ir import Builder
 from glulam.compiler.ops import Add, Conv, MaxPool, PRelu, Relu
 from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.options import Options
@@ -91,16 +90,8 @@ def test_interpreter_equals_native(f):
 
 @pytest.mark.parametrize("small", [False, True])
 @pytest.mark.parametrize("staged", [False, True])
-def test_what_lies_beyond_the_second_cache_is_fetched_ahead(staged, small, monkeypatch):
+def test_what_lies_beyond_the_second_cache_is_fetched_ahead(staged, small, prefetched):
     """With the same result, also where the last tile asks for places behind its own."""
-    fetched = set()
-    prefetch = Builder.prefetch
-
-    def seen(self, place, level=1):
-        fetched.add(place.buffer.name[0])
-        prefetch(self, place, level)
-
-    monkeypatch.setattr(Builder, "prefetch", seen)
     machine = replace(target("native"), l2_bytes=1 << 12 if small else 1 << 20)
     op, arrays = conv((2, 33, 13, 7), 49, ((0, 2), (3, 1)))
     (expected,) = op.reference(*arrays)
@@ -109,11 +100,11 @@ def test_what_lies_beyond_the_second_cache_is_fetched_ahead(staged, small, monke
         (tiles,) = run_op(transform, arrays[:1], target=machine)
         (same,) = run_op(transform, arrays[:1])
         np.testing.assert_array_equal(tiles, same)
-        assert fetched == ({"y"} if small else set())
+        assert prefetched == ({"y"} if small else set())
     else:
         (got,) = run_op(op, arrays, constants=(1, 2), target=machine)
         np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
-        assert fetched == ({"x", "u", "v"} if small else {"u"})
+        assert prefetched == ({"x", "u", "v"} if small else {"u"})
 
 
 FEW_CHANNELS = [
@@ -404,7 +395,7 @@ def test_sequences_have_epilogues(dilation):
     op = Conv((1,), ((dilation, dilation),), (dilation,))
     y = graph.apply(op, graph.input("x", f32(*x.shape)), graph.constant(w), None)
     graph.output("y", graph.apply(Relu(), graph.apply(Add(), y, graph.input("other", f32(*other.shape)))))
-    model = compile_graph(graph, Options(target=TARGETS[-2:][0]))
+    model = compile_graph(graph, Options(target=TARGETS[-1]))  # where narrow vectors make it pay
     assert any(step.kernel.endswith(("fused_winograd_conv", "fused_winograd_output")) for step in model.manifest.steps)
     expected = np.maximum(op.reference(x, w, None)[0] + other, 0)
     np.testing.assert_allclose(model.run({"x": x, "other": other})["y"], expected, rtol=0, atol=1e-4)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from batches import residual
 from executors import agree, interpreted, native, reference
+from machines import TINY
 from rewrites import rewrite
 
 import glulam as gl
@@ -24,8 +25,6 @@ from glulam.compiler.options import Options
 from glulam.compiler.passes import split_batch
 from glulam.compiler.passes.split_batch import SplitBatch
 from glulam.compiler.targets import target
-
-TINY = {"l1_bytes": 1 << 10, "l2_bytes": 2 << 10, "l3_bytes": 60 << 10, "l3_rate": 18.0, "memory_rate": 7.0}
 
 
 @pytest.fixture(autouse=True)
