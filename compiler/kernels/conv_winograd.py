@@ -33,12 +33,17 @@ from glulam.compiler.kernels.tiling import (
     move_rate,
     overcrowds,
     overlapped,
-    row_cycles,
     stays_near,
     stream_rate,
-    tilings,
 )
-from glulam.compiler.kernels.winograd import FinishedTiles, Products, padded_bias, transform_slowdown
+from glulam.compiler.kernels.winograd import (
+    FinishedTiles,
+    Products,
+    padded_bias,
+    product_cycles,
+    product_tilings,
+    transform_slowdown,
+)
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Affine, Buffer, Builder, Half, IndexLike, Load, Var, scratch_size
 from glulam.compiler.targets import Target
@@ -85,7 +90,7 @@ def choose_plan(target: Target, batch: int, spatial: Shape, in_channels: int, ou
     candidates = []
     for rows, columns in _cuts(height, width):
         iterations = batch * (height // rows) * (width // columns)
-        for row, _, tiling in tilings(target, rows * columns, blocks, in_channels):
+        for row, tiling in product_tilings(target, rows * columns, blocks, in_channels):
             groups = max(1, blocks // tiling.blocks)
             for splits in (s for s in range(1, groups + 1) if groups % s == 0):
                 if iterations * splits >= least or splits == groups:
@@ -120,7 +125,7 @@ def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_chann
     plan = choose_plan(target, batch, spatial, in_channels, out_channels, f)
     height, width = f.tiles(spatial)
     iterations = batch * (height // plan.rows) * (width // plan.columns)
-    row = row_cycles(target, plan.tiling, plan.tiles, -(-out_channels // target.lanes), in_channels)
+    row = product_cycles(target, plan.tiling, plan.tiles, -(-out_channels // target.lanes), in_channels)
     return f.margin * _cycles(target, plan, row, iterations, in_channels, out_channels, f)
 
 

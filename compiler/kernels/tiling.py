@@ -18,7 +18,7 @@ _LATENCY = 4.0  # cycles until an FMA's result can be added to again
 _PAGE, LINE = 4096, 64  # bytes
 _BROADCASTS = 2.0  # loads of one element that start in one cycle
 _LOADS_SHOW = 0.03  # of the time of loads, even where multiplying takes longer
-_STREAM_BYTES = 20.0  # bytes a cycle that a tile may draw from the second-level cache without waiting
+STREAM_BYTES = 20.0  # bytes a cycle that a tile may draw from the second-level cache without waiting
 _L2_RATE = 28.0  # bytes a cycle that one core reads from the second-level cache
 _LATE = 0.5  # of what a slow cache sends shows, where hardware asks for it
 FAR_RATE = 5.0  # bytes a cycle that come from memory and go back there, all of which shows
@@ -45,7 +45,7 @@ def step_cycles(target: Target, pixels: int, blocks: int) -> float:
     """Estimated cycles to add one input channel's product to the tile."""
     fmas = pixels * blocks / target.fmas_per_cycle
     loads = blocks / target.loads_per_cycle + pixels / _BROADCASTS
-    stream = blocks * target.vector_bytes / _STREAM_BYTES
+    stream = blocks * target.vector_bytes / STREAM_BYTES
     return max(fmas, loads, stream, _LATENCY) + _LOADS_SHOW * loads
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context
 from glulam.compiler.kernels.minimal_filtering import Filtering
-from glulam.compiler.kernels.tiling import unroll_factor
+from glulam.compiler.kernels.tiling import STREAM_BYTES, Tiling, row_cycles, tilings, unroll_factor
 from glulam.compiler.kernels.windows import Window
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr, Fma
@@ -22,6 +22,7 @@ from glulam.compiler.targets import Target
 Pair = tuple[int, int]
 
 _TRANSFORM_REGISTERS = 32
+_DRAWN = 0.4  # of the time in which filters come from the second-level cache shows where the last-level one is slow
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,29 @@ class Products:
                     b.store(acc[t, j], Fma(self.inputs(start + t, channel), self.filters(channel, j, v), acc[t, j]))
             with b.unrolled("j", self.blocks) as j, b.unrolled("t", pixels) as t:
                 self.store(j, start + t, v, acc[t, j])
+
+
+def product_cycles(target: Target, tiling: Tiling, tiles: int, blocks: int, channels: int) -> float:
+    """Estimated cycles of the product of a point.
+
+    Where the last-level cache is slow, the buffers through which its lines come, asked for ahead, are those of lines
+    from the second-level one; so filters should come from there few times.
+    """
+    cycles = row_cycles(target, tiling, tiles, blocks, channels)
+    if not target.l3_is_slow:
+        return cycles
+    return cycles + _DRAWN * -(-tiles // tiling.pixels) * channels * blocks * target.vector_bytes / STREAM_BYTES
+
+
+def product_tilings(target: Target, tiles: int, blocks: int, channels: int) -> list[tuple[float, Tiling]]:
+    """For each number of channel blocks the best register tile of a point's product, and its estimated cycles."""
+    found = tilings(target, tiles, blocks, channels)
+    return [(product_cycles(target, tiling, tiles, blocks, channels), tiling) for *_, tiling in found]
+
+
+def product_tiling(target: Target, tiles: int, blocks: int, channels: int) -> Tiling:
+    """The best of them."""
+    return min(product_tilings(target, tiles, blocks, channels), key=lambda each: (each[0], -each[1].pixels))[1]
 
 
 @dataclass(frozen=True)

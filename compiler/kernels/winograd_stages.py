@@ -19,13 +19,18 @@ from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.tiling import (
     FAR_RATE,
     OFTEN,
-    choose_tiling,
     memory_rate,
     overlapped,
-    row_cycles,
     stream_rate,
 )
-from glulam.compiler.kernels.winograd import FinishedTiles, Products, padded_bias, transform_slowdown
+from glulam.compiler.kernels.winograd import (
+    FinishedTiles,
+    Products,
+    padded_bias,
+    product_cycles,
+    product_tiling,
+    transform_slowdown,
+)
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Buffer, IndexLike, Load, Var
 from glulam.compiler.targets import Target
@@ -44,8 +49,8 @@ def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_chann
     filters = f.points * in_channels * out_blocks * lanes * 4
     tensors = [f.points * tiles * blocks * lanes * 4 for blocks in (in_blocks, out_blocks)]
     transforms = tiles * (in_blocks * f.input_cycles + out_blocks * f.output_cycles) * transform_slowdown(target)
-    tiling = choose_tiling(target, tiles, out_blocks, in_channels)
-    products = f.points * row_cycles(target, tiling, tiles, out_blocks, in_channels)
+    tiling = product_tiling(target, tiles, out_blocks, in_channels)
+    products = f.points * product_cycles(target, tiling, tiles, out_blocks, in_channels)
     far = sum(tensors) > _CACHED * target.l3_bytes
     moves = sum(_MOVES * size / (FAR_RATE if far else stream_rate(target, size)) for size in tensors)
     return f.margin * (transforms + moves + overlapped(products, filters / memory_rate(target, filters)))
@@ -101,7 +106,7 @@ def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int) -> Lowere
     row = -(-in_channels // lanes) * lanes
     inputs = ctx.memory("input", 0, (f.points, ctx.operand(0).shape[1]))
     outputs = ctx.memory("output", 0, (blocks, tiles, f.points, lanes))
-    tiling = choose_tiling(ctx.target, tiles, blocks, in_channels)
+    tiling = product_tiling(ctx.target, tiles, blocks, in_channels)
     shared = _shared(ctx.target, tiles, blocks * lanes)
     groups = {}
     for first, per_group, count in tiling.channel_groups(blocks):
