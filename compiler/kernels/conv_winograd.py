@@ -375,8 +375,7 @@ class _Winograd:
             Products(
                 self.b, self.plan.tiles, self.in_channels, self.plan.tiling.pixels, per_group, self.block,
                 inputs=partial(self.input, p),
-                filters=lambda channel, j, v: packed[group, p, channel, j, v],
-                ahead=lambda channel, j: packed[group, p + 1, channel, j, 0],
+                filters=packed, place=(group, p), following=(group, p + 1),
                 store=lambda j, tile, v, total: self.b.store(self.products[j, tile, p, v], total),
                 come_from_far=self.inputs_come_from_far,
             ).emit()  # fmt: skip

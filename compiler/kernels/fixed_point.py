@@ -2,9 +2,10 @@
 
 The weights of a column that one part of its sum meets (see `partial_sums`) are q * scale with whole numbers q below
 2**19 in size: block floating point with the part's largest weight as the unit (compare J. Wilkinson, Rounding Errors in
-Algebraic Processes, 1963, chapter 1). They lie as 16 high bits and 4 low ones, which those of the next row of weights
-share a byte with. What a part has summed over q is multiplied by the scale when it joins the sum, so a weight takes one
-and a half loads, a shift or two, an AND or none, an OR, and one conversion.
+Algebraic Processes, 1963, chapter 1). All lies in one stream of 16-bit numbers: the 16 high bits of four weights, one
+after the other down a column, then their 4 low bits each together. What a part has summed over q is multiplied by the
+scale when it joins the sum, so a weight takes one and a quarter loads, a shift or two, an AND or none, an OR, and one
+conversion.
 
 A weight is off by at most 2**-20 of its part's largest one. The largest of m numbers is at most sqrt(m) times their
 root mean square, so that of the errors is at most about 2**-16 of the weights', whatever they are, and about 2**-19 of
@@ -14,122 +15,142 @@ convolutions round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from glulam.compiler.graph.types import Array, DType
+from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.compiler.kernels.context import Context
 from glulam.compiler.kernels.packing import Packing
-from glulam.compiler.loops.expr import Cast, Const, Expr
+from glulam.compiler.loops.expr import Bitcast, Cast, Const, Expr
 from glulam.compiler.loops.ir import Affine, Buffer, IndexLike
 
 Floats = npt.NDArray[np.float32]
 
 BYTES = 2.5  # of a weight
 UNPACK_CYCLES = 2.5  # of a vector of weights, beside reading and multiplying
+_UNIT = 2.0**-18  # keeps sums over q, and scales, within what float32 holds
 _LARGEST = 2**19 - 2  # a scale that was rounded down does not take the quotient beyond 2**19 - 1
 _LOW_BITS = 4
-_SHARED = 8 // _LOW_BITS  # weights whose low bits make a byte
-_UNIT = 2.0**-18  # keeps sums over q, and scales, within what float32 holds
+_SCALE_ROWS = 2  # of 16-bit numbers for the scales of a part
 
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """`weights[group, k, block, lane]` is q, whose products with `scaled(x)` add up to what `scales` then multiplies.
+    """`weights[*group, k, block, lane]` is q, whose products with `scaled(x)` add up to what `scale` then multiplies.
 
-    The high bits lie in [group, K, block, lane], the low ones of two rows in [group, K / 2, block, lane], the scales in
-    [group, part, block, lane]. All parts but the last have an even number of rows; whether k is even or odd must be the
-    same in every iteration.
+    What is `scaled` may as well be their sum.
+
+    The numbers lie in [*groups, rows, blocks, lanes]: `ROWS` for each four of the `depth` rows of weights, and behind
+    them two for each part's scales. All parts but the last have a number of rows that four divides; `k` modulo four
+    must be the same in every iteration.
     """
 
-    high: Buffer
-    low: Buffer
-    scales: Buffer
+    numbers: Buffer
+    depth: int
+
+    TOGETHER: ClassVar[int] = 4  # rows of weights whose low bits share a row
+    ROWS: ClassVar[int] = TOGETHER + 1
 
     @classmethod
-    def of(cls, ctx: Context, columns: Array, groups: tuple[int, int, int], starts: Sequence[int]) -> FixedPoint:
-        """Weights [N, K] of (groups, blocks, lanes) columns; the parts of a sum start at these k."""
-        count, blocks, lanes = groups
+    def of(cls, ctx: Context, weights: Packing, starts: Sequence[int], name: str) -> FixedPoint:
+        """Of float32 weights [*groups, K, blocks, lanes]; the parts of a sum start at these k."""
+        *groups, depth, blocks, lanes = weights.shape
+        rows = -(-depth // cls.TOGETHER) * cls.ROWS + _SCALE_ROWS * len(starts)
+        fill = _Fill(weights, tuple(starts))
+        packing = Packing(weights.source, (*groups, rows, blocks, lanes), DType.I16, fill, weights.rows)
+        return cls(ctx.constant(packing, name), depth)
 
-        def constant(name: str, rows: Callable[[Floats], Array], extent: int, dtype: DType) -> Buffer:
-            shape = (count, extent, blocks, lanes)
-            return ctx.constant(Packing(columns, shape, dtype, _Fill(rows, tuple(starts)), blocks * lanes), name)
-
-        depth = columns.shape[1]
-        return cls(
-            constant("high", _high, depth, DType.I16),
-            constant("low", _low, -(-depth // _SHARED), DType.U8),
-            constant("scale", _scale, len(starts), DType.F32),
-        )
+    @property
+    def shape(self) -> Shape:
+        """Of the weights."""
+        *groups, _, blocks, lanes = self.numbers.shape
+        return (*groups, self.depth, blocks, lanes)
 
     def __getitem__(self, point: tuple[IndexLike, ...]) -> Expr:
-        group, k, block, lane = point
-        byte, place = divmod(Affine.of(k), _SHARED)
-        high: Expr = Cast(self.high[point], DType.I32)
-        low: Expr = Cast(self.low[group, byte, block, lane], DType.I32)
+        *group, k, block, lane = point
+        four, place = divmod(Affine.of(k), self.TOGETHER)
+        high = Cast(self.numbers[(*group, four * self.ROWS + place, block, lane)], DType.I32)
+        low = self._unsigned((*group, four * self.ROWS + self.TOGETHER, block, lane))
         if place:
             low = low / 2 ** (_LOW_BITS * place)
-        if place < _SHARED - 1:
+        if place < self.TOGETHER - 1:
             low = low & Const(2**_LOW_BITS - 1, DType.I32)
         return Cast(high * 2**_LOW_BITS + low, DType.F32)
 
-    @property
-    def streams(self) -> tuple[tuple[Buffer, int], ...]:
-        """What is read for each weight, and how many rows of weights share a row of it."""
-        return (self.high, 1), (self.low, _SHARED)
+    def scale(self, group: tuple[IndexLike, ...], part: IndexLike, block: IndexLike, lane: IndexLike) -> Expr:
+        """What the sum of a part is multiplied by."""
+        row = Affine.of(part) * _SCALE_ROWS + -(-self.depth // self.TOGETHER) * self.ROWS
+        high = Cast(self.numbers[(*group, row + 1, block, lane)], DType.I32)
+        return Bitcast(high * 2**16 + self._unsigned((*group, row, block, lane)), DType.F32)
 
     @staticmethod
     def scaled(x: Expr) -> Expr:
         return x * _UNIT
 
+    def _unsigned(self, point: tuple[IndexLike, ...]) -> Expr:
+        return Cast(self.numbers[point], DType.I32) & Const(2**16 - 1, DType.I32)
+
 
 @dataclass(frozen=True)
 class _Fill:
-    """Fills [groups, rows, blocks, lanes] from weights [N, K], part by part, which the caches hold.
+    """Fills [*groups, rows, blocks, lanes] with the numbers of `weights`, [*groups, depth, blocks, lanes]."""
 
-    `rows` gives those of a part of a group, [n, k] -> [n, rows].
-    """
-
-    rows: Callable[[Floats], Array]
+    weights: Packing
     starts: tuple[int, ...]
 
-    def __call__(self, out: Array, columns: Array) -> None:
-        width = out.shape[2] * out.shape[3]
-        for group, place in enumerate(out.reshape(len(out), -1, width)):
-            weights = columns[group * width : (group + 1) * width].astype(np.float32, copy=False)
-            filled = 0
-            for part in np.split(weights, self.starts[1:], axis=1):
-                made = self.rows(part)
-                place[filled : filled + made.shape[1]] = made.T
-                filled += made.shape[1]
+    def __call__(self, out: Array, source: Array) -> None:
+        each = self.weights.rows
+        if not each:
+            self._write(out, source)
+            return
+        for i in range(len(out)):
+            self._write(out[i : i + 1], source[i * each : (i + 1) * each])
+
+    def _write(self, out: Array, source: Array) -> None:
+        weights = np.empty((*out.shape[:-3], *self.weights.shape[-3:]), np.float32)
+        self.weights.fill(weights, source)
+        for place, columns in zip(_flat(out), _flat(weights), strict=True):
+            width, behind = place.shape[1], len(place) - _SCALE_ROWS * len(self.starts)
+            rounds = place[:behind].reshape(-1, FixedPoint.ROWS, width)
+            scales = place[behind:].reshape(-1, _SCALE_ROWS, width)
+            parts = np.split(columns, self.starts[1:])
+            for start, part, row in zip(self.starts, parts, scales, strict=True):
+                scale = _scale(part)
+                _write(rounds[start // FixedPoint.TOGETHER :], _quotients(part, scale))
+                row[:] = scale.view(np.int16).reshape(width, _SCALE_ROWS).T
+
+
+def _flat(array: Array) -> Array:
+    """[*groups, rows, blocks, lanes] as [groups, rows, columns]."""
+    *_, rows, blocks, lanes = array.shape
+    return array.reshape(-1, rows, blocks * lanes)
 
 
 def _scale(part: Floats) -> Floats:
-    """[n, 1]; NaN where a weight is not finite, and so is then what it takes part in."""
-    largest = np.maximum(part.max(1, keepdims=True), -part.min(1, keepdims=True))
+    """Of the columns of [k, n]; NaN where a weight is not finite, and so is then what it takes part in."""
+    largest = np.maximum(part.max(0), -part.min(0))
     scale = np.maximum(largest * np.float32(1 / (_LARGEST * _UNIT)), np.finfo(np.float32).tiny)
     return np.where(np.isfinite(largest), scale, np.float32(np.nan))
 
 
-def _quotients(part: Floats) -> npt.NDArray[np.int32]:
+def _quotients(part: Floats, scale: Floats) -> npt.NDArray[np.int32]:
     """The whole numbers q."""
     with np.errstate(invalid="ignore"):
-        quotients = part * (1 / (_scale(part).astype(np.float64) * _UNIT))
+        quotients = part * (1 / (scale.astype(np.float64) * _UNIT))
         return np.rint(quotients, out=quotients).astype(np.int32)
 
 
-def _high(part: Floats) -> Array:
-    return (_quotients(part) >> _LOW_BITS).astype(np.int16)
-
-
-def _low(part: Floats) -> Array:
-    """Of `_SHARED` weights one after the other in a byte, the first one's lowest."""
-    low = _quotients(part) & (2**_LOW_BITS - 1)
-    low = np.pad(low, ((0, 0), (0, -low.shape[1] % _SHARED))).astype(np.uint8)
-    joined = np.zeros((len(low), low.shape[1] // _SHARED), np.uint8)
-    for place in range(_SHARED):
-        joined |= low[:, place::_SHARED] << np.uint8(_LOW_BITS * place)
-    return joined
+def _write(rounds: Array, quotients: npt.NDArray[np.int32]) -> None:
+    """The first of the rounds [n, ROWS, columns]: of each four rows' low bits, the first row's are the lowest."""
+    depth, width = quotients.shape
+    padded = np.zeros((-(-depth // FixedPoint.TOGETHER) * FixedPoint.TOGETHER, width), np.int32)
+    padded[:depth] = quotients
+    fours = padded.reshape(-1, FixedPoint.TOGETHER, width)
+    shifts = _LOW_BITS * np.arange(FixedPoint.TOGETHER, dtype=np.int32)
+    low = (fours & (2**_LOW_BITS - 1)) << shifts[:, None]
+    rounds[: len(fours), : FixedPoint.TOGETHER] = fours >> _LOW_BITS
+    rounds[: len(fours), FixedPoint.TOGETHER] = low.sum(1).astype(np.uint16).view(np.int16)

@@ -27,6 +27,7 @@ from glulam.compiler.kernels.gemm_operands import (
     without_batch,
     zero,
 )
+from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
 from glulam.compiler.kernels.tiling import LINE, Run, Tiling, choose_tiling, most_rows, pieces, runs, unroll_factor
 from glulam.compiler.loops.expr import Expr
@@ -38,7 +39,7 @@ _FEW_BLOCKS = 2  # the fewest, where there are more threads than tiles; memory i
 _NARROW_SPLIT = 4  # partial sums of each element where all columns together fill no block, for the same reason
 _SHALLOW, _SHALLOW_ROWS = 8, 2  # sums up to that length, and rows of a tile for them
 _UNROLL = 4  # steps of the depth in one round of the loop
-_ROWS_AHEAD = 32  # of weights that are read once
+_ROUNDS_AHEAD = 8  # weights that are read once are asked for
 _LOOK_AHEAD = 2  # passes over the weights of a group in which those of the next one can be fetched
 _TOGETHER = 8  # sums that a long epilogue is applied to where they are
 _ENOUGH = 16  # iterations of a parallel space that need no finer split
@@ -221,10 +222,10 @@ class _Columns:
             return None
         width = chunk.blocks * chunk.lanes
         part = self.packed[:, chunk.first : chunk.first + chunk.count * width]
+        packing = Packing.copy(part.reshape(self.depth, chunk.count, chunk.blocks, chunk.lanes).transpose(1, 0, 2, 3))
         if self.fixed_point:
-            return FixedPoint.of(self.ctx, part.T, (chunk.count, chunk.blocks, chunk.lanes), self.part_starts)
-        part = part.reshape(self.depth, chunk.count, chunk.blocks, chunk.lanes)
-        return self.ctx.constant(part.transpose(1, 0, 2, 3), "w")
+            return FixedPoint.of(self.ctx, packing, self.part_starts, "w")
+        return self.ctx.constant(packing, "w")
 
     def bias_of(self, chunk: _Chunk) -> Buffer | None:
         data = None if self.bias is None else self.ctx.data(self.bias)
@@ -289,8 +290,7 @@ class _Columns:
         """What ends a part of the tile's sums, given its number."""
         if not isinstance(weights, FixedPoint):
             return lambda part: kept.flush()
-        scales = weights.scales
-        return lambda part: kept.flush(lambda j: scales[place.group, part, j, v])
+        return lambda part: kept.flush(lambda j: weights.scale((place.group,), part, j, v))
 
     @property
     def parts(self) -> list[tuple[int, int, int]]:
@@ -370,17 +370,16 @@ class _Columns:
         Hardware asks for no more than the rest of a page of 4 KB (Intel 64 and IA-32 Architectures Optimization
         Reference Manual, on data prefetching).
         """
-        streams = weights.streams if isinstance(weights, FixedPoint) else ((weights, 1),)
+        if isinstance(weights, FixedPoint):
+            buffer, rows = weights.numbers, weights.ROWS
+        else:
+            buffer, rows = weights, _UNROLL
+        blocks = max(1, LINE // (chunk.lanes * buffer.dtype.size))
 
         def fetch(number: Affine) -> None:
-            for buffer, shared in streams:
-                rows, blocks = _UNROLL // shared, max(1, LINE // (chunk.lanes * buffer.dtype.size))
-                with (
-                    self.b.unrolled("p", rows) as p,
-                    self.b.unrolled("j", -(-chunk.blocks // blocks)) as j,
-                ):
-                    row = number * rows + p + _ROWS_AHEAD // shared
-                    self.b.prefetch(buffer[place.group, row, j * blocks, 0], level=2)
+            with self.b.unrolled("p", rows) as p, self.b.unrolled("j", -(-chunk.blocks // blocks)) as j:
+                row = (number + _ROUNDS_AHEAD) * rows + p
+                self.b.prefetch(buffer[place.group, row, j * blocks, 0], level=2)
 
         return _LookAhead(1, fetch)
 

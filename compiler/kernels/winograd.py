@@ -9,19 +9,23 @@ from functools import reduce
 
 import numpy as np
 
-from glulam.compiler.graph.types import Array, Shape
+from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.compiler.kernels.context import Context
+from glulam.compiler.kernels.fixed_point import BYTES, UNPACK_CYCLES, FixedPoint
 from glulam.compiler.kernels.minimal_filtering import Filtering
-from glulam.compiler.kernels.tiling import STREAM_BYTES, Tiling, row_cycles, tilings, unroll_factor
+from glulam.compiler.kernels.tiling import LINE, STREAM_BYTES, Tiling, row_cycles, tilings, unroll_factor
 from glulam.compiler.kernels.windows import Window
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr, Fma
-from glulam.compiler.loops.ir import Affine, Builder, IndexLike, Load, TileRead, Var
+from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Load, Tile, TileRead, Var
 from glulam.compiler.targets import Target
 
 Pair = tuple[int, int]
 
+Place = tuple[IndexLike, ...]
+
 _TRANSFORM_REGISTERS = 32
+_CHANNELS = 4  # of a round of the loop, at most
 _DRAWN = 0.4  # of the time in which filters come from the second-level cache shows where the last-level one is slow
 
 
@@ -29,9 +33,9 @@ _DRAWN = 0.4  # of the time in which filters come from the second-level cache sh
 class Products:
     """The matrix product of one point: tiles x channels of inputs, times the filters of `blocks` channel blocks.
 
-    `pixels` tiles share a register tile. `inputs(tile, channel)` and `filters(channel, block, lane)` are the operands,
-    `ahead(channel, block)` is a filter of the next product, and `store(block, tile, lane, sum)` takes the results.
-    Where inputs `come_from_far`, a register tile asks for those of the next one, which lie behind its own.
+    `pixels` tiles share a register tile. `inputs(tile, channel)` and `filters[*place, channel, block, lane]` are the
+    operands, the next product's filters lie at `following`, and `store(block, tile, lane, sum)` takes the results. If
+    inputs `come_from_far`, a register tile asks for those of the next one, which lie behind its own.
     """
 
     b: Builder
@@ -41,9 +45,10 @@ class Products:
     blocks: int
     lanes: int
     inputs: Callable[[Affine, Affine], Load]
-    filters: Callable[[Affine, Var, Var], Load]
-    ahead: Callable[[Affine, Var], Load]
-    store: Callable[[Var, Affine, Var, TileRead], None]
+    filters: Buffer | FixedPoint
+    place: Place
+    following: Place
+    store: Callable[[Var, Affine, Var, Expr], None]
     come_from_far: bool = False
 
     def emit(self) -> None:
@@ -54,48 +59,94 @@ class Products:
         if rest:
             self.register_tile(full, rest)
 
+    @property
+    def unroll(self) -> int:
+        """Channels of a round of the loop."""
+        return FixedPoint.TOGETHER if isinstance(self.filters, FixedPoint) else unroll_factor(self.channels, _CHANNELS)
+
     def register_tile(self, step: IndexLike, pixels: int) -> None:
         """The `step`-th one, which asks for its share of the next filters."""
-        b, unroll, start = self.b, unroll_factor(self.channels, 4), Affine.of(step) * self.pixels
-        share, lines = -(-unroll // -(-self.tiles // self.pixels)), -(-pixels * unroll // self.lanes)
+        b, start = self.b, Affine.of(step) * self.pixels
+        full, rest = divmod(self.channels, self.unroll)
+        lines = -(-pixels * self.unroll // self.lanes)
         with b.vector("v", self.lanes) as v:
             acc = b.tile("acc", pixels, self.blocks)
             with b.unrolled("j", self.blocks) as j, b.unrolled("t", pixels) as t:
                 b.store(acc[t, j], 0.0)
-            with b.serial("i", self.channels // unroll) as i:
-                with b.unrolled("u", share) as u, b.unrolled("j", self.blocks) as j:
-                    b.prefetch(self.ahead(i * unroll + Affine.of(step) * share + u, j), level=2)
-                if self.come_from_far:
-                    with b.unrolled("n", lines) as n:
-                        b.prefetch(self.inputs(start + pixels, (i * lines + n) * self.lanes), level=2)
-                with b.unrolled("u", unroll) as u, b.unrolled("t", pixels) as t, b.unrolled("j", self.blocks) as j:
-                    channel = i * unroll + u
-                    b.store(acc[t, j], Fma(self.inputs(start + t, channel), self.filters(channel, j, v), acc[t, j]))
+            if full:
+                with b.serial("i", full) as i:
+                    self.ask_ahead(i, step)
+                    if self.come_from_far:
+                        with b.unrolled("n", lines) as n:
+                            b.prefetch(self.inputs(start + pixels, (i * lines + n) * self.lanes), level=2)
+                    self.add(acc, start, i * self.unroll, self.unroll, v)
+            if rest:
+                self.add(acc, start, Affine.of(full * self.unroll), rest, v)
             with b.unrolled("j", self.blocks) as j, b.unrolled("t", pixels) as t:
-                self.store(j, start + t, v, acc[t, j])
+                self.store(j, start + t, v, self.total(acc[t, j], j, v))
+
+    def ask_ahead(self, i: Var, step: IndexLike) -> None:
+        """For a share of the filters that the next product has for the channels of the i-th round."""
+        b, rows, buffer = self.b, self.unroll, self.filters
+        if isinstance(buffer, FixedPoint):
+            rows, buffer = buffer.ROWS, buffer.numbers
+        share = -(-rows // -(-self.tiles // self.pixels))
+        blocks = max(1, LINE // (self.lanes * buffer.dtype.size))
+        with b.unrolled("u", share) as u, b.unrolled("j", -(-self.blocks // blocks)) as j:
+            row = i * rows + Affine.of(step) * share + u
+            b.prefetch(buffer[(*self.following, row, j * blocks, 0)], level=2)
+
+    def add(self, acc: Tile, start: Affine, first: Affine, count: int, v: Var) -> None:
+        """The products of some channels; of fixed-point filters it must be known which of each four they are."""
+        b, (pixels, blocks) = self.b, acc.shape
+
+        def multiply(channel: Affine) -> None:
+            with b.unrolled("t", pixels) as t, b.unrolled("j", blocks) as j:
+                x, w = self.inputs(start + t, channel), self.filters[(*self.place, channel, j, v)]
+                b.store(acc[t, j], Fma(x, w, acc[t, j]))
+
+        if isinstance(self.filters, FixedPoint):
+            for number in range(count):
+                multiply(first + number)
+            return
+        with b.unrolled("u", count) as u:
+            multiply(first + u)
+
+    def total(self, sum_: TileRead, j: Var, v: Var) -> Expr:
+        if isinstance(self.filters, FixedPoint):
+            return self.filters.scaled(sum_) * self.filters.scale(self.place, 0, j, v)
+        return sum_
 
 
-def product_cycles(target: Target, tiling: Tiling, tiles: int, blocks: int, channels: int) -> float:
+def product_cycles(
+    target: Target, tiling: Tiling, tiles: int, blocks: int, channels: int, *, fixed_point: bool = False
+) -> float:
     """Estimated cycles of the product of a point.
 
     Where the last-level cache is slow, the buffers through which its lines come, asked for ahead, are those of lines
     from the second-level one; so filters should come from there few times.
     """
-    cycles = row_cycles(target, tiling, tiles, blocks, channels)
+    drawn = -(-tiles // tiling.pixels) * channels * blocks  # vectors of filters
+    unpacking = drawn * UNPACK_CYCLES if fixed_point else 0.0
+    cycles = row_cycles(target, tiling, tiles, blocks, channels) + unpacking
     if not target.l3_is_slow:
         return cycles
-    return cycles + _DRAWN * -(-tiles // tiling.pixels) * channels * blocks * target.vector_bytes / STREAM_BYTES
+    size = target.lanes * (BYTES if fixed_point else DType.F32.size)
+    return cycles + _DRAWN * drawn * size / STREAM_BYTES
 
 
-def product_tilings(target: Target, tiles: int, blocks: int, channels: int) -> list[tuple[float, Tiling]]:
+def product_tilings(
+    target: Target, tiles: int, blocks: int, channels: int, *, fixed_point: bool = False
+) -> list[tuple[float, Tiling]]:
     """For each number of channel blocks the best register tile of a point's product, and its estimated cycles."""
-    found = tilings(target, tiles, blocks, channels)
-    return [(product_cycles(target, tiling, tiles, blocks, channels), tiling) for *_, tiling in found]
+    size, found = (tiles, blocks, channels), tilings(target, tiles, blocks, channels)
+    return [(product_cycles(target, tiling, *size, fixed_point=fixed_point), tiling) for *_, tiling in found]
 
 
-def product_tiling(target: Target, tiles: int, blocks: int, channels: int) -> Tiling:
+def product_tiling(target: Target, tiles: int, blocks: int, channels: int, *, fixed_point: bool = False) -> Tiling:
     """The best of them."""
-    return min(product_tilings(target, tiles, blocks, channels), key=lambda each: (each[0], -each[1].pixels))[1]
+    found = product_tilings(target, tiles, blocks, channels, fixed_point=fixed_point)
+    return min(found, key=lambda each: (each[0], -each[1].pixels))[1]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from itertools import product
 from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, View
+from glulam.compiler.kernels.fixed_point import BYTES, FixedPoint
 from glulam.compiler.kernels.minimal_filtering import Filtering, Line, Residues
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.tiling import (
@@ -41,16 +42,20 @@ _CACHED = 0.33  # of the last-level cache that the tensors may fill before most 
 _MOVES = 3  # what it costs to write a tensor and to read it in the next kernel, in readings
 
 
-def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, f: Filtering) -> float:
+def cost(
+    target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, f: Filtering,
+    *, fixed_point: bool = False,
+) -> float:  # fmt: skip
     """Estimated cycles of all three on one core."""
     lanes = target.lanes
     in_blocks, out_blocks = -(-in_channels // lanes), -(-out_channels // lanes)
     tiles = batch * math.prod(f.tiles(spatial))
-    filters = f.points * in_channels * out_blocks * lanes * 4
+    filters = round(f.points * in_channels * out_blocks * lanes * (BYTES if fixed_point else DType.F32.size))
     tensors = [f.points * tiles * blocks * lanes * 4 for blocks in (in_blocks, out_blocks)]
     transforms = tiles * (in_blocks * f.input_cycles + out_blocks * f.output_cycles) * transform_slowdown(target)
-    tiling = product_tiling(target, tiles, out_blocks, in_channels)
-    products = f.points * product_cycles(target, tiling, tiles, out_blocks, in_channels)
+    size = (tiles, out_blocks, in_channels)
+    tiling = product_tiling(target, *size, fixed_point=fixed_point)
+    products = f.points * product_cycles(target, tiling, *size, fixed_point=fixed_point)
     far = sum(tensors) > _CACHED * target.l3_bytes
     moves = sum(_MOVES * size / (FAR_RATE if far else stream_rate(target, size)) for size in tensors)
     return f.margin * (transforms + moves + overlapped(products, filters / memory_rate(target, filters)))
@@ -97,7 +102,7 @@ def _input_tiles(
         f.input_tile(b, lambda i, j: x[n, c, y + i * f.down.dilation, z + j * f.across.dilation, v], write)
 
 
-def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int) -> Lowered:
+def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int, *, fixed_point: bool = False) -> Lowered:
     """v and constant w[OC,C,*taps] to m[OC / lanes, tiles * points * lanes], one point after the other."""
     weights = ctx.data(1)
     if weights is None or ctx.output.type.dtype is not DType.F32 or lanes != ctx.target.lanes:
@@ -106,16 +111,16 @@ def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int) -> Lowere
     row = -(-in_channels // lanes) * lanes
     inputs = ctx.memory("input", 0, (f.points, ctx.operand(0).shape[1]))
     outputs = ctx.memory("output", 0, (blocks, tiles, f.points, lanes))
-    tiling = product_tiling(ctx.target, tiles, blocks, in_channels)
+    tiling = product_tiling(ctx.target, tiles, blocks, in_channels, fixed_point=fixed_point)
     shared = _shared(ctx.target, tiles, blocks * lanes)
-    groups = {}
+    groups: dict[int, Buffer | FixedPoint] = {}
     for first, per_group, count in tiling.channel_groups(blocks):
         part, product = weights[first * lanes : (first + per_group * count) * lanes], (in_channels, per_group, lanes)
         if shared is _Shared.CHANNELS:
             packing = Packing(part, (count, f.points, *product), DType.F32, f.transform_filters, per_group * lanes)
         else:
             packing = Packing(part, (f.points, count, *product), DType.F32, f.transform_filters_by_point)
-        groups[first] = ctx.constant(packing, "u")
+        groups[first] = FixedPoint.of(ctx, packing, (0,), "u") if fixed_point else ctx.constant(packing, "u")
     full = tiles // tiling.pixels
     begins = [0, -(-full // 2) * tiling.pixels] if shared is _Shared.TILES and full > 1 else [0]
     for begin, end in zip(begins, [*begins[1:], tiles], strict=True):
@@ -140,8 +145,8 @@ def _shared(target: Target, tiles: int, out_channels: int) -> _Shared:
 
 
 def _products(
-    ctx: Context, inputs: Buffer, packed: Buffer, outputs: Buffer, first: int, tiles: tuple[int, int, int], row: int,
-    shared: _Shared,
+    ctx: Context, inputs: Buffer, packed: Buffer | FixedPoint, outputs: Buffer, first: int,
+    tiles: tuple[int, int, int], row: int, shared: _Shared,
 ) -> None:  # fmt: skip
     """The section for channel blocks from `first` on and tiles (begin, count, of a register tile)."""
     b, (outer, inner, channels, per_group, lanes), (begin, length, pixels) = ctx.builder, packed.shape, tiles
@@ -152,8 +157,7 @@ def _products(
         Products(
             b, length, channels, pixels, per_group, lanes,
             inputs=lambda tile, channel: inputs[p, (tile + begin) * row + channel],
-            filters=lambda channel, j, v: packed[e, i, channel, j, v],
-            ahead=lambda channel, j: packed[e, i + 1, channel, j, 0],
+            filters=packed, place=(e, i), following=(e, i + 1),
             store=lambda j, tile, v, total: b.store(outputs[block + j, tile + begin, p, v], total),
         ).emit()  # fmt: skip
 

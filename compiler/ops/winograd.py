@@ -31,12 +31,13 @@ class WinogradConv(Conv):
 
     `outputs` are the rows and columns of a tile, `taps` those of the filters; a sequence is an image of one row. The
     channels of groups fill whole blocks. With `staged`, which groups rule out and dilation requires, the pass
-    `split_winograd` makes three ops of it.
+    `split_winograd` makes three ops of it; they may keep the filters as `fixed_point` numbers.
     """
 
     outputs: Pair = (4, 4)
     taps: Pair = (3, 3)
     staged: bool = False
+    fixed_point: bool = False
 
     name = "winograd_conv"
     tolerance = 1e-4
@@ -60,7 +61,7 @@ class WinogradConv(Conv):
         """The three ops that do the same for channel blocks of `lanes` and a result of `shape`."""
         common = (self.outputs, self.taps, *self._moves, lanes)
         first = WinogradInput(*common, as_pair(self.pads, (0, 0)))
-        return first, WinogradProducts(*common, shape), WinogradOutput(*common, shape)
+        return first, WinogradProducts(*common, shape, self.fixed_point), WinogradOutput(*common, shape)
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         types = super().infer(*inputs)
@@ -166,9 +167,11 @@ class WinogradProducts(_Stage):
     """For each point the product of the tiles' channels, as WinogradInput gives them, and of w[OC,C,*taps]'s.
 
     The result is [OC / lanes, tiles * points * lanes], channels in whole blocks; `shape` is that of the convolution's.
+    The filters may be kept as `fixed_point` numbers, see `kernels.fixed_point`.
     """
 
     shape: Shape
+    fixed_point: bool = False
 
     name = "winograd_products"
     traits = frozenset({Trait.BLIND})
@@ -201,7 +204,9 @@ class WinogradProducts(_Stage):
         return (products.transpose(2, 1, 0, 3).reshape(blocks, -1).astype(v.dtype),)
 
     def lower(self, ctx: Context) -> Lowered:
-        return winograd_stages.build_products(ctx.image(), self.filtering, self.tiles, self.lanes)
+        return winograd_stages.build_products(
+            ctx.image(), self.filtering, self.tiles, self.lanes, fixed_point=self.fixed_point
+        )
 
 
 @dataclass(frozen=True)

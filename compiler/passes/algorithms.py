@@ -28,7 +28,6 @@ from glulam.compiler.kernels import (
     winograd_stages,
 )
 from glulam.compiler.kernels.conv_geometry import ConvShape, TransposedGeometry
-from glulam.compiler.kernels.minimal_filtering import Filtering
 from glulam.compiler.kernels.tiling import (
     COPY_RATE,
     Tiling,
@@ -292,22 +291,27 @@ def _winograd(target: Target, node: Node) -> list[Candidate]:
     found = []
     oblong = oblong_filterings(target, op, weights.shape, node.output.shape[2:])
     for f in filterings(op, weights.shape[2:]) + oblong:
-        ways = [] if f.is_dilated else [("", False)]
-        ways += [(" in stages", True)] if op.groups == 1 else []
-        for how, staged in ways:
-            variant = WinogradConv(**op.attributes(), outputs=f.outputs, taps=f.taps, staged=staged)
-            found.append(Candidate(f"winograd {f.name}{how}", winograd_cycles(target, node, f, staged), variant))
+        whole = WinogradConv(**op.attributes(), outputs=f.outputs, taps=f.taps)
+        ways = [] if f.is_dilated else [("", whole)]
+        if op.groups == 1:
+            staged = replace(whole, staged=True)
+            ways.append((" in stages", staged))
+            if target.l3_is_slow:
+                ways.append((" in stages of 20-bit filters", replace(staged, fixed_point=True)))
+        found += [Candidate(f"winograd {f.name}{how}", winograd_cycles(target, node, way), way) for how, way in ways]
     return sorted(found, key=lambda candidate: candidate.cycles)
 
 
-def winograd_cycles(target: Target, node: Node, f: Filtering, staged: bool) -> float:
-    """Estimated cycles of a convolution by Winograd's algorithm, in three stages or in one kernel."""
-    x, op = node.inputs[0], node.op
+def winograd_cycles(target: Target, node: Node, op: WinogradConv) -> float:
+    """Estimated cycles of a convolution by Winograd's algorithm, as an op says it."""
+    x = node.inputs[0]
     assert x is not None
-    assert isinstance(op, Conv)
     images, channels = x.shape[0] * op.groups, x.shape[1] // op.groups
-    cost = winograd_stages.cost if staged else conv_winograd.cost
-    return cost(target, images, as_pair(node.output.shape[2:], 1), channels, node.output.shape[1] // op.groups, f)
+    outs = node.output.shape[1] // op.groups
+    size = (images, as_pair(node.output.shape[2:], 1), channels, outs, op.filtering)
+    if op.staged:
+        return winograd_stages.cost(target, *size, fixed_point=op.fixed_point)
+    return conv_winograd.cost(target, *size)
 
 
 def _no_narrow(target: Target, node: Node) -> str | None:

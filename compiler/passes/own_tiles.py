@@ -39,11 +39,12 @@ class OwnTiles(Pass):
                 yield self.proposal(graph, node, node.op)
 
     def proposal(self, graph: Graph, node: Node, op: WinogradConv) -> Patch | Decision:
-        single = winograd_cycles(replace(self.target, threads=HALVES), node, op.filtering, staged=False)
-        staged = winograd_cycles(self.target, node, op.filtering, staged=True)
+        whole = replace(op, staged=False, fixed_point=False)
+        single = winograd_cycles(replace(self.target, threads=HALVES), node, whole)
+        staged = winograd_cycles(self.target, node, op)
         why = f"winograd {op.filtering.name}: {single / 1e3:.0f}k cycles in one kernel, {staged / 1e3:.0f}k in stages"
         if single > _WORTH_IT * staged:
             return Decision(node.name, False, why)
         patch = Patch(graph, why, at=node.name)
-        patch.replace(node.output, patch.apply(replace(op, staged=False), *node.inputs, name=node.name))
+        patch.replace(node.output, patch.apply(whole, *node.inputs, name=node.name))
         return patch

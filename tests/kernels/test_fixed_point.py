@@ -12,6 +12,7 @@ from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import f32
 from glulam.compiler.kernels.context import Context, Operand
 from glulam.compiler.kernels.fixed_point import FixedPoint
+from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.ops.activation import Gelu, Relu
 from glulam.compiler.ops.fixed_point import FixedPointLinear
 from glulam.compiler.ops.matmul import Linear
@@ -28,15 +29,21 @@ def floats(*shape):
 
 
 def kept(weights, groups, starts):
-    """The weights [N, K] in float64 as the three arrays hold them."""
+    """The weights [N, K] in float64 as the 16-bit numbers of groups of blocks of lanes say them."""
     ctx = Context("kernel", named_target("native"), [], [Operand(f32(1))])
-    FixedPoint.of(ctx, weights, groups, starts)
-    high, low, scales = (arg.array() for arg in ctx.finished().args)
-    assert (high.dtype, low.dtype, scales.dtype) == (np.int16, np.uint8, np.float32)
-    nibbles = np.stack([low & 15, low >> 4], 2).reshape(len(low), -1, *low.shape[2:])
-    q = (high.astype(np.int64) << 4) + nibbles[:, : high.shape[1]]
+    count, blocks, lanes = groups
+    depth = weights.shape[1]
+    FixedPoint.of(ctx, Packing.copy(weights.reshape(*groups, depth).transpose(0, 3, 1, 2)), starts, "w")
+    (numbers,) = (arg.array() for arg in ctx.finished().args)
+    fours = -(-depth // 4)
+    assert (numbers.dtype, numbers.shape) == (np.int16, (count, 5 * fours + 2 * len(starts), blocks, lanes))
+    rows = numbers[:, : 5 * fours].reshape(count, fours, 5, blocks, lanes).astype(np.int64)
+    low = (rows[:, :, 4:] >> 4 * np.arange(4).reshape(4, 1, 1)) & 15
+    q = ((rows[:, :, :4] << 4) + low).reshape(count, -1, blocks, lanes)[:, :depth]
     assert np.abs(q).max() < 2**19
-    parts = np.searchsorted(starts, np.arange(weights.shape[1]), side="right") - 1
+    halves = numbers[:, 5 * fours :].view(np.uint16).astype(np.uint32)
+    scales = (halves[:, ::2] + (halves[:, 1::2] << 16)).view(np.float32)
+    parts = np.searchsorted(starts, np.arange(depth), side="right") - 1
     values = q * 2.0**-18 * scales[:, parts].astype(np.float64)
     return values.transpose(0, 2, 3, 1).reshape(weights.shape)
 

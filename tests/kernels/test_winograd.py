@@ -321,6 +321,24 @@ def test_each_stage_equals_its_reference(name, case, f):
             np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("shape", [(1, 1, 7, 13), (2, 3, 13, 7), (1, 17, 13, 13), (1, 70, 1, 1)], ids=str)
+@pytest.mark.parametrize("f", [filtering((2, 2), (3, 3)), F4, filtering((1, 6), (1, 7)), DILATED[0]], ids=named)
+def test_products_of_filters_in_20_bits(name, shape, f, prefetched):
+    """A filter is off by half a step of 2**-19 of the largest of its point; few tiles and many, in halves too."""
+    op, arrays = conv(shape, 49, ((1, 1), (1, 1)), f=f)
+    _, (products, inputs, _), _ = stages(replace(op, fixed_point=True), *arrays, lanes=target(name).lanes)
+    (expected,) = products.reference(*inputs)
+    for machine in (target(name), replace(target(name), threads=2)):
+        (got,) = run_op(products, inputs, constants=(1,), target=machine)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+    (slow,) = run_op(products, inputs, constants=(1,), target=name, native=False)
+    np.testing.assert_allclose(got, slow, rtol=0, atol=2e-6 * np.abs(expected).max())
+    assert prefetched == ({"u"} if shape[1] >= 4 else set())
+    (exact,) = run_op(replace(products, fixed_point=False), inputs, constants=(1,), target=name)
+    assert (got != exact).any()
+
+
 def test_a_staged_convolution_is_three_kernels_with_the_epilogue_in_the_last():
     op, (x, w, bias) = conv((1, 20, 9, 10), 33, ((1, 1), (0, 2)))
     graph = Graph("g")

@@ -1,10 +1,8 @@
 """Which algorithms may compute a convolution, which one the cost model takes, and that the choice keeps the meaning."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from machines import ZEN4
+from machines import MESH, ZEN4
 
 import glulam as gl
 from glulam.compiler.driver import compile_graph, lower, optimise
@@ -71,11 +69,22 @@ def test_oblong_tiles_are_chosen_where_squares_have_too_many_products_or_filters
 
 
 def test_no_strassen_where_operands_come_from_a_slow_cache():
-    slow = replace(ZEN4, fmas_per_cycle=2, loads_per_cycle=2, l2_bytes=1 << 21, l3_rate=9.0, memory_rate=5.0)
     graph, _ = network((1, 1), channels=512, extents=(28, 28))
-    for machine, first in ((ZEN4, "strassen"), (slow, "direct")):
+    for machine, first in ((ZEN4, "strassen"), (MESH, "direct")):
         found, _ = candidates(machine, graph.nodes[-1])
         assert min(found, key=lambda each: each.cycles).name.split()[0] == first
+
+
+def test_filters_in_20_bits_are_for_few_tiles_and_a_slow_cache():
+    def best(machine, extent, *, strict=False):
+        graph, _ = network((3, 3), channels=512, extents=(extent, extent))
+        found, _ = candidates(machine, graph.nodes[-1], strict)
+        return min(found, key=lambda each: each.cycles).name
+
+    assert best(MESH, 7) == "winograd 2x2 in stages of 20-bit filters"
+    assert "20-bit" not in best(MESH, 28), "each filter has work for many tiles"
+    assert "20-bit" not in best(ZEN4, 7)
+    assert best(MESH, 7, strict=True).startswith("direct")
 
 
 @pytest.mark.parametrize("taps", [(1, 1), (2, 2), (3, 4), (1, 9)])
