@@ -37,13 +37,15 @@ class Prefers(enum.Enum):
 class Padding:
     """What an op wants to find around the spatial extents of an input: (before, after) elements, all of one value.
 
-    With `or_less`, any smaller value serves as well. With `only_blocks`, a plain tensor needs no padding.
+    With `or_less`, any smaller value serves as well. With `only_blocks`, a plain tensor needs no padding; with
+    `only_pooled`, nothing does unless windows of the result are folded where it is computed.
     """
 
     spans: tuple[tuple[int, int], ...]
     value: float = 0.0
     or_less: bool = False
     only_blocks: bool = False
+    only_pooled: bool = False
 
 
 @dataclass(frozen=True)

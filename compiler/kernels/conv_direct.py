@@ -208,11 +208,13 @@ class DirectConv(ConvTile):
     def deep_run(self, groups: Sequence[ChannelGroups], count: int, run: int, tiles: int, pixels: int) -> int:
         """How many of `count` rows of so many `tiles` and `pixels`, at most `run`, add up part by part together.
 
-        As many as leave each thread its share, and keep their sums in a cache; 0 if none do.
+        As many as leave each thread its share, and keep their sums in a cache; 0 if none do. Weights that fill much of
+        the second-level cache are worth it, and an image that comes from a slow one again for each group of channels.
         """
         target, widest = self.ctx.target, max(groups, key=lambda group: group.blocks)
         weights = self.weights[0].nbytes * widest.blocks * widest.lanes
-        if not self.has_parts() or weights <= target.l2_bytes // _DEEP:
+        again = self.weights.nbytes > weights and weights + self.image_bytes() > target.l2_bytes
+        if not self.has_parts() or not (weights > target.l2_bytes // _DEEP or (again and target.l3_is_slow)):
             return 0
         images = self.ctx.output.shape[0] * self.groups
         smaller = [group for group in groups if group.blocks < widest.blocks or group.lanes < widest.lanes]

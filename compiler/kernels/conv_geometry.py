@@ -16,6 +16,8 @@ from glulam.compiler.loops.ir import Affine, Builder, IndexLike, IndexValue, Spa
 
 Indices = npt.NDArray[np.int64]
 
+_MET = 0.75  # of the taps, at most, where columns that meet different ones have code of their own in any case
+
 
 @dataclass(frozen=True)
 class Met:
@@ -64,13 +66,23 @@ class ConvGeometry:
         ends = [begin for begin, _ in begins[1:]] + [outputs] * bool(begins)
         return [Met(begin, end - begin, alike) for (begin, alike), end in zip(begins, ends, strict=True)]
 
-    def stays_inside(self, outputs: Shape, inputs: Shape) -> bool:
-        """Whether every tap of so many output pixels meets one of the inputs."""
+    def leaves_out_padding(self, outputs: Shape, inputs: Shape) -> bool:
+        """Whether so many taps meet only padding that the direct kernel needs none.
+
+        It goes through the pixels of a row by the taps that they meet then.
+        """
+        if self.rank == 1 or 0 in outputs:
+            return False
+        met = sum(part.count * len(part.taps) for part in self.met(-1, outputs[-1], inputs[-1]))
+        return met <= _MET * outputs[-1] * self.kernel[-1]
+
+    def overhang(self, outputs: Shape, inputs: Shape) -> list[tuple[int, int]]:
+        """How far, before and after the inputs, the taps of so many output pixels reach, per spatial dimension."""
         spans = zip(outputs, inputs, self.strides, self.kernel, self.dilations, self.pads, strict=True)
-        return all(
-            before <= 0 and (n - 1) * stride + (taps - 1) * dilation - before < extent
+        return [
+            (max(0, before), max(0, (n - 1) * stride + (taps - 1) * dilation - before + 1 - extent))
             for n, extent, stride, taps, dilation, (before, _) in spans
-        )
+        ]
 
     def met_taps(self, d: int, output: Affine, inputs: int) -> Span | None:
         """The taps for which an output pixel of dimension `d` meets some of its `inputs`; None if all always do."""

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -104,8 +105,9 @@ class ConvTile:
         self.share = Affine.of(0)  # which share of the next weights the tile in hand asks for
         self.sums: dict[tuple[int, ...], Buffer] = {}  # by the shape of the tile, or of all tiles of an iteration
         self.taps = range(geometry.kernel[-1])  # of a row, that the tile in hand meets
-        padded = self.in_block > 1 or self.x.operand.layout.has_halo
-        self.bare = not padded and not geometry.stays_inside(self.grid.extents, self.x.operand.spatial)
+        overhang = geometry.overhang(self.grid.extents, self.x.operand.spatial)
+        halo = self.x.operand.layout.halo or ((0, 0),) * geometry.rank
+        self.bare = any(has < wanted for has, wanted in zip(chain(*halo), chain(*overhang), strict=True))
         self.image_level = 1  # the cache that the next pixels are brought to
         bias = ctx.data(2)
         self.bias = np.zeros(ctx.output.shape[1], np.float32) if bias is None else bias

@@ -70,7 +70,10 @@ class Conv(Op):
         if index or x is None or w is None:
             return None
         padding = window_padding(x.shape[2:], w.shape[2:], self.strides, self.pads, self.dilations)
-        return replace(padding, only_blocks=self.groups == 1 and x.dtype is DType.F32)
+        if self.groups > 1 or x.dtype is not DType.F32:
+            return padding
+        geometry, outputs = self.geometry_of(w.shape[2:]), self.output_extents(x.shape[2:], w.shape[2:])
+        return replace(padding, only_blocks=True, only_pooled=geometry.leaves_out_padding(outputs, x.shape[2:]))
 
     def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
         x = inputs[0]

@@ -112,7 +112,8 @@ class FusedRegion(Op):
         padding = self.anchor.op.padding(self.anchor.inputs.index(value), types)
         if padding is None or self.window is None:
             return padding
-        return replace(padding, only_blocks=False)  # rows that are pooled at once are computed without regard to edges
+        # Rows that are pooled at once are computed without regard to edges.
+        return replace(padding, only_blocks=False, only_pooled=False)
 
     def formula(self, leaves: dict[Value, Expr]) -> Expr:
         """The pointwise nodes of the body as one expression, from expressions for the values it starts from."""

@@ -287,6 +287,43 @@ def test_what_a_slow_cache_sends_is_asked_for_ahead_with_the_same_bits(number, t
     np.testing.assert_allclose(slow, expected, rtol=1e-4, atol=5e-5)
 
 
+FAR_APART = [
+    case((1, 17, 9, 13), 33, (3, 3), pads=7, dilations=7),
+    case((2, 3, 6, 7), 17, (3, 3), pads=((9, 2), (5, 6)), dilations=(5, 6)),
+    case((1, 33, 13, 11), 16, (2, 3), pads=((0, 3), (8, 8)), dilations=(1, 8), strides=(1, 2)),
+    case((1, 16, 3, 4, 7), 17, (1, 2, 3), pads=((0, 0), (1, 1), (6, 6)), dilations=(1, 2, 6)),
+    case((1, 20, 1, 7), 3, (1, 3), pads=((0, 0), (7, 7)), dilations=(1, 7)),
+    case((1, 100, 13, 13), 49, (3, 3), pads=12, dilations=12),
+]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("number", range(len(FAR_APART)))
+def test_taps_so_far_apart_that_most_meet_padding_need_none(number, name):
+    """With the same bits as between zeros, which another reader of the image may want."""
+    op, arrays = FAR_APART[number]
+    padding = op.padding(0, [None if a is None else f32(*a.shape) for a in arrays])
+    assert padding.only_pooled
+    blocked = Layout(target(name).lanes, padding.spans)
+    for native in (True, False) if arrays[0].size < 2000 and name == TARGETS[0] else (True,):
+        (bare,) = run_op(op, arrays, (1, 2), name, native)
+        (padded,) = run_op(op, arrays, (1, 2), name, native, in_layouts=[blocked, PLAIN, PLAIN])
+        np.testing.assert_array_equal(bare, padded)
+        (wanted,) = op.reference(*arrays)
+        np.testing.assert_allclose(bare, wanted, rtol=1e-4, atol=5e-5)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_an_image_that_comes_from_a_slow_cache_again_and_again_is_gone_through_part_by_part(name):
+    op, arrays = case((1, 96, 40, 40), 130, (3, 3), pads=1)
+    machine = replace(target(name), l2_bytes=arrays[0].nbytes + (1 << 14), l3_rate=64.0)
+    (fast,) = run_op(op, arrays, (1, 2), machine, native=True)
+    (slow,) = run_op(op, arrays, (1, 2), replace(machine, l3_rate=1.0), native=True)
+    np.testing.assert_array_equal(slow, fast)
+    kernels = [lowered(op, arrays, each).kernel for each in (machine, replace(machine, l3_rate=1.0))]
+    assert kernels[0].scratch_bytes < kernels[1].scratch_bytes
+
+
 def test_long_sums_by_the_interpreter():
     op, (x, *constants) = DEEP[0]
     machine = replace(target("x86-64-v2"), l2_bytes=1 << 15)

@@ -27,14 +27,15 @@ POOLS = {
 }
 
 
-def network(pool, shape=(2, 5, 13, 11), out_channels=20, kernel=3, stride=1):
+def network(pool, shape=(2, 5, 13, 11), out_channels=20, kernel=3, stride=1, dilation=1):
     rng = np.random.default_rng(3)
     graph = Graph()
     x = graph.input("x", f32(*shape))
     w = graph.constant(rng.standard_normal((out_channels, shape[1], kernel, kernel)).astype(np.float32) * 0.3)
     b = graph.constant(rng.standard_normal(out_channels).astype(np.float32))
-    pads = ((kernel // 2, kernel // 2),) * 2
-    y = graph.apply(LeakyRelu(0.1), graph.apply(Conv((stride, stride), pads, ONES), x, w, b))
+    pads = ((kernel // 2 * dilation,) * 2,) * 2
+    conv = Conv((stride, stride), pads, (dilation, dilation))
+    y = graph.apply(LeakyRelu(0.1), graph.apply(conv, x, w, b))
     graph.output("y", graph.apply(pool, y))
     return graph, {"x": rng.standard_normal(shape).astype(np.float32)}
 
@@ -68,6 +69,16 @@ def test_many_chunks_overlap():
     assert max(len(kernel.sections) for kernel in program.kernels) > 1
     got = compile_graph(graph, Options(numerics="strict", threads=2)).run(feeds)["y"]
     np.testing.assert_allclose(got, evaluate(graph, feeds)["y"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 13, 11), (1, 33, 7, 9)], ids=str)
+def test_taps_so_far_apart_that_the_convolution_alone_needs_no_padding(shape):
+    graph, feeds = network(POOLS["max 3x3 stride 2"], shape=shape, dilation=8)
+    for target in TARGETS:
+        options = Options(target=target, numerics="strict")
+        assert is_fused(lower(graph, options))
+        got = compile_graph(graph, options).run(feeds)["y"]
+        np.testing.assert_allclose(got, evaluate(graph, feeds)["y"], rtol=1e-5, atol=1e-5)
 
 
 def test_declines_when_the_result_is_read_elsewhere():
