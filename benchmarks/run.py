@@ -30,7 +30,7 @@ from glulam.runtime.cpu import processor_name
 from glulam.runtime.errors import GlulamError
 
 OURS = "glulam"
-TARGETS: Mapping[str, str] = {"native": "native", "avx2": "x86-64-v3"}
+TARGETS: Mapping[str, str] = {"native": "native", "avx2": "native:x86-64-v3"}
 NO_SWITCH = "no switch"
 
 

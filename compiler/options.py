@@ -12,7 +12,7 @@ from typing import Any, Literal
 class Options:
     """Options of one compilation.
 
-    target: a name from `glulam.compiler.targets`, `native` for this machine.
+    target: a name from `glulam.compiler.targets`, `native` for this machine, `native:x86-64-v3` for it without AVX-512.
     threads: how many threads the returned model runs with, and how many its code is cut for: a batch is divided among
         them, two threads have half of every tensor each (`Target.halves`), and with more each kernel's work is cut
         into more parts (`Target.many_threads`). The code serves any number, with the same bits.

@@ -49,7 +49,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=N,C,H,W",
         help="pin the shape of an input; needed where the file leaves extents open; once for each input",
     )
-    parser.add_argument("--target", default="native", help="native, x86-64-v2, x86-64-v3, x86-64-v4 or aarch64")
+    parser.add_argument(
+        "--target",
+        default="native",
+        help="native, x86-64-v2, x86-64-v3, x86-64-v4 or aarch64; native:x86-64-v3 is this machine without AVX-512",
+    )
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="threads of one inference (1)")
     parser.add_argument(
         "--numerics",

@@ -105,12 +105,16 @@ class ConvTile:
         self.share = Affine.of(0)  # which share of the next weights the tile in hand asks for
         self.sums: dict[tuple[int, ...], Buffer] = {}  # by the shape of the tile, or of all tiles of an iteration
         self.taps = range(geometry.kernel[-1])  # of a row, that the tile in hand meets
-        overhang = geometry.overhang(self.grid.extents, self.x.operand.spatial)
-        halo = self.x.operand.layout.halo or ((0, 0),) * geometry.rank
-        self.bare = any(has < wanted for has, wanted in zip(chain(*halo), chain(*overhang), strict=True))
+        self.bare = not geometry.is_pointwise and self.meets_edges()
         self.image_level = 1  # the cache that the next pixels are brought to
         bias = ctx.data(2)
         self.bias = np.zeros(ctx.output.shape[1], np.float32) if bias is None else bias
+
+    def meets_edges(self) -> bool:
+        """Whether taps reach beyond the zeros around the image, if there are any."""
+        overhang = self.geometry.overhang(self.grid.extents, self.x.operand.spatial)
+        halo = self.x.operand.layout.halo or ((0, 0),) * self.geometry.rank
+        return any(has < wanted for has, wanted in zip(chain(*halo), chain(*overhang), strict=True))
 
     def group(self, first: int, blocks: int, count: int, lanes: int | None = None) -> ChannelGroups:
         """Channel groups with their weights and bias; of all lanes if no number is given."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph, Value
@@ -76,7 +76,8 @@ class SeparableConv(Op):
         return Prefers.BLOCKS
 
     def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
-        return self.regions[0].padding(index, inputs[: self.split]) if index < self.split else None
+        padding = self.regions[0].padding(index, inputs[: self.split]) if index < self.split else None
+        return None if padding is None else replace(padding, only_pooled=False)
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         return sum(region.flops([], []) for region in self.regions)

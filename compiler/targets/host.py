@@ -26,18 +26,27 @@ from glulam.compiler.targets.x86 import (
 NAMED = (X86_64_V4, X86_64_V3, X86_64_V2, AARCH64)
 """Every target with a name, the widest of an architecture first."""
 
+NATIVE = "native"
+"""The machine that the compiler runs on."""
+
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 _SYSFS_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
-def target(name: str = "native") -> Target:
-    """The target of this name; "native" is the best one that this machine runs. Raises TargetError for any other."""
-    if name == "native":
+def target(name: str = NATIVE) -> Target:
+    """The target of this name. Raises TargetError for any other, and for one of this machine that it does not run.
+
+    "native" is the best one that this machine runs, with what is known of its processor; "native:x86-64-v3" is that
+    level with the same knowledge.
+    """
+    if name == NATIVE:
         return _native()
+    if name.startswith(f"{NATIVE}:"):
+        return _native(name.partition(":")[2])
     for known in NAMED:
         if known.name == name:
             return known
-    raise TargetError(f"no target {name!r}; there are native, {', '.join(t.name for t in NAMED)}")
+    raise TargetError(f"no target {name!r}; there are {NATIVE}, {', '.join(t.name for t in NAMED)}")
 
 
 @cache
@@ -59,10 +68,14 @@ def host_features() -> frozenset[str]:
 
 
 @cache
-def _native() -> Target:
+def _native(name: str | None = None) -> Target:
+    """The level of this name, or the best one, as this processor has it."""
     if not runnable_targets():
         raise TargetError(f"no target for {platform.machine()} with its features; there are {[t.name for t in NAMED]}")
-    level = runnable_targets()[0]
+    level = next((known for known in runnable_targets() if name in (None, known.name)), None)
+    if level is None:
+        names = ", ".join(known.name for known in runnable_targets())
+        raise TargetError(f"no target {name!r} that this machine runs; it runs {names}")
     l1, l2, l3 = _caches()
     tune = llvm.get_host_cpu_name()
     two = level.fmas_per_cycle, level.loads_per_cycle

@@ -40,6 +40,21 @@ def test_native_differs_from_its_level_in_what_does_not_add_instructions():
     assert native.l1_bytes <= native.l2_bytes <= native.l3_bytes
 
 
+def test_a_level_of_this_machine_has_its_caches():
+    for level in runnable_targets():
+        here, native = target(f"native:{level.name}"), target()
+        assert (here.name, here.features, here.vector_bytes) == (level.name, level.features, level.vector_bytes)
+        for field in ("tune", "triple", "l1_bytes", "l2_bytes", "l3_bytes", "l3_rate", "memory_rate"):
+            assert getattr(here, field) == getattr(native, field)
+    assert target(f"native:{runnable_targets()[0].name}") == target()
+
+
+@pytest.mark.parametrize("name", ["native:", "native:x86-64-v9", "native:native", "native:none-such"])
+def test_levels_that_this_machine_does_not_run_are_refused_with_those_that_it_does(name):
+    with pytest.raises(TargetError, match=runnable_targets()[0].name):
+        target(name)
+
+
 def test_the_host_has_what_runnable_targets_need():
     assert runnable_targets()
     for known in runnable_targets():
