@@ -15,7 +15,7 @@ convolutions round.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -60,7 +60,7 @@ class FixedPoint:
         """Of float32 weights [*groups, K, blocks, lanes]; the parts of a sum start at these k."""
         *groups, depth, blocks, lanes = weights.shape
         rows = -(-depth // cls.TOGETHER) * cls.ROWS + _SCALE_ROWS * len(starts)
-        fill = _Fill(weights, tuple(starts))
+        fill = _Fill(weights.fill, depth, weights.rows, tuple(starts))
         packing = Packing(weights.source, (*groups, rows, blocks, lanes), DType.I16, fill, weights.rows)
         return cls(ctx.constant(packing, name), depth)
 
@@ -97,22 +97,27 @@ class FixedPoint:
 
 @dataclass(frozen=True)
 class _Fill:
-    """Fills [*groups, rows, blocks, lanes] with the numbers of `weights`, [*groups, depth, blocks, lanes]."""
+    """Fills [*groups, rows, blocks, lanes] with the numbers of weights [*groups, depth, blocks, lanes].
 
-    weights: Packing
+    `fill` makes these, from so many `rows` of the source for each place along the first axis; from all of it if it is 0.
+    """
+
+    fill: Callable[[Array, Array], None]
+    depth: int
+    rows: int
     starts: tuple[int, ...]
 
     def __call__(self, out: Array, source: Array) -> None:
-        each = self.weights.rows
-        if not each:
+        if not self.rows:
             self._write(out, source)
             return
         for i in range(len(out)):
-            self._write(out[i : i + 1], source[i * each : (i + 1) * each])
+            self._write(out[i : i + 1], source[i * self.rows : (i + 1) * self.rows])
 
     def _write(self, out: Array, source: Array) -> None:
-        weights = np.empty((*out.shape[:-3], *self.weights.shape[-3:]), np.float32)
-        self.weights.fill(weights, source)
+        *groups, _, blocks, lanes = out.shape
+        weights = np.empty((*groups, self.depth, blocks, lanes), np.float32)
+        self.fill(weights, source)
         for place, columns in zip(_flat(out), _flat(weights), strict=True):
             width, behind = place.shape[1], len(place) - _SCALE_ROWS * len(self.starts)
             rounds = place[:behind].reshape(-1, FixedPoint.ROWS, width)

@@ -23,7 +23,7 @@ _WORTH_IT = 1.12  # times the cycles of the stages: about as fast then while cor
 
 @dataclass(frozen=True)
 class OwnTiles(Pass):
-    """Takes staged convolutions back to one kernel, but for dilated ones, which have none."""
+    """Takes staged convolutions back to one kernel, but for those that have none, or filters of 20 bits."""
 
     target: Target
     threads: int
@@ -35,11 +35,11 @@ class OwnTiles(Pass):
         for node in list(graph.nodes) if self.threads == HALVES else []:
             if isinstance(node.op, BatchMap) and not node.op.parallel:
                 yield from self.proposals(node.op.body, Uses(node.op.body))
-            elif isinstance(node.op, WinogradConv) and node.op.staged and not node.op.filtering.is_dilated:
+            elif isinstance(node.op, WinogradConv) and _may_be_whole(node.op):
                 yield self.proposal(graph, node, node.op)
 
     def proposal(self, graph: Graph, node: Node, op: WinogradConv) -> Patch | Decision:
-        whole = replace(op, staged=False, fixed_point=False)
+        whole = replace(op, staged=False)
         single = winograd_cycles(replace(self.target, threads=HALVES), node, whole)
         staged = winograd_cycles(self.target, node, op)
         why = f"winograd {op.filtering.name}: {single / 1e3:.0f}k cycles in one kernel, {staged / 1e3:.0f}k in stages"
@@ -48,3 +48,7 @@ class OwnTiles(Pass):
         patch = Patch(graph, why, at=node.name)
         patch.replace(node.output, patch.apply(whole, *node.inputs, name=node.name))
         return patch
+
+
+def _may_be_whole(op: WinogradConv) -> bool:
+    return op.staged and not op.filtering.is_dilated and not op.fixed_point

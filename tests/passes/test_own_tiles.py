@@ -7,6 +7,7 @@ import pytest
 from executors import native
 
 from glulam.compiler.driver import compile_graph
+from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import f32
 from glulam.compiler.ops import Relu
@@ -20,10 +21,13 @@ from glulam.compiler.targets import target
 V3 = target("x86-64-v3")
 
 
-def staged(channels, outputs=(4, 4), taps=(3, 3), strides=(1, 1), dilations=(1, 1), extents=(14, 13), batch=1):
+def staged(
+    channels, outputs=(4, 4), taps=(3, 3), strides=(1, 1), dilations=(1, 1), extents=(14, 13), batch=1,
+    *, fixed_point=False,
+):  # fmt: skip
     rng = np.random.default_rng(sum(channels))
     pads = tuple((k // 2 * d, k // 2 * d) for k, d in zip(taps, dilations, strict=True))
-    op = WinogradConv(strides, pads, dilations, 1, outputs, taps, staged=True)
+    op = WinogradConv(strides, pads, dilations, 1, outputs, taps, staged=True, fixed_point=fixed_point)
     graph = Graph("staged")
     x = graph.input("x", f32(batch, channels[0], *extents))
     w = rng.uniform(-1, 1, (channels[1], channels[0], *taps)).astype(np.float32)
@@ -71,6 +75,16 @@ def test_not_where_stages_are_much_faster():
 def test_not_for_dilated_ones():
     graph = staged((64, 64), dilations=(2, 2))
     assert not OwnTiles(V3, 2).run(graph).decisions
+
+
+@pytest.mark.parametrize("channels", [(1, 3), (17, 33), (64, 48)])
+def test_not_for_filters_of_20_bits_whose_sums_are_others(channels):
+    graph = staged(channels, fixed_point=True)
+    assert not OwnTiles(V3, 2).run(graph).decisions
+    feeds = {"x": np.random.default_rng(1).uniform(-1, 1, graph.inputs["x"].shape).astype(np.float32)}
+    one, two = (native(graph, feeds, Options(threads=threads))["y"] for threads in (1, 2))
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_allclose(one, evaluate(graph, feeds)["y"], rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize(("parallel", "kept"), [(True, True), (False, False)])
