@@ -4,8 +4,8 @@
 
 Every figure is from a fresh process. `network` compiles a network of the zoo, which was built before the clock starts,
 `file` imports the same from an ONNX file and compiles it, with all modules that this takes, `shell` is `glulam compile`
-from that file to an artifact, which `load` loads. Cold means that no generated code is on disk, cached that the same was
-compiled before. The parameters count with the size of the ONNX file, which stores them in float32.
+from that file to an artifact, which `load` loads. Cold means that no generated code is on disk, cached that the same
+was compiled before. The parameters count with the size of the ONNX file, which stores them in float32.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Costs:
-    """What the ways to a compiled model take; `network`, cold and cached, is None for a model that is not in the zoo."""
+    """What the ways to a compiled model take; there is no `network` for a model that is not in the zoo."""
 
     name: str
     file_bytes: int

@@ -34,6 +34,7 @@ Polynomial = list[Fraction]  # coefficients, the constant first
 _POINTS = tuple(map(Fraction, ["0", "1", "-1", "2", "-2", "1/2", "-1/2", "-1/4", "4", "1/4", "-4"]))
 """Where the polynomials are interpolated, besides infinity: those first that round least."""
 
+_UNIT_POINTS = 3  # of these
 _TRANSFORMED = 64  # input channels whose filters are transformed at a time, in the second-level cache
 _SHORT_TILE, _LONG_MARGIN = 4, 1.05  # outputs; smaller estimated savings of longer tiles did not show
 _OPERATION_CYCLES = 0.6  # of a transform's arithmetic, loads and stores, on AVX-512
@@ -228,6 +229,11 @@ class Filtering:
     def is_dilated(self) -> bool:
         """Whether neighbouring outputs lie in different tiles."""
         return max(self.down.dilation, self.across.dilation) > 1
+
+    @property
+    def rounds_little(self) -> bool:
+        """Whether it interpolates at 0, 1, -1 and infinity alone, whose powers do not grow."""
+        return max(self.down.most_points, self.across.most_points) <= _UNIT_POINTS
 
     @cached_property
     def points(self) -> int:

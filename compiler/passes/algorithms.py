@@ -296,7 +296,7 @@ def _winograd(target: Target, node: Node) -> list[Candidate]:
         if op.groups == 1:
             staged = replace(whole, staged=True)
             ways.append((" in stages", staged))
-            if target.l3_is_slow:
+            if target.l3_is_slow and f.rounds_little:
                 ways.append((" in stages of 20-bit filters", replace(staged, fixed_point=True)))
         found += [Candidate(f"winograd {f.name}{how}", winograd_cycles(target, node, way), way) for how, way in ways]
     return sorted(found, key=lambda candidate: candidate.cycles)

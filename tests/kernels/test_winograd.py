@@ -325,7 +325,7 @@ def test_each_stage_equals_its_reference(name, case, f):
 @pytest.mark.parametrize("shape", [(1, 1, 7, 13), (2, 3, 13, 7), (1, 17, 13, 13), (1, 70, 1, 1)], ids=str)
 @pytest.mark.parametrize("f", [filtering((2, 2), (3, 3)), F4, filtering((1, 6), (1, 7)), DILATED[0]], ids=named)
 def test_products_of_filters_in_20_bits(name, shape, f, prefetched):
-    """A filter is off by half a step of 2**-19 of the largest of its point; few tiles and many, in halves too."""
+    """Of few tiles and many, in halves too. A filter is off by 2**-20 of the largest of its point, at most."""
     op, arrays = conv(shape, 49, ((1, 1), (1, 1)), f=f)
     _, (products, inputs, _), _ = stages(replace(op, fixed_point=True), *arrays, lanes=target(name).lanes)
     (expected,) = products.reference(*inputs)

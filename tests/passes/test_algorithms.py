@@ -84,6 +84,9 @@ def test_filters_in_20_bits_are_for_few_tiles_and_a_slow_cache():
     assert best(MESH, 7) == "winograd 2x2 in stages of 20-bit filters"
     assert "20-bit" not in best(MESH, 28), "each filter has work for many tiles"
     assert "20-bit" not in best(ZEN4, 7)
+    graph, _ = network((3, 3), channels=512, extents=(14, 14))
+    kept = {each.name.split()[1] for each in candidates(MESH, graph.nodes[-1])[0] if "20-bit" in each.name}
+    assert kept == {"2x2"}, "filters of larger tiles would round more than those tiles do"
     assert best(MESH, 7, strict=True).startswith("direct")
 
 
