@@ -21,7 +21,6 @@ from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Load, T
 from glulam.compiler.targets import Target
 
 Pair = tuple[int, int]
-
 Place = tuple[IndexLike, ...]
 
 _TRANSFORM_REGISTERS = 32
