@@ -23,7 +23,10 @@ _WORTH_IT = 1.12  # times the cycles of the stages: about as fast then while cor
 
 @dataclass(frozen=True)
 class OwnTiles(Pass):
-    """Takes staged convolutions back to one kernel, but for those that have none, or filters of 20 bits."""
+    """Takes staged convolutions back to one kernel, but for dilated ones, which have none.
+
+    Filters of 20 bits stay in stages: in float32 they would give other sums.
+    """
 
     target: Target
     threads: int
