@@ -57,7 +57,7 @@ class Setup:
     def instructions(self, engine: str) -> str:
         """The instruction set that the engine is held to, or `no switch` if it takes the best one regardless."""
         if self.isa == "native" or engine == OURS:
-            return TARGETS[self.isa]
+            return TARGETS[self.isa].removeprefix("native:")
         return self.isa if self.switches(engine) else NO_SWITCH
 
 
