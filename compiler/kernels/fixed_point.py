@@ -15,6 +15,7 @@ convolutions round in tiles of 4x4. The filters of such tiles would lose five ti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -35,6 +36,8 @@ UNPACK_CYCLES = 2.5  # of a vector of weights, beside reading and multiplying
 _UNIT = 2.0**-18  # keeps sums over q, and scales, within what float32 holds
 _LARGEST = 2**19 - 2  # a scale that was rounded down does not take the quotient beyond 2**19 - 1
 _LOW_BITS = 4
+_AT_ONCE = 1 << 17  # weights converted at a time, in the second-level cache
+_FOLDED = 32  # rows that are compared side by side first, as they are short
 _SCALE_ROWS = 2  # of 16-bit numbers for the scales of a part
 
 
@@ -118,15 +121,21 @@ class _Fill:
         *groups, _, blocks, lanes = out.shape
         weights = np.empty((*groups, self.depth, blocks, lanes), np.float32)
         self.fill(weights, source)
-        for place, columns in zip(_flat(out), _flat(weights), strict=True):
-            width, behind = place.shape[1], len(place) - _SCALE_ROWS * len(self.starts)
-            rounds = place[:behind].reshape(-1, FixedPoint.ROWS, width)
-            scales = place[behind:].reshape(-1, _SCALE_ROWS, width)
-            parts = np.split(columns, self.starts[1:])
-            for start, part, row in zip(self.starts, parts, scales, strict=True):
-                scale = _scale(part)
-                _write(rounds[start // FixedPoint.TOGETHER :], _quotients(part, scale))
-                row[:] = scale.view(np.int16).reshape(width, _SCALE_ROWS).T
+        places, planes = _flat(out), _flat(weights)
+        step = max(1, _AT_ONCE // max(1, planes[0].size)) if len(planes) else 1
+        for first in range(0, len(planes), step):
+            self._convert(places[first : first + step], planes[first : first + step])
+
+    def _convert(self, places: Array, planes: Floats) -> None:
+        count, _, width = places.shape
+        behind = places.shape[1] - _SCALE_ROWS * len(self.starts)
+        rounds = places[:, :behind].reshape(count, -1, FixedPoint.ROWS, width)
+        scales = places[:, behind:].reshape(count, -1, _SCALE_ROWS, width)
+        parts = np.split(planes, self.starts[1:], axis=1)
+        for i, (start, part) in enumerate(zip(self.starts, parts, strict=True)):
+            scale = _scale(part)
+            _write(rounds[:, start // FixedPoint.TOGETHER :], _quotients(part, scale[:, None]))
+            scales[:, i] = scale.view(np.int16).reshape(count, width, _SCALE_ROWS).swapaxes(1, 2)
 
 
 def _flat(array: Array) -> Array:
@@ -136,8 +145,10 @@ def _flat(array: Array) -> Array:
 
 
 def _scale(part: Floats) -> Floats:
-    """Of the columns of [k, n]; NaN where a weight is not finite, and so is then what it takes part in."""
-    largest = np.maximum(part.max(0), -part.min(0))
+    """Of the columns of [groups, k, n]; NaN where a weight is not finite, and so is then what it takes part in."""
+    groups, depth, width = part.shape
+    fold = math.gcd(depth, _FOLDED)
+    largest = np.abs(part).reshape(groups, -1, fold * width).max(1).reshape(groups, fold, width).max(1)
     scale = np.maximum(largest * np.float32(1 / (_LARGEST * _UNIT)), np.finfo(np.float32).tiny)
     return np.where(np.isfinite(largest), scale, np.float32(np.nan))
 
@@ -150,12 +161,13 @@ def _quotients(part: Floats, scale: Floats) -> npt.NDArray[np.int32]:
 
 
 def _write(rounds: Array, quotients: npt.NDArray[np.int32]) -> None:
-    """The first of the rounds [n, ROWS, columns]: of each four rows' low bits, the first row's are the lowest."""
-    depth, width = quotients.shape
-    padded = np.zeros((-(-depth // FixedPoint.TOGETHER) * FixedPoint.TOGETHER, width), np.int32)
-    padded[:depth] = quotients
-    fours = padded.reshape(-1, FixedPoint.TOGETHER, width)
-    shifts = _LOW_BITS * np.arange(FixedPoint.TOGETHER, dtype=np.int32)
-    low = (fours & (2**_LOW_BITS - 1)) << shifts[:, None]
-    rounds[: len(fours), : FixedPoint.TOGETHER] = fours >> _LOW_BITS
-    rounds[: len(fours), FixedPoint.TOGETHER] = low.sum(1).astype(np.uint16).view(np.int16)
+    """The first of the rounds [groups, n, ROWS, n]: of each four rows' low bits, the first row's are the lowest."""
+    together = FixedPoint.TOGETHER
+    groups, depth, width = quotients.shape
+    if depth % together:
+        quotients = np.pad(quotients, ((0, 0), (0, -depth % together), (0, 0)))
+    fours = quotients.reshape(groups, -1, together, width)
+    rounds = rounds[:, : fours.shape[1]]
+    low = sum((fours[:, :, place] & (2**_LOW_BITS - 1)) << _LOW_BITS * place for place in range(together))
+    rounds[:, :, together] = low.astype(np.uint16).view(np.int16)
+    rounds[:, :, :together] = np.right_shift(fours, _LOW_BITS, out=fours)

@@ -276,18 +276,20 @@ class Filtering:
     def transform_filters(self, out: Array, weights: Array) -> None:
         """G g G^T of [OC, C, *taps] into [groups, points, C, blocks, lanes], zeros for channels beyond the last."""
         groups, points, in_channels, blocks, lanes = out.shape
-        depth, width, (down, across) = min(in_channels, _TRANSFORMED), blocks * lanes, weights.shape[2:]
-        planes = (down, across), (self.inputs[0], across), self.inputs
-        buffers = [np.empty((*plane, depth, width)) for plane in planes]
-        for group, first in product(range(groups), range(0, in_channels, depth)):
-            some = slice(first, first + depth)
-            filters = weights[group * width : (group + 1) * width, some]
-            wide, rows, both = (buffer[:, :, : filters.shape[1]] for buffer in buffers)
-            wide[..., : len(filters)] = filters.transpose(2, 3, 1, 0)
-            wide[..., len(filters) :] = 0
-            np.einsum("ai,ijcv->ajcv", self.down.filter_transform, wide, out=rows)
-            np.einsum("bj,ajcv->abcv", self.across.filter_transform, rows, out=both)
-            out[group, :, some] = both.reshape(points, -1, blocks, lanes)
+        width, (down, across), (rows, columns) = blocks * lanes, weights.shape[2:], self.inputs
+        for first in range(0, in_channels, _TRANSFORMED):
+            depth = min(in_channels - first, _TRANSFORMED)
+            taps, half = np.empty((down, across, depth, width)), np.empty((rows, across, depth, width))
+            both = np.empty((rows, columns, depth, width))
+            for group in range(groups):
+                filters = weights[group * width : (group + 1) * width, first : first + depth]
+                taps[..., : len(filters)] = filters.transpose(2, 3, 1, 0)
+                taps[..., len(filters) :] = 0
+                np.matmul(self.down.filter_transform, taps.reshape(down, -1), out=half.reshape(rows, -1))
+                np.matmul(
+                    self.across.filter_transform, half.reshape(rows, across, -1), out=both.reshape(rows, columns, -1)
+                )
+                out[group, :, first : first + depth] = both.reshape(points, depth, blocks, lanes)
 
     def transform_filters_by_point(self, out: Array, weights: Array) -> None:
         """The same into [points, groups, C, blocks, lanes]."""
