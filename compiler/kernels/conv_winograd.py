@@ -93,14 +93,17 @@ def choose_plan(target: Target, batch: int, spatial: Shape, in_channels: int, ou
         for row, tiling in product_tilings(target, rows * columns, blocks, in_channels):
             groups = max(1, blocks // tiling.blocks)
             for splits in (s for s in range(1, groups + 1) if groups % s == 0):
-                if iterations * splits >= least or splits == groups:
-                    plan = Plan(rows, columns, splits, tiling)
-                    ways = [(plan, _parts(plan, iterations, blocks))]
-                    if target.halves and splits == 1 and _has_middle(plan, batch, height, width, blocks):
-                        ways.append((replace(plan, shares_middle=True), Parts(iterations - 1, 2, 0.5)))
-                    for way, parts in ways:
-                        cycles = _cycles(target, way, row, iterations, in_channels, out_channels, f)
-                        candidates.append((cycles * parts.busiest(target.threads), way))
+                if iterations * splits < least and splits < groups:
+                    continue
+                plan = Plan(rows, columns, splits, tiling)
+                ways = [(plan, _parts(plan, iterations, blocks))]
+                if target.halves and splits == 1 and _has_middle(plan, batch, height, width, blocks):
+                    ways.append((replace(plan, shares_middle=True), Parts(iterations - 1, 2, 0.5)))
+                for way, parts in ways:
+                    cycles = _cycles(target, way, row, iterations, in_channels, out_channels, f)
+                    candidates.append((cycles * parts.busiest(target.threads), way))
+                if ways[0][1].busiest(target.threads) == 1.0:
+                    break  # more splits would read inputs more often for nothing
     return min(candidates, key=lambda candidate: candidate[0])[1]
 
 
