@@ -26,8 +26,9 @@ SWITCHES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
 """Environment variables that limit a peer's instructions, by instruction set and peer.
 
 OpenVINO has two: its oneDNN (convolutions, matrix products, pointwise code) obeys the first, its own kernels
-(reductions for one) the second. 2026.4.1 knows both; releases before may know the first alone. ONNX Runtime asks the
-processor, and nothing overrides the answer for float32.
+(reductions for one) the second. 2026.4.1 knows both; releases before may know the first alone. Neither limits its
+linear layers, whose `gemm_mlas_f32` asks the processor as ONNX Runtime does, and nothing overrides the answer for
+float32.
 """
 
 
