@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from glulam.compiler.graph.types import Array
+from glulam.compiler.kernels import conv_direct
 from glulam.compiler.kernels.context import Context, Lowered, Point, pack_channels
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, ConvShape, Grid, Phase, TransposedGeometry
 from glulam.compiler.kernels.conv_template import ConvTemplate, constant_weights
@@ -24,6 +25,7 @@ _GENERIC = 12.0  # cycles of a vector of products where there are more
 _GROUPED = 3.0  # where a vector of results holds several whole groups
 _SHARED = 5.0  # where a group may lie in two vectors
 _STORE = 2.0  # of a vector that is finished and stored
+_APART = 1.2  # times as long as pixels beside each other take those that lie a stride apart in a slow cache
 
 
 def accepts(template: ConvTemplate, ctx: Context, geometry: TransposedGeometry) -> str | None:
@@ -42,17 +44,26 @@ def accepts(template: ConvTemplate, ctx: Context, geometry: TransposedGeometry) 
 
 def cost(target: Target, batch: int, geometry: TransposedGeometry, shape: ConvShape) -> float:
     """Estimated cycles of the whole convolution on one core, where the kernel is not generic for want of templates."""
-    blocks, depth = -(-shape.outs // target.lanes), shape.ins // geometry.groups
+    depth, per_group = shape.ins // geometry.groups, shape.outs // geometry.groups
     lines = [geometry.phases(d, extent) for d, extent in enumerate(shape.outputs)]
+    few = geometry.phase_count(shape.outputs) <= _MAX_PHASES
+    if few and (geometry.groups == 1 or per_group % target.lanes == 0):
+        slower = _APART if target.l3_is_slow else 1.0
+        return (
+            slower
+            * geometry.groups
+            * sum(_direct_cost(target, batch, phases, depth, per_group) for phases in itertools.product(*lines))
+        )
+    shared = _SHARED if target.lanes % per_group else _GROUPED
     taps = math.prod(sum(p.count * len(p.taps) for p in phases) for phases in lines)
-    per_group = shape.outs // geometry.groups
-    if geometry.phase_count(shape.outputs) > _MAX_PHASES:
-        product = _GENERIC
-    elif geometry.groups == 1 or per_group % target.lanes == 0:
-        product = 1.0
-    else:
-        product = _SHARED if target.lanes % per_group else _GROUPED
-    return batch * blocks * (depth * taps * product + _STORE * math.prod(shape.outputs))
+    products = depth * taps * (shared if few else _GENERIC)
+    return batch * -(-shape.outs // target.lanes) * (products + _STORE * math.prod(shape.outputs))
+
+
+def _direct_cost(target: Target, batch: int, phases: Sequence[Phase], in_channels: int, out_channels: int) -> float:
+    taps = math.prod(len(phase.taps) for phase in phases)
+    pixels = tuple(phase.count for phase in phases)
+    return conv_direct.cost(target, batch, pixels, in_channels, out_channels, taps)
 
 
 def build(template: ConvTemplate, ctx: Context, geometry: TransposedGeometry) -> Lowered:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from machines import MESH, ZEN4
 from rewrites import graph_of, rewrite
 
 import glulam as gl
@@ -69,6 +70,18 @@ output y = %y"""
     fast, strict = (TransposedToConv(PASS.target, exact).costs(node, conv) for exact in (False, True))
     assert fast[0] == strict[0]
     assert fast[1] < strict[1]
+
+
+@pytest.mark.parametrize("machine", [ZEN4, MESH], ids=lambda machine: machine.name)
+def test_declines_where_the_convolution_has_many_taps_more(machine):
+    result = rewrite(
+        """input %x: f32[1,256,14,14]
+const %w: f32[256,128,3,3] = random
+%y = conv_transpose(%x, %w) {strides=(2, 2), pads=((1, 0), (1, 0)), dilations=(1, 1), output_padding=(0, 0), groups=1}
+output y = %y""",
+        TransposedToConv(machine),
+    )
+    assert result.ops == "conv_transpose", "four phases have 9 taps together, the convolution's channels 16"
 
 
 def test_fires_on_a_second_use_and_a_graph_output():
