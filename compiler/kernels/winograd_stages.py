@@ -22,7 +22,6 @@ from glulam.compiler.kernels.tiling import (
     OFTEN,
     memory_rate,
     overlapped,
-    stays_near,
     stream_rate,
 )
 from glulam.compiler.kernels.winograd import (
@@ -113,7 +112,7 @@ def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int, *, fixed_
     inputs = ctx.memory("input", 0, (f.points, ctx.operand(0).shape[1]))
     outputs = ctx.memory("output", 0, (blocks, tiles, f.points, lanes))
     tiling = product_tiling(ctx.target, tiles, blocks, in_channels, fixed_point=fixed_point)
-    shared = _shared(ctx.target, tiles, blocks * lanes, ctx.operand(0).type.nbytes)
+    shared = _shared(ctx.target, tiles, blocks * lanes)
     groups: dict[int, Buffer | FixedPoint] = {}
     for first, per_group, count in tiling.channel_groups(blocks):
         part, product = weights[first * lanes : (first + per_group * count) * lanes], (in_channels, per_group, lanes)
@@ -138,17 +137,17 @@ class _Shared(enum.Enum):
     CHANNELS = "channels"
 
 
-def _shared(target: Target, tiles: int, out_channels: int, inputs: int = 0) -> _Shared:
+def _shared(target: Target, tiles: int, out_channels: int) -> _Shared:
     """Half of the tiles if filters are not much more than tiles, since both threads then read all filters.
 
-    With half of the channels each thread reads all `inputs` (bytes) for each group of them, not from a slow cache.
+    With half of the channels each thread goes through all tiles for each group of them: not where a slow cache sends
+    the filters meanwhile.
     """
     if not target.halves:
         return _Shared.POINTS
     if OFTEN * 2 * tiles >= out_channels:
         return _Shared.TILES
-    far = target.l3_is_slow and not stays_near(target, inputs)
-    return _Shared.POINTS if far else _Shared.CHANNELS
+    return _Shared.POINTS if target.l3_is_slow else _Shared.CHANNELS
 
 
 def _products(

@@ -1,16 +1,19 @@
 """For two threads, convolutions by Winograd's algorithm in one kernel where stages would be little faster.
 
 In stages both threads read the tiles that both have transformed. In one kernel a thread transforms what it reads by
-itself, into memory of its own, and computes half of the channels. The sums are the same, so threads may decide.
+itself, into memory of its own, and computes half of the channels, whose filters it then reads for each block of tiles.
+The sums are the same, so threads may decide.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
+from glulam.compiler.graph.types import DType
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops.batch_map import BatchMap
 from glulam.compiler.ops.winograd import WinogradConv
@@ -19,6 +22,7 @@ from glulam.compiler.passes.manager import Decision, Pass
 from glulam.compiler.targets import HALVES, Target
 
 _WORTH_IT = 1.12  # times the cycles of the stages: about as fast then while cores share a cache, and faster where not
+_KEPT = 2  # times the second-level cache of filters, of which two threads take half each
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,18 @@ class OwnTiles(Pass):
         why = f"winograd {op.filtering.name}: {single / 1e3:.0f}k cycles in one kernel, {staged / 1e3:.0f}k in stages"
         if single > _WORTH_IT * staged:
             return Decision(node.name, False, why)
+        if self.target.l3_is_slow and (size := _filter_bytes(node, op)) > _KEPT * self.target.l2_bytes:
+            why = f"winograd {op.filtering.name}: a slow cache would send {size / 1e6:.0f} MB for each block of tiles"
+            return Decision(node.name, False, why)
         patch = Patch(graph, why, at=node.name)
         patch.replace(node.output, patch.apply(whole, *node.inputs, name=node.name))
         return patch
+
+
+def _filter_bytes(node: Node, op: WinogradConv) -> int:
+    weights = node.inputs[1]
+    assert weights is not None
+    return op.filtering.points * math.prod(weights.shape[:2]) * DType.F32.size
 
 
 def _may_be_whole(op: WinogradConv) -> bool:

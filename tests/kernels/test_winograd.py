@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from harness import run_op
+from machines import MESH, ZEN4
 
 from glulam.compiler.driver import compile_graph
 from glulam.compiler.errors import ShapeError, UnsupportedError
@@ -337,6 +338,14 @@ def test_products_of_filters_in_20_bits(name, shape, f, prefetched):
     assert prefetched == ({"u"} if shape[1] >= 4 else set())
     (exact,) = run_op(replace(products, fixed_point=False), inputs, constants=(1,), target=name)
     assert (got != exact).any()
+
+
+def test_what_two_threads_share_of_the_products():
+    """Of few tiles the channels, but not where each would read all tiles for each group of them from a slow cache."""
+    few, many = 16, 196
+    for machine, tiles, shared in ((ZEN4, few, "channels"), (MESH, few, "points"), (MESH, many, "tiles")):
+        assert winograd_stages._shared(replace(machine, threads=2), tiles, 512).value == shared
+        assert winograd_stages._shared(machine, tiles, 512).value == "points"
 
 
 def test_a_staged_convolution_is_three_kernels_with_the_epilogue_in_the_last():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from executors import native
+from machines import MESH, ZEN4
 
 from glulam.compiler.driver import compile_graph
 from glulam.compiler.graph.evaluate import evaluate
@@ -70,6 +71,14 @@ def test_not_where_stages_are_much_faster():
     assert left(graph) == [True]
     assert "in one kernel" in report.decisions[0].reason
     assert not report.changed
+
+
+def test_not_where_a_slow_cache_would_send_many_filters():
+    for machine, channels, kept in ((ZEN4, 384, False), (MESH, 384, True), (MESH, 128, False)):
+        graph = staged((channels, channels), extents=(14, 14))
+        report = OwnTiles(machine, 2).run(graph)
+        assert left(graph) == [kept]
+        assert ("a slow cache would send" in report.decisions[0].reason) == kept
 
 
 def test_not_for_dilated_ones():
