@@ -121,8 +121,9 @@ class _Fill:
         *groups, _, blocks, lanes = out.shape
         weights = np.empty((*groups, self.depth, blocks, lanes), np.float32)
         self.fill(weights, source)
-        places, planes = _flat(out), _flat(weights)
-        step = max(1, _AT_ONCE // max(1, planes[0].size)) if len(planes) else 1
+        places = out.reshape(-1, out.shape[-3], blocks * lanes)
+        planes = weights.reshape(-1, self.depth, blocks * lanes)
+        step = max(1, _AT_ONCE // (self.depth * blocks * lanes))
         for first in range(0, len(planes), step):
             self._convert(places[first : first + step], planes[first : first + step])
 
@@ -136,12 +137,6 @@ class _Fill:
             scale = _scale(part)
             _write(rounds[:, start // FixedPoint.TOGETHER :], _quotients(part, scale[:, None]))
             scales[:, i] = scale.view(np.int16).reshape(count, width, _SCALE_ROWS).swapaxes(1, 2)
-
-
-def _flat(array: Array) -> Array:
-    """[*groups, rows, blocks, lanes] as [groups, rows, columns]."""
-    *_, rows, blocks, lanes = array.shape
-    return array.reshape(-1, rows, blocks * lanes)
 
 
 def _scale(part: Floats) -> Floats:
@@ -161,7 +156,10 @@ def _quotients(part: Floats, scale: Floats) -> npt.NDArray[np.int32]:
 
 
 def _write(rounds: Array, quotients: npt.NDArray[np.int32]) -> None:
-    """The first of the rounds [groups, n, ROWS, n]: of each four rows' low bits, the first row's are the lowest."""
+    """The first of the rounds [groups, rounds, ROWS, columns].
+
+    Of each four rows' low bits the first row's are the lowest.
+    """
     together = FixedPoint.TOGETHER
     groups, depth, width = quotients.shape
     if depth % together:
