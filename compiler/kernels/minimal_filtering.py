@@ -325,13 +325,17 @@ class Filtering:
                 write(i, j, value)
 
 
+_line = cache(Line)
+"""Always the same object, which computes its transforms once."""
+
+
 @cache
 def filtering(outputs: Pair, taps: Pair, strides: Pair = (1, 1), dilations: Pair = (1, 1)) -> Filtering:
     """The one of tiles with these outputs, for filters with these taps; always the same object.
 
     Raises UnsupportedError where there are too few points to interpolate.
     """
-    down, across = (Line(*each) for each in zip(outputs, taps, strides, dilations, strict=True))
+    down, across = (_line(*each) for each in zip(outputs, taps, strides, dilations, strict=True))
     for line in (down, across):
         if min(line.outputs, line.taps) < 1 or line.taps < line.stride or 1 not in (line.stride, line.dilation):
             raise UnsupportedError(
