@@ -20,7 +20,7 @@ from glulam.compiler.graph.types import Array
 from glulam.compiler.kernels.context import Context, Point, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
-from glulam.compiler.kernels.tiling import unrolled_steps
+from glulam.compiler.kernels.tiling import TOGETHER, unrolled_steps
 from glulam.compiler.loops.expr import Const, Expr, Fma
 from glulam.compiler.loops.ir import Affine, Bounded, Buffer, Builder, IndexLike, IndexValue, Tile, Var
 
@@ -142,6 +142,10 @@ class ConvTile:
                         self.add_part(spot, Part(p * length + first, length, lanes), acc, v, Ahead(1, 0))
                         if sums is not None:
                             sums.flush()
+            if sums is None and self.finishes_apart(spot):
+                sums = PartialSums.of(b, self.sums, acc, v)
+                with b.unrolled("j", group.blocks) as j, b.unrolled("t", spot.pixels) as t:
+                    b.store(sums.total(t, j), acc[t, j])
             self.finish(spot, v, (lambda t, j: acc[t, j]) if sums is None else sums.total)
         self.empty_lanes(spot)
 
@@ -233,10 +237,15 @@ class ConvTile:
     def finish(self, spot: Spot, v: Var, total: Callable[[Var, Var], Expr]) -> None:
         """Store a tile of sums, `total(pixel, block)`, with what the epilogue makes of them."""
         (group, n, q, g), b = spot.where, self.b
-        with b.unrolled("j", group.blocks) as j, b.unrolled("t", spot.pixels) as t:
+        pixels = b.serial if self.finishes_apart(spot) else b.unrolled
+        with pixels("t", spot.pixels) as t, b.unrolled("j", group.blocks) as j:
             block = q * self.group_blocks + g * group.blocks + j + group.first
             point: Point = (n, block, *self.grid.place([*spot.rows, spot.start + t]), v)
             self.put(point, j, self.ctx.finish(total(t, j), point))
+
+    def finishes_apart(self, spot: Spot) -> bool:
+        """Whether a long epilogue takes the sums from memory, as there are no registers left beside all of them."""
+        return self.ctx.epilogue.is_long and spot.pixels * spot.where.group.blocks > TOGETHER
 
     def empty_lanes(self, spot: Spot) -> None:
         """Zeros in the lanes of a tile that are not computed."""

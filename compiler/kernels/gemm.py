@@ -29,7 +29,17 @@ from glulam.compiler.kernels.gemm_operands import (
 )
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
-from glulam.compiler.kernels.tiling import LINE, Run, Tiling, choose_tiling, most_rows, pieces, runs, unroll_factor
+from glulam.compiler.kernels.tiling import (
+    LINE,
+    TOGETHER,
+    Run,
+    Tiling,
+    choose_tiling,
+    most_rows,
+    pieces,
+    runs,
+    unroll_factor,
+)
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Affine, Buffer, Half, IndexLike, Tile, Var
 from glulam.compiler.targets import Target
@@ -41,7 +51,6 @@ _SHALLOW, _SHALLOW_ROWS = 8, 2  # sums up to that length, and rows of a tile for
 _UNROLL = 4  # steps of the depth in one round of the loop
 _ROUNDS_AHEAD = 8  # weights that are read once are asked for
 _LOOK_AHEAD = 2  # passes over the weights of a group in which those of the next one can be fetched
-_TOGETHER = 8  # sums that a long epilogue is applied to where they are
 _ENOUGH = 16  # iterations of a parallel space that need no finer split
 
 
@@ -268,7 +277,7 @@ class _Columns:
             self.fetch_extras(chunk, place)
             ahead = None if weights is None else self.look_ahead(chunk, weights, place)
             self.reduce(split, step, ahead, None if kept is None else self.flush(kept, weights, place, v))
-            if self.ctx.epilogue.is_long and rows * blocks > _TOGETHER:
+            if self.ctx.epilogue.is_long and rows * blocks > TOGETHER:
                 self.finish_apart(acc, kept, place, v, column)
                 return
             with b.unrolled("r", rows) as r, b.unrolled("j", blocks) as j:

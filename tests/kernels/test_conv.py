@@ -15,6 +15,7 @@ from glulam.compiler.graph.types import f32
 from glulam.compiler.kernels import conv_direct
 from glulam.compiler.kernels.context import Context, Operand
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Met
+from glulam.compiler.ops.activation import Silu
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.targets import runnable_targets, target
 
@@ -405,3 +406,24 @@ def test_half_a_block_is_computed_where_halves_take_half_the_time():
     assert all(conv_direct.whole_blocks(whole, n) == (-(-n // 16), None) for n in (8, 16, 17, 24, 25, 33))
     size = (1, (56, 56), 64)
     assert conv_direct.cost(narrow, *size, 24, taps=1) < 0.8 * conv_direct.cost(narrow, *size, 32, taps=1)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize(
+    ("x", "outs", "kernel", "attributes"),
+    [
+        ((1, 3, 13, 31), 49, (3, 3), {"pads": 1}),  # a plain image
+        ((2, 17, 7, 13), 33, (1, 1), {}),
+        ((1, 64, 7, 17), 20, (3, 3), {"pads": ((0, 2), (1, 1))}),  # its sums have several parts
+        ((1, 5, 40), 40, (5,), {"dilations": 3, "pads": 6}),
+    ],
+    ids=str,
+)
+def test_a_long_epilogue_takes_the_sums_of_a_large_tile_from_memory(x, outs, kernel, attributes, name):
+    op, arrays = case(x, outs, kernel, **attributes)
+    (before,) = op.reference(*arrays)
+    region, given = with_relu(op, arrays, floats(*before.shape), activation=Silu())
+    (wanted,) = region.reference(*given)
+    for native in (True, False) if name == TARGETS[0] else (True,):
+        (result,) = run_op(region, given, (1, 2), name, native)
+        np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=5e-5)
