@@ -174,7 +174,7 @@ def test_real_measurements(folder):
 def test_what_is_measured_is_what_the_pipeline_chooses_for(numerics, name, monkeypatch):
     """A transposed convolution becomes another one only if Winograd may serve it then."""
     layers = gl.layers
-    net = gl.Sequential([layers.Input((64, 14, 14)), layers.ConvTranspose2d(64, 4, stride=2, padding=1)]).graph()
+    net = gl.Sequential([layers.Input((64, 14, 14)), layers.ConvTranspose2d(64, 6, stride=2, padding=2)]).graph()
     given = []
     monkeypatch.setattr(driver, "tune", lambda graph, *rest: given.extend(node.op.name for node in graph.nodes) or [])
     driver.tuned(net, Options(target="x86-64-v4", numerics=numerics))
