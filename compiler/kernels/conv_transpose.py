@@ -48,12 +48,8 @@ def cost(target: Target, batch: int, geometry: TransposedGeometry, shape: ConvSh
     lines = [geometry.phases(d, extent) for d, extent in enumerate(shape.outputs)]
     few = geometry.phase_count(shape.outputs) <= _MAX_PHASES
     if few and (geometry.groups == 1 or per_group % target.lanes == 0):
-        slower = _APART if target.l3_is_slow else 1.0
-        return (
-            slower
-            * geometry.groups
-            * sum(_direct_cost(target, batch, phases, depth, per_group) for phases in itertools.product(*lines))
-        )
+        cycles = sum(_direct_cost(target, batch, phases, depth, per_group) for phases in itertools.product(*lines))
+        return geometry.groups * cycles * (_APART if target.l3_is_slow else 1.0)
     shared = _SHARED if target.lanes % per_group else _GROUPED
     taps = math.prod(sum(p.count * len(p.taps) for p in phases) for phases in lines)
     products = depth * taps * (shared if few else _GENERIC)

@@ -10,13 +10,17 @@ import pytest
 from fusing import with_relu
 from harness import run_op
 
+import glulam as gl
+from glulam.compiler.driver import lower
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import f32
 from glulam.compiler.kernels import conv_direct
 from glulam.compiler.kernels.context import Context, Operand
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Met
+from glulam.compiler.loops.printer import show_kernel
 from glulam.compiler.ops.activation import Silu
 from glulam.compiler.ops.conv import Conv
+from glulam.compiler.options import Options
 from glulam.compiler.targets import runnable_targets, target
 
 TARGETS = [t.name for t in runnable_targets()]
@@ -419,7 +423,7 @@ def test_half_a_block_is_computed_where_halves_take_half_the_time():
     ],
     ids=str,
 )
-def test_a_long_epilogue_takes_the_sums_of_a_large_tile_from_memory(x, outs, kernel, attributes, name):
+def test_a_long_epilogue_of_tiles_of_all_sizes(x, outs, kernel, attributes, name):
     op, arrays = case(x, outs, kernel, **attributes)
     (before,) = op.reference(*arrays)
     region, given = with_relu(op, arrays, floats(*before.shape), activation=Silu())
@@ -427,3 +431,11 @@ def test_a_long_epilogue_takes_the_sums_of_a_large_tile_from_memory(x, outs, ker
     for native in (True, False) if name == TARGETS[0] else (True,):
         (result,) = run_op(region, given, (1, 2), name, native)
         np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=5e-5)
+
+
+def test_a_long_epilogue_takes_the_sums_of_a_large_tile_from_memory():
+    layers = gl.layers
+    for activation, apart in ((layers.ReLU(), False), (layers.GELU(), True)):
+        graph = gl.Sequential([layers.Input((32, 8, 28)), layers.Conv2d(32, 1), activation]).graph()
+        (kernel,) = (k for k in lower(graph, Options(target="x86-64-v4")).kernels if "conv" in k.name)
+        assert ("sums" in show_kernel(kernel)) == apart
