@@ -7,7 +7,8 @@ after the other down a column, then their 4 low bits each together. What a part 
 scale when it joins the sum, so a weight takes one and a quarter loads, a shift or two, an AND or none, an OR, and one
 conversion.
 
-A weight is off by at most 2**-20 of its part's largest one. The largest of m numbers is at most sqrt(m) times their
+A weight is off by at most 1.13 * 2**-20 of its part's largest one, since the quotients are computed in float32 (and by
+at most 2**-127 where all are smaller than 2**-107). The largest of m numbers is at most sqrt(m) times their
 root mean square, so that of the errors is at most about 2**-16 of the weights', whatever they are, and about 2**-19 of
 that of normally distributed ones: more than what is lost when products are added up in float32, less than Winograd's
 convolutions round in tiles of 4x4. The filters of such tiles would lose five times that; those of tiles of 2x2 do not.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -35,6 +36,7 @@ BYTES = 2.5  # of a weight
 UNPACK_CYCLES = 2.5  # of a vector of weights, beside reading and multiplying
 _UNIT = 2.0**-18  # keeps sums over q, and scales, within what float32 holds
 _LARGEST = 2**19 - 2  # a scale that was rounded down does not take the quotient beyond 2**19 - 1
+_SMALLEST = 2.0**-108  # scale: one by it and by the unit is a float32
 _LOW_BITS = 4
 _AT_ONCE = 1 << 17  # weights converted at a time, in the second-level cache
 _FOLDED = 32  # rows that are compared side by side first, as they are short
@@ -63,8 +65,8 @@ class FixedPoint:
         """Of float32 weights [*groups, K, blocks, lanes]; the parts of a sum start at these k."""
         *groups, depth, blocks, lanes = weights.shape
         rows = -(-depth // cls.TOGETHER) * cls.ROWS + _SCALE_ROWS * len(starts)
-        fill = _Fill(weights.fill, depth, weights.rows, tuple(starts))
-        packing = Packing(weights.source, (*groups, rows, blocks, lanes), DType.I16, fill, weights.rows)
+        fill = _Fill(weights.fill, depth, weights.rows, weights.axis, tuple(starts))
+        packing = replace(weights, shape=(*groups, rows, blocks, lanes), dtype=DType.I16, fill=fill)
         return cls(ctx.constant(packing, name), depth)
 
     @property
@@ -102,20 +104,22 @@ class FixedPoint:
 class _Fill:
     """Fills [*groups, rows, blocks, lanes] with the numbers of weights [*groups, depth, blocks, lanes].
 
-    `fill` makes these, from so many `rows` of the source for each place along the first axis; 0 are all of it.
+    `fill` makes these, from so many `rows` of the source for each place along the `axis`, a group's; 0 are all of it.
     """
 
     fill: Callable[[Array, Array], None]
     depth: int
     rows: int
+    axis: int
     starts: tuple[int, ...]
 
     def __call__(self, out: Array, source: Array) -> None:
         if not self.rows:
             self._write(out, source)
             return
-        for i in range(len(out)):
-            self._write(out[i : i + 1], source[i * self.rows : (i + 1) * self.rows])
+        for i in range(out.shape[self.axis]):
+            place = (*[slice(None)] * self.axis, slice(i, i + 1))
+            self._write(out[place], source[i * self.rows : (i + 1) * self.rows])
 
     def _write(self, out: Array, source: Array) -> None:
         *groups, _, blocks, lanes = out.shape
@@ -135,24 +139,31 @@ class _Fill:
         parts = np.split(planes, self.starts[1:], axis=1)
         for i, (start, part) in enumerate(zip(self.starts, parts, strict=True)):
             scale = _scale(part)
-            _write(rounds[:, start // FixedPoint.TOGETHER :], _quotients(part, scale[:, None]))
+            _write(rounds[:, start // FixedPoint.TOGETHER :], _quotients(part, scale))
             scales[:, i] = scale.view(np.int16).reshape(count, width, _SCALE_ROWS).swapaxes(1, 2)
 
 
 def _scale(part: Floats) -> Floats:
     """Of the columns of [groups, k, n]; NaN where a weight is not finite, and so is then what it takes part in."""
-    groups, depth, width = part.shape
-    fold = math.gcd(depth, _FOLDED)
-    largest = np.abs(part).reshape(groups, -1, fold * width).max(1).reshape(groups, fold, width).max(1)
-    scale = np.maximum(largest * np.float32(1 / (_LARGEST * _UNIT)), np.finfo(np.float32).tiny)
+    sizes = _side_by_side(np.abs(part))
+    groups, _, width = part.shape
+    largest = sizes.max(1).reshape(groups, -1, width).max(1)
+    scale = np.maximum(largest * np.float32(1 / (_LARGEST * _UNIT)), np.float32(_SMALLEST))
     return np.where(np.isfinite(largest), scale, np.float32(np.nan))
 
 
 def _quotients(part: Floats, scale: Floats) -> npt.NDArray[np.int32]:
-    """The whole numbers q."""
+    """The whole numbers q. They are computed in the place of the weights, which are gone then."""
+    rows, factors = _side_by_side(part), 1 / (scale * np.float32(_UNIT))
     with np.errstate(invalid="ignore"):
-        quotients = part * (1 / (scale.astype(np.float64) * _UNIT))
-        return np.rint(quotients, out=quotients).astype(np.int32)
+        rows *= np.tile(factors, rows.shape[2] // part.shape[2])[:, None]
+        return np.rint(rows, out=rows).astype(np.int32).reshape(part.shape)
+
+
+def _side_by_side(part: Floats) -> Floats:
+    """[groups, k, n] with a number of rows as one, since they are short."""
+    groups, depth, width = part.shape
+    return part.reshape(groups, -1, math.gcd(depth, _FOLDED) * width)
 
 
 def _write(rounds: Array, quotients: npt.NDArray[np.int32]) -> None:
@@ -166,6 +177,9 @@ def _write(rounds: Array, quotients: npt.NDArray[np.int32]) -> None:
         quotients = np.pad(quotients, ((0, 0), (0, -depth % together), (0, 0)))
     fours = quotients.reshape(groups, -1, together, width)
     rounds = rounds[:, : fours.shape[1]]
-    low = sum((fours[:, :, place] & (2**_LOW_BITS - 1)) << _LOW_BITS * place for place in range(together))
-    rounds[:, :, together] = low.astype(np.uint16).view(np.int16)
+    bits = fours.astype(np.uint16) & np.uint16(2**_LOW_BITS - 1)
+    low = bits[:, :, 0].copy()
+    for place in range(1, together):
+        low |= bits[:, :, place] << _LOW_BITS * place
+    rounds[:, :, together] = low.view(np.int16)
     rounds[:, :, :together] = np.right_shift(fours, _LOW_BITS, out=fours)

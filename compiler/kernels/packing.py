@@ -27,7 +27,8 @@ _SMALL = 64 << 20  # bytes beyond them that do not matter
 class Packing:
     """An array of a shape and type that `fill(array, source)` makes from another one, and nothing else, when needed.
 
-    `rows` of the source make one row of the array (along the first axis of each); 0 if it takes all of the source.
+    `rows` of the source (along its first axis) make one place along the `axis` of the array; 0 if it takes all of the
+    source.
     The source is a constant of the graph or a view of one; else a `table`, the same whatever the constants' values are,
     or an array made from constants.
     """
@@ -37,12 +38,13 @@ class Packing:
     dtype: DType
     fill: Callable[[Array, Array], None]
     rows: int = 0
+    axis: int = 0
     table: bool = False
 
     @classmethod
     def copy(cls, source: Array, *, table: bool = False) -> Packing:
         """The array itself, which has at least one dimension."""
-        return cls(source, source.shape, DType.of(source.dtype), np.copyto, 1, table)
+        return cls(source, source.shape, DType.of(source.dtype), np.copyto, 1, table=table)
 
     @property
     def nbytes(self) -> int:
@@ -55,13 +57,13 @@ class Packing:
         return out
 
     def pieces(self) -> Iterator[Array]:
-        """The result a few rows at a time; each piece is overwritten by the next one."""
-        count = self.shape[0]
-        step = max(1, _PIECE * count // max(1, self.nbytes)) if self.rows else count
+        """The result a few places of its first axis at a time; each piece is overwritten by the next one."""
+        count, by_rows = self.shape[0], self.rows and not self.axis
+        step = max(1, _PIECE * count // max(1, self.nbytes)) if by_rows else count
         place = np.empty((min(step, count), *self.shape[1:]), self.dtype.numpy)
         for first in range(0, count, max(1, step)):
             out = place[: count - first]
-            self.fill(out, self.source[first * self.rows : (first + step) * self.rows] if self.rows else self.source)
+            self.fill(out, self.source[first * self.rows : (first + step) * self.rows] if by_rows else self.source)
             yield out
 
 

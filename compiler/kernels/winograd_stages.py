@@ -116,10 +116,11 @@ def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int, *, fixed_
     groups: dict[int, Buffer | FixedPoint] = {}
     for first, per_group, count in tiling.channel_groups(blocks):
         part, product = weights[first * lanes : (first + per_group * count) * lanes], (in_channels, per_group, lanes)
+        rows = per_group * lanes
         if shared is _Shared.CHANNELS:
-            packing = Packing(part, (count, f.points, *product), DType.F32, f.transform_filters, per_group * lanes)
+            packing = Packing(part, (count, f.points, *product), DType.F32, f.transform_filters, rows)
         else:
-            packing = Packing(part, (f.points, count, *product), DType.F32, f.transform_filters_by_point)
+            packing = Packing(part, (f.points, count, *product), DType.F32, f.transform_filters_by_point, rows, axis=1)
         groups[first] = FixedPoint.of(ctx, packing, (0,), "u") if fixed_point else ctx.constant(packing, "u")
     full = tiles // tiling.pixels
     begins = [0, -(-full // 2) * tiling.pixels] if shared is _Shared.TILES and full > 1 else [0]

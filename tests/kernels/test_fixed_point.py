@@ -67,19 +67,19 @@ def outlier(shape):
 @pytest.mark.parametrize(("groups", "depth", "starts"), [
     ((2, 3, 4), 21, (0, 8, 16, 20)), ((1, 1, 5), 1, (0,)), ((3, 1, 8), 7, (0, 4)),
 ])  # fmt: skip
-def test_a_weight_is_off_by_half_a_step_of_its_part(make, groups, depth, starts):
+def test_a_weight_is_off_by_little_more_than_half_a_step_of_its_part(make, groups, depth, starts):
     weights = make((np.prod(groups), depth))
     parts = np.split(weights.astype(np.float64), starts[1:], axis=1)
     found = np.split(kept(weights, groups, starts), starts[1:], axis=1)
     for part, values in zip(parts, found, strict=True):
         largest = np.abs(part).max(1, keepdims=True)
-        assert (np.abs(values - part) <= 1.001 * 2.0**-20 * largest).all()
+        assert (np.abs(values - part) <= 1.126 * 2.0**-20 * largest).all()
 
 
 def test_what_is_too_small_for_a_scale_of_its_own_has_the_smallest():
-    weights = np.full((4, 8), 1e-44, np.float32)
-    weights[:, 4:] = 0.0
-    np.testing.assert_allclose(kept(weights, (1, 1, 4), (0, 4)), weights, rtol=0, atol=2.0**-145)
+    weights = np.full((4, 8), 1e-37, np.float32)
+    weights[:, 4:] = 1e-44
+    np.testing.assert_allclose(kept(weights, (1, 1, 4), (0, 4)), weights, rtol=0, atol=2.0**-127)
 
 
 def root_mean_square(x):
