@@ -33,7 +33,6 @@ def log1p(x: Expr) -> Expr:
     return ex.where(ex.equal(sum, 1), x, ex.log(sum) * (x / (sum - 1)))
 
 
-@dataclass(frozen=True)
 class Relu(Pointwise):
     """max(x, 0)."""
 
@@ -60,7 +59,6 @@ class LeakyRelu(Pointwise):
         return (cls(), cls(0.3))
 
 
-@dataclass(frozen=True)
 class PRelu(Pointwise):
     """x, or slope * x below 0; the slope broadcasts as in numpy, so a slope per channel has shape [C,1,1]."""
 
@@ -172,7 +170,6 @@ class Selu(Pointwise):
         return (cls(), cls(2.0, 3.0))
 
 
-@dataclass(frozen=True)
 class Sigmoid(Pointwise):
     """1 / (1 + e**-x): where e**-x overflows, 1 / inf is the right 0."""
 
@@ -199,7 +196,6 @@ class HardSigmoid(Pointwise):
         return (cls(), cls(1 / 6, 0.5))
 
 
-@dataclass(frozen=True)
 class Tanh(Pointwise):
     """Hyperbolic tangent."""
 
@@ -209,7 +205,6 @@ class Tanh(Pointwise):
         return ex.tanh(x)
 
 
-@dataclass(frozen=True)
 class Silu(Pointwise):
     """x * sigmoid(x), also called Swish."""
 
@@ -219,7 +214,6 @@ class Silu(Pointwise):
         return x / (ex.exp(-x) + 1)
 
 
-@dataclass(frozen=True)
 class HardSwish(Pointwise):
     """x * clip(x / 6 + 1 / 2, 0, 1)."""
 
@@ -229,7 +223,6 @@ class HardSwish(Pointwise):
         return x * clamp(x * (1 / 6) + 0.5, 0.0, 1.0)
 
 
-@dataclass(frozen=True)
 class Mish(Pointwise):
     """x * tanh(log(1 + e**x)).
 
@@ -289,7 +282,6 @@ class Softplus(Pointwise):
         return (cls(), cls(1.0, 20.0), cls(2.0, 3.0))
 
 
-@dataclass(frozen=True)
 class Softsign(Pointwise):
     """x / (1 + |x|)."""
 

@@ -16,7 +16,6 @@ from glulam.compiler.ops.inputs import INTEGERS, NUMBERS
 from glulam.compiler.ops.pointwise import Pointwise
 
 
-@dataclass(frozen=True)
 class RoundBfloat16(Pointwise):
     """The nearest float32 that bfloat16 has, too: the upper half of its bits, ties to even; NaN stays NaN."""
 
@@ -30,7 +29,6 @@ class RoundBfloat16(Pointwise):
         return ex.where(ex.not_equal(x, x), x, rounded)
 
 
-@dataclass(frozen=True)
 class BitwiseAnd(Pointwise):
     """Bits that both have."""
 
@@ -42,7 +40,6 @@ class BitwiseAnd(Pointwise):
         return x & y
 
 
-@dataclass(frozen=True)
 class BitwiseOr(Pointwise):
     """Bits that at least one has."""
 
@@ -54,7 +51,6 @@ class BitwiseOr(Pointwise):
         return x | y
 
 
-@dataclass(frozen=True)
 class BitwiseXor(Pointwise):
     """Bits that exactly one has."""
 
@@ -66,7 +62,6 @@ class BitwiseXor(Pointwise):
         return x ^ y
 
 
-@dataclass(frozen=True)
 class BitwiseNot(Pointwise):
     """The other bits."""
 

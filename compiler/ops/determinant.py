@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +13,6 @@ from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.inputs import FLOATS, check_dtype, f64, required, wide
 
 
-@dataclass(frozen=True)
 class Det(Op):
     """x[..., n, n] -> the determinant of each matrix; 1 for n = 0."""
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from glulam.compiler.kernels import gemm
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.matmul import Linear
 
 
-@dataclass(frozen=True)
 class FixedPointLinear(Linear):
     """A linear layer with constant float32 weights rounded as `kernels.fixed_point` says, computed in float32.
 

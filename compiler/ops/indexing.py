@@ -148,7 +148,6 @@ class GatherND(Op):
         )
 
 
-@dataclass(frozen=True)
 class _Scatter(Op):
     """What both scatters check."""
 

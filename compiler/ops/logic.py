@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from glulam.compiler.graph.op import Case
 from glulam.compiler.graph.types import TensorType, f32
@@ -13,7 +12,6 @@ from glulam.compiler.ops.inputs import ANY, BOOLS, NUMBERS, boolean, check_dtype
 from glulam.compiler.ops.pointwise import EDGES, Pointwise
 
 
-@dataclass(frozen=True)
 class Equal(Pointwise):
     """x == y."""
 
@@ -29,7 +27,6 @@ class Equal(Pointwise):
         return (*super().cases(), Case(cls(), (f32(3, 7), f32(3, 7)), low=1.0, high=1.0))
 
 
-@dataclass(frozen=True)
 class Less(Pointwise):
     """x < y."""
 
@@ -41,7 +38,6 @@ class Less(Pointwise):
         return x < y
 
 
-@dataclass(frozen=True)
 class LessOrEqual(Pointwise):
     """x <= y."""
 
@@ -53,7 +49,6 @@ class LessOrEqual(Pointwise):
         return x <= y
 
 
-@dataclass(frozen=True)
 class Greater(Pointwise):
     """x > y."""
 
@@ -65,7 +60,6 @@ class Greater(Pointwise):
         return x > y
 
 
-@dataclass(frozen=True)
 class GreaterOrEqual(Pointwise):
     """x >= y."""
 
@@ -77,7 +71,6 @@ class GreaterOrEqual(Pointwise):
         return x >= y
 
 
-@dataclass(frozen=True)
 class Not(Pointwise):
     """Logical negation."""
 
@@ -88,7 +81,6 @@ class Not(Pointwise):
         return ~x
 
 
-@dataclass(frozen=True)
 class And(Pointwise):
     """Both."""
 
@@ -100,7 +92,6 @@ class And(Pointwise):
         return x & y
 
 
-@dataclass(frozen=True)
 class Or(Pointwise):
     """At least one."""
 
@@ -112,7 +103,6 @@ class Or(Pointwise):
         return x | y
 
 
-@dataclass(frozen=True)
 class Xor(Pointwise):
     """Exactly one."""
 
@@ -124,7 +114,6 @@ class Xor(Pointwise):
         return x ^ y
 
 
-@dataclass(frozen=True)
 class Where(Pointwise):
     """x where the condition holds, else y."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,7 +24,6 @@ from glulam.compiler.ops.inputs import (
 )
 
 
-@dataclass(frozen=True)
 class MatMul(Op):
     """numpy's matmul: a[..., M, K] @ b[..., K, N], leading axes broadcast; a vector loses its axis again."""
 
@@ -80,7 +78,6 @@ class MatMul(Op):
         return gemm.matmul(ctx)
 
 
-@dataclass(frozen=True)
 class Linear(Op):
     """x[..., K], w[N, K], bias?[N] -> x @ w.T + bias, of shape [..., N] (PyTorch's layout of the weights)."""
 

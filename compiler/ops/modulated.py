@@ -19,7 +19,6 @@ from glulam.compiler.kernels.tiling import Tiling
 from glulam.compiler.ops.inputs import check_dtype, check_shape, optional, required, same_dtype, wide
 
 
-@dataclass(frozen=True)
 class Modulate(Op):
     """The weights of a 1x1 convolution for each sample: factor[N,C,*1], w[OC,C,*1] -> [N,OC,C,*1]."""
 

@@ -21,7 +21,6 @@ from glulam.compiler.ops.inputs import boolean, broadcast, check_at_least, i64, 
 Ints = tuple[int, ...]
 
 
-@dataclass(frozen=True)
 class Identity(Op):
     """The input as it is."""
 
@@ -101,7 +100,6 @@ class Reshape(Op):
         )
 
 
-@dataclass(frozen=True)
 class Shape(Op):
     """The input's extents as int64[rank]; shapes are static, so this always folds."""
 

@@ -4,7 +4,7 @@ frontend does."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from glulam.compiler.graph.op import Padding, Prefers
 from glulam.compiler.graph.types import TensorType
@@ -14,7 +14,6 @@ from glulam.compiler.kernels.windows import Window
 from glulam.compiler.ops.conv import Conv
 
 
-@dataclass(frozen=True)
 class NarrowConv(Conv):
     """A convolution with constant weights, whose groups are of several channels if there are any: the same sums."""
 

@@ -45,7 +45,6 @@ EDGES = np.array(
 SIGNED = NUMBERS - UNSIGNED
 
 
-@dataclass(frozen=True)
 class Pointwise(Op):
     """Base of all ops whose output element is a formula of the inputs' elements at the same place.
 
@@ -123,7 +122,6 @@ class Pointwise(Op):
 # ---- arithmetic, one operand
 
 
-@dataclass(frozen=True)
 class Neg(Pointwise):
     """-x."""
 
@@ -134,7 +132,6 @@ class Neg(Pointwise):
         return -x
 
 
-@dataclass(frozen=True)
 class Abs(Pointwise):
     """|x|."""
 
@@ -145,7 +142,6 @@ class Abs(Pointwise):
         return ex.absolute(x)
 
 
-@dataclass(frozen=True)
 class Sign(Pointwise):
     """-1, 0 or 1; NaN stays NaN."""
 
@@ -156,7 +152,6 @@ class Sign(Pointwise):
         return ex.where(x > 0, 1, ex.where(x < 0, -1, x))
 
 
-@dataclass(frozen=True)
 class Exp(Pointwise):
     """e ** x."""
 
@@ -166,7 +161,6 @@ class Exp(Pointwise):
         return ex.exp(x)
 
 
-@dataclass(frozen=True)
 class Log(Pointwise):
     """Natural logarithm: -inf at 0, NaN below."""
 
@@ -176,7 +170,6 @@ class Log(Pointwise):
         return ex.log(x)
 
 
-@dataclass(frozen=True)
 class Sqrt(Pointwise):
     """Square root: NaN below 0."""
 
@@ -186,7 +179,6 @@ class Sqrt(Pointwise):
         return ex.sqrt(x)
 
 
-@dataclass(frozen=True)
 class Reciprocal(Pointwise):
     """1 / x."""
 
@@ -196,7 +188,6 @@ class Reciprocal(Pointwise):
         return 1 / x
 
 
-@dataclass(frozen=True)
 class Floor(Pointwise):
     """The largest integer <= x."""
 
@@ -206,7 +197,6 @@ class Floor(Pointwise):
         return ex.unary("floor", x)
 
 
-@dataclass(frozen=True)
 class Ceil(Pointwise):
     """The smallest integer >= x."""
 
@@ -216,7 +206,6 @@ class Ceil(Pointwise):
         return ex.unary("ceil", x)
 
 
-@dataclass(frozen=True)
 class Round(Pointwise):
     """The nearest integer, ties to even."""
 
@@ -226,7 +215,6 @@ class Round(Pointwise):
         return ex.unary("round", x)
 
 
-@dataclass(frozen=True)
 class Erf(Pointwise):
     """The error function."""
 
@@ -236,7 +224,6 @@ class Erf(Pointwise):
         return ex.erf(x)
 
 
-@dataclass(frozen=True)
 class Sin(Pointwise):
     """Sine of radians."""
 
@@ -250,7 +237,6 @@ class Sin(Pointwise):
         return (np.array([0, -0.0, 1e-6, 3.1415927, -100, 1000, np.inf, -np.inf, np.nan], np.float32),)
 
 
-@dataclass(frozen=True)
 class Cos(Pointwise):
     """Cosine of radians."""
 
@@ -298,7 +284,6 @@ class Cast(Pointwise):
 # ---- arithmetic, two operands
 
 
-@dataclass(frozen=True)
 class Add(Pointwise):
     """x + y."""
 
@@ -310,7 +295,6 @@ class Add(Pointwise):
         return x + y
 
 
-@dataclass(frozen=True)
 class Sub(Pointwise):
     """x - y."""
 
@@ -322,7 +306,6 @@ class Sub(Pointwise):
         return x - y
 
 
-@dataclass(frozen=True)
 class Mul(Pointwise):
     """x * y."""
 
@@ -334,7 +317,6 @@ class Mul(Pointwise):
         return x * y
 
 
-@dataclass(frozen=True)
 class Div(Pointwise):
     """x / y; of integers, truncated towards zero (ONNX), and 0 where y is 0."""
 
@@ -351,7 +333,6 @@ class Div(Pointwise):
         return (*(case for case in super().cases() if _is_float(case)), Case(cls(), whole))
 
 
-@dataclass(frozen=True)
 class Pow(Pointwise):
     """x ** y in x's type (ONNX); integers are computed in float64."""
 
@@ -403,7 +384,6 @@ class Mod(Pointwise):
         return (*(c for c in super().cases() if _is_float(c)), *(Case(op, whole) for op in cls.samples()))
 
 
-@dataclass(frozen=True)
 class Maximum(Pointwise):
     """The larger one; NaN if either is NaN."""
 
@@ -415,7 +395,6 @@ class Maximum(Pointwise):
         return ex.maximum(x, y)
 
 
-@dataclass(frozen=True)
 class Minimum(Pointwise):
     """The smaller one; NaN if either is NaN."""
 
@@ -427,7 +406,6 @@ class Minimum(Pointwise):
         return ex.minimum(x, y)
 
 
-@dataclass(frozen=True)
 class ScaleShift(Pointwise):
     """x * scale + shift with one rounding: what a folded normalisation leaves behind."""
 

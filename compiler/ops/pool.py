@@ -117,7 +117,6 @@ class Pool(Op):
             yield padded[(slice(None), slice(None), *window)]
 
 
-@dataclass(frozen=True)
 class MaxPool(Pool):
     """The largest element of each window; padding is -inf (so is a window of nothing else), NaN wins over all."""
 

@@ -353,7 +353,6 @@ class Gru(Recurrent):
         )
 
 
-@dataclass(frozen=True)
 class Rnn(Recurrent):
     """Ht = f(Wx + R Ht-1 + biases)."""
 

@@ -51,7 +51,6 @@ class _AlongAxis(Op):
         return exact - largest
 
 
-@dataclass(frozen=True)
 class Softmax(_AlongAxis):
     """e**(x - max) / sum(e**(x - max)). A line with +inf, or of nothing but -inf, gives NaN by this definition."""
 
@@ -82,7 +81,6 @@ class Softmax(_AlongAxis):
         )
 
 
-@dataclass(frozen=True)
 class LogSoftmax(_AlongAxis):
     """x - max - log(sum(e**(x - max)))."""
 

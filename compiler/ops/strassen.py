@@ -17,7 +17,6 @@ from glulam.compiler.ops.inputs import F64Array, check_shape, optional, required
 from glulam.compiler.ops.matmul import Linear
 
 
-@dataclass(frozen=True)
 class StrassenConv(Conv):
     """A 1x1 convolution that the pass `split_strassen` makes two ops of: the same meaning, other roundings."""
 
@@ -25,7 +24,6 @@ class StrassenConv(Conv):
     tolerance = 1e-4
 
 
-@dataclass(frozen=True)
 class StrassenLinear(Linear):
     """A linear layer that the pass `split_strassen` makes two ops of: the same meaning, other roundings."""
 
@@ -105,7 +103,6 @@ class _Halved(Op):
         return np.take(whole, np.arange(shape[axis]), axis=axis)
 
 
-@dataclass(frozen=True)
 class StrassenSums(_Halved):
     """The sums S1 to S4 of x's quarters, one after the other along the channels.
 
@@ -147,7 +144,6 @@ class StrassenSums(_Halved):
         return strassen.build_sums(ctx, self._form(ctx.operand(0).type))
 
 
-@dataclass(frozen=True)
 class StrassenProducts(_Halved):
     """x, its StrassenSums, w and bias?[OC] -> the 1x1 convolution, or with `channels_last` the linear layer, of x.
 

@@ -4,7 +4,6 @@ does."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from glulam.compiler.graph.op import Prefers
 from glulam.compiler.graph.types import TensorType
@@ -13,7 +12,6 @@ from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.conv import ConvTranspose
 
 
-@dataclass(frozen=True)
 class StripedConvTranspose(ConvTranspose):
     """A transposed convolution with constant weights of float32: the same sums in the same order."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from glulam.compiler.graph.types import Array
@@ -12,7 +10,6 @@ from glulam.compiler.loops.expr import Expr
 from glulam.compiler.ops.pointwise import Pointwise
 
 
-@dataclass(frozen=True)
 class Tan(Pointwise):
     """Tangent of radians."""
 
@@ -26,7 +23,6 @@ class Tan(Pointwise):
         return (np.array([0, -0.0, 1e-6, 1.5, -100, 1000, np.inf, -np.inf, np.nan], np.float32),)
 
 
-@dataclass(frozen=True)
 class Asin(Pointwise):
     """Inverse sine in [-pi/2, pi/2]; NaN outside [-1, 1]."""
 
@@ -36,7 +32,6 @@ class Asin(Pointwise):
         return ex.unary("asin", x)
 
 
-@dataclass(frozen=True)
 class Acos(Pointwise):
     """Inverse cosine in [0, pi]; NaN outside [-1, 1]."""
 
@@ -46,7 +41,6 @@ class Acos(Pointwise):
         return ex.unary("acos", x)
 
 
-@dataclass(frozen=True)
 class Atan(Pointwise):
     """Inverse tangent in [-pi/2, pi/2]."""
 
@@ -56,7 +50,6 @@ class Atan(Pointwise):
         return ex.unary("atan", x)
 
 
-@dataclass(frozen=True)
 class Sinh(Pointwise):
     """Hyperbolic sine."""
 
@@ -66,7 +59,6 @@ class Sinh(Pointwise):
         return ex.unary("sinh", x)
 
 
-@dataclass(frozen=True)
 class Cosh(Pointwise):
     """Hyperbolic cosine."""
 
@@ -76,7 +68,6 @@ class Cosh(Pointwise):
         return ex.unary("cosh", x)
 
 
-@dataclass(frozen=True)
 class Asinh(Pointwise):
     """Inverse hyperbolic sine."""
 
@@ -86,7 +77,6 @@ class Asinh(Pointwise):
         return ex.unary("asinh", x)
 
 
-@dataclass(frozen=True)
 class Acosh(Pointwise):
     """Inverse hyperbolic cosine; NaN below 1."""
 
@@ -96,7 +86,6 @@ class Acosh(Pointwise):
         return ex.unary("acosh", x)
 
 
-@dataclass(frozen=True)
 class Atanh(Pointwise):
     """Inverse hyperbolic tangent: infinite at -1 and 1, NaN outside."""
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from glulam.compiler.ops.join import Concat, Split
 
 
-@dataclass(frozen=True)
 class ConcatView(Concat):
     """A concat along the channels whose inputs are written where they belong in the output."""
 
     name = "concat_view"
 
 
-@dataclass(frozen=True)
 class SplitView(Split):
     """A split along the channels whose outputs are read where they lie in the input."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.uses import Uses
@@ -12,7 +10,6 @@ from glulam.compiler.ops.movement import ChannelShuffle
 from glulam.compiler.passes.manager import Decision, NodePass
 
 
-@dataclass(frozen=True)
 class CanonicalShuffle(NodePass):
     """reshape [N,g,C/g,*S], swap of axes 1 and 2, reshape [N,C,*S] is channel_shuffle(g).
 

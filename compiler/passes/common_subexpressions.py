@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Trait
@@ -18,7 +17,6 @@ from glulam.compiler.passes.manager import Decision, Pass
 _SAMPLED = 1024
 
 
-@dataclass(frozen=True)
 class CommonSubexpressions(Pass):
     """Keeps the first of several equal values. Random ops are never equal."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
@@ -11,7 +10,6 @@ from glulam.compiler.graph.uses import Uses
 from glulam.compiler.passes.manager import Decision, Pass
 
 
-@dataclass(frozen=True)
 class DeadCode(Pass):
     """Removes them all with one patch. (Every other patch removes what it makes dead itself.)"""
 

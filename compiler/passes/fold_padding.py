@@ -6,7 +6,7 @@ they did (`count_include_pad`); but not if the pool pads already without countin
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
@@ -19,7 +19,6 @@ Reader = Conv | MaxPool | AveragePool
 Pads = tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True)
 class FoldPadding(NodePass):
     """Looks at every constant padding of the spatial axes with one reader."""
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -43,7 +42,6 @@ from glulam.compiler.ops import (
 from glulam.compiler.passes.manager import Decision, NodePass
 
 
-@dataclass(frozen=True)
 class IdentityElimination(NodePass):
     """Lets the readers of such a node read its input."""
 

@@ -84,7 +84,6 @@ class Pass:
         return report
 
 
-@dataclass(frozen=True)
 class NodePass(Pass):
     """A pass that looks at one node at a time, again and again until nothing changes any more."""
 

@@ -6,7 +6,6 @@ So does a product of few rows and a matrix that is transposed in each run: its e
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
@@ -17,7 +16,6 @@ from glulam.compiler.passes.manager import Decision, NodePass
 _DOTS = 8  # rows for which to read a matrix once, as it lies, is faster than to transpose it
 
 
-@dataclass(frozen=True)
 class MatMulToLinear(NodePass):
     """x @ w with a constant w[K,N] (leading axes of extent 1 do not count) is linear(x, w.T).
 

@@ -6,7 +6,6 @@ So the kernel that multiplies a whole tensor goes, as in squeeze-and-excitation 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
@@ -21,7 +20,6 @@ from glulam.compiler.passes.manager import Decision, NodePass
 _PIXELS = 8  # for each output channel: weights come from afar, and pixels from the kernel before
 
 
-@dataclass(frozen=True)
 class ModulateWeights(NodePass):
     """(x * factor) through constant weights is x through weights * factor, of each sample."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from glulam.compiler.graph.graph import Graph, Node, Value
@@ -13,7 +11,6 @@ from glulam.compiler.ops import Linear, Slice, Split
 from glulam.compiler.passes.manager import Decision, NodePass
 
 
-@dataclass(frozen=True)
 class SlicedLinear(NodePass):
     """The slices are of neighbouring outputs; together they compute no more than the whole did."""
 

@@ -6,7 +6,7 @@ folding computes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
@@ -16,7 +16,6 @@ from glulam.compiler.ops.recurrent import Recurrent
 from glulam.compiler.passes.manager import Decision, NodePass
 
 
-@dataclass(frozen=True)
 class SplitRecurrence(NodePass):
     """lstm(x, w, r, b, ...) becomes lstm(linear(x, w, b), -, transposed r, -, ...), and gru and rnn likewise.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.uses import Uses
@@ -11,7 +9,6 @@ from glulam.compiler.ops.strassen import StrassenConv, StrassenLinear, StrassenP
 from glulam.compiler.passes.manager import Decision, NodePass
 
 
-@dataclass(frozen=True)
 class SplitStrassen(NodePass):
     """Layers that read the same tensor share its sums."""
 

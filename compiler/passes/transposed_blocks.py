@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.uses import Uses
@@ -13,7 +11,6 @@ from glulam.compiler.passes.manager import Decision, NodePass
 from glulam.compiler.passes.storage import is_alias
 
 
-@dataclass(frozen=True)
 class TransposedBlocks(NodePass):
     """The transpose to channels last reads channel blocks itself; that to channels first was given them to write."""
 

@@ -24,7 +24,6 @@ from glulam.compiler.passes.manager import Decision, NodePass
 from glulam.compiler.targets import Target
 
 
-@dataclass(frozen=True)
 class TrimTaps(NodePass):
     """The first or last taps along an axis meet nothing but padding where the extent is small."""
 
