@@ -53,8 +53,8 @@ class Op:
     """Base of all operators.
 
     A subclass is a frozen dataclass whose fields are the attributes, so two ops are equal if they mean the same; one
-    without fields of its own inherits that. It gives the shape rule (`infer`), the meaning in numpy (`reference`), and sample cases; `optional` says
-    how many trailing inputs may be left out (None).
+    without fields of its own inherits that. It gives the shape rule (`infer`), the meaning in numpy (`reference`), and
+    sample cases; `optional` says how many trailing inputs may be left out (None).
     """
 
     name: ClassVar[str]
