@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -58,14 +58,13 @@ def _artifact(graph: Graph, options: Options) -> Artifact:
         # Most of the text is hashes of weights, which need no interpreter lock.
         text = aside.submit(to_text, optimised)
 
-        def release() -> None:
-            """Nobody else has the folded weights, which can go as soon as they are packed."""
-            text.result()
+        def release(_: Future[str]) -> None:
+            """Nobody else has the folded weights, which can go as soon as they are in the text and packed."""
             for graph in nested_graphs(optimised):
                 for value in list(graph.constants()):
                     value.data = None
 
-        program = lower_graph(optimised, cut_for(machine, options), release)
+        program = lower_graph(optimised, cut_for(machine, options), lambda: text.add_done_callback(release))
         code = emit_program(program, machine, cache_for(options))
     manifest = make_manifest(program, machine, options, reports)
     return Artifact(manifest, code, program.weights, text.result(), program.foreign)
