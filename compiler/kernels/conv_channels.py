@@ -7,7 +7,6 @@ interleaved or taken apart before they are convolved.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,14 +83,14 @@ class _ChannelsConv(DirectConv):
         b, (group, n, q, g) = self.b, spot.where
         begin, _ = part.first.bounds()
         source = next(each for each in self.sources if each.first <= begin < each.first + each.count)
-        with ExitStack() as stack:
-            c = part.first + stack.enter_context(b.serial("c", part.blocks))
-            taps = self.tap_loops(spot, stack)
-            if self.streams_weights():
-                self.prefetch_weights(group, (Affine.of(q), g + ahead.groups, *taps), c + ahead.blocks, 1)
-            channel = Bounded(self.offsets[c], source.x.shape[1])
-            t, j = stack.enter_context(b.unrolled("t", spot.pixels)), stack.enter_context(b.unrolled("j", group.blocks))
-            *outer, start = spot.place
-            pixel = self.geometry.input_place([*outer, start + t], taps)
-            x = source.x[(n, channel, *(p + before for p, before in zip(pixel, source.origin, strict=True)))]
-            b.store(acc[t, j], Fma(x, group.packed[(q, g, *taps, c, j, v)], acc[t, j]))
+        with b.serial("c", part.blocks) as serial:
+            c = part.first + serial
+            for met, taps in self.tap_loops(spot):
+                if self.streams_weights():
+                    self.prefetch_weights(group, (Affine.of(q), g + ahead.groups, *taps), c + ahead.blocks, 1)
+                channel = Bounded(self.offsets[c], source.x.shape[1])
+                with b.unrolled("t", met.count) as pixel, b.unrolled("j", group.blocks) as j:
+                    t, (*outer, start) = pixel + met.first, spot.place
+                    place = self.geometry.input_place([*outer, start + t], taps)
+                    x = source.x[(n, channel, *(p + before for p, before in zip(place, source.origin, strict=True)))]
+                    b.store(acc[t, j], Fma(x, group.packed[(q, g, *taps, c, j, v)], acc[t, j]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 
 from glulam.compiler.graph.types import Array, Shape
@@ -105,6 +106,16 @@ def second_reading(target: Target, outer: Sequence[int], blocks: int, depth: int
     return 0.0 if outer or weights <= target.l2_bytes // 2 else weights / stream_rate(target, weights)
 
 
+@dataclass(frozen=True)
+class Columns:
+    """`count` tiles of so many pixels beside each other, from pixel `first` of a row on, and what taps they meet."""
+
+    first: int
+    count: int
+    pixels: int
+    met: tuple[Met, ...]
+
+
 class DirectConv(ConvTile):
     """The nest of loops over the tiles of a grid of pixels."""
 
@@ -181,23 +192,21 @@ class DirectConv(ConvTile):
                 with self.b.of_half(half), self.b.section(**space, **inner) as (n, h, q, g, *opened):
                     where = Where(group, n, q, g)
                     first = h * length + begin if outer else None
-                    tiles = partial(self.row_tiles, where, opened, first, extents, columns, tiling.pixels)
+                    tiles = partial(self.row_tiles, where, opened, first, extents, columns)
                     self.iteration(where, tiles, (*extents, width) if deep else None)
 
     def row_tiles(
-        self, where: Where, opened: Sequence[Var], first: Affine | None, extents: Shape, columns: Sequence[Met],
-        pixels: int, visit: Visit,
+        self, where: Where, opened: Sequence[Var], first: Affine | None, extents: Shape, columns: Sequence[Columns],
+        visit: Visit,
     ) -> None:  # fmt: skip
         """All tiles of the rows of so many `extents`, from row `first` on; there may be no rows, but only columns."""
         with self.loops(extents, opened) as place:
             rows = [] if first is None else [first + place[0], *map(Affine.of, place[1:])]
             self.share = rows[-1] if rows else Affine.of(0)
-            for each in columns:
-                self.taps = each.taps
-                for begin, count, wide in pieces(each.count, pixels):
-                    with self.b.serial("s", count) as s:
-                        start = s * wide + (each.first + begin)
-                        visit(Spot(where, rows, start, wide, (*place, start)))
+            for tiles in columns:
+                with self.b.serial("s", tiles.count) as s:
+                    start = s * tiles.pixels + tiles.first
+                    visit(Spot(where, rows, start, tiles.pixels, (*place, start), tiles.met))
 
     @contextmanager
     def loops(self, extents: Shape, opened: Sequence[Var]) -> Iterator[Sequence[Var]]:
@@ -272,22 +281,45 @@ class DirectConv(ConvTile):
                 tiles(partial(add, Part(p * length + first, length, lanes)))
         tiles(end)
 
-    def columns(self, width: int, tiling: Tiling) -> list[Met]:
-        """The columns, by the taps of a row that meet more than padding.
+    def columns(self, width: int, tiling: Tiling) -> list[Columns]:
+        """The tiles of a row.
 
-        All as one if that saves too little, since tiles must not become too narrow; unless there is no padding.
+        Where many products would meet only padding, or there is none, they leave these out: either each tile has pixels
+        that meet the same taps, or the tiles are as wide as they can be, and some taps meet inputs for a part of one.
         """
-        taps = self.geometry.kernel[-1]
+        every, depth = range(self.geometry.kernel[-1]), self.weights[0].size // self.geometry.kernel[-1]
 
-        def cycles(columns: Sequence[Met]) -> float:
-            depth = self.weights[0].size // taps
-            tiles = [
-                (Tiling(min(tiling.pixels, c.count), tiling.blocks), c.count, depth * len(c.taps)) for c in columns
-            ]
-            return sum(row_cycles(self.ctx.target, tile, n, self.group_blocks, deep) for tile, n, deep in tiles)
+        def cycles(columns: Sequence[Columns]) -> float:
+            target, blocks = self.ctx.target, tiling.blocks
+            sums = [(each.count, met.count, depth * len(met.taps)) for each in columns for met in each.met]
+            return sum(n * row_cycles(target, Tiling(wide, blocks), wide, self.group_blocks, k) for n, wide, k in sums)
 
-        found, whole = self.geometry.met(-1, width, self.x.operand.spatial[-1]), [Met(0, width, range(taps))]
-        return found if self.bare or cycles(found) < (1 - SAVED) * cycles(whole) else whole
+        whole = [Columns(first, n, wide, (Met(0, wide, every),)) for first, n, wide in pieces(width, tiling.pixels)]
+        best = min(self.alike_columns(width, tiling.pixels), self.mixed_columns(width, whole), key=cycles)
+        return best if self.bare or cycles(best) < (1 - SAVED) * cycles(whole) else whole
+
+    def alike_columns(self, width: int, pixels: int) -> list[Columns]:
+        """Tiles all of whose pixels meet the same taps."""
+        return [
+            Columns(each.first + begin, count, wide, (Met(0, wide, each.taps),))
+            for each in self.geometry.met(-1, width, self.x.operand.spatial[-1])
+            for begin, count, wide in pieces(each.count, pixels)
+        ]
+
+    def mixed_columns(self, width: int, whole: Sequence[Columns]) -> list[Columns]:
+        """The tiles of the whole row, with what they meet: those at its ends by themselves."""
+        inputs, taps = self.x.operand.spatial[-1], self.geometry.kernel[-1]
+        inner = next((m for m in self.geometry.met(-1, width, inputs) if len(m.taps) == taps), Met(0, 0, range(0)))
+        found: list[Columns] = []
+        for each in whole:
+            first, wide = each.first, each.pixels
+            begin = min(each.count, max(0, -(-(inner.first - first) // wide)))
+            end = max(begin, min(each.count, (inner.first + inner.count - first) // wide))
+            for start in (first + tile * wide for tile in (*range(begin), *range(end, each.count))):
+                found.append(Columns(start, 1, wide, self.geometry.met_in_tile(-1, start, wide, inputs)))
+            if begin < end:
+                found.append(replace(each, first=first + begin * wide, count=end - begin))
+        return found
 
     def run(self, count: int) -> int:
         """How many of `count` rows, or tiles, go through all channel groups before the next ones do."""

@@ -66,6 +66,20 @@ class ConvGeometry:
         ends = [begin for begin, _ in begins[1:]] + [outputs] * bool(begins)
         return [Met(begin, end - begin, alike) for (begin, alike), end in zip(begins, ends, strict=True)]
 
+    def met_in_tile(self, d: int, first: int, count: int, inputs: int) -> tuple[Met, ...]:
+        """The taps of dimension `d`, by those of `count` outputs from `first` on, numbered from 0, that they meet.
+
+        Taps that meet inputs for none of them are left out.
+        """
+        stride, dilation, (before, _) = self.strides[d], self.dilations[d], self.pads[d]
+
+        def outputs(tap: int) -> range:
+            place = tap * dilation - before  # of output 0
+            return range(max(first, -(place // stride)), min(first + count, (inputs - 1 - place) // stride + 1))
+
+        alike = [(met, list(taps)) for met, taps in itertools.groupby(range(self.kernel[d]), outputs)]
+        return tuple(Met(met[0] - first, len(met), range(taps[0], taps[-1] + 1)) for met, taps in alike if met)
+
     def leaves_out_padding(self, outputs: Shape, inputs: Shape) -> bool:
         """Whether so many taps meet only padding that the direct kernel needs none.
 

@@ -8,7 +8,7 @@ for that of whole convolutions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -18,7 +18,7 @@ import numpy as np
 
 from glulam.compiler.graph.types import Array
 from glulam.compiler.kernels.context import Context, Point, View
-from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid, Met
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
 from glulam.compiler.kernels.tiling import TOGETHER, unrolled_steps
 from glulam.compiler.loops.expr import Const, Expr, Fma
@@ -57,7 +57,8 @@ class Where(NamedTuple):
 class Spot:
     """Where a register tile lies: `pixels` in a row, from `start` on.
 
-    `local` is where its first pixel lies among all those of its iteration.
+    `local` is where its first pixel lies among all those of its iteration. `met` has the taps of a row by the pixels of
+    the tile that they meet inputs for; without it all taps meet inputs, or padding, for all of them.
     """
 
     where: Where
@@ -65,6 +66,7 @@ class Spot:
     start: Affine
     pixels: int
     local: tuple[IndexLike, ...] = ()
+    met: tuple[Met, ...] | None = None
 
     @property
     def place(self) -> tuple[Affine, ...]:
@@ -104,7 +106,6 @@ class ConvTile:
         self.group_blocks = -(-ctx.output.shape[1] // self.groups // self.block)
         self.share = Affine.of(0)  # which share of the next weights the tile in hand asks for
         self.sums: dict[tuple[int, ...], Buffer] = {}  # by the shape of the tile, or of all tiles of an iteration
-        self.taps = range(geometry.kernel[-1])  # of a row, that the tile in hand meets
         self.bare = not geometry.is_pointwise and self.meets_edges()
         self.image_level = 1  # the cache that the next pixels are brought to
         bias = ctx.data(2)
@@ -151,41 +152,40 @@ class ConvTile:
 
     def add_plain(self, spot: Spot, acc: Tile, v: Var) -> None:
         """Add the products with all channels of a plain input to a tile."""
-        b, (_, n, q, _) = self.b, spot.where
-        with ExitStack() as stack:
-            taps = self.tap_loops(spot, stack)
-            unroll = unrolled_steps(self.in_channels, math.prod(acc.shape))
-            i = stack.enter_context(b.serial("i", self.in_channels // unroll))
-            u = stack.enter_context(b.unrolled("u", unroll))
-            channel = i * unroll + u
-            self.add(spot, acc, v, (n, q * self.in_channels + channel), (), taps, (*taps, channel))
+        b, (group, n, q, _) = self.b, spot.where
+        for met, taps in self.tap_loops(spot):
+            unroll = unrolled_steps(self.in_channels, met.count * group.blocks)
+            with b.serial("i", self.in_channels // unroll) as i, b.unrolled("u", unroll) as u:
+                channel = i * unroll + u
+                self.add(spot, met, acc, v, (n, q * self.in_channels + channel), (), taps, (*taps, channel))
 
     def add_part(self, spot: Spot, part: Part, acc: Tile, v: Var, ahead: Ahead) -> None:
         """Add a part of the products to a tile, and ask for weights that are needed later, if they come from afar."""
         b, (group, n, q, g) = self.b, spot.where
         group_blocks = self.in_channels // self.in_block if self.groups > 1 else 0
-        with ExitStack() as stack:
-            c = part.first + stack.enter_context(b.serial("c", part.blocks))
-            taps = self.tap_loops(spot, stack)
-            unroll = unrolled_steps(part.lanes, math.prod(acc.shape))
-            i = stack.enter_context(b.serial("i", part.lanes // unroll))
-            block = q * group_blocks + c
-            if self.streams_image():
-                self.prefetch_image(spot, n, block, i, part.lanes // unroll)
-            if self.streams_weights():
-                place = (Affine.of(q), g + ahead.groups, c + ahead.blocks, *taps)
-                self.prefetch_weights(group, place, i * unroll, unroll)
-            channel = i * unroll + stack.enter_context(b.unrolled("u", unroll))
-            self.add(spot, acc, v, (n, block), (channel,), taps, (c, *taps, channel))
+        with b.serial("c", part.blocks) as serial:
+            c = part.first + serial
+            for met, taps in self.tap_loops(spot):
+                unroll = unrolled_steps(part.lanes, met.count * group.blocks)
+                with b.serial("i", part.lanes // unroll) as i:
+                    block = q * group_blocks + c
+                    if self.streams_image():
+                        self.prefetch_image(spot, n, block, i, part.lanes // unroll)
+                    if self.streams_weights():
+                        place = (Affine.of(q), g + ahead.groups, c + ahead.blocks, *taps)
+                        self.prefetch_weights(group, place, i * unroll, unroll)
+                    with b.unrolled("u", unroll) as u:
+                        channel = i * unroll + u
+                        self.add(spot, met, acc, v, (n, block), (channel,), taps, (c, *taps, channel))
 
     def add(
-        self, spot: Spot, acc: Tile, v: Var, channel: tuple[IndexLike, Affine], lane: tuple[Affine, ...],
+        self, spot: Spot, met: Met, acc: Tile, v: Var, channel: tuple[IndexLike, Affine], lane: tuple[Affine, ...],
         taps: Sequence[Affine], weight: tuple[Affine, ...],
     ) -> None:  # fmt: skip
         """Add the products of one channel, which lies at `channel` and, in blocks, at `lane`, for one tap."""
         b, geo, where = self.b, self.geometry, spot.where
-        with b.unrolled("t", spot.pixels) as t, b.unrolled("j", where.group.blocks) as j:
-            *outer, start = spot.place
+        with b.unrolled("t", met.count) as pixel, b.unrolled("j", where.group.blocks) as j:
+            t, (*outer, start) = pixel + met.first, spot.place
             place = self.inside(geo.input_place([*outer, start + t], taps))
             factor = self.weight(where, weight, j, v)
             b.store(acc[t, j], Fma(self.x[(*channel, *place, *lane)], factor, acc[t, j]))
@@ -202,10 +202,14 @@ class ConvTile:
         bounded = [(each, extent, each.bounds()) for each, extent in ends]
         return [e if low >= 0 and high < n else Bounded(IndexValue(e), n) for e, n, (low, high) in bounded]
 
-    def tap_loops(self, spot: Spot, stack: ExitStack) -> list[Affine]:
-        """Loops over the taps that a tile meets."""
-        rows = self.geometry.tap_loops(self.b, stack, spot.rows, self.x.operand.spatial)
-        return [*rows, stack.enter_context(self.b.serial("k", len(self.taps))) + self.taps.start]
+    def tap_loops(self, spot: Spot) -> Iterator[tuple[Met, list[Affine]]]:
+        """Loops over the taps that a tile meets: those of a row by the pixels, in whose loop a tap is when it comes."""
+        whole = Met(0, spot.pixels, range(self.geometry.kernel[-1]))
+        with ExitStack() as stack:
+            rows = self.geometry.tap_loops(self.b, stack, spot.rows, self.x.operand.spatial)
+            for met in (whole,) if spot.met is None else spot.met:
+                with self.b.serial("k", len(met.taps)) as k:
+                    yield met, [*rows, k + met.taps.start]
 
     def prefetch_image(self, spot: Spot, n: Var, block: Affine, part: Var, parts: int) -> None:
         """Ask for one of `parts` of the tile's pixels in the next channel block; of few blocks, the next tile's."""

@@ -155,6 +155,18 @@ def test_taps_that_meet_more_than_padding():
     assert geometry.met(0, 0, 6) == []
 
 
+def test_pixels_of_a_tile_that_taps_meet():
+    edge = ConvGeometry((11,), (4,), (1,), ((2, 2),))
+    assert edge.met_in_tile(0, 0, 14, 224) == (Met(1, 13, range(2)), Met(0, 14, range(2, 11)))
+    assert edge.met_in_tile(0, 14, 14, 224) == (Met(0, 14, range(11)),)
+    assert edge.met_in_tile(0, 42, 13, 224) == (Met(0, 13, range(10)), Met(0, 12, range(10, 11)))
+    for stride, dilation, before, first in itertools.product((1, 2, 3), (1, 2, 5), (-2, 0, 1, 4, 20), (0, 3)):
+        found = ConvGeometry((4,), (stride,), (dilation,), ((before, 0),)).met_in_tile(0, first, 5, 6)
+        pairs = [(o, k) for met in found for k in met.taps for o in range(met.first, met.first + met.count)]
+        places = {(o, k): (first + o) * stride - before + k * dilation for o in range(5) for k in range(4)}
+        assert sorted(pairs) == [pair for pair, place in places.items() if 0 <= place < 6]
+
+
 def test_taps_that_a_row_meets_are_known_however_long_the_input():
     """By the edges alone: a second of sound has as many samples as takes long to go through in Python."""
     assert ConvGeometry((512,), (1,), (1,), ((0, 0),)).met(0, 10**12, 10**12 + 511) == [Met(0, 10**12, range(512))]
@@ -187,6 +199,31 @@ def test_plain_input(target):
         spans = op.padding(0, [f32(*arrays[0].shape), f32(*arrays[1].shape)]).spans
         for native in (True, False)[: 2 if target == TARGETS[0] else 1]:
             check(op, arrays, target, native, in_layouts=[Layout(1, spans), PLAIN, PLAIN])
+
+
+BARE = [
+    case((1, 3, 5, 80), 20, (3, 11), strides=(1, 4), pads=(1, 2)),
+    case((2, 3, 6, 41), 17, (7, 7), strides=2, pads=3, bias=False),
+    case((1, 1, 3, 17), 33, (2, 5), pads=((1, 0), (4, 1))),
+    case((1, 2, 2, 6), 16, (3, 3), pads=((2, 1), (9, 12)), strides=(1, 2)),  # tiles without taps
+    case((1, 3, 1, 31), 5, (1, 4), pads=((0, 0), (7, 3)), dilations=(1, 5)),
+    case((1, 3, 37), 16, (5,), pads=2, strides=2),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("number", range(len(BARE)))
+def test_plain_input_without_padding(number, target):
+    op, arrays = BARE[number]
+    for native in (True, False)[: 2 if target == TARGETS[0] else 1]:
+        check(op, arrays, target, native, in_layouts=[PLAIN] * len(arrays))
+
+
+def test_pixels_at_the_edges_of_a_first_layer_share_tiles_with_others():
+    net = gl.Sequential([gl.layers.Input((3, 224, 224)), gl.layers.Conv2d(64, 11, 4, 2)])
+    (kernel,) = [s.kernel for s in lower(net.graph(), Options(target="x86-64-v4")).steps if "conv" in s.kernel.name]
+    text = show_kernel(kernel)
+    assert [line.split()[-1] for line in text.splitlines() if "tile acc" in line] == ["f32[14,2]"] * 2 + ["f32[13,2]"]
 
 
 @pytest.mark.parametrize("target", TARGETS)
