@@ -37,15 +37,15 @@ class Prefers(enum.Enum):
 class Padding:
     """What an op wants to find around the spatial extents of an input: (before, after) elements, all of one value.
 
-    With `or_less`, any smaller value serves as well. With `only_blocks`, a plain tensor needs no padding; with
-    `only_pooled`, nothing does unless windows of the result are folded where it is computed.
+    With `or_less`, any smaller value serves as well; with `or_none`, no padding does. Around a plain tensor none is
+    needed with `only_blocks`.
     """
 
     spans: tuple[tuple[int, int], ...]
     value: float = 0.0
     or_less: bool = False
+    or_none: bool = False
     only_blocks: bool = False
-    only_pooled: bool = False
 
 
 @dataclass(frozen=True)

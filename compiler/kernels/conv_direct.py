@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 
 from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context, Lowered
-from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid, Met
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights, not_packable
-from glulam.compiler.kernels.conv_tile import Ahead, ChannelGroups, ConvTile, Part, Spot, Where
+from glulam.compiler.kernels.conv_tile import Ahead, ChannelGroups, Columns, ConvTile, Part, Spot, Where
 from glulam.compiler.kernels.partial_sums import PartialSums
 from glulam.compiler.kernels.tiling import (
     Parts,
@@ -24,7 +23,6 @@ from glulam.compiler.kernels.tiling import (
     choose_tiling,
     fetched,
     memory_rate,
-    pieces,
     row_cycles,
     runs,
     stream_rate,
@@ -32,7 +30,6 @@ from glulam.compiler.kernels.tiling import (
 from glulam.compiler.loops.ir import Affine, Var
 from glulam.compiler.targets import Target
 
-SAVED = 1 / 12  # of the products, if they meet only padding, is worth code of its own for some columns
 _DEEP = 3  # weights of a group that take more than this part of the second-level cache are gone through in parts
 _SUMS = 16  # part of that cache that their sums may take
 _UNEVEN = 1.05  # times its share that a thread may have to do, so that they can
@@ -104,16 +101,6 @@ def second_reading(target: Target, outer: Sequence[int], blocks: int, depth: int
     """Cycles to fetch all weights once more, which the pixels that fill no tile of a single long row need."""
     weights = depth * blocks * target.lanes * 4
     return 0.0 if outer or weights <= target.l2_bytes // 2 else weights / stream_rate(target, weights)
-
-
-@dataclass(frozen=True)
-class Columns:
-    """`count` tiles of so many pixels beside each other, from pixel `first` of a row on, and what taps they meet."""
-
-    first: int
-    count: int
-    pixels: int
-    met: tuple[Met, ...]
 
 
 class DirectConv(ConvTile):
@@ -280,46 +267,6 @@ class DirectConv(ConvTile):
             with b.serial("p", count) as p:
                 tiles(partial(add, Part(p * length + first, length, lanes)))
         tiles(end)
-
-    def columns(self, width: int, tiling: Tiling) -> list[Columns]:
-        """The tiles of a row.
-
-        Where many products would meet only padding, or there is none, they leave these out: either each tile has pixels
-        that meet the same taps, or the tiles are as wide as they can be, and some taps meet inputs for a part of one.
-        """
-        every, depth = range(self.geometry.kernel[-1]), self.weights[0].size // self.geometry.kernel[-1]
-
-        def cycles(columns: Sequence[Columns]) -> float:
-            target, blocks = self.ctx.target, tiling.blocks
-            sums = [(each.count, met.count, depth * len(met.taps)) for each in columns for met in each.met]
-            return sum(n * row_cycles(target, Tiling(wide, blocks), wide, self.group_blocks, k) for n, wide, k in sums)
-
-        whole = [Columns(first, n, wide, (Met(0, wide, every),)) for first, n, wide in pieces(width, tiling.pixels)]
-        best = min(self.alike_columns(width, tiling.pixels), self.mixed_columns(width, whole), key=cycles)
-        return best if self.bare or cycles(best) < (1 - SAVED) * cycles(whole) else whole
-
-    def alike_columns(self, width: int, pixels: int) -> list[Columns]:
-        """Tiles all of whose pixels meet the same taps."""
-        return [
-            Columns(each.first + begin, count, wide, (Met(0, wide, each.taps),))
-            for each in self.geometry.met(-1, width, self.x.operand.spatial[-1])
-            for begin, count, wide in pieces(each.count, pixels)
-        ]
-
-    def mixed_columns(self, width: int, whole: Sequence[Columns]) -> list[Columns]:
-        """The tiles of the whole row, with what they meet: those at its ends by themselves."""
-        inputs, taps = self.x.operand.spatial[-1], self.geometry.kernel[-1]
-        inner = next((m for m in self.geometry.met(-1, width, inputs) if len(m.taps) == taps), Met(0, 0, range(0)))
-        found: list[Columns] = []
-        for each in whole:
-            first, wide = each.first, each.pixels
-            begin = min(each.count, max(0, -(-(inner.first - first) // wide)))
-            end = max(begin, min(each.count, (inner.first + inner.count - first) // wide))
-            for start in (first + tile * wide for tile in (*range(begin), *range(end, each.count))):
-                found.append(Columns(start, 1, wide, self.geometry.met_in_tile(-1, start, wide, inputs)))
-            if begin < end:
-                found.append(replace(each, first=first + begin * wide, count=end - begin))
-        return found
 
     def run(self, count: int) -> int:
         """How many of `count` rows, or tiles, go through all channel groups before the next ones do."""

@@ -94,7 +94,7 @@ class _ConvPool(ConvTile):
                 with self.b.section(**space) as (n, q, g, c):
                     chunk = c + chunks.first
                     self.fill_padding(chunks, width, group.blocks)
-                    self.convolve(chunks, chunk * rows, Where(group, n, q, g), tiling.pixels)
+                    self.convolve(chunks, chunk * rows, Where(group, n, q, g), tiling)
                     block = q * self.group_blocks + g * group.blocks + group.first
                     self.pool(chunks, chunk * rows, n, block, group.blocks)
         return ctx.finished()
@@ -154,20 +154,17 @@ class _ConvPool(ConvTile):
             ):
                 b.store(scratch[r + row, w + column, j, v], self.window.pad_value)
 
-    def convolve(self, chunks: Chunks, pooled_row: Affine, where: Where, pixels: int) -> None:
+    def convolve(self, chunks: Chunks, pooled_row: Affine, where: Where, tiling: Tiling) -> None:
         """The rows of the convolution, tile by tile; columns that no window reads are left out."""
         scratch, geo = self.scratch, self.window.geometry
         assert scratch is not None
         width = min(self.anchor.spatial[1], scratch.shape[1] - geo.before[1])
-        full, rest = divmod(width, pixels)
         with self.b.serial("r", chunks.high - chunks.low) as r:
             self.row = r + chunks.low
             row = pooled_row * geo.strides[0] + r + (chunks.low - geo.before[0])
-            if full:
-                with self.b.serial("s", full) as s:
-                    self.tile(Spot(where, (row,), s * pixels, pixels))
-            if rest:
-                self.tile(Spot(where, (row,), Affine.of(full * pixels), rest))
+            for tiles in self.columns(width, tiling):
+                with self.b.serial("s", tiles.count) as s:
+                    self.tile(Spot(where, (row,), s * tiles.pixels + tiles.first, tiles.pixels, met=tiles.met))
 
     def put(self, point: tuple[IndexLike, ...], j: Var, value: Expr) -> None:
         assert self.scratch is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -20,10 +20,11 @@ from glulam.compiler.graph.types import Array
 from glulam.compiler.kernels.context import Context, Point, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid, Met
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
-from glulam.compiler.kernels.tiling import TOGETHER, unrolled_steps
+from glulam.compiler.kernels.tiling import TOGETHER, Tiling, pieces, row_cycles, unrolled_steps
 from glulam.compiler.loops.expr import Const, Expr, Fma
 from glulam.compiler.loops.ir import Affine, Bounded, Buffer, Builder, IndexLike, IndexValue, Tile, Var
 
+SAVED = 1 / 12  # of the products, if they meet only padding, is worth code of its own for some columns
 _MANY_BLOCKS = 4  # of channels, so that the next one is mostly another one of the same pixels
 _FEW_PIXELS = 200  # of an image that is done with a group of weights before the next group has arrived
 _SOME_PIXELS = 1000  # the same if they come from a slow cache
@@ -91,6 +92,16 @@ class Ahead:
     blocks: int
 
 
+@dataclass(frozen=True)
+class Columns:
+    """`count` tiles of so many pixels beside each other, from pixel `first` of a row on, and what taps they meet."""
+
+    first: int
+    count: int
+    pixels: int
+    met: tuple[Met, ...]
+
+
 class ConvTile:
     """Tiles of a convolution; a subclass goes through them, and may put the results elsewhere."""
 
@@ -116,6 +127,46 @@ class ConvTile:
         overhang = self.geometry.overhang(self.grid.extents, self.x.operand.spatial)
         halo = self.x.operand.layout.halo or ((0, 0),) * self.geometry.rank
         return any(has < wanted for has, wanted in zip(chain(*halo), chain(*overhang), strict=True))
+
+    def columns(self, width: int, tiling: Tiling) -> list[Columns]:
+        """The tiles of a row.
+
+        Where many products would meet only padding, or there is none, they leave these out: either each tile has pixels
+        that meet the same taps, or the tiles are as wide as they can be, and some taps meet inputs for a part of one.
+        """
+        every, depth = range(self.geometry.kernel[-1]), self.weights[0].size // self.geometry.kernel[-1]
+
+        def cycles(columns: Sequence[Columns]) -> float:
+            target, blocks = self.ctx.target, tiling.blocks
+            sums = [(each.count, met.count, depth * len(met.taps)) for each in columns for met in each.met]
+            return sum(n * row_cycles(target, Tiling(wide, blocks), wide, self.group_blocks, k) for n, wide, k in sums)
+
+        whole = [Columns(first, n, wide, (Met(0, wide, every),)) for first, n, wide in pieces(width, tiling.pixels)]
+        best = min(self.alike_columns(width, tiling.pixels), self.mixed_columns(width, whole), key=cycles)
+        return best if self.bare or cycles(best) < (1 - SAVED) * cycles(whole) else whole
+
+    def alike_columns(self, width: int, pixels: int) -> list[Columns]:
+        """Tiles all of whose pixels meet the same taps."""
+        return [
+            Columns(each.first + begin, count, wide, (Met(0, wide, each.taps),))
+            for each in self.geometry.met(-1, width, self.x.operand.spatial[-1])
+            for begin, count, wide in pieces(each.count, pixels)
+        ]
+
+    def mixed_columns(self, width: int, whole: Sequence[Columns]) -> list[Columns]:
+        """The tiles of the whole row, with what they meet: those at its ends by themselves."""
+        inputs, taps = self.x.operand.spatial[-1], self.geometry.kernel[-1]
+        inner = next((m for m in self.geometry.met(-1, width, inputs) if len(m.taps) == taps), Met(0, 0, range(0)))
+        found: list[Columns] = []
+        for each in whole:
+            first, wide = each.first, each.pixels
+            begin = min(each.count, max(0, -(-(inner.first - first) // wide)))
+            end = max(begin, min(each.count, (inner.first + inner.count - first) // wide))
+            for start in (first + tile * wide for tile in (*range(begin), *range(end, each.count))):
+                found.append(Columns(start, 1, wide, self.geometry.met_in_tile(-1, start, wide, inputs)))
+            if begin < end:
+                found.append(replace(each, first=first + begin * wide, count=end - begin))
+        return found
 
     def group(self, first: int, blocks: int, count: int, lanes: int | None = None) -> ChannelGroups:
         """Channel groups with their weights and bias; of all lanes if no number is given."""

@@ -73,7 +73,7 @@ class Conv(Op):
         if self.groups > 1 or x.dtype is not DType.F32:
             return padding
         geometry, outputs = self.geometry_of(w.shape[2:]), self.output_extents(x.shape[2:], w.shape[2:])
-        return replace(padding, only_blocks=True, only_pooled=geometry.leaves_out_padding(outputs, x.shape[2:]))
+        return replace(padding, only_blocks=True, or_none=geometry.leaves_out_padding(outputs, x.shape[2:]))
 
     def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
         x = inputs[0]

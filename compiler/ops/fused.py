@@ -109,11 +109,7 @@ class FusedRegion(Op):
         if value not in self.anchor.inputs:
             return None
         types = [None if v is None else v.type for v in self.anchor.inputs]
-        padding = self.anchor.op.padding(self.anchor.inputs.index(value), types)
-        if padding is None or self.window is None:
-            return padding
-        # Rows that are pooled at once are computed without regard to edges.
-        return replace(padding, only_blocks=False, only_pooled=False)
+        return self.anchor.op.padding(self.anchor.inputs.index(value), types)
 
     def formula(self, leaves: dict[Value, Expr]) -> Expr:
         """The pointwise nodes of the body as one expression, from expressions for the values it starts from."""

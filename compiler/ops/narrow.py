@@ -24,7 +24,7 @@ class NarrowConv(Conv):
 
     def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
         padding = super().padding(index, inputs)
-        return None if padding is None else replace(padding, only_blocks=False, only_pooled=False)
+        return None if padding is None else replace(padding, only_blocks=False, or_none=False)
 
     def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
         return False

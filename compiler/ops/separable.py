@@ -78,7 +78,7 @@ class SeparableConv(Op):
     def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
         padding = self.regions[0].padding(index, inputs[: self.split]) if index < self.split else None
         # The kernel goes through whole rows, whichever taps their pixels meet.
-        return None if padding is None else replace(padding, only_pooled=False)
+        return None if padding is None else replace(padding, or_none=False)
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         return sum(region.flops([], []) for region in self.regions)

@@ -28,6 +28,7 @@ from glulam.compiler.kernels import (
     winograd_stages,
 )
 from glulam.compiler.kernels.conv_geometry import ConvShape, TransposedGeometry
+from glulam.compiler.kernels.conv_tile import SAVED
 from glulam.compiler.kernels.tiling import (
     COPY_RATE,
     Tiling,
@@ -266,7 +267,7 @@ def _met_share(node: Node, columns: bool = True) -> float:
         if outputs:
             met = sum(part.count * len(part.taps) for part in geometry.met(d, outputs, inputs))
             each = met / (outputs * weights.shape[2 + d])
-            split = columns and each < 1 - conv_direct.SAVED and (d == 0 or op.dilations[d] > 1)
+            split = columns and each < 1 - SAVED and (d == 0 or op.dilations[d] > 1)
             share *= each if split or d < geometry.rank - 1 else 1.0
     return share
 

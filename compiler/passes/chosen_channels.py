@@ -182,7 +182,7 @@ def _unsuitable(uses: Uses, source: Value) -> str | None:
     for user in uses.users(source):
         types = [None if value is None else value.type for value in user.inputs]
         padding = user.op.padding(list(user.inputs).index(source), types)
-        if padding is not None and not padding.only_pooled and any(map(any, padding.spans)):
+        if padding is not None and not padding.or_none and any(map(any, padding.spans)):
             return f"%{source.name} has padding around it for {user.name!r}, and its pixels make no single row"
     return None
 

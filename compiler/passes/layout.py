@@ -225,7 +225,7 @@ class _Layouts:
         types = [None if v is None else v.type for v in node.inputs]
         for i, value in enumerate(node.inputs):
             padding = node.op.padding(i, types) if value is not None and not value.is_constant else None
-            if padding is None or padding.only_pooled or not any(map(any, padding.spans)):
+            if padding is None or padding.or_none or not any(map(any, padding.spans)):
                 continue
             if value is not None and (value.layout.block > 1 or not padding.only_blocks):
                 yield i, padding

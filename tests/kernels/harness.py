@@ -62,7 +62,7 @@ def layouts(op, types, outputs, target, out_halo=0, either_blocked=False):
     ins = []
     for i, type in enumerate(types):
         wanted = op.padding(i, types) if type is not None else None
-        if wanted is not None and (wanted.only_pooled or (wanted.only_blocks and block == 1)):
+        if wanted is not None and (wanted.or_none or (wanted.only_blocks and block == 1)):
             wanted = None
         rank = 0 if type is None else type.rank
         spans = wanted.spans if wanted else ((0, 0),) * max(rank - 2, 0) if block > 1 else ()

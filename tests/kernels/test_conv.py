@@ -345,7 +345,7 @@ def test_taps_so_far_apart_that_most_meet_padding_need_none(number, name):
     """With the same bits as between zeros, which another reader of the image may want."""
     op, arrays = FAR_APART[number]
     padding = op.padding(0, [None if a is None else f32(*a.shape) for a in arrays])
-    assert padding.only_pooled
+    assert padding.or_none
     blocked = Layout(target(name).lanes, padding.spans)
     for native in (True, False) if arrays[0].size < 2000 and name == TARGETS[0] else (True,):
         (bare,) = run_op(op, arrays, (1, 2), name, native)

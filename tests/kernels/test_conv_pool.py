@@ -62,6 +62,20 @@ def test_interpreter_equals_reference(name):
     np.testing.assert_allclose(got, evaluate(graph, feeds)["y"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("kernel", "stride", "extents"), [(7, 2, (40, 37)), (3, 1, (9, 30)), (5, 3, (1, 50))])
+def test_a_plain_image_is_read_as_it_is(kernel, stride, extents):
+    graph, feeds = network(POOLS["max 3x3 stride 2"], (1, 3, *extents), 33, kernel, stride)
+    expected = evaluate(graph, feeds)["y"]
+    for target in TARGETS:
+        options = Options(target=target, numerics="strict")
+        program = lower(graph, options)
+        assert is_fused(program)
+        assert [step.label for step in program.steps] == ["conv + leaky_relu + max_pool", "max_pool_plain"]
+        np.testing.assert_allclose(compile_graph(graph, options).run(feeds)["y"], expected, rtol=1e-5, atol=1e-5)
+    if extents[0] < 10:
+        np.testing.assert_allclose(interpret_program(program, feeds)["y"], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_many_chunks_overlap():
     graph, feeds = network(POOLS["max 3x3 stride 2"], shape=(1, 3, 100, 8), out_channels=16, stride=1)
     program = lower(graph, Options(numerics="strict"))
@@ -72,7 +86,7 @@ def test_many_chunks_overlap():
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 13, 11), (1, 33, 7, 9)], ids=str)
-def test_taps_so_far_apart_that_the_convolution_alone_needs_no_padding(shape):
+def test_taps_so_far_apart_that_no_padding_is_needed(shape):
     graph, feeds = network(POOLS["max 3x3 stride 2"], shape=shape, dilation=8)
     for target in TARGETS:
         options = Options(target=target, numerics="strict")
