@@ -22,6 +22,7 @@ from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
 from glulam.compiler.passes.modulate_weights import ModulateWeights
 from glulam.compiler.passes.own_tiles import OwnTiles
 from glulam.compiler.passes.rows_first import RowsFirst
+from glulam.compiler.passes.sink_transposes import SinkTransposes
 from glulam.compiler.passes.sliced_linear import SlicedLinear
 from glulam.compiler.passes.split_batch import SplitBatch
 from glulam.compiler.passes.split_recurrence import SplitRecurrence
@@ -50,8 +51,9 @@ def pipeline(
     return (
         DeadCode(),  # so that nothing is looked at in vain
         SplitRecurrence(),  # a linear layer like others, whose weights the next passes fold
-        FoldPadding(),  # a Pad of zeros that a convolution reads is the convolution's own
         ConstantFolding(),  # shape arithmetic; what is constant then folds into weights
+        SinkTransposes(),  # from between the layers that fuse
+        FoldPadding(),  # a Pad of zeros that a convolution reads is the convolution's own
         IdentityElimination(),  # dropout and no-ops would stand between the layers that fuse
         CommonSubexpressions(),  # what is computed twice would look like a second use
         CanonicalShuffle(),  # three movements that need plain tensors are one that does not

@@ -35,6 +35,16 @@ class PoolsResult(Protocol):
 
 
 @runtime_checkable
+class FinishesAlone(Protocol):
+    """An op with Trait.ANCHOR to whose result some things had better be done by another kernel."""
+
+    name: str
+
+    def finishes_alone(self, inputs: Sequence[TensorType | None]) -> str | None:
+        """Why nothing should join the kernel for these inputs, None if it may."""
+
+
+@runtime_checkable
 class AveragesResult(Protocol):
     """An op whose kernel can also give the means of its result[N,C,H,W] over chunks of rows, as [N,C,chunks,1]."""
 

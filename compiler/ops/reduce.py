@@ -19,6 +19,8 @@ from glulam.compiler.ops.inputs import FLOATS, NUMBERS, check_axis, check_dtype,
 
 Axes = tuple[int, ...]
 Numbers = npt.NDArray[Any]
+_LONG_SUM = 64  # elements, beside which it matters little what is made of their sum alone
+_MANY_RESULTS = 1000  # take longer one by one than another kernel's call
 INTEGER_KINDS = ("sum", "max", "min", "prod", "l1", "sum_square")
 TIES = np.array([[1, 3, 3, 0, 0], [2, 2, 2, 2, 2], [0, 1, 0, 1, -5]], np.float32)
 EDGES = np.array(
@@ -97,6 +99,15 @@ class Reduce(Op):
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         return sum(type.size for type in inputs if type is not None)
+
+    def finishes_alone(self, inputs: Sequence[TensorType | None]) -> str | None:
+        """Results along the last axis come one at a time, and so would all that is made of many, from few elements."""
+        (x,) = required(self, inputs, 1)
+        if x.rank - 1 not in self.axes or self.preference(inputs, ()) is Prefers.EITHER:
+            return None
+        count = math.prod(self.output_shape(x.shape))
+        short = count >= _MANY_RESULTS and x.size < _LONG_SUM * count
+        return "its results, of few elements each, come one at a time" if short else None
 
     def as_window(self, x: TensorType) -> Window | None:
         """A global pool as one window that covers the whole tensor; None for other reductions."""

@@ -1,7 +1,8 @@
 """Explicit padding goes into the convolution or pool that reads it.
 
-Convolution: zeros. Max pool: -inf, or zeros around what cannot be negative. Average pool: zeros, which then count as
-they did (`count_include_pad`); but not if the pool pads already without counting.
+Convolution: zeros. Max pool: -inf, zeros around what cannot be negative, or the outermost elements again, which are in
+each window that reaches beyond them. Average pool: zeros, which then count as they did (`count_include_pad`); but not
+if the pool pads already without counting.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Pads = tuple[tuple[int, int], ...]
 
 
 class FoldPadding(NodePass):
-    """Looks at every constant padding of the spatial axes with one reader."""
+    """Looks at every padding of the spatial axes with one reader."""
 
     name = "fold_padding"
 
@@ -33,8 +34,8 @@ class FoldPadding(NodePass):
         reader = next(iter(uses.users(node.output)), None)
         if reader is None or not isinstance(reader.op, Reader) or reader.inputs[0] is not node.output:
             return Decision(node.name, False, "its reader is neither a convolution nor a pool")
-        if pad.mode != "constant" or any(side for axis in pad.pads[:2] for side in axis) or _crops(pad):
-            return Decision(node.name, False, "only constant padding of the spatial axes can be folded")
+        if pad.mode not in ("constant", "edge") or any(side for axis in pad.pads[:2] for side in axis) or _crops(pad):
+            return Decision(node.name, False, "only constant or edge padding of the spatial axes can be folded")
         x = node.inputs[0]
         assert x is not None
         op = _padded(reader.op, pad, x)
@@ -54,14 +55,19 @@ def _padded(op: Reader, pad: Pad, x: Value) -> Reader | str:
     own = any(side for axis in op.pads for side in axis)
     match op:
         case MaxPool():
-            if pad.value == float("-inf"):
-                return replace(op, pads=pads)
-            if pad.value != 0 or own or not is_nonnegative(x):
-                return f"padding with {pad.value} could win a maximum"
             padded = replace(op, pads=pads)
+            if pad.mode == "edge":
+                if any(step > 1 for step in op.dilations):
+                    return "its taps may pass over the element that is repeated"
+            elif pad.value == float("-inf"):
+                return padded
+            elif pad.value != 0 or own or not is_nonnegative(x):
+                return f"padding with {pad.value} could win a maximum"
             if padded.has_empty_windows(x.shape[2:]):
                 return "a window may lie in the padding alone"
             return padded
+        case _ if pad.mode == "edge":
+            return "the padding repeats elements"
         case _ if pad.value != 0:
             return f"the padding is {pad.value}, not zero"
         case AveragePool():

@@ -15,7 +15,7 @@ from glulam.compiler.graph.op import Prefers, Trait
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import DType
 from glulam.compiler.graph.uses import Uses
-from glulam.compiler.ops.contracts import FoldsWindows, PoolsResult
+from glulam.compiler.ops.contracts import FinishesAlone, FoldsWindows, PoolsResult
 from glulam.compiler.ops.fused import FusedRegion
 from glulam.compiler.passes.manager import Decision, Pass
 from glulam.compiler.targets import Target
@@ -55,8 +55,11 @@ class _Region:
         self.why = "nothing that reads it is pointwise"
 
     def grow(self) -> Patch | Decision | None:
+        op, types = self.start.op, [None if value is None else value.type for value in self.start.inputs]
         if len(self.start.outputs) != 1 or not self.results(self.nodes):
             return None
+        if isinstance(op, FinishesAlone) and (why := op.finishes_alone(types)) is not None:
+            return Decision(self.start.name, False, why)
         while self.extend():
             pass
         self.add_window()

@@ -44,6 +44,26 @@ def test_into_max_pool(value, source, folds):
     assert ("pad" in fold(text, value).ops) is not folds
 
 
+EDGE = PAD.replace("value=VALUE", "mode='edge', value=0.0")
+
+
+@pytest.mark.parametrize(("change", "folds"), [
+    ((), True), (("dilations=(1, 1)", "dilations=(1, 2)"), False),
+    (("(1, 0), (0, 2)", "(2, 0), (0, 2)"), True),
+    (("(1, 0), (0, 2)", "(3, 0), (0, 2)"), False),  # a window has nothing else
+])  # fmt: skip
+def test_the_outermost_elements_again_go_into_a_max_pool(change, folds):
+    text = EDGE + f"%m = max_pool(%p) {{{WINDOW}}}\noutput y = %m\noutput z = %r"
+    result = fold(text.replace(*change) if change else text)
+    assert ("pad" not in result.ops) is folds
+    assert result.error == 0
+
+
+def test_the_outermost_elements_again_count_in_a_mean():
+    pool = f"%m = average_pool(%p) {{{WINDOW}, ceil_mode=False, count_include_pad=True}}\n"
+    assert "pad" in fold(EDGE + pool + "output y = %m").ops
+
+
 def test_a_clip_to_what_is_negative():
     clip = "%q = clip(%x) {low=0.0, high=-1.0}\n"
     text = PAD.replace("%r", "%q") + f"%m = max_pool(%p) {{{WINDOW}}}\noutput y = %m"

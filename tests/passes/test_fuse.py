@@ -31,6 +31,16 @@ def body(result):
 # ---- anchors
 
 
+@pytest.mark.parametrize(("shape", "axes", "ops"), [
+    ("8,5,30,2", "(3,)", "reduce fused"), ("8,5,30,2", "(0,)", "fused"), ("4,5,30,2", "(3,)", "fused"),
+    ("8,5,30,64", "(3,)", "fused"), ("1,2000,7,7", "(2, 3)", "fused"),
+])  # fmt: skip
+def test_nothing_joins_short_sums_that_come_one_at_a_time(shape, axes, ops):
+    result = fuse(f"input %x: f32[{shape}]\n%s = reduce(%x) {{kind='sum_square', axes={axes}, keepdims=False}}\n"
+                  "%r = sqrt(%s)\n%y = exp(%r)\noutput y = %y")  # fmt: skip
+    assert result.ops == ops
+
+
 def test_pointwise_ops_join_the_anchor():
     result = fuse(CONV + "%r = relu(%c)\n%y = sigmoid(%r)\noutput y = %y")
     assert (result.ops, body(result)) == ("fused", "conv relu sigmoid")
