@@ -7,6 +7,7 @@ layout.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -194,6 +195,7 @@ class _Layouts:
         storage = Storage(order)
         # Views that take all elements to be neighbours: no padding may come between them.
         dense = {storage.root(v) for node in order if is_alias(node) for v in node.outputs}
+        carrying = self.padded_everywhere(order)
         chosen: dict[Value, Padding] = {}
         copies: dict[tuple[Value, float], Value] = {}
         self.graph.nodes = []
@@ -204,7 +206,7 @@ class _Layouts:
                 assert value is not None
                 root = storage.root(value)
                 merged = self.merge(chosen.get(root), padding, root)
-                if self.can_carry(root) and root not in dense and merged is not None:
+                if (self.can_carry(root) or root in carrying) and root not in dense and merged is not None:
                     chosen[root] = merged
                     continue
                 key = (value, padding.value)
@@ -229,6 +231,14 @@ class _Layouts:
                 continue
             if value is not None and (value.layout.block > 1 or not padding.only_blocks):
                 yield i, padding
+
+    def padded_everywhere(self, nodes: Sequence[Node]) -> set[Value]:
+        """Plain tensors that were converted for readers all of which want padding: they are written with it."""
+        read = Counter(value for node in nodes for value in node.present_inputs())
+        read.update(self.graph.outputs.values())
+        wanted = Counter(node.inputs[i] for node in nodes for i, _ in self.demands(node))
+        converted = (value for (_, block), value in self.converted.items() if block == 1)
+        return {value for value in converted if wanted[value] == read[value]}
 
     def can_carry(self, root: Value) -> bool:
         """Whether padding can be put around the tensor where it is computed."""
