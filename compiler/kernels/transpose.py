@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -73,4 +75,30 @@ def shuffle_channels(ctx: Context, groups: int) -> Lowered:
         replace(source, strides=(n, c, each * c, 1)),
         replace(target, strides=(n, groups * c, c, 1)),
     )
+    return ctx.finished()
+
+
+def depth_to_space(ctx: Context, strides: tuple[int, ...]) -> Lowered:
+    """The phases of input 0, one behind the other along its channels, as pixels `strides` apart; in blocks if it is."""
+    y, rank = ctx.output, len(strides)
+    block = y.layout.block
+    source, target = strided.source(ctx, 0, block), strided.target(ctx)
+    batch, channels, *outputs = (y.shape[0], y.blocks, *y.spatial) if block > 1 else y.shape
+    lane = (block,) if block > 1 else ()
+    pixels = target.strides[2 : 2 + rank]
+    phases = [channels * source.strides[1] * math.prod(strides[d + 1 :]) for d in range(rank)]
+    apart = [stride * step for stride, step in zip(pixels, strides, strict=True)]
+    behind = target.strides[2 + rank :]
+    if all(extent % step == 0 for extent, step in zip(outputs, strides, strict=True)):
+        extents = [extent // step for extent, step in zip(outputs, strides, strict=True)]
+        moved = replace(source, strides=(*source.strides[: 2 + rank], *phases, *source.strides[2 + rank :]))
+        places = replace(target, strides=(*target.strides[:2], *apart, *pixels, *behind))
+        strided.copy(ctx, (batch, channels, *extents, *strides, *lane), moved, places, ctx.rows)
+        return ctx.finished()
+    spread = replace(target, strides=(*target.strides[:2], *apart, *behind))
+    for phase in itertools.product(*map(range, strides)):
+        extents = [-(-(extent - p) // step) for extent, p, step in zip(outputs, phase, strides, strict=True)]
+        moved = replace(source, start=source.start + sum(map(operator.mul, phase, phases)))
+        places = replace(spread, start=spread.start + sum(map(operator.mul, phase, pixels)))
+        strided.copy(ctx, (batch, channels, *extents, *lane), moved, places)
     return ctx.finished()

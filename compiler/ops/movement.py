@@ -20,6 +20,9 @@ from glulam.compiler.ops.inputs import boolean, broadcast, check_at_least, i64, 
 
 Ints = tuple[int, ...]
 
+MOST_LANES = 16
+"""Channels of the largest blocks; the other sizes divide it."""
+
 
 class Identity(Op):
     """The input as it is."""
@@ -204,6 +207,67 @@ class ChannelShuffle(Op):
             Case(cls(7), (f32(2, 7),)),
             Case(cls(2), (f32(0, 4, 3),)),
             Case(cls(2), (i64(1, 4, 3),)),
+        )
+
+
+@dataclass(frozen=True)
+class DepthToSpace(Op):
+    """x[N,P*C,*S] to [N,C,*outputs]: the channels of P phases, one behind the other, become pixels of a grid.
+
+    Along each dimension, pixel i of phase p becomes pixel i * stride + p, unless that lies beyond the outputs. The
+    phases are numbered through with the last dimension's fastest, as in ONNX's DepthToSpace of mode DCR.
+    """
+
+    strides: Ints
+    outputs: Ints
+
+    name = "depth_to_space"
+    traits = frozenset({Trait.PER_SAMPLE})
+
+    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
+        (x,) = required(self, inputs, 1)
+        check_at_least(self, 1, strides=self.strides)
+        check_at_least(self, 0, outputs=self.outputs)
+        if not len(self.strides) == len(self.outputs) == x.rank - 2:
+            raise self.fail(f"strides and outputs need one entry per spatial axis of {x}")
+        if x.shape[1] % self.phases:
+            raise self.fail(f"the channels of {x} do not make {self.phases} phases")
+        if any(end > extent * s for end, extent, s in zip(self.outputs, x.shape[2:], self.strides, strict=True)):
+            raise self.fail(f"{x} does not have pixels for outputs of {self.outputs}")
+        return (x.with_shape((x.shape[0], x.shape[1] // self.phases, *self.outputs)),)
+
+    @property
+    def phases(self) -> int:
+        return math.prod(self.strides)
+
+    def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
+        (x,) = required(self, inputs, 1)
+        return Prefers.PLAIN if x.shape[1] // self.phases % MOST_LANES else Prefers.EITHER
+
+    def lower(self, ctx: Context) -> Lowered:
+        return transpose.depth_to_space(ctx, self.strides)
+
+    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
+        (x,) = required(self, inputs, 1)
+        rank, channels = len(self.strides), x.shape[1] // self.phases
+        apart = x.reshape(x.shape[0], *self.strides, channels, *x.shape[2:])
+        turned = [axis for d in range(rank) for axis in (rank + 2 + d, 1 + d)]
+        whole = [extent * stride for extent, stride in zip(x.shape[2:], self.strides, strict=True)]
+        y = apart.transpose(0, rank + 1, *turned).reshape(x.shape[0], channels, *whole)
+        return (y[(slice(None), slice(None), *map(slice, self.outputs))].copy(),)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        return (
+            Case(cls((2, 2), (6, 10)), (f32(2, 64, 3, 5),)),
+            Case(cls((2, 2), (5, 9)), (f32(1, 128, 3, 5),)),
+            Case(cls((3, 2), (7, 2)), (f32(1, 18, 3, 1),)),
+            Case(cls((2,), (13,)), (f32(1, 96, 7),)),
+            Case(cls((4,), (7,)), (f32(2, 12, 2),)),
+            Case(cls((2, 1, 3), (3, 5, 6)), (f32(1, 96, 2, 5, 2),)),
+            Case(cls((1, 1), (3, 3)), (f32(1, 17, 3, 3),)),
+            Case(cls((2, 2), (2, 2)), (f32(0, 64, 1, 1),)),
+            Case(cls((2, 2), (2, 6)), (i64(1, 4, 1, 3),)),
         )
 
 

@@ -25,6 +25,7 @@ from glulam.compiler.kernels.conv_geometry import Indices
 from glulam.compiler.kernels.conv_transpose import convolution_weights
 from glulam.compiler.kernels.tiling import COPY_RATE
 from glulam.compiler.ops import Conv, ConvTranspose, Reshape, Slice, Transpose
+from glulam.compiler.ops.movement import MOST_LANES, DepthToSpace
 from glulam.compiler.passes.algorithms import candidates
 from glulam.compiler.passes.manager import Decision, NodePass
 from glulam.compiler.targets import Target
@@ -78,7 +79,8 @@ class TransposedToConv(NodePass):
         if any(pad < 0 for line in lines for pad in line.pads):
             return Decision(node.name, False, f"the pads {op.pads} cut off inputs")
         patch = Patch(graph, "the strides are 1", at=node.name)
-        conv = _convolution(patch, node, lines)
+        in_blocks = op.groups == 1 and node.output.shape[1] % MOST_LANES == 0
+        conv = _convolution(patch, node, lines, in_blocks)
         if set(op.strides) == {1}:
             patch.replace(node.output, conv.output)
             return patch
@@ -86,7 +88,11 @@ class TransposedToConv(NodePass):
         patch.reason = f"as convolution and shuffle {costs[1]:.0f}k cycles, by itself {costs[0]:.0f}k"
         if costs[1] >= costs[0]:
             return Decision(node.name, False, patch.reason)
-        _shuffled(patch, node, lines, conv.output)
+        if in_blocks:
+            shuffle = DepthToSpace(op.strides, node.output.shape[2:])
+            patch.replace(node.output, patch.apply(shuffle, conv.output, name=node.name))
+        else:
+            _shuffled(patch, node, lines, conv.output)
         return patch
 
     def costs(self, node: Node, conv: Node) -> tuple[float, float]:
@@ -107,18 +113,19 @@ def _refuses(node: Node) -> str | None:
     return "nothing to compute" if 0 in node.output.shape or 0 in x.shape else None
 
 
-def _convolution(patch: Patch, node: Node, lines: list[_Line]) -> Node:
-    """The convolution from [N, C, *S] to [N, OC * strides, *pixels]."""
+def _convolution(patch: Patch, node: Node, lines: list[_Line], phases_first: bool) -> Node:
+    """The convolution from [N, C, *S] to [N, OC * strides, *pixels], or to [N, strides * OC, *pixels]."""
     op, (x, weights, *bias), strides = node.op, node.inputs, math.prod(line.stride for line in lines)
     assert isinstance(op, ConvTranspose)
     assert x is not None
     assert weights is not None
     shape = (node.output.shape[1] * strides, x.shape[1] // op.groups, *(line.taps.shape[1] for line in lines))
-    packed = Deferred(TensorType(DType.F32, shape), partial(_weights, weights, op.groups, lines))
+    packed = Deferred(TensorType(DType.F32, shape), partial(_weights, weights, op.groups, lines, phases_first))
     parameters = [patch.constant(packed, f"{weights.name}_of_phases")]
     if bias and bias[0] is not None:
         assert bias[0].data is not None
-        parameters.append(patch.constant(np.repeat(bias[0].data, strides), f"{bias[0].name}_of_phases"))
+        each = np.tile(bias[0].data, strides) if phases_first else np.repeat(bias[0].data, strides)
+        parameters.append(patch.constant(each, f"{bias[0].name}_of_phases"))
     pads, dilations = zip(*((line.pads, line.dilation) for line in lines), strict=True)
     conv = Conv((1,) * len(lines), pads, dilations, op.groups)
     patch.add(conv, x, *parameters, name=node.name if strides == 1 else f"{node.name}_phases")
@@ -141,13 +148,18 @@ def _shuffled(patch: Patch, node: Node, lines: list[_Line], y: Value) -> None:
     patch.replace(node.output, y)
 
 
-def _weights(weights: Value, groups: int, lines: list[_Line]) -> Array:
-    """[C, OC / groups, *K] as [OC * strides, C / groups, *taps], zeros where a phase has no tap."""
+def _weights(weights: Value, groups: int, lines: list[_Line], phases_first: bool) -> Array:
+    """[C, OC / groups, *K] as [OC * strides, C / groups, *taps], or with the strides first.
+
+    Zeros where a phase has no tap.
+    """
     rank, data = len(lines), weights.data
     assert data is not None
     found = np.pad(convolution_weights(data, groups), ((0, 0), (0, 0), *((0, 1),) * rank))
     for d, line in enumerate(lines):
         found = found.take(line.taps, axis=2 + 2 * d)
     # [OC, C / groups, s, t, s, t, ...] -> [OC, *s, C / groups, *t]
-    found = found.transpose(0, *range(2, 2 + 2 * rank, 2), 1, *range(3, 3 + 2 * rank, 2))
+    strides, taps = range(2, 2 + 2 * rank, 2), range(3, 3 + 2 * rank, 2)
+    outs = (*strides, 0) if phases_first else (0, *strides)
+    found = found.transpose(*outs, 1, *taps)
     return np.ascontiguousarray(found.reshape(-1, *found.shape[1 + rank :]))

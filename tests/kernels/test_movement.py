@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ from moves import DTYPES, blocked, check, random
 
 from glulam.compiler.graph.types import TensorType
 from glulam.compiler.ops import Dropout, Expand, Gather, Identity, Pad, Reshape, Shape, Slice, Tile, Transpose
-from glulam.compiler.ops.movement import ChannelShuffle
+from glulam.compiler.ops.movement import ChannelShuffle, DepthToSpace
 
-OPS = (Identity, Dropout, Reshape, Shape, Transpose, Slice, Pad, Expand, Tile, Gather, ChannelShuffle)
+OPS = (Identity, Dropout, Reshape, Shape, Transpose, Slice, Pad, Expand, Tile, Gather, ChannelShuffle, DepthToSpace)
 SPATIAL = ((0, 0), (0, 0))
 
 
@@ -101,6 +102,20 @@ class TestInBlocks:
     @pytest.mark.parametrize("op", [Identity(), Dropout()])
     def test_identity(self, op, channels, gaps, layouts):
         check(op, [random((2, channels, 2, 3))], layouts, gaps=gaps)
+
+
+@pytest.mark.parametrize("halo", [None, (1, 2)])
+@pytest.mark.parametrize(("strides", "extents", "outputs"), [
+    ((2, 2), (3, 5), (6, 10)), ((2, 3), (2, 3), (3, 7)), ((3,), (4,), (12,)), ((4,), (3,), (9,)),
+    ((1, 2), (2, 3), (2, 5)), ((2, 2, 2), (1, 2, 2), (2, 4, 3)),
+])  # fmt: skip
+def test_phases_in_blocks_become_pixels(strides, extents, outputs, halo):
+    x = random((2, 32 * math.prod(strides), *extents))
+
+    def layouts(lanes):
+        return [blocked(x.ndim, lanes, halo)], [blocked(x.ndim, lanes, halo)]
+
+    check(DepthToSpace(strides, outputs), [x], layouts)
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(240, 3), (116, 2), (960, 8)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from machines import MESH, ZEN4
-from rewrites import graph_of, rewrite
+from rewrites import compiled, graph_of, rewrite
 
 import glulam as gl
 from glulam.compiler.driver import compile_graph
@@ -41,6 +41,26 @@ def test_fires(strides):
     assert "as convolution and shuffle" in result.taken[0]
 
 
+@pytest.mark.parametrize(("kernel", "stride", "pads"), [(6, 2, 2), (9, 4, 4)])  # the latter cuts off pixels
+def test_whole_blocks_of_channels_stay_blocks(kernel, stride, pads):
+    text = f"""input %x: f32[1,64,8,64]
+const %w: f32[64,32,{kernel},{kernel}] = random
+const %b: f32[32] = random
+%y = conv_transpose(%x, %w, %b) {{strides=({stride}, {stride}), pads=(({pads}, {pads}), ({pads}, {pads})), \
+dilations=(1, 1), output_padding=(0, 0), groups=1}}
+%r = relu(%y)
+const %v: f32[16,32,3,3] = random
+%z = conv(%r, %v) {{strides=(1, 1), pads=((1, 1), (1, 1)), dilations=(1, 1), groups=1}}
+output z = %z"""
+    result = rewrite(text, PASS)
+    assert result.ops == "conv depth_to_space relu conv"
+    assert result.error < 1e-5
+    for machine in runnable_targets():
+        for threads in (1, 2):
+            ops = compiled(text, Options(target=machine.name, threads=threads)).split()
+            assert not {"reshape", "transpose"} & set(ops)
+
+
 @pytest.mark.parametrize(
     "change", [{}, {"dilations": 3}, {"groups": 4}, {"kernel": 2, "pads": 0}, {"channels": 64}], ids=str
 )
@@ -66,7 +86,7 @@ output y = %y"""
     )
     (node,) = graph.nodes
     lines = [transposed_to_conv._Line.of(4, 2, 1, 1, 32, 64)] * 2
-    conv = transposed_to_conv._convolution(Patch(graph, ""), node, lines)
+    conv = transposed_to_conv._convolution(Patch(graph, ""), node, lines, phases_first=False)
     fast, strict = (TransposedToConv(PASS.target, exact).costs(node, conv) for exact in (False, True))
     assert fast[0] == strict[0]
     assert fast[1] < strict[1]
