@@ -61,5 +61,5 @@ def test_rows_of_taps_in_the_padding_are_no_operations(stride, dilation, pad):
     (step,) = [step for step in program.steps if step.label == "0"]
     outputs = (7 + 2 * pad - 2 * dilation - 1) // stride + 1
     rows = sum(0 <= o * stride + k * dilation - pad < 7 for o in range(outputs) for k in range(3))
-    columns = rows if dilation == 3 else 3 * outputs  # few columns are told apart only where taps are
+    columns = rows if dilation > 1 else 3 * outputs  # few columns are told apart only where taps are
     assert operations(step.kernel, lanes=1) == pytest.approx(rows * columns * 16 * 16, rel=1e-9)
