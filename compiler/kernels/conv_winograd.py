@@ -240,8 +240,7 @@ class _Winograd:
         else:
             self.inputs = self.b.scratch("v", (self.f.points, plan.tiles, self.in_blocks * self.block))
         self.inputs_come_from_far = not self.across_tiles and not stays_near(ctx.target, scratch_size(self.inputs))
-        odd = self.f.points | 1  # so that the tiles begin in different sets of a cache
-        self.products = self.b.scratch("m", (plan.tiling.blocks, plan.tiles, odd, self.block))
+        self.products = self.b.scratch("m", (plan.tiling.blocks, plan.tiles, self.f.slots, self.block))
         groups = [self.filter_group(*each) for each in plan.tiling.channel_groups(self.out_blocks)]
         for (below, rows, height, parts), (right, columns, width, _) in product(*self.classes()):
             for together in [groups] if parts == 1 else [[each] for each in groups]:

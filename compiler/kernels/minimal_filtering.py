@@ -240,6 +240,14 @@ class Filtering:
         return math.prod(self.inputs)
 
     @property
+    def slots(self) -> int:
+        """Vectors from the products of a tile to those of the next: an odd number, for other sets of a cache.
+
+        64 of them, as 6x6 outputs of 3x3 taps have points, are a page of AVX-512.
+        """
+        return self.points | 1
+
+    @property
     def name(self) -> str:
         """Rows and columns of a tile of outputs, as in 4x4."""
         return "x".join(map(str, self.outputs))

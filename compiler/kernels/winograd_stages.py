@@ -103,14 +103,14 @@ def _input_tiles(
 
 
 def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int, *, fixed_point: bool = False) -> Lowered:
-    """v and constant w[OC,C,*taps] to m[OC / lanes, tiles * points * lanes], one point after the other."""
+    """v and constant w[OC,C,*taps] to m[OC / lanes, tiles * slots * lanes], one point after the other."""
     weights = ctx.data(1)
     if weights is None or ctx.output.type.dtype is not DType.F32 or lanes != ctx.target.lanes:
         raise UnsupportedError(f"{ctx.name}: the weights are not float32 constants")
     in_channels, blocks = weights.shape[1], ctx.output.shape[0]
     row = -(-in_channels // lanes) * lanes
     inputs = ctx.memory("input", 0, (f.points, ctx.operand(0).shape[1]))
-    outputs = ctx.memory("output", 0, (blocks, tiles, f.points, lanes))
+    outputs = ctx.memory("output", 0, (blocks, tiles, f.slots, lanes))
     tiling = product_tiling(ctx.target, tiles, blocks, in_channels, fixed_point=fixed_point)
     shared = _shared(ctx.target, tiles, blocks * lanes)
     groups: dict[int, Buffer | FixedPoint] = {}
@@ -127,6 +127,10 @@ def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int, *, fixed_
     for begin, end in zip(begins, [*begins[1:], tiles], strict=True):
         for first, packed in groups.items():
             _products(ctx, inputs, packed, outputs, first, (begin, end - begin, tiling.pixels), row, shared)
+    if f.slots > f.points:
+        b = ctx.builder
+        with b.section(j=blocks) as (j,), b.serial("t", tiles) as t, b.vector("v", lanes) as v:
+            b.store(outputs[j, t, f.points, v], 0.0)
     return ctx.finished()
 
 
@@ -177,7 +181,7 @@ def build_output(ctx: Context, finished: FinishedTiles) -> Lowered:
     if block == 1 or (ctx.has(1) and ctx.data(1) is None):
         raise UnsupportedError(f"{ctx.name}: the output lies in no channel blocks, or the bias varies")
     rows, columns = f.tiles(finished.extents)
-    products = ctx.memory("input", 0, (blocks, batch * rows * columns, f.points, block))
+    products = ctx.memory("input", 0, (blocks, batch * rows * columns, f.slots, block))
     bias = ctx.constant(padded_bias(ctx.data(1), channels, blocks, block), "b", table=not ctx.has(1))
     ctx.output_view()
     by_tiles = _shared(ctx.target, products.shape[1], blocks * block) is _Shared.TILES

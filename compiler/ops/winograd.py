@@ -166,8 +166,8 @@ class WinogradInput(_Stage):
 class WinogradProducts(_Stage):
     """For each point the product of the tiles' channels, as WinogradInput gives them, and of w[OC,C,*taps]'s.
 
-    The result is [OC / lanes, tiles * points * lanes], channels in whole blocks; `shape` is that of the convolution's.
-    The filters may be kept as `fixed_point` numbers, see `kernels.fixed_point`.
+    The result is [OC / lanes, tiles * slots * lanes], channels in whole blocks, zeros in a slot behind the points;
+    `shape` is that of the convolution's. The filters may be kept as `fixed_point` numbers, see `kernels.fixed_point`.
     """
 
     shape: Shape
@@ -186,7 +186,7 @@ class WinogradProducts(_Stage):
         row, taps = self.tiles * -(-w.shape[1] // self.lanes) * self.lanes + self.lanes, as_pair(w.shape[2:], 1)
         if v.shape != (self.filtering.points, row) or w.shape[0] != self.shape[1] or taps != self.taps:
             raise self.fail(f"tiles {v} and weights {w} do not go with {list(self.shape)}")
-        return (v.with_shape((-(-w.shape[0] // self.lanes), self.tiles * self.filtering.points * self.lanes)),)
+        return (v.with_shape((-(-w.shape[0] // self.lanes), self.tiles * self.filtering.slots * self.lanes)),)
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         """Of the definition, not of the algorithm."""
@@ -201,6 +201,7 @@ class WinogradProducts(_Stage):
         filters = np.einsum("pi,ocij,qj->pqco", f.down.filter_transform, wide(w), f.across.filter_transform)
         filters = np.pad(filters.reshape(f.points, channels, -1), ((0, 0), (0, 0), (0, -w.shape[0] % lanes)))
         products = (tiles @ filters).reshape(f.points, self.tiles, blocks, lanes)
+        products = np.pad(products, ((0, f.slots - f.points), (0, 0), (0, 0), (0, 0)))
         return (products.transpose(2, 1, 0, 3).reshape(blocks, -1).astype(v.dtype),)
 
     def lower(self, ctx: Context) -> Lowered:
@@ -223,7 +224,7 @@ class WinogradOutput(_Stage):
         (m,) = required(self, inputs, 1, 1)
         f, (batch, channels, *spatial) = self.filtering, self.shape
         tiles = batch * math.prod(f.tiles(as_pair(tuple(spatial), 1)))
-        if m.shape != (-(-channels // self.lanes), tiles * f.points * self.lanes):
+        if m.shape != (-(-channels // self.lanes), tiles * f.slots * self.lanes):
             raise self.fail(f"tiles {m} do not go with {list(self.shape)}")
         return (m.with_shape(self.shape),)
 
@@ -234,7 +235,8 @@ class WinogradOutput(_Stage):
         (m,) = required(self, inputs, 1, 1)
         bias = optional(inputs, 1)
         f, (batch, channels), (height, width) = self.filtering, self.shape[:2], as_pair(self.shape[2:], 1)
-        tiles = wide(m).reshape(-1, batch, *f.tiles((height, width)), *f.inputs, self.lanes)
+        tiles = wide(m).reshape(-1, f.slots, self.lanes)[:, : f.points]
+        tiles = tiles.reshape(-1, batch, *f.tiles((height, width)), *f.inputs, self.lanes)
         both = np.einsum("ip,bnaepql,jq->nblaiej", f.down.output_transform, tiles, f.across.output_transform)
         (_, rows), (_, columns) = f.down.places(height), f.across.places(width)
         image = np.zeros((*both.shape[:3], rows.max() + 1, columns.max() + 1))
