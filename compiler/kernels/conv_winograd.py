@@ -27,6 +27,7 @@ from glulam.compiler.kernels.minimal_filtering import Filtering
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.shuffles import transposed
 from glulam.compiler.kernels.tiling import (
+    SHOWS,
     Parts,
     Tiling,
     memory_rate,
@@ -163,10 +164,12 @@ def _cycles(
     products = max(f.points * row, drawn)
     passes = -(-out_blocks // plan.tiling.blocks)
     results = f.points * tiles * lanes * 4 * plan.tiling.blocks
-    transforms += _input_moves(target, inputs, results, passes)
-    transforms += trips * passes * results / move_rate(target, inputs + results, inputs + results)
-    first = overlapped(products, filters / memory_rate(target, filters))
-    others = overlapped(products, filters / _filter_rate(target, filters + inputs))
+    moves = _input_moves(target, inputs, results, passes)
+    moves += trips * passes * results / move_rate(target, inputs + results, inputs + results)
+    transforms += target.overhead * moves
+    shows = SHOWS * target.overhead
+    first = overlapped(products, filters / memory_rate(target, filters), shows)
+    others = overlapped(products, filters / _filter_rate(target, filters + inputs), shows)
     return iterations * transforms + twice + first + (iterations - 1) * others
 
 

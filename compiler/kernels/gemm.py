@@ -352,12 +352,13 @@ class _Columns:
     def look_ahead(self, chunk: _Chunk, weights: Buffer | FixedPoint, place: _Place) -> _LookAhead | None:
         """Has the next group's weights come nearer, a share in each pass, if they come from afar.
 
-        Weights that one pass reads are asked for some rows ahead where the last-level cache is slow.
+        Weights that one pass reads are asked for some rows ahead where hardware does so too late.
         """
-        passes = place.passes
-        if self.packed is None or self.packed.nbytes <= self.ctx.target.l2_bytes // 2:
+        passes, target = place.passes, self.ctx.target
+        if self.packed is None or self.packed.nbytes <= target.l2_bytes // 2:
             return None
-        if passes == 1 and self.ctx.target.l3_is_slow and self.depth >= _UNROLL:
+        early = target.l3_is_slow or (target.asks_ahead and self.packed.nbytes > target.l3_bytes)
+        if passes == 1 and early and self.depth >= _UNROLL:
             return self.next_rows(chunk, weights, place)
         if passes < _LOOK_AHEAD or isinstance(weights, FixedPoint):
             return None

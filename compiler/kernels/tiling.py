@@ -21,6 +21,7 @@ _BROADCASTS = 2.0  # loads of one element that start in one cycle
 _LOADS_SHOW = 0.03  # of the time of loads, even where multiplying takes longer
 STREAM_BYTES = 20.0  # bytes a cycle that a tile may draw from the second-level cache without waiting
 _L2_RATE = 28.0  # bytes a cycle that one core reads from the second-level cache
+SHOWS = 0.25  # of the shorter of computing and fetching, which go on together
 _LATE = 0.5  # of what a slow cache sends shows, where hardware asks for it
 FAR_RATE = 5.0  # bytes a cycle that come from memory and go back there, all of which shows
 _CROWDED = 4  # of the last-level cache, which others use too, one may count on such a part
@@ -122,14 +123,19 @@ def _best_tiles(
     return best
 
 
-def row_cycles(target: Target, tiling: Tiling, width: int, blocks: int, depth: int) -> float:
-    """Estimated cycles for a row of `width` pixels, all `blocks` channel blocks, and a sum over `depth` products."""
+def row_cycles(
+    target: Target, tiling: Tiling, width: int, blocks: int, depth: int, finishing: float = 1.0
+) -> float:  # fmt: skip
+    """Estimated cycles for a row of `width` pixels, all `blocks` channel blocks, and a sum over `depth` products.
+
+    `finishing` is how much shows of what is done with finished sums.
+    """
     full, rest = divmod(width, tiling.pixels)
     total = 0.0
     for _, per_group, count in tiling.channel_groups(blocks):
         for pixels, times in ((tiling.pixels, full), (rest, 1 if rest else 0)):
             if times:
-                finish = 4.0 + pixels * per_group
+                finish = finishing * (4.0 + pixels * per_group)
                 total += count * times * (step_cycles(target, pixels, per_group) * depth + finish)
     return total
 
@@ -199,7 +205,7 @@ def memory_rate(target: Target, data: int) -> float:
     return target.memory_rate if data > target.l2_bytes else target.l3_rate
 
 
-def overlapped(one: float, other: float, shows: float = 0.25) -> float:
+def overlapped(one: float, other: float, shows: float = SHOWS) -> float:
     """Cycles of two activities that go on together, as computing and fetching; some of the shorter one shows."""
     return max(one, other) + shows * min(one, other)
 

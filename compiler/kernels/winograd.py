@@ -128,7 +128,7 @@ def product_cycles(
     """
     drawn = -(-tiles // tiling.pixels) * channels * blocks  # vectors of filters
     unpacking = drawn * UNPACK_CYCLES if fixed_point else 0.0
-    cycles = row_cycles(target, tiling, tiles, blocks, channels) + unpacking
+    cycles = row_cycles(target, tiling, tiles, blocks, channels, target.overhead) + unpacking
     if not target.l3_is_slow:
         return cycles
     size = target.lanes * (BYTES if fixed_point else DType.F32.size)

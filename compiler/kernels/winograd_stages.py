@@ -20,6 +20,7 @@ from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.tiling import (
     FAR_RATE,
     OFTEN,
+    SHOWS,
     memory_rate,
     overlapped,
     stream_rate,
@@ -57,8 +58,9 @@ def cost(
     tiling = product_tiling(target, *size, fixed_point=fixed_point)
     products = f.points * product_cycles(target, tiling, *size, fixed_point=fixed_point)
     far = sum(tensors) > _CACHED * target.l3_bytes
-    moves = sum(_MOVES * size / (FAR_RATE if far else stream_rate(target, size)) for size in tensors)
-    return f.margin * (transforms + moves + overlapped(products, filters / memory_rate(target, filters)))
+    moves = target.overhead * sum(_MOVES * size / (FAR_RATE if far else stream_rate(target, size)) for size in tensors)
+    fetched = overlapped(products, filters / memory_rate(target, filters), SHOWS * target.overhead)
+    return f.margin * (transforms + moves + fetched)
 
 
 def build_input(ctx: Context, f: Filtering, pads: Pads, extents: Shape) -> Lowered:

@@ -21,6 +21,8 @@ from glulam.compiler.targets.x86 import (
     X86_64_V2,
     X86_64_V3,
     X86_64_V4,
+    ZEN5,
+    ZEN5_OVERHEAD,
 )
 
 NAMED = (X86_64_V4, X86_64_V3, X86_64_V2, AARCH64)
@@ -90,6 +92,8 @@ def _native(name: str | None = None) -> Target:
         l2_bytes=l2 or level.l2_bytes,
         l3_bytes=l3 or level.l3_bytes,
     )
+    if tune == ZEN5:
+        return replace(native, overhead=ZEN5_OVERHEAD, asks_ahead=True)
     if tune not in MESH:
         return native
     shared = min(native.l3_bytes, MESH_L3_BYTES)

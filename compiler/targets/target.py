@@ -48,6 +48,10 @@ class Target:
     """Bytes a cycle that one core reads from it."""
     memory_rate: float
     """Bytes a cycle that one core reads from memory."""
+    overhead: float = 1.0
+    """How much shows of what goes on beside products, such as moving their operands, over what a Zen 4 shows."""
+    asks_ahead: bool = False
+    """Whether weights that fill more than all caches come sooner if code asks for them, not hardware alone."""
     threads: int = 1
     """How many threads kernels are cut for; any number can run them, with the same bits."""
 

@@ -95,6 +95,13 @@ Zen 4 passes 512 bits through its 256-bit units in two halves; the others have o
 Instruction tables, 2025).
 """
 
+ZEN5 = "znver5"
+"""LLVM's name of a processor that starts twice as many operations of 512 bits as a Zen 4, and looks twice as far ahead.
+"""
+
+ZEN5_OVERHEAD = 0.4
+"""Estimates of 35 convolutions by Winograd's algorithm were 20 to 60 % too high without, and are 10 % with it."""
+
 MESH = frozenset(
     {
         "skylake-avx512",

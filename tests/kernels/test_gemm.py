@@ -114,6 +114,15 @@ def test_weights_fetched_ahead(rows):
     check(Linear(), [floats(rows, 518), floats(560, 518), floats(560)], (1, 2), "native", True)
 
 
+@pytest.mark.parametrize("room", [1, 1 << 20])
+def test_weights_that_fill_all_caches_are_asked_for_where_hardware_is_late(room, prefetched):
+    arrays = [floats(1, 64), floats(80, 64)]
+    machine = replace(target("native"), l3_rate=64.0, l2_bytes=1 << 10, l3_bytes=room, asks_ahead=True)
+    (result,) = run_op(Linear(), arrays, (1,), machine, native=True)
+    assert prefetched == ({"w"} if room == 1 else set())
+    np.testing.assert_allclose(result, arrays[0] @ arrays[1].T, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("op", [Linear(), FixedPointLinear()])
 @pytest.mark.parametrize(("rows", "depth", "columns"), [(1, 133, 167), (3, 64, 49), (1, 7, 300), (1, 3, 400)])

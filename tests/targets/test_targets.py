@@ -76,6 +76,15 @@ def test_a_last_level_cache_behind_a_mesh_is_slow_and_not_all_ones_own(processor
     assert not any(known.l3_is_slow for known in NAMED)
 
 
+@pytest.mark.parametrize(("processor", "hides"), [("znver4", False), ("znver5", True), ("emeraldrapids", False)])
+def test_a_processor_that_hides_what_goes_on_beside_products_is_known_by_name(processor, hides, monkeypatch):
+    monkeypatch.setattr(host, "runnable_targets", lambda: (target("x86-64-v4"),))
+    monkeypatch.setattr(host.llvm, "get_host_cpu_name", lambda: processor)
+    found = host._native.__wrapped__()
+    assert (found.overhead < 1, found.asks_ahead) == (hides, hides)
+    assert all(known.overhead == 1 for known in NAMED)
+
+
 def test_targets_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         target().name = "other"
