@@ -11,7 +11,7 @@ import numpy as np
 
 from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.compiler.kernels.context import Context
-from glulam.compiler.kernels.fixed_point import BYTES, UNPACK_CYCLES, FixedPoint
+from glulam.compiler.kernels.fixed_point import BYTES, FixedPoint, unpack_cycles
 from glulam.compiler.kernels.minimal_filtering import Filtering
 from glulam.compiler.kernels.tiling import LINE, STREAM_BYTES, Tiling, row_cycles, tilings, unroll_factor
 from glulam.compiler.kernels.windows import Window
@@ -127,7 +127,7 @@ def product_cycles(
     from the second-level one; so filters should come from there few times.
     """
     drawn = -(-tiles // tiling.pixels) * channels * blocks  # vectors of filters
-    unpacking = drawn * UNPACK_CYCLES if fixed_point else 0.0
+    unpacking = drawn * unpack_cycles(target) if fixed_point else 0.0
     cycles = row_cycles(target, tiling, tiles, blocks, channels, target.overhead) + unpacking
     if not target.l3_is_slow:
         return cycles

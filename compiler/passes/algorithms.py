@@ -297,7 +297,7 @@ def _winograd(target: Target, node: Node) -> list[Candidate]:
         if op.groups == 1:
             staged = replace(whole, staged=True)
             ways.append((" in stages", staged))
-            if target.l3_is_slow and f.rounds_little:
+            if f.rounds_little:
                 ways.append((" in stages of 20-bit filters", replace(staged, fixed_point=True)))
         found += [Candidate(f"winograd {f.name}{how}", winograd_cycles(target, node, way), way) for how, way in ways]
     return sorted(found, key=lambda candidate: candidate.cycles)
@@ -449,7 +449,9 @@ def _no_fixed_point(target: Target, node: Node) -> str | None:
 def _fixed_point(target: Target, node: Node) -> list[Candidate]:
     best, *_ = _gemm_tilings(target, node)
     size = fixed_point.BYTES / DType.F32.size
-    return [_gemm(target, node, "gemm of 20-bit weights", best, FixedPointLinear(), fixed_point.UNPACK_CYCLES, size)]
+    return [
+        _gemm(target, node, "gemm of 20-bit weights", best, FixedPointLinear(), fixed_point.unpack_cycles(target), size)
+    ]
 
 
 def _no_strassen_linear(target: Target, node: Node) -> str | None:
