@@ -448,10 +448,8 @@ def _no_fixed_point(target: Target, node: Node) -> str | None:
 
 def _fixed_point(target: Target, node: Node) -> list[Candidate]:
     best, *_ = _gemm_tilings(target, node)
-    size = fixed_point.BYTES / DType.F32.size
-    return [
-        _gemm(target, node, "gemm of 20-bit weights", best, FixedPointLinear(), fixed_point.unpack_cycles(target), size)
-    ]
+    unpack, size = fixed_point.unpack_cycles(target), fixed_point.BYTES / DType.F32.size
+    return [_gemm(target, node, "gemm of 20-bit weights", best, FixedPointLinear(), unpack, size)]
 
 
 def _no_strassen_linear(target: Target, node: Node) -> str | None:
