@@ -42,7 +42,7 @@ def emit_kernel(kernel: Kernel, target: Target) -> tuple[str, set[str]]:
 
 class _Emitter:
     def __init__(self, kernel: Kernel, target: Target) -> None:
-        self.kernel = kernel
+        self.kernel, self.target = kernel, target
         self.function = Function()
         self.indices = Indices(self.function)
         self.expressions = Expressions(self.function, self.indices, target, f"kernel {kernel.name}")
@@ -134,7 +134,7 @@ class _Emitter:
                 case Store(buffer, index, value):
                     self.expressions.memory.store(buffer, index, self.expressions.evaluate(value))
                 case Prefetch(buffer, index, level):
-                    self.expressions.memory.prefetch(buffer, index, level)
+                    self.expressions.memory.prefetch(buffer, index, 1 if self.target.asks_nearest else level)
                 case Declare(tile):
                     self.declare(tile)
                 case TileWrite(tile, index, value):

@@ -93,7 +93,7 @@ def _native(name: str | None = None) -> Target:
         l3_bytes=l3 or level.l3_bytes,
     )
     if tune == ZEN5:
-        return replace(native, overhead=ZEN5_OVERHEAD, asks_ahead=True)
+        return replace(native, overhead=ZEN5_OVERHEAD, asks_ahead=True, asks_nearest=True)
     if tune not in MESH:
         return native
     shared = min(native.l3_bytes, MESH_L3_BYTES)

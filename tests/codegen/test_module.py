@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from native import entry_text
@@ -50,6 +51,18 @@ def test_arithmetic_calls_no_library(machine):
     text = build_assembly([b.kernel()], entry_text(b.kernel()), machine)
     calls = set(re.findall(r"\b(?:callq?|bl)\s+([\w@]+)", text))
     assert calls <= {"plain", "plain@PLT"}
+
+
+@pytest.mark.parametrize(("nearest", "wanted"), [(False, {"prefetcht0", "prefetcht2"}), (True, {"prefetcht0"})])
+def test_lines_are_asked_into_the_cache_that_the_target_wants(nearest, wanted):
+    machine, b = replace(target("x86-64-v4"), asks_nearest=nearest), Builder("asks")
+    x, y = b.param("x", (64,)), b.param("y", (16,), Access.WRITE)
+    with b.section(i=1), b.vector("v", 16) as v:
+        for level in (1, 2):
+            b.prefetch(x[16 * level], level)
+        b.store(y[v], x[v])
+    text = build_assembly([b.kernel()], entry_text(b.kernel()), machine)
+    assert set(re.findall(r"\bprefetch\w+", text)) == wanted
 
 
 @pytest.mark.parametrize("name", ["x86-64-v3", "x86-64-v4"])

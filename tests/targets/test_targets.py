@@ -81,7 +81,7 @@ def test_a_processor_that_hides_what_goes_on_beside_products_is_known_by_name(pr
     monkeypatch.setattr(host, "runnable_targets", lambda: (target("x86-64-v4"),))
     monkeypatch.setattr(host.llvm, "get_host_cpu_name", lambda: processor)
     found = host._native.__wrapped__()
-    assert (found.overhead < 1, found.asks_ahead) == (hides, hides)
+    assert (found.overhead < 1, found.asks_ahead, found.asks_nearest) == (hides, hides, hides)
     assert all(known.overhead == 1 for known in NAMED)
 
 
