@@ -368,7 +368,7 @@ class _Group:
             b.store(acc[t, j], 0.0)
         with b.serial("c", self.form.blocks) as c:
             block = c + half * self.form.blocks
-            if self.tiles <= _FEW_TILES:
+            if self.tiles <= _FEW_TILES or self.ctx.target.asks_ahead:
                 self.fetch_weights(number, c * lanes)
             if self.fetches_pixels:
                 with b.unrolled("t", pixels) as t:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from harness import run_op
@@ -15,7 +17,7 @@ from glulam.compiler.loops.expr import Param, tanh
 from glulam.compiler.ops import Add, Conv, Linear, Relu
 from glulam.compiler.ops.strassen import StrassenConv, StrassenLinear, StrassenProducts, StrassenSums
 from glulam.compiler.options import Options
-from glulam.compiler.targets import runnable_targets
+from glulam.compiler.targets import runnable_targets, target
 
 TARGETS = [t.name for t in runnable_targets()]
 SHAPES = [
@@ -70,6 +72,14 @@ def test_native_equals_reference(name, case, out_halo):
     near(run_op(StrassenSums(last), arrays[:1], target=name)[0], arrays[1])
     (got,) = run_op(StrassenProducts(last), arrays, constants=(2, 3), target=name, out_halo=out_halo)
     near(got, definition(last, arrays[0], *arrays[2:]))
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_the_next_groups_weights_are_asked_for_where_that_is_sooner_though_many_tiles_share_them(asks, prefetched):
+    arrays, machine = layer(True, (1, 600, 64), 128), replace(target("native"), asks_ahead=asks)
+    (got,) = run_op(StrassenProducts(True), arrays, constants=(2, 3), target=machine)
+    assert prefetched == ({"w"} if asks else set())
+    near(got, definition(True, arrays[0], *arrays[2:]))
 
 
 STRIDED = [
