@@ -20,12 +20,13 @@ from glulam.compiler.graph.types import Array
 from glulam.compiler.kernels.context import Context, Point, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid, Met
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
-from glulam.compiler.kernels.tiling import TOGETHER, Tiling, pieces, row_cycles, unrolled_steps
+from glulam.compiler.kernels.tiling import LINE, TOGETHER, Tiling, pieces, row_cycles, unrolled_steps
 from glulam.compiler.loops.expr import Const, Expr, Fma
 from glulam.compiler.loops.ir import Affine, Bounded, Buffer, Builder, IndexLike, IndexValue, Tile, Var
 
 SAVED = 1 / 12  # of the products, if they meet only padding, is worth code of its own for some columns
 _MANY_BLOCKS = 4  # of channels, so that the next one is mostly another one of the same pixels
+_FEW_CHANNELS = 4  # of a plain image, as of colours
 _FEW_PIXELS = 200  # of an image that is done with a group of weights before the next group has arrived
 _SOME_PIXELS = 1000  # the same if they come from a slow cache
 
@@ -204,6 +205,8 @@ class ConvTile:
     def add_plain(self, spot: Spot, acc: Tile, v: Var) -> None:
         """Add the products with all channels of a plain input to a tile."""
         b, (group, n, q, _) = self.b, spot.where
+        if self.streams_rows():
+            self.prefetch_rows(spot)
         for met, taps in self.tap_loops(spot):
             unroll = unrolled_steps(self.in_channels, met.count * group.blocks)
             with b.serial("i", self.in_channels // unroll) as i, b.unrolled("u", unroll) as u:
@@ -273,6 +276,19 @@ class ConvTile:
                 place = self.pixel_read(rows, pixel + spot.pixels)
                 self.b.prefetch(self.x[(n, block, *place, 0)], self.image_level)
 
+    def prefetch_rows(self, spot: Spot) -> None:
+        """Ask for the rows of a plain image that the next row of tiles is the first to read, where this tile is."""
+        geo, (_, n, q, _), (row, start) = self.geometry, spot.where, spot.place
+        high, wide = ((taps - 1) * dilation + 1 for taps, dilation in zip(geo.kernel, geo.dilations, strict=True))
+        *_, bottom, left = geo.input_place([row + 1, start], [geo.kernel[0] - 1, 0])
+        lines = -(-((spot.pixels - 1) * geo.strides[1] + wide) * self.x.operand.type.dtype.size // LINE)
+        with (
+            self.b.unrolled("c", self.in_channels) as c, self.b.unrolled("r", min(geo.strides[0], high)) as r,
+            self.b.unrolled("a", lines) as a,
+        ):  # fmt: skip
+            column = left + a * (LINE // self.x.operand.type.dtype.size)
+            self.b.prefetch(self.x[n, q * self.in_channels + c, bottom - r, column], level=2)
+
     def pixel_read(self, rows: Sequence[Affine], pixel: Affine) -> Sequence[Affine]:
         """The pixel of the input that one of the output depends on, in a convolution of one tap."""
         return self.geometry.input_place([*rows, pixel], [Affine.of(0)] * self.geometry.rank)
@@ -332,6 +348,11 @@ class ConvTile:
             return math.prod(self.geometry.kernel) == 1 and not any(map(any, self.geometry.pads))
         far = self.image_bytes() > self.ctx.target.l2_bytes
         return far and self.geometry.is_pointwise and self.geometry.rank == 1 and self.groups == 1
+
+    def streams_rows(self) -> bool:
+        """Whether a plain image of few channels comes from afar: a few lines in each of many rows."""
+        few = self.in_channels <= _FEW_CHANNELS and self.geometry.rank == 2
+        return few and not self.geometry.is_pointwise and self.image_bytes() > self.ctx.target.l1_bytes
 
     def streams_weights(self) -> bool:
         """Whether the weights come from afar, and few pixels share the time until the next ones are needed."""

@@ -386,6 +386,30 @@ def test_which_sums_are_added_part_by_part():
     assert scratch((1, 1024, 7, 7), 48, (1, 1)) == 7 * 7 * 3 * 64
 
 
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize(
+    ("extents", "kernel", "how"),
+    [
+        ((13, 17), (3, 3), {"strides": 2, "pads": 1}),
+        ((23, 19), (7, 5), {"strides": (2, 3), "pads": ((3, 1), (2, 0))}),
+        ((12, 16), (4, 4), {"strides": 4}),
+        ((13, 7), (1, 3), {"strides": (3, 1)}),
+        ((11, 13), (3, 3), {"dilations": 2}),
+    ],
+)
+def test_the_next_rows_of_a_plain_image_that_comes_from_afar_are_asked_for(extents, kernel, how, name, prefetched):
+    """With the same bits, also where there are no next rows."""
+    op, arrays = case((2, 3, *extents), 33, kernel, **how)
+    plain = [PLAIN] * 3
+    (far,) = run_op(op, arrays, (1, 2), replace(target(name), l1_bytes=1 << 9), in_layouts=plain)
+    assert "x" in prefetched
+    prefetched.clear()
+    (near,) = run_op(op, arrays, (1, 2), replace(target(name), l1_bytes=1 << 20), in_layouts=plain)
+    assert "x" not in prefetched
+    np.testing.assert_array_equal(far, near)
+    np.testing.assert_allclose(far, op.reference(*arrays)[0], rtol=1e-4, atol=5e-5)
+
+
 PLAIN_INPUTS = [
     case((2, 3, 9, 13), 20, (3, 3), pads=1),
     case((1, 3, 7, 13), 33, (7, 7), pads=3, strides=2),
