@@ -96,8 +96,7 @@ Instruction tables, 2025).
 """
 
 ZEN5 = "znver5"
-"""LLVM's name of a processor that starts twice as many operations of 512 bits as a Zen 4, and looks twice as far ahead.
-"""
+"""LLVM's name of a Zen 5. It starts twice as many operations of 512 bits in a cycle as a Zen 4."""
 
 ZEN5_OVERHEAD = 0.4
 """Estimates of 35 convolutions by Winograd's algorithm were 20 to 60 % too high without, and are 10 % with it."""
