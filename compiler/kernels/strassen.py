@@ -51,7 +51,7 @@ from glulam.compiler.kernels.tiling import (
     unrolled_steps,
 )
 from glulam.compiler.loops.expr import Const, Expr, Fma
-from glulam.compiler.loops.ir import Affine, IndexLike, Var
+from glulam.compiler.loops.ir import Affine, Half, IndexLike, Var
 from glulam.compiler.targets import Target
 
 PRODUCTS, SUMS = 7, 4
@@ -61,6 +61,7 @@ _A11, _A12, _A22, _S1, _S2, _S3, _S4 = range(PRODUCTS)  # products by their left
 _KEEP_CYCLES = 4.0  # to put a vector of a product aside and to take it up again
 _SUM_CYCLES = 12.0  # to make the four sums of a vector of each quarter
 _LEAST_PIXELS = 7  # of a register tile in half a row; with fewer, weights are read too often
+_MANY_GROUPS = 8  # of columns, which threads can share
 _FEW_TILES = 8  # that share the time in which the next weights have to arrive
 _SHOWS = 0.75  # of what a slow cache sends
 _SLOW_MARGIN = 1.1  # with it estimates for such a cache are 5 % too low to 9 % too high by three linear layers
@@ -234,6 +235,9 @@ class _Products:
         tiling = choose_tiling(self.ctx.target, width, self.out_blocks, depth, limit=limit, parts=parts)
         groups = [_Group(self, *each, tiling.pixels) for each in tiling.channel_groups(self.out_blocks)]
         paired = form.bottom if form.inner else form.bottom // tiling.pixels
+        if not form.inner and self.reads_groups_once(groups):
+            self.groups_once(groups, paired)
+            return self.ctx.finished()
         for run in runs(paired, self.run(paired), together=len(groups) == 1):
             with self.b.of_half(run.half):
                 for group in groups:
@@ -247,6 +251,20 @@ class _Products:
             else:
                 group.ends()
         return self.ctx.finished()
+
+    def reads_groups_once(self, groups: Sequence[_Group]) -> bool:
+        """Whether an iteration takes all tiles of a group of weights that would have to come from afar again."""
+        far = self.weights.nbytes * PRODUCTS // 4 > self.ctx.target.l2_bytes
+        return far and not self.ctx.target.many_threads and max(group.count for group in groups) >= _MANY_GROUPS
+
+    def groups_once(self, groups: Sequence[_Group], paired: int) -> None:
+        """All of `paired` tiles and what is behind them, or the half that each of two threads has."""
+        middle = self.run(paired)
+        parts = [(0, paired, None)] if middle >= paired else [(0, middle, Half.FIRST), (middle, paired, Half.SECOND)]
+        for begin, end, half in parts:
+            with self.b.of_half(half):
+                for group in groups:
+                    group.whole(begin, end, ends=end == paired)
 
     def run(self, count: int) -> int:
         """How many of `count` rows, or tiles, go through all groups before the next ones do."""
@@ -302,8 +320,27 @@ class _Group:
             self.head, self.share = (n, g), Affine.of(s)
             self.tile([(h * length + s + first) * self.pixels], self.pixels, self.pixels)
 
+    def whole(self, begin: int, end: int, *, ends: bool) -> None:
+        """So many tiles along the only dimension for each group, one group after the other, then perhaps the `ends`."""
+        with self.b.section(n=self.form.batch, g=self.count) as (n, g):
+            self.head = (n, g)
+            with self.b.serial("s", end - begin) as s:
+                self.share = Affine.of(s)
+                self.tile([(s + begin) * self.pixels], self.pixels, self.pixels)
+            for start, count, top, bottom in self.behind() if ends else []:
+                with self.b.serial("s", count) as s:
+                    self.share = Affine.of(end - begin)
+                    self.tile([s * top + start], top, bottom)
+
     def ends(self) -> None:
-        """What fills no tile along the only dimension, and rows of the top half that lack a partner."""
+        """What is behind the tiles along the only dimension."""
+        for start, count, top, bottom in self.behind():
+            with self.b.section(n=self.form.batch, g=self.count, s=count) as (n, g, s):
+                self.head, self.share = (n, g), Affine.of(self.form.bottom // self.pixels)
+                self.tile([s * top + start], top, bottom)
+
+    def behind(self) -> list[tuple[int, int, int, int]]:
+        """What fills no tile, and rows without a partner: (start, how many, pixels of the top, of the bottom half)."""
         form, pixels = self.form, self.pixels
         full, rest = divmod(form.bottom, pixels)
         left = form.top - form.bottom
@@ -313,10 +350,7 @@ class _Group:
         else:
             ends = [(begin, 1, rest, rest)] if rest else []
             ends += [(first + begin + rest, count, length, 0) for first, count, length in pieces(left, pixels)]
-        for start, count, top, bottom in ends:
-            with self.b.section(n=form.batch, g=self.count, s=count) as (n, g, s):
-                self.head, self.share = (n, g), Affine.of(full)
-                self.tile([s * top + start], top, bottom)
+        return ends
 
     def rows(self, run: Run, paired: bool) -> None:
         """Tiles along the last of several dimensions, in runs of rows."""

@@ -82,6 +82,20 @@ def test_the_next_groups_weights_are_asked_for_where_that_is_sooner_though_many_
     near(got, definition(True, arrays[0], *arrays[2:]))
 
 
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("shape", [(2, 25, 32), (1, 7, 32), (1, 2, 32), (1, 197, 32)])
+def test_an_iteration_takes_all_tiles_of_weights_that_would_come_from_afar_again(shape, name):
+    """Whatever is behind the tiles, for one thread and for halves; with the same bits as tile by tile."""
+    arrays = layer(True, shape, 2048)
+    found = [
+        run_op(StrassenProducts(True), arrays, (2, 3), replace(target(name), l2_bytes=size, threads=threads))[0]
+        for size in (1 << 10, 1 << 30) for threads in (1, 2, 4)
+    ]  # fmt: skip
+    near(found[0], definition(True, arrays[0], *arrays[2:]))
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
 STRIDED = [
     ((1, 32, 13, 7), (2, 2), 32),
     ((2, 64, 5, 57), (1, 2), 96),
