@@ -51,7 +51,7 @@ class Target:
     overhead: float = 1.0
     """How much shows of what goes on beside products, such as moving their operands, over what a Zen 4 shows."""
     asks_ahead: bool = False
-    """Whether weights that fill more than all caches come sooner if code asks for them, not hardware alone."""
+    """Whether weights that lie in memory come sooner if code asks for them, not hardware alone."""
     asks_nearest: bool = False
     """Whether lines are asked into the first cache whatever cache a kernel says, since they come sooner then."""
     threads: int = 1
