@@ -23,6 +23,7 @@ from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.conv_template import constant_weights
+from glulam.compiler.kernels.fixed_point import Digits, FixedPoint, weight_bytes
 from glulam.compiler.kernels.minimal_filtering import Filtering
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.shuffles import transposed
@@ -40,6 +41,7 @@ from glulam.compiler.kernels.tiling import (
 from glulam.compiler.kernels.winograd import (
     FinishedTiles,
     Products,
+    packed_filters,
     padded_bias,
     product_cycles,
     product_tilings,
@@ -83,7 +85,10 @@ class Plan:
 
 
 @lru_cache(maxsize=1024)
-def choose_plan(target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, f: Filtering) -> Plan:
+def choose_plan(
+    target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, f: Filtering,
+    digits: Digits | None = None,
+) -> Plan:  # fmt: skip
     """The cheapest way to cut the image that still gives several threads something to do."""
     height, width = f.tiles(spatial)
     blocks = -(-out_channels // target.lanes)
@@ -91,7 +96,7 @@ def choose_plan(target: Target, batch: int, spatial: Shape, in_channels: int, ou
     candidates = []
     for rows, columns in _cuts(height, width):
         iterations = batch * (height // rows) * (width // columns)
-        for row, tiling in product_tilings(target, rows * columns, blocks, in_channels):
+        for row, tiling in product_tilings(target, rows * columns, blocks, in_channels, digits):
             groups = max(1, blocks // tiling.blocks)
             for splits in (s for s in range(1, groups + 1) if groups % s == 0):
                 if iterations * splits < least and splits < groups:
@@ -101,7 +106,7 @@ def choose_plan(target: Target, batch: int, spatial: Shape, in_channels: int, ou
                 if target.halves and splits == 1 and _has_middle(plan, batch, height, width, blocks):
                     ways.append((replace(plan, shares_middle=True), Parts(iterations - 1, 2, 0.5)))
                 for way, parts in ways:
-                    cycles = _cycles(target, way, row, iterations, in_channels, out_channels, f)
+                    cycles = _cycles(target, way, row, iterations, in_channels, out_channels, f, digits)
                     candidates.append((cycles * parts.busiest(target.threads), way))
                 if ways[0][1].busiest(target.threads) == 1.0:
                     break  # more splits would read inputs more often for nothing
@@ -124,13 +129,16 @@ def _has_middle(plan: Plan, batch: int, height: int, width: int, blocks: int) ->
     )
 
 
-def cost(target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, f: Filtering) -> float:
+def cost(
+    target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, f: Filtering,
+    digits: Digits | None = None,
+) -> float:  # fmt: skip
     """Estimated cycles of the whole convolution on one core."""
-    plan = choose_plan(target, batch, spatial, in_channels, out_channels, f)
+    plan = choose_plan(target, batch, spatial, in_channels, out_channels, f, digits)
     height, width = f.tiles(spatial)
     iterations = batch * (height // plan.rows) * (width // plan.columns)
-    row = product_cycles(target, plan.tiling, plan.tiles, -(-out_channels // target.lanes), in_channels)
-    return f.margin * _cycles(target, plan, row, iterations, in_channels, out_channels, f)
+    row = product_cycles(target, plan.tiling, plan.tiles, -(-out_channels // target.lanes), in_channels, digits)
+    return f.margin * _cycles(target, plan, row, iterations, in_channels, out_channels, f, digits)
 
 
 def _cuts(height: int, width: int) -> list[tuple[int, int]]:
@@ -140,8 +148,9 @@ def _cuts(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def _cycles(
-    target: Target, plan: Plan, row: float, iterations: int, in_channels: int, out_channels: int, f: Filtering
-) -> float:
+    target: Target, plan: Plan, row: float, iterations: int, in_channels: int, out_channels: int, f: Filtering,
+    digits: Digits | None,
+) -> float:  # fmt: skip
     """Cycles for so many blocks of tiles, the first of which has to fetch the filters from memory.
 
     `row` are those of the products of one point.
@@ -156,7 +165,7 @@ def _cycles(
     else:
         inputs = f.points * tiles * in_blocks * lanes * 4
         reading = tiles * in_blocks * f.input_cycles
-    filters = f.points * in_channels * out_blocks * lanes * 4
+    filters = round(f.points * in_channels * out_blocks * lanes * weight_bytes(digits))
     readings = plan.splits + (plan.splits > 1 and out_blocks % plan.tiling.blocks > 0)
     transforms = (readings * reading + tiles * out_blocks * f.output_cycles) * slow
     twice = 2 * reading * slow if plan.shares_middle else 0.0  # by both threads, and the next layer reads of both
@@ -194,7 +203,9 @@ def _turning_cycles(f: Filtering, lanes: int) -> float:
     return _SHUFFLE_CYCLES * squares * lanes * math.log2(lanes)
 
 
-def build(ctx: Context, pads: tuple[tuple[int, int], ...], finished: FinishedTiles) -> Lowered:
+def build(
+    ctx: Context, pads: tuple[tuple[int, int], ...], finished: FinishedTiles, digits: Digits | None = None
+) -> Lowered:
     """The kernel. Inputs as for the direct convolution; x carries zeros around it as far as the last tile reaches.
 
     A plain x carries them until the inputs of a tile from there on are whole vectors.
@@ -203,7 +214,7 @@ def build(ctx: Context, pads: tuple[tuple[int, int], ...], finished: FinishedTil
     """
     if finished.f.is_dilated:
         raise UnsupportedError(f"{ctx.name}: dilated convolutions are computed in stages")
-    return _Winograd(ctx, pads, finished).build()
+    return _Winograd(ctx, pads, finished, digits).build()
 
 
 @dataclass(frozen=True)
@@ -213,13 +224,15 @@ class _FilterGroup:
     first: int
     per_group: int
     count: int
-    filters: Buffer
+    filters: Buffer | FixedPoint
     bias: Buffer
 
 
 class _Winograd:
-    def __init__(self, ctx: Context, pads: tuple[tuple[int, int], ...], finished: FinishedTiles) -> None:
-        self.ctx, self.pads, self.finished, self.f = ctx, pads, finished, finished.f
+    def __init__(
+        self, ctx: Context, pads: tuple[tuple[int, int], ...], finished: FinishedTiles, digits: Digits | None
+    ) -> None:
+        self.ctx, self.pads, self.finished, self.f, self.digits = ctx, pads, finished, finished.f, digits
         self.b: Builder = ctx.builder
         self.block = ctx.output.layout.block
         self.x: View = ctx.input_view(0)
@@ -231,7 +244,7 @@ class _Winograd:
         self.in_blocks = -(-self.in_channels // self.block)
         self.across_tiles = self.x.operand.layout.block == 1
         size = (ctx.output.shape[0] * self.groups, finished.wanted, self.in_channels, out_channels // self.groups)
-        self.plan = choose_plan(ctx.target, *size, self.f)
+        self.plan = choose_plan(ctx.target, *size, self.f, digits)
 
     def build(self) -> Lowered:
         ctx, plan = self.ctx, self.plan
@@ -261,7 +274,7 @@ class _Winograd:
         return ctx.finished()
 
     def filter_group(self, first: int, per_group: int, count: int) -> _FilterGroup:
-        packed = self.ctx.constant(self.filters(first, per_group, count), "u")
+        packed = packed_filters(self.ctx, self.filters(first, per_group, count), self.digits)
         part = self.bias.reshape(self.groups, -1)[:, first * self.block : (first + per_group * count) * self.block]
         bias = self.ctx.constant(part.reshape(-1, per_group, self.block), "b", table=self.ctx.data(2) is None)
         return _FilterGroup(first, per_group, count, packed, bias)
@@ -273,7 +286,7 @@ class _Winograd:
         The parts come first unless there is one, or images are shared by halves. `first` is the first row.
         """
         inner = {"n": self.ctx.output.shape[0], "k": self.groups, "a": rows, "e": columns}
-        weights = self.f.points * self.weights.shape[0] * self.in_channels * 4
+        weights = round(self.f.points * self.weights.shape[0] * self.in_channels * weight_bytes(self.digits))
         if splits == 1 or self.ctx.run(2, weights) == 1:
             with self.b.of_half(self.half(first, rows)), self.b.section(**inner, q=splits) as (n, k, a, e, q):
                 yield n, k, a, e, q
@@ -374,7 +387,7 @@ class _Winograd:
     def input(self, point: Var, tile: Affine, channel: Affine) -> Load:
         return self.inputs[(point, channel, tile) if self.across_tiles else (point, tile, channel)]
 
-    def multiply(self, packed: Buffer, group: Affine, per_group: int) -> None:
+    def multiply(self, packed: Buffer | FixedPoint, group: Affine, per_group: int) -> None:
         """For each point, the tiles' channels times the filters' of one group of blocks."""
         with self.b.serial("p", self.f.points) as p:
             Products(

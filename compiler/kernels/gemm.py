@@ -16,7 +16,7 @@ from typing import NamedTuple
 from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels import gemm_dots
 from glulam.compiler.kernels.context import Context, Lowered, Point, View
-from glulam.compiler.kernels.fixed_point import FixedPoint
+from glulam.compiler.kernels.fixed_point import Digits, FixedPoint
 from glulam.compiler.kernels.gemm_operands import (
     batch_point,
     merged_rows,
@@ -54,10 +54,10 @@ _LOOK_AHEAD = 2  # passes over the weights of a group in which those of the next
 _ENOUGH = 16  # iterations of a parallel space that need no finer split
 
 
-def linear(ctx: Context, tiling: Tiling | None = None, *, fixed_point: bool = False) -> Lowered:
+def linear(ctx: Context, tiling: Tiling | None = None, digits: Digits | None = None) -> Lowered:
     """The kernel of x[..., K] @ w[N, K].T + bias?[N], in tiles of rows x blocks of columns if they are given.
 
-    Constant weights may be kept as `fixed_point` numbers, see there.
+    Constant weights may be kept in fewer `digits`, see `fixed_point`.
     """
     bias = 2 if ctx.has(2) else None
     flat = with_rows(ctx)
@@ -65,7 +65,7 @@ def linear(ctx: Context, tiling: Tiling | None = None, *, fixed_point: bool = Fa
     weights = flat.data(1)
     if weights is None or len(weights) == 1:
         return gemm_dots.build(flat, transposed=True, bias=bias)
-    return _Columns(flat, weights.T, bias, tiling, fixed_point).build()
+    return _Columns(flat, weights.T, bias, tiling, digits).build()
 
 
 def row_limit(target: Target, depth: int, dtype: DType) -> int:
@@ -144,7 +144,7 @@ class _Columns:
 
     def __init__(
         self, ctx: Context, packed: Array | None, bias: int | None, tiling: Tiling | None = None,
-        fixed_point: bool = False,
+        digits: Digits | None = None,
     ) -> None:  # fmt: skip
         self.ctx, self.b = ctx, ctx.builder
         self.left = source(ctx, 0)
@@ -152,7 +152,8 @@ class _Columns:
         self.right = None if packed is not None else source(ctx, 1)
         self.bias = bias
         self.dtype = ctx.operand(0).type.dtype  # the epilogue may give another one
-        self.fixed_point = fixed_point and packed is not None and packed.size > 0 and self.dtype is DType.F32
+        keeps_all = packed is None or packed.size == 0 or self.dtype is not DType.F32
+        self.digits = None if keeps_all else digits
         *self.batch, self.rows, self.columns = ctx.output.shape
         self.depth = ctx.operand(0).shape[-1]
         self.sums: dict[tuple[int, ...], Buffer] = {}
@@ -175,7 +176,7 @@ class _Columns:
             for first, count, per_group in pieces(full, blocks):
                 chunks.append(_Chunk(first * width, count, per_group, width, rows, 1))
         if rest:
-            split = 1 if full or self.fixed_point else _NARROW_SPLIT
+            split = 1 if full or self.digits is not None else _NARROW_SPLIT
             rows = min(self.rows, self.ctx.target.vector_registers // (split + 1))
             chunks.append(_Chunk(full * width, 1, 1, rest, rows, split))
         return chunks
@@ -232,8 +233,8 @@ class _Columns:
         width = chunk.blocks * chunk.lanes
         part = self.packed[:, chunk.first : chunk.first + chunk.count * width]
         packing = Packing.copy(part.reshape(self.depth, chunk.count, chunk.blocks, chunk.lanes).transpose(1, 0, 2, 3))
-        if self.fixed_point:
-            return FixedPoint.of(self.ctx, packing, self.part_starts, "w")
+        if self.digits is not None:
+            return FixedPoint.of(self.ctx, packing, self.part_starts, "w", self.digits)
         return self.ctx.constant(packing, "w")
 
     def bias_of(self, chunk: _Chunk) -> Buffer | None:
@@ -288,7 +289,7 @@ class _Columns:
     def partial_sums(self, acc: Tile, v: Var) -> PartialSums | None:
         """Where the tile's sums go part by part, if they are long."""
         long = self.dtype is DType.F32 and acc.shape[0] == 1 and sum(count for _, count, _ in self.parts) > 1
-        if not (long or self.fixed_point):
+        if not long and self.digits is None:
             return None
         return PartialSums(self.b, self.sums_buffer(acc, v), lambda r, j: acc[0, r, j], v, acc.shape[1])
 
@@ -381,7 +382,7 @@ class _Columns:
         Reference Manual, on data prefetching).
         """
         if isinstance(weights, FixedPoint):
-            buffer, rows = weights.numbers, weights.ROWS
+            buffer, rows = weights.numbers, weights.digits.rows_of(_UNROLL)
         else:
             buffer, rows = weights, _UNROLL
         blocks = max(1, LINE // (chunk.lanes * buffer.dtype.size))
@@ -429,7 +430,7 @@ class _Columns:
 
     def steps(self, first: Affine, count: int, split: int, step: Callable[[Affine, int | Affine], None]) -> None:
         """A few steps one after the other; fixed-point weights must know which of those that share a byte they are."""
-        if self.fixed_point:
+        if self.digits is not None:
             for number in range(count):
                 step(first + number, 0)
             return

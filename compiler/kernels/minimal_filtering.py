@@ -230,9 +230,12 @@ class Filtering:
         return max(self.down.dilation, self.across.dilation) > 1
 
     @property
-    def rounds_little(self) -> bool:
-        """Whether it interpolates at 0, 1, -1 and infinity alone, whose powers do not grow."""
-        return max(self.down.most_points, self.across.most_points) <= _UNIT_POINTS
+    def least_bits(self) -> int:
+        """In which its filters round less than the algorithm in float32, see `fixed_point`.
+
+        20 if it interpolates at 0, 1, -1 and infinity alone, whose powers do not grow.
+        """
+        return 20 if max(self.down.most_points, self.across.most_points) <= _UNIT_POINTS else 24
 
     @cached_property
     def points(self) -> int:

@@ -51,7 +51,7 @@ from glulam.compiler.kernels.tiling import (
     unrolled_steps,
 )
 from glulam.compiler.loops.expr import Const, Expr, Fma
-from glulam.compiler.loops.ir import Affine, Half, IndexLike, Var
+from glulam.compiler.loops.ir import Affine, Half, IndexLike
 from glulam.compiler.targets import Target
 
 PRODUCTS, SUMS = 7, 4
@@ -258,13 +258,23 @@ class _Products:
         return far and not self.ctx.target.many_threads and max(group.count for group in groups) >= _MANY_GROUPS
 
     def groups_once(self, groups: Sequence[_Group], paired: int) -> None:
-        """All of `paired` tiles and what is behind them, or the half that each of two threads has."""
-        middle = self.run(paired)
-        parts = [(0, paired, None)] if middle >= paired else [(0, middle, Half.FIRST), (middle, paired, Half.SECOND)]
-        for begin, end, half in parts:
+        """All of `paired` tiles and what is behind them, or the half that each of two threads has.
+
+        If one is left over, either thread takes it for half of the groups.
+        """
+        count = paired + bool(groups[0].behind())
+        if self.run(paired) >= paired:
+            for group in groups:
+                group.whole(range(group.count), range(count))
+            return
+        middle, rest = divmod(count, 2)
+        first = Half.FIRST, range(middle + rest), range(middle)
+        second = Half.SECOND, range(middle + rest, count), range(middle, count)
+        for half, of_some, of_others in (first, second):
             with self.b.of_half(half):
                 for group in groups:
-                    group.whole(begin, end, ends=end == paired)
+                    group.whole(range(group.count // 2), of_some)
+                    group.whole(range(group.count // 2, group.count), of_others)
 
     def run(self, count: int) -> int:
         """How many of `count` rows, or tiles, go through all groups before the next ones do."""
@@ -307,7 +317,7 @@ class _Group:
             products.pack_bias(first, per_group, count), "b", table=products.ctx.data(3) is None
         )
         self.kept = self.b.scratch(f"kept{first}", (PRODUCTS, pixels, per_group, products.lanes))
-        self.head: Sequence[Var] = ()  # of the tile in hand: image and group
+        self.head: Sequence[IndexLike] = ()  # of the tile in hand: image and group
         self.lane: IndexLike = 0
         self.share = Affine.of(0)  # which share of the next group's weights it asks for
 
@@ -320,16 +330,19 @@ class _Group:
             self.head, self.share = (n, g), Affine.of(s)
             self.tile([(h * length + s + first) * self.pixels], self.pixels, self.pixels)
 
-    def whole(self, begin: int, end: int, *, ends: bool) -> None:
-        """So many tiles along the only dimension for each group, one group after the other, then perhaps the `ends`."""
-        with self.b.section(n=self.form.batch, g=self.count) as (n, g):
-            self.head = (n, g)
-            with self.b.serial("s", end - begin) as s:
+    def whole(self, groups: range, tiles: range) -> None:
+        """Tiles along the only dimension for each of some groups; the one behind the last is all that is behind it."""
+        full = self.form.bottom // self.pixels
+        if not groups or not tiles:
+            return
+        with self.b.section(n=self.form.batch, g=len(groups)) as (n, g):
+            self.head = (n, g + groups.start)
+            with self.b.serial("s", min(tiles.stop, full) - tiles.start) as s:
                 self.share = Affine.of(s)
-                self.tile([(s + begin) * self.pixels], self.pixels, self.pixels)
-            for start, count, top, bottom in self.behind() if ends else []:
+                self.tile([(s + tiles.start) * self.pixels], self.pixels, self.pixels)
+            for start, count, top, bottom in self.behind() if tiles.stop > full else []:
                 with self.b.serial("s", count) as s:
-                    self.share = Affine.of(end - begin)
+                    self.share = Affine.of(full - tiles.start)
                     self.tile([s * top + start], top, bottom)
 
     def ends(self) -> None:
@@ -419,10 +432,10 @@ class _Group:
 
     def fetch_weights(self, number: Affine, channel: Affine) -> None:
         """Ask for a share of the next group's weights for the channels of one block."""
-        _, g = self.head
+        group = Affine.of(self.head[1]) + 1
         share = -(-self.products.lanes // self.tiles)
         with self.b.unrolled("u", share) as u, self.b.unrolled("j", self.per_group) as j:
-            self.b.prefetch(self.packed[g + 1, number, channel + self.share * share + u, j, 0], level=2)
+            self.b.prefetch(self.packed[group, number, channel + self.share * share + u, j, 0], level=2)
 
     @property
     def fetches_pixels(self) -> bool:

@@ -14,7 +14,7 @@ from glulam.compiler.targets import Target
 _ROUND, _MOST_STEPS = 56, 4  # FMAs, and steps, of a round of an unrolled loop; more is more code, not more speed
 COPY_RATE = 5.0  # bytes a cycle that are moved from one arrangement to another
 TOGETHER = 8  # sums of a tile that a long epilogue is applied to where they are
-OFTEN = 5  # times that weights may be larger than pixels, to be read by each of two threads
+OFTEN = 3  # times that weights may be larger than pixels, to be read by each of two threads
 _LATENCY = 4.0  # cycles until an FMA's result can be added to again
 _PAGE, LINE = 4096, 64  # bytes
 _BROADCASTS = 2.0  # loads of one element that start in one cycle

@@ -9,10 +9,11 @@ from functools import reduce
 
 import numpy as np
 
-from glulam.compiler.graph.types import Array, DType, Shape
+from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context
-from glulam.compiler.kernels.fixed_point import BYTES, FixedPoint, unpack_cycles
+from glulam.compiler.kernels.fixed_point import Digits, FixedPoint, unpack_cycles, weight_bytes
 from glulam.compiler.kernels.minimal_filtering import Filtering
+from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.tiling import LINE, STREAM_BYTES, Tiling, row_cycles, tilings, unroll_factor
 from glulam.compiler.kernels.windows import Window
 from glulam.compiler.loops import expr as ex
@@ -61,7 +62,7 @@ class Products:
     @property
     def unroll(self) -> int:
         """Channels of a round of the loop."""
-        return FixedPoint.TOGETHER if isinstance(self.filters, FixedPoint) else unroll_factor(self.channels, _CHANNELS)
+        return _CHANNELS if isinstance(self.filters, FixedPoint) else unroll_factor(self.channels, _CHANNELS)
 
     def register_tile(self, step: IndexLike, pixels: int) -> None:
         """The `step`-th one, which asks for its share of the next filters."""
@@ -88,7 +89,7 @@ class Products:
         """For a share of the filters that the next product has for the channels of the i-th round."""
         b, rows, buffer = self.b, self.unroll, self.filters
         if isinstance(buffer, FixedPoint):
-            rows, buffer = buffer.ROWS, buffer.numbers
+            rows, buffer = buffer.digits.rows_of(rows), buffer.numbers
         share = -(-rows // -(-self.tiles // self.pixels))
         blocks = max(1, LINE // (self.lanes * buffer.dtype.size))
         with b.unrolled("u", share) as u, b.unrolled("j", -(-self.blocks // blocks)) as j:
@@ -96,7 +97,7 @@ class Products:
             b.prefetch(buffer[(*self.following, row, j * blocks, 0)], level=2)
 
     def add(self, acc: Tile, start: Affine, first: Affine, count: int, v: Var) -> None:
-        """The products of some channels; of fixed-point filters it must be known which of each four they are."""
+        """The products of some channels; of fixed-point filters it must be known which of those together they are."""
         b, (pixels, blocks) = self.b, acc.shape
 
         def multiply(channel: Affine) -> None:
@@ -118,8 +119,13 @@ class Products:
         return sum_
 
 
+def packed_filters(ctx: Context, packing: Packing, digits: Digits | None) -> Buffer | FixedPoint:
+    """The kernel's constant of transformed filters [*groups, channels, blocks, lanes]."""
+    return ctx.constant(packing, "u") if digits is None else FixedPoint.of(ctx, packing, (0,), "u", digits)
+
+
 def product_cycles(
-    target: Target, tiling: Tiling, tiles: int, blocks: int, channels: int, *, fixed_point: bool = False
+    target: Target, tiling: Tiling, tiles: int, blocks: int, channels: int, digits: Digits | None = None
 ) -> float:
     """Estimated cycles of the product of a point.
 
@@ -127,25 +133,24 @@ def product_cycles(
     from the second-level one; so filters should come from there few times.
     """
     drawn = -(-tiles // tiling.pixels) * channels * blocks  # vectors of filters
-    unpacking = drawn * unpack_cycles(target) if fixed_point else 0.0
+    unpacking = 0.0 if digits is None else drawn * unpack_cycles(target)
     cycles = row_cycles(target, tiling, tiles, blocks, channels, target.overhead) + unpacking
     if not target.l3_is_slow:
         return cycles
-    size = target.lanes * (BYTES if fixed_point else DType.F32.size)
-    return cycles + _DRAWN * drawn * size / STREAM_BYTES
+    return cycles + _DRAWN * drawn * target.lanes * weight_bytes(digits) / STREAM_BYTES
 
 
 def product_tilings(
-    target: Target, tiles: int, blocks: int, channels: int, *, fixed_point: bool = False
+    target: Target, tiles: int, blocks: int, channels: int, digits: Digits | None = None
 ) -> list[tuple[float, Tiling]]:
     """For each number of channel blocks the best register tile of a point's product, and its estimated cycles."""
     size, found = (tiles, blocks, channels), tilings(target, tiles, blocks, channels)
-    return [(product_cycles(target, tiling, *size, fixed_point=fixed_point), tiling) for *_, tiling in found]
+    return [(product_cycles(target, tiling, *size, digits), tiling) for *_, tiling in found]
 
 
-def product_tiling(target: Target, tiles: int, blocks: int, channels: int, *, fixed_point: bool = False) -> Tiling:
+def product_tiling(target: Target, tiles: int, blocks: int, channels: int, digits: Digits | None = None) -> Tiling:
     """The best of them."""
-    found = product_tilings(target, tiles, blocks, channels, fixed_point=fixed_point)
+    found = product_tilings(target, tiles, blocks, channels, digits)
     return min(found, key=lambda each: (each[0], -each[1].pixels))[1]
 
 

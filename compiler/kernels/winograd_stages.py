@@ -14,7 +14,7 @@ from itertools import product
 from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, View
-from glulam.compiler.kernels.fixed_point import BYTES, FixedPoint
+from glulam.compiler.kernels.fixed_point import Digits, FixedPoint, weight_bytes
 from glulam.compiler.kernels.minimal_filtering import Filtering, Line, Residues
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.tiling import (
@@ -28,13 +28,14 @@ from glulam.compiler.kernels.tiling import (
 from glulam.compiler.kernels.winograd import (
     FinishedTiles,
     Products,
+    packed_filters,
     padded_bias,
     product_cycles,
     product_tiling,
     transform_slowdown,
 )
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Buffer, IndexLike, Load, Var
+from glulam.compiler.loops.ir import Buffer, Half, IndexLike, Load, Var
 from glulam.compiler.targets import Target
 
 Pads = tuple[tuple[int, int], ...]
@@ -45,18 +46,18 @@ _MOVES = 3  # what it costs to write a tensor and to read it in the next kernel,
 
 def cost(
     target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, f: Filtering,
-    *, fixed_point: bool = False,
+    digits: Digits | None = None,
 ) -> float:  # fmt: skip
     """Estimated cycles of all three on one core."""
     lanes = target.lanes
     in_blocks, out_blocks = -(-in_channels // lanes), -(-out_channels // lanes)
     tiles = batch * math.prod(f.tiles(spatial))
-    filters = round(f.points * in_channels * out_blocks * lanes * (BYTES if fixed_point else DType.F32.size))
+    filters = round(f.points * in_channels * out_blocks * lanes * weight_bytes(digits))
     tensors = [f.points * tiles * blocks * lanes * 4 for blocks in (in_blocks, out_blocks)]
     transforms = tiles * (in_blocks * f.input_cycles + out_blocks * f.output_cycles) * transform_slowdown(target)
     size = (tiles, out_blocks, in_channels)
-    tiling = product_tiling(target, *size, fixed_point=fixed_point)
-    products = f.points * product_cycles(target, tiling, *size, fixed_point=fixed_point)
+    tiling = product_tiling(target, *size, digits)
+    products = f.points * product_cycles(target, tiling, *size, digits)
     far = sum(tensors) > _CACHED * target.l3_bytes
     moves = target.overhead * sum(_MOVES * size / (FAR_RATE if far else stream_rate(target, size)) for size in tensors)
     fetched = overlapped(products, filters / memory_rate(target, filters), SHOWS * target.overhead)
@@ -104,7 +105,7 @@ def _input_tiles(
         f.input_tile(b, lambda i, j: x[n, c, y + i * f.down.dilation, z + j * f.across.dilation, v], write)
 
 
-def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int, *, fixed_point: bool = False) -> Lowered:
+def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int, digits: Digits | None = None) -> Lowered:
     """v and constant w[OC,C,*taps] to m[OC / lanes, tiles * slots * lanes], one point after the other."""
     weights = ctx.data(1)
     if weights is None or ctx.output.type.dtype is not DType.F32 or lanes != ctx.target.lanes:
@@ -113,7 +114,7 @@ def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int, *, fixed_
     row = -(-in_channels // lanes) * lanes
     inputs = ctx.memory("input", 0, (f.points, ctx.operand(0).shape[1]))
     outputs = ctx.memory("output", 0, (blocks, tiles, f.slots, lanes))
-    tiling = product_tiling(ctx.target, tiles, blocks, in_channels, fixed_point=fixed_point)
+    tiling = product_tiling(ctx.target, tiles, blocks, in_channels, digits)
     shared = _shared(ctx.target, tiles, blocks * lanes)
     groups: dict[int, Buffer | FixedPoint] = {}
     for first, per_group, count in tiling.channel_groups(blocks):
@@ -123,15 +124,19 @@ def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int, *, fixed_
             packing = Packing(part, (count, f.points, *product), DType.F32, f.transform_filters, rows)
         else:
             packing = Packing(part, (f.points, count, *product), DType.F32, f.transform_filters_by_point, rows, axis=1)
-        groups[first] = FixedPoint.of(ctx, packing, (0,), "u") if fixed_point else ctx.constant(packing, "u")
-    full = tiles // tiling.pixels
-    begins = [0, -(-full // 2) * tiling.pixels] if shared is _Shared.TILES and full > 1 else [0]
-    for begin, end in zip(begins, [*begins[1:], tiles], strict=True):
-        for first, packed in groups.items():
-            _products(ctx, inputs, packed, outputs, first, (begin, end - begin, tiling.pixels), row, shared)
+        groups[first] = packed_filters(ctx, packing, digits)
+    b, middle = ctx.builder, -(-tiles // 2)
+    halved = shared is _Shared.TILES and tiles > tiling.pixels
+    parts = [(0, middle, Half.FIRST), (middle, tiles, Half.SECOND)] if halved else [(0, tiles, None)]
+    for begin, end, half in parts:
+        with b.of_half(half):
+            for first, packed in groups.items():
+                _products(ctx, inputs, packed, outputs, first, (begin, end - begin, tiling.pixels), row, shared)
     if f.slots > f.points:
-        b = ctx.builder
-        with b.section(j=blocks) as (j,), b.serial("t", tiles) as t, b.vector("v", lanes) as v:
+        with (
+            b.of_half(Half.BOTH if halved else None), b.section(j=blocks) as (j,), b.serial("t", tiles) as t,
+            b.vector("v", lanes) as v,
+        ):  # fmt: skip
             b.store(outputs[j, t, f.points, v], 0.0)
     return ctx.finished()
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from glulam.compiler.kernels import gemm
 from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.fixed_point import DIGITS
 from glulam.compiler.ops.matmul import Linear
 
 
@@ -13,8 +16,10 @@ class FixedPointLinear(Linear):
     A column with a weight that is not finite gives NaN.
     """
 
+    bits: ClassVar[int] = 20
+
     name = "fixed_point_linear"
     tolerance = 1e-5
 
     def lower(self, ctx: Context) -> Lowered:
-        return gemm.linear(ctx, fixed_point=True)
+        return gemm.linear(ctx, digits=DIGITS[self.bits])

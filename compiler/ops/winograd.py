@@ -13,6 +13,7 @@ from glulam.compiler.graph.op import Op, Padding, Prefers, Trait
 from glulam.compiler.graph.types import Array, Shape, TensorType
 from glulam.compiler.kernels import conv_winograd, winograd_stages
 from glulam.compiler.kernels.context import Context, Lowered, Operand
+from glulam.compiler.kernels.fixed_point import DIGITS, Digits
 from glulam.compiler.kernels.minimal_filtering import Filtering, filtering
 from glulam.compiler.kernels.windows import Window
 from glulam.compiler.kernels.winograd import FinishedTiles, holds_windows
@@ -31,13 +32,14 @@ class WinogradConv(Conv):
 
     `outputs` are the rows and columns of a tile, `taps` those of the filters; a sequence is an image of one row. The
     channels of groups fill whole blocks. With `staged`, which groups rule out and dilation requires, the pass
-    `split_winograd` makes three ops of it; they may keep the filters as `fixed_point` numbers.
+    `split_winograd` makes three ops of it. The transformed filters are kept in 32 `bits`, or 24 or 20 as
+    `kernels.fixed_point` says.
     """
 
     outputs: Pair = (4, 4)
     taps: Pair = (3, 3)
     staged: bool = False
-    fixed_point: bool = False
+    bits: int = 32
 
     name = "winograd_conv"
     tolerance = 1e-4
@@ -53,6 +55,10 @@ class WinogradConv(Conv):
         return strides, (down if self.taps[0] > 1 else 1, across if self.taps[1] > 1 else 1)
 
     @property
+    def digits(self) -> Digits | None:
+        return DIGITS.get(self.bits)
+
+    @property
     def _kernel(self) -> Shape:
         """The taps along the convolution's own axes."""
         return self.taps[-len(self.strides) :]
@@ -61,11 +67,13 @@ class WinogradConv(Conv):
         """The three ops that do the same for channel blocks of `lanes` and a result of `shape`."""
         common = (self.outputs, self.taps, *self._moves, lanes)
         first = WinogradInput(*common, as_pair(self.pads, (0, 0)))
-        return first, WinogradProducts(*common, shape, self.fixed_point), WinogradOutput(*common, shape)
+        return first, WinogradProducts(*common, shape, self.bits), WinogradOutput(*common, shape)
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         types = super().infer(*inputs)
         _, w = required(self, inputs, 2, 1)
+        if self.bits not in (32, *DIGITS):
+            raise self.fail(f"filters of {self.bits} bits: they are kept in 20, 24 or 32")
         if as_pair(w.shape[2:], 1) != self.taps:
             raise self.fail(f"weights {w} are no filters of {'x'.join(map(str, self.taps))} taps")
         return types
@@ -90,12 +98,13 @@ class WinogradConv(Conv):
         return holds_windows(self.filtering, window, result.shape[2:], pooled.shape[2:])
 
     def lower_pooled(self, ctx: Context, window: Window, result: Operand) -> Lowered:
-        return conv_winograd.build(ctx, self.pads, FinishedTiles(ctx, self.filtering, result.spatial, window))
+        finished = FinishedTiles(ctx, self.filtering, result.spatial, window)
+        return conv_winograd.build(ctx, self.pads, finished, self.digits)
 
     def lower(self, ctx: Context) -> Lowered:
         image = ctx.image()
         finished = FinishedTiles(image, self.filtering, image.output.spatial)
-        return conv_winograd.build(image, as_pair(self.pads, (0, 0)), finished)
+        return conv_winograd.build(image, as_pair(self.pads, (0, 0)), finished, self.digits)
 
 
 @dataclass(frozen=True)
@@ -167,11 +176,11 @@ class WinogradProducts(_Stage):
     """For each point the product of the tiles' channels, as WinogradInput gives them, and of w[OC,C,*taps]'s.
 
     The result is [OC / lanes, tiles * slots * lanes], channels in whole blocks, zeros in a slot behind the points;
-    `shape` is that of the convolution's. The filters may be kept as `fixed_point` numbers, see `kernels.fixed_point`.
+    `shape` is that of the convolution's. The filters are kept in 32 `bits`, or as `kernels.fixed_point` says.
     """
 
     shape: Shape
-    fixed_point: bool = False
+    bits: int = 32
 
     name = "winograd_products"
     traits = frozenset({Trait.BLIND})
@@ -205,9 +214,8 @@ class WinogradProducts(_Stage):
         return (products.transpose(2, 1, 0, 3).reshape(blocks, -1).astype(v.dtype),)
 
     def lower(self, ctx: Context) -> Lowered:
-        return winograd_stages.build_products(
-            ctx.image(), self.filtering, self.tiles, self.lanes, fixed_point=self.fixed_point
-        )
+        digits = DIGITS.get(self.bits)
+        return winograd_stages.build_products(ctx.image(), self.filtering, self.tiles, self.lanes, digits)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
-from glulam.compiler.graph.graph import Node
+from glulam.compiler.graph.graph import Node, Value
 from glulam.compiler.graph.op import Op, Prefers
 from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.graph.uses import Uses
@@ -29,6 +29,8 @@ from glulam.compiler.kernels import (
 )
 from glulam.compiler.kernels.conv_geometry import ConvShape, TransposedGeometry
 from glulam.compiler.kernels.conv_tile import SAVED
+from glulam.compiler.kernels.fixed_point import DIGITS
+from glulam.compiler.kernels.minimal_filtering import Filtering
 from glulam.compiler.kernels.tiling import (
     COPY_RATE,
     Tiling,
@@ -297,10 +299,17 @@ def _winograd(target: Target, node: Node) -> list[Candidate]:
         if op.groups == 1:
             staged = replace(whole, staged=True)
             ways.append((" in stages", staged))
-            if f.rounds_little:
-                ways.append((" in stages of 20-bit filters", replace(staged, fixed_point=True)))
+            for bits in _filter_bits(target, f, weights):
+                ways.append((f" in stages of {bits}-bit filters", replace(staged, bits=bits)))
         found += [Candidate(f"winograd {f.name}{how}", winograd_cycles(target, node, way), way) for how, way in ways]
     return sorted(found, key=lambda candidate: candidate.cycles)
+
+
+def _filter_bits(target: Target, f: Filtering, weights: Value) -> list[int]:
+    """In how few bits filters may be kept beside 32, if they come from afar at all."""
+    if f.points * math.prod(weights.shape[:2]) * DType.F32.size <= target.l2_bytes:
+        return []
+    return [bits for bits in DIGITS if bits >= f.least_bits]
 
 
 def winograd_cycles(target: Target, node: Node, op: WinogradConv) -> float:
@@ -311,8 +320,8 @@ def winograd_cycles(target: Target, node: Node, op: WinogradConv) -> float:
     outs = node.output.shape[1] // op.groups
     size = (images, as_pair(node.output.shape[2:], 1), channels, outs, op.filtering)
     if op.staged:
-        return winograd_stages.cost(target, *size, fixed_point=op.fixed_point)
-    return conv_winograd.cost(target, *size)
+        return winograd_stages.cost(target, *size, op.digits)
+    return conv_winograd.cost(target, *size, op.digits)
 
 
 def _no_narrow(target: Target, node: Node) -> str | None:
@@ -448,8 +457,9 @@ def _no_fixed_point(target: Target, node: Node) -> str | None:
 
 def _fixed_point(target: Target, node: Node) -> list[Candidate]:
     best, *_ = _gemm_tilings(target, node)
-    unpack, size = fixed_point.unpack_cycles(target), fixed_point.BYTES / DType.F32.size
-    return [_gemm(target, node, "gemm of 20-bit weights", best, FixedPointLinear(), unpack, size)]
+    op, unpack = FixedPointLinear(), fixed_point.unpack_cycles(target)
+    size = DIGITS[op.bits].bytes / DType.F32.size
+    return [_gemm(target, node, f"gemm of {op.bits}-bit weights", best, op, unpack, size)]
 
 
 def _no_strassen_linear(target: Target, node: Node) -> str | None:

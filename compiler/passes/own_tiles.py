@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
-from glulam.compiler.graph.types import DType
 from glulam.compiler.graph.uses import Uses
+from glulam.compiler.kernels.fixed_point import weight_bytes
 from glulam.compiler.ops.batch_map import BatchMap
 from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.passes.algorithms import winograd_cycles
@@ -27,10 +27,7 @@ _KEPT = 2  # times the second-level cache of filters, of which two threads take 
 
 @dataclass(frozen=True)
 class OwnTiles(Pass):
-    """Takes staged convolutions back to one kernel, but for dilated ones, which have none.
-
-    Filters of 20 bits stay in stages: in float32 they would give other sums.
-    """
+    """Takes staged convolutions back to one kernel, but for dilated ones, which have none."""
 
     target: Target
     threads: int
@@ -63,8 +60,8 @@ class OwnTiles(Pass):
 def _filter_bytes(node: Node, op: WinogradConv) -> int:
     weights = node.inputs[1]
     assert weights is not None
-    return op.filtering.points * math.prod(weights.shape[:2]) * DType.F32.size
+    return round(op.filtering.points * math.prod(weights.shape[:2]) * weight_bytes(op.digits))
 
 
 def _may_be_whole(op: WinogradConv) -> bool:
-    return op.staged and not op.filtering.is_dilated and not op.fixed_point
+    return op.staged and not op.filtering.is_dilated

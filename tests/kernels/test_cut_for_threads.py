@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 
 import glulam as gl
-from glulam.benchmarks.balance import balance, share
+from glulam.benchmarks.balance import balance, iteration_work, share
 from glulam.benchmarks.corner_cases import First
 from glulam.compiler.driver import lower
+from glulam.compiler.graph.graph import Graph
+from glulam.compiler.graph.types import f32
 from glulam.compiler.kernels.tiling import Parts, Run, runs
 from glulam.compiler.loops.ir import Half
+from glulam.compiler.ops.strassen import StrassenLinear
+from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.options import Options
 
 layers = gl.layers
@@ -102,6 +106,23 @@ def test_two_threads_share_winograds_channels_evenly_whatever_their_groups(chann
     net = gl.Sequential([layers.Input((channels, 14, 14)), layers.Conv2d(outs, 3, padding=1)])
     (step,) = [s for s in balance(lower(net.graph(), Options(threads=2)), 2) if s.label == "0"]
     assert step.share >= 0.93
+
+
+TILED = [
+    (WinogradConv((1, 1), ((1, 1), (1, 1)), (1, 1), 1, staged=True), (1, 128, 28, 28), (128, 128, 3, 3), ".products"),
+    (StrassenLinear(), (1, 197, 768), (768, 768), ""),
+]
+
+
+@pytest.mark.parametrize(("op", "inputs", "weights", "part"), TILED, ids=str)
+def test_halves_of_products_are_as_long_though_register_tiles_do_not_divide_them(op, inputs, weights, part):
+    graph = Graph()
+    w = graph.constant(np.ones(weights, np.float32))
+    graph.output("y", graph.apply(op, graph.input("x", f32(*inputs)), w, None, name="layer"))
+    program = lower(graph, Options(target="x86-64-v4", threads=2, disable=("own_tiles",)))
+    (step,) = [step for step in program.steps if step.label == f"layer{part}"]
+    work = iteration_work(step.kernel)
+    assert 0.48 < work[: len(work) // 2].sum() / work.sum() < 0.52
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Weights kept in 20 bits: how they are rounded, and linear layers with them by interpreter and native code."""
+"""Weights kept in 20 or 24 bits: how they are rounded, and linear layers with them by interpreter and native code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from glulam.compiler.driver import compile_graph, optimise
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import f32
 from glulam.compiler.kernels.context import Context, Operand
-from glulam.compiler.kernels.fixed_point import FixedPoint
+from glulam.compiler.kernels.fixed_point import DIGITS, FixedPoint
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.ops.activation import Gelu, Relu
 from glulam.compiler.ops.fixed_point import FixedPointLinear
@@ -28,23 +28,25 @@ def floats(*shape):
     return RNG.uniform(-1, 1, shape).astype(np.float32)
 
 
-def kept(weights, groups, starts):
+def kept(weights, groups, starts, bits=20):
     """The weights [N, K] in float64 as the 16-bit numbers of groups of blocks of lanes say them."""
     ctx = Context("kernel", named_target("native"), [], [Operand(f32(1))])
     count, blocks, lanes = groups
     depth = weights.shape[1]
-    FixedPoint.of(ctx, Packing.copy(weights.reshape(*groups, depth).transpose(0, 3, 1, 2)), starts, "w")
+    FixedPoint.of(ctx, Packing.copy(weights.reshape(*groups, depth).transpose(0, 3, 1, 2)), starts, "w", DIGITS[bits])
     (numbers,) = (arg.array() for arg in ctx.finished().args)
-    fours = -(-depth // 4)
-    assert (numbers.dtype, numbers.shape) == (np.int16, (count, 5 * fours + 2 * len(starts), blocks, lanes))
-    rows = numbers[:, : 5 * fours].reshape(count, fours, 5, blocks, lanes).astype(np.int64)
-    low = (rows[:, :, 4:] >> 4 * np.arange(4).reshape(4, 1, 1)) & 15
-    q = ((rows[:, :, :4] << 4) + low).reshape(count, -1, blocks, lanes)[:, :depth]
-    assert np.abs(q).max() < 2**19
-    halves = numbers[:, 5 * fours :].view(np.uint16).astype(np.uint32)
+    together, low_bits = {20: (4, 4), 24: (2, 8)}[bits]
+    rounds = -(-depth // together)
+    behind = rounds * (together + 1)
+    assert (numbers.dtype, numbers.shape) == (np.int16, (count, behind + 2 * len(starts), blocks, lanes))
+    rows = numbers[:, :behind].reshape(count, rounds, together + 1, blocks, lanes).astype(np.int64)
+    low = (rows[:, :, together:] >> low_bits * np.arange(together).reshape(-1, 1, 1)) % 2**low_bits
+    q = ((rows[:, :, :together] << low_bits) + low).reshape(count, -1, blocks, lanes)[:, :depth]
+    assert np.abs(q).max() < 2 ** (bits - 1)
+    halves = numbers[:, behind:].view(np.uint16).astype(np.uint32)
     scales = (halves[:, ::2] + (halves[:, 1::2] << 16)).view(np.float32)
     parts = np.searchsorted(starts, np.arange(depth), side="right") - 1
-    values = q * 2.0**-18 * scales[:, parts].astype(np.float64)
+    values = q * 2.0 ** (2 - bits) * scales[:, parts].astype(np.float64)
     return values.transpose(0, 2, 3, 1).reshape(weights.shape)
 
 
@@ -67,13 +69,14 @@ def outlier(shape):
 @pytest.mark.parametrize(("groups", "depth", "starts"), [
     ((2, 3, 4), 21, (0, 8, 16, 20)), ((1, 1, 5), 1, (0,)), ((3, 1, 8), 7, (0, 4)),
 ])  # fmt: skip
-def test_a_weight_is_off_by_little_more_than_half_a_step_of_its_part(make, groups, depth, starts):
+@pytest.mark.parametrize(("bits", "off"), [(20, 1.126 * 2.0**-20), (24, 3 * 2.0**-24)])
+def test_a_weight_is_off_by_little_of_the_largest_of_its_part(make, groups, depth, starts, bits, off):
     weights = make((np.prod(groups), depth))
     parts = np.split(weights.astype(np.float64), starts[1:], axis=1)
-    found = np.split(kept(weights, groups, starts), starts[1:], axis=1)
+    found = np.split(kept(weights, groups, starts, bits), starts[1:], axis=1)
     for part, values in zip(parts, found, strict=True):
         largest = np.abs(part).max(1, keepdims=True)
-        assert (np.abs(values - part) <= 1.126 * 2.0**-20 * largest).all()
+        assert (np.abs(values - part) <= off * largest).all()
 
 
 def test_what_is_too_small_for_a_scale_of_its_own_has_the_smallest():

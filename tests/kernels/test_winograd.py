@@ -325,10 +325,11 @@ def test_each_stage_equals_its_reference(name, case, f):
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("shape", [(1, 1, 7, 13), (2, 3, 13, 7), (1, 17, 13, 13), (1, 70, 1, 1)], ids=str)
 @pytest.mark.parametrize("f", [filtering((2, 2), (3, 3)), F4, filtering((1, 6), (1, 7)), DILATED[0]], ids=named)
-def test_products_of_filters_in_20_bits(name, shape, f, prefetched):
+@pytest.mark.parametrize(("bits", "off"), [(20, 2e-6), (24, 2e-7)])
+def test_products_of_filters_in_fewer_bits(name, shape, f, bits, off, prefetched):
     """Of few tiles and many, in halves too. A filter is off by 2**-20 of the largest of its point, at most."""
     op, arrays = conv(shape, 49, ((1, 1), (1, 1)), f=f)
-    _, (products, inputs, _), _ = stages(replace(op, fixed_point=True), *arrays, lanes=target(name).lanes)
+    _, (products, inputs, _), _ = stages(replace(op, bits=bits), *arrays, lanes=target(name).lanes)
     (expected,) = products.reference(*inputs)
     for machine in (target(name), replace(target(name), threads=2)):
         (got,) = run_op(products, inputs, constants=(1,), target=machine)
@@ -336,8 +337,25 @@ def test_products_of_filters_in_20_bits(name, shape, f, prefetched):
     (slow,) = run_op(products, inputs, constants=(1,), target=name, native=False)
     np.testing.assert_allclose(got, slow, rtol=0, atol=2e-6 * np.abs(expected).max())
     assert prefetched == ({"u"} if shape[1] >= 4 else set())
-    (exact,) = run_op(replace(products, fixed_point=False), inputs, constants=(1,), target=name)
+    (exact,) = run_op(replace(products, bits=32), inputs, constants=(1,), target=name)
     assert (got != exact).any()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("case", SHAPES, ids=str)
+@pytest.mark.parametrize(("bits", "off"), [(20, 1e-4), (24, 2e-5)])
+def test_filters_in_fewer_bits_in_one_kernel(name, case, bits, off):
+    op, arrays = conv(*case)
+    (expected,) = op.reference(*arrays)
+    for native in (True, False) if name == TARGETS[0] and case == SHAPES[1] else (True,):
+        (got,) = run_op(replace(op, bits=bits), arrays, constants=(1, 2), target=name, native=native)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=off * np.abs(expected).max())
+
+
+def test_filters_of_other_bits_are_refused():
+    op, _ = conv((1, 3, 7, 13), 17, ((1, 1), (1, 1)))
+    with pytest.raises(ShapeError, match=r"21 bits.*20, 24 or 32"):
+        replace(op, bits=21).infer(f32(1, 3, 7, 13), f32(17, 3, 3, 3), None)
 
 
 def test_what_two_threads_share_of_the_products():

@@ -35,7 +35,7 @@ def network(taps, channels=64, extents=(17, 18), strides=(1, 1), dilations=(1, 1
 def winograds(graph):
     """Those of float32 filters."""
     found, refused = candidates(target("x86-64-v3"), graph.nodes[-1])
-    return sorted(c.name for c in found if c.name.startswith("winograd ") and "20-bit" not in c.name), refused
+    return sorted(c.name for c in found if c.name.startswith("winograd ") and "-bit" not in c.name), refused
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_transforms_pay_in_a_first_layer_where_their_moves_hardly_show():
         assert min(found, key=lambda each: each.cycles).name.split()[0] == first
 
 
-def test_filters_in_20_bits_are_for_few_tiles_whose_products_wait_for_filters():
+def test_filters_in_fewer_bits_are_for_few_tiles_whose_products_wait_for_filters():
     def best(machine, extent, *, strict=False):
         graph, _ = network((3, 3), channels=512, extents=(extent, extent))
         found, _ = candidates(machine, graph.nodes[-1], strict)
@@ -93,12 +93,14 @@ def test_filters_in_20_bits_are_for_few_tiles_whose_products_wait_for_filters():
 
     for machine in (MESH, ZEN5):
         assert best(machine, 7) == "winograd 2x2 in stages of 20-bit filters"
-        assert "20-bit" not in best(machine, 28), "each filter has work for many tiles"
-    assert "20-bit" not in best(ZEN4, 7)
+        assert best(machine, 14) == "winograd 4x4 in stages of 24-bit filters"
+        assert "-bit" not in best(machine, 28), "each filter has work for many tiles"
+        assert best(machine, 7, strict=True).startswith("direct")
+    assert "-bit" not in best(ZEN4, 7)
     graph, _ = network((3, 3), channels=512, extents=(14, 14))
-    kept = {each.name.split()[1] for each in candidates(MESH, graph.nodes[-1])[0] if "20-bit" in each.name}
-    assert kept == {"2x2"}, "filters of larger tiles would round more than those tiles do"
-    assert best(MESH, 7, strict=True).startswith("direct")
+    names = [each.name.split() for each in candidates(MESH, graph.nodes[-1])[0] if "-bit" in each.name]
+    assert {tile for _, tile, *_, bits, _ in names if bits == "20-bit"} == {"2x2"}, "others would round too much"
+    assert {tile for _, tile, *_, bits, _ in names if bits == "24-bit"} >= {"2x2", "4x4", "6x6"}
 
 
 @pytest.mark.parametrize("taps", [(1, 1), (2, 2), (3, 4), (1, 9)])
