@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import product
+from typing import NamedTuple
 
 from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.types import DType, Shape
@@ -39,6 +41,7 @@ from glulam.compiler.loops.ir import Buffer, Half, IndexLike, Load, Var
 from glulam.compiler.targets import Target
 
 Pads = tuple[tuple[int, int], ...]
+_Channels = tuple[int, int, int]  # first block, blocks of a group, groups
 
 _CACHED = 0.33  # of the last-level cache that the tensors may fill before most of them go to memory and come back
 _MOVES = 3  # what it costs to write a tensor and to read it in the next kernel, in readings
@@ -116,29 +119,56 @@ def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int, digits: D
     outputs = ctx.memory("output", 0, (blocks, tiles, f.slots, lanes))
     tiling = product_tiling(ctx.target, tiles, blocks, in_channels, digits)
     shared = _shared(ctx.target, tiles, blocks * lanes)
-    groups: dict[int, Buffer | FixedPoint] = {}
-    for first, per_group, count in tiling.channel_groups(blocks):
-        part, product = weights[first * lanes : (first + per_group * count) * lanes], (in_channels, per_group, lanes)
-        rows = per_group * lanes
-        if shared is _Shared.CHANNELS:
-            packing = Packing(part, (count, f.points, *product), DType.F32, f.transform_filters, rows)
-        else:
-            packing = Packing(part, (f.points, count, *product), DType.F32, f.transform_filters_by_point, rows, axis=1)
-        groups[first] = packed_filters(ctx, packing, digits)
-    b, middle = ctx.builder, -(-tiles // 2)
-    halved = shared is _Shared.TILES and tiles > tiling.pixels
-    parts = [(0, middle, Half.FIRST), (middle, tiles, Half.SECOND)] if halved else [(0, tiles, None)]
-    for begin, end, half in parts:
-        with b.of_half(half):
-            for first, packed in groups.items():
-                _products(ctx, inputs, packed, outputs, first, (begin, end - begin, tiling.pixels), row, shared)
+    parts = list(_parts(shared, tiling.channel_groups(blocks), f.points, tiles))
+    filters: dict[_Channels, Buffer | FixedPoint] = {}
+    for first, per_group, count in dict.fromkeys(part.channels for part in parts):
+        some, rows = weights[first * lanes : (first + per_group * count) * lanes], per_group * lanes
+        shape = (f.points, count, in_channels, per_group, lanes)
+        packing = Packing(some, shape, DType.F32, f.transform_filters_by_point, rows, axis=1)
+        filters[first, per_group, count] = packed_filters(ctx, packing, digits)
+    b = ctx.builder
+    for part in parts:
+        with b.of_half(part.half), b.section(p=len(part.points), g=part.channels[-1]) as (p, g):
+            _products(ctx, inputs, filters[part.channels], outputs, part, (p, g), tiling.pixels, row)
     if f.slots > f.points:
         with (
-            b.of_half(Half.BOTH if halved else None), b.section(j=blocks) as (j,), b.serial("t", tiles) as t,
+            b.of_half(parts[0].half and Half.BOTH), b.section(j=blocks) as (j,), b.serial("t", tiles) as t,
             b.vector("v", lanes) as v,
         ):  # fmt: skip
             b.store(outputs[j, t, f.points, v], 0.0)
     return ctx.finished()
+
+
+class _Part(NamedTuple):
+    """Products of some points, channels and tiles, which belong to a half if there are such."""
+
+    half: Half | None
+    channels: _Channels
+    points: range
+    tiles: range
+
+
+def _parts(shared: _Shared, groups: Iterable[_Channels], points: int, tiles: int) -> Iterator[_Part]:
+    """All products. The group in the middle of an odd number of them is in either half for half of the points."""
+    for first, per_group, count in groups:
+        if shared is _Shared.POINTS:
+            yield _Part(None, (first, per_group, count), range(points), range(tiles))
+        elif shared is _Shared.TILES:
+            for half, some in _halves(tiles):
+                yield _Part(half, (first, per_group, count), range(points), some)
+        else:
+            middle = count // 2
+            behind = first + (count - middle) * per_group
+            for half, begin in ((Half.FIRST, first), (Half.SECOND, behind)) if middle else ():
+                yield _Part(half, (begin, per_group, middle), range(points), range(tiles))
+            for half, some in _halves(points) if count % 2 else ():
+                yield _Part(half, (first + middle * per_group, per_group, 1), some, range(tiles))
+
+
+def _halves(count: int) -> list[tuple[Half, range]]:
+    middle = -(-count // 2)
+    found = [(Half.FIRST, range(middle)), (Half.SECOND, range(middle, count))]
+    return [(half, part) for half, part in found if part]
 
 
 class _Shared(enum.Enum):
@@ -152,8 +182,7 @@ class _Shared(enum.Enum):
 def _shared(target: Target, tiles: int, out_channels: int) -> _Shared:
     """Half of the tiles if filters are not much more than tiles, since both threads then read all filters.
 
-    With half of the channels each thread goes through all tiles for each group of them: not where a slow cache sends
-    the filters meanwhile.
+    Else half of the channels; where a slow cache sends the filters, of the points.
     """
     if not target.halves:
         return _Shared.POINTS
@@ -163,21 +192,22 @@ def _shared(target: Target, tiles: int, out_channels: int) -> _Shared:
 
 
 def _products(
-    ctx: Context, inputs: Buffer, packed: Buffer | FixedPoint, outputs: Buffer, first: int,
-    tiles: tuple[int, int, int], row: int, shared: _Shared,
+    ctx: Context, inputs: Buffer, filters: Buffer | FixedPoint, outputs: Buffer, part: _Part, place: tuple[Var, Var],
+    pixels: int, row: int,
 ) -> None:  # fmt: skip
-    """The section for channel blocks from `first` on and tiles (begin, count, of a register tile)."""
-    b, (outer, inner, channels, per_group, lanes), (begin, length, pixels) = ctx.builder, packed.shape, tiles
-    extents = {"g": outer, "p": inner} if shared is _Shared.CHANNELS else {"p": outer, "g": inner}
-    with b.section(**extents) as (e, i):
-        g, p = (e, i) if shared is _Shared.CHANNELS else (i, e)
-        block = g * per_group + first
-        Products(
-            b, length, channels, pixels, per_group, lanes,
-            inputs=lambda tile, channel: inputs[p, (tile + begin) * row + channel],
-            filters=packed, place=(e, i), following=(e, i + 1),
-            store=lambda j, tile, v, total: b.store(outputs[block + j, tile + begin, p, v], total),
-        ).emit()  # fmt: skip
+    """Those of the place (point, group of channel blocks) in a part, in register tiles of `pixels`.
+
+    Two threads ask for the next inputs, of which the other one has made some.
+    """
+    (first, per_group, _), tiles, (_, _, channels, _, lanes) = part.channels, part.tiles, filters.shape
+    point, block = place[0] + part.points.start, place[1] * per_group + first
+    Products(
+        ctx.builder, len(tiles), channels, pixels, per_group, lanes,
+        inputs=lambda tile, channel: inputs[point, (tile + tiles.start) * row + channel],
+        filters=filters, place=(point, place[1]), following=(point, place[1] + 1),
+        store=lambda j, tile, v, total: ctx.builder.store(outputs[block + j, tile + tiles.start, point, v], total),
+        come_from_far=part.half is not None and not ctx.target.l3_is_slow,
+    ).emit()  # fmt: skip
 
 
 def build_output(ctx: Context, finished: FinishedTiles) -> Lowered:

@@ -336,7 +336,8 @@ def test_products_of_filters_in_fewer_bits(name, shape, f, bits, off, prefetched
         np.testing.assert_allclose(got, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
     (slow,) = run_op(products, inputs, constants=(1,), target=name, native=False)
     np.testing.assert_allclose(got, slow, rtol=0, atol=2e-6 * np.abs(expected).max())
-    assert prefetched == ({"u"} if shape[1] >= 4 else set())
+    asked = {"u"} if target(name).l3_is_slow else {"u", "x"}  # of x two threads have made half each
+    assert prefetched == (asked if shape[1] >= 4 else set())
     (exact,) = run_op(replace(products, bits=32), inputs, constants=(1,), target=name)
     assert (got != exact).any()
 
