@@ -338,13 +338,13 @@ class _Winograd:
             row, column = self.first_input(corner[0] + r, corner[1] + s)
             tile, channel = r * plan.columns + s, c * self.block + v
 
-            def write(point: int, value: Expr) -> None:
+            def write(point: Affine, value: Expr) -> None:
                 b.store(self.inputs[point, tile, channel], value)
                 if self.inputs_come_from_far:
                     b.prefetch(self.inputs[point, tile, (c + _TILES_AHEAD) * self.block], level=2)
 
             block = k * self.in_blocks + c
-            self.f.input_tile(b, lambda i, j: self.x[n, block, row + i, column + j, v], write)
+            self.f.input_tile(b, v, lambda i, j: self.x[n, block, row + i, column + j, v], write)
             if 4 * math.prod(self.x.operand.shape[1:]) > self.ctx.target.l2_bytes:
                 self.fetch_next_tile((n, block, row, column))
 
@@ -380,6 +380,7 @@ class _Winograd:
         with b.vector("v", self.block) as v:
             self.f.input_tile(
                 b,
+                v,
                 lambda i, j: self.turned[i, j, v],
                 lambda point, value: b.store(self.inputs[point, c, r * self.plan.columns + first + v], value),
             )
@@ -415,7 +416,7 @@ class _Winograd:
                 read = partial(self.result, j, tile, v)
                 self.finished.write(read, bias(j, v), (n, first + j), place, (height, width), v)
 
-    def result(self, j: Var, tile: Affine, v: Var, point: int) -> Load:
+    def result(self, j: Var, tile: Affine, v: Var, point: Affine) -> Load:
         return self.products[j, tile, point, v]
 
     @staticmethod

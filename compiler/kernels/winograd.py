@@ -182,8 +182,8 @@ class FinishedTiles:
         return height - (rows - 1) * self.f.outputs[0], width - (columns - 1) * self.f.outputs[1]
 
     def write(
-        self, read: Callable[[int], Expr], bias: Expr, head: tuple[IndexLike, IndexLike], place: tuple[Affine, Affine],
-        inside: Pair, v: Var, residue: tuple[IndexLike, IndexLike] = (0, 0),
+        self, read: Callable[[Affine], Expr], bias: Expr, head: tuple[IndexLike, IndexLike],
+        place: tuple[Affine, Affine], inside: Pair, v: Var, residue: tuple[IndexLike, IndexLike] = (0, 0),
     ) -> None:  # fmt: skip
         """The tile of products read(point) that is `place` tiles from the corner of image and block `head`.
 
@@ -198,7 +198,7 @@ class FinishedTiles:
         def finish(i: int, j: int, value: Expr) -> None:
             found[i, j] = self.ctx.finish(value + bias, (*head, *pixel(i, j), v))
 
-        self.f.output_tile(self.ctx.builder, inside, read, finish)
+        self.f.output_tile(self.ctx.builder, v, inside, read, finish)
         if self.window is None:
             for (i, j), value in found.items():
                 self.ctx.write((*head, *pixel(i, j), v), value)
@@ -243,8 +243,11 @@ def holds_windows(f: Filtering, window: Window, extents: Shape, pooled: Shape) -
 
 
 def transform_slowdown(target: Target) -> float:
-    """How much longer transforms take than on AVX-512, for want of registers."""
-    return _TRANSFORM_REGISTERS / min(target.vector_registers, _TRANSFORM_REGISTERS)
+    """How much longer transforms take than with AVX-512 on a Zen 4: for want of registers, or with fewer moves' cycles.
+
+    Half of what they do is moves, as fits a Zen 5: most estimates of sixteen layers are within 12 % there.
+    """
+    return _TRANSFORM_REGISTERS / min(target.vector_registers, _TRANSFORM_REGISTERS) * (1 + target.overhead) / 2
 
 
 def padded_bias(bias: Array | None, channels: int, blocks: int, lanes: int) -> Array:

@@ -37,7 +37,7 @@ from glulam.compiler.kernels.winograd import (
     transform_slowdown,
 )
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Buffer, Half, IndexLike, Load, Var
+from glulam.compiler.loops.ir import Affine, Buffer, Half, IndexLike, Load, Var
 from glulam.compiler.targets import Target
 
 Pads = tuple[tuple[int, int], ...]
@@ -100,12 +100,12 @@ def _input_tiles(
         place = (((n * rows + row) * columns + column) * blocks + c) * block
         y, z = a * f.down.step + q + (high.first - top), e * f.across.step + p + (wide.first - left)
 
-        def write(point: int, value: Expr) -> None:
+        def write(point: Affine, value: Expr) -> None:
             b.store(tiles[point, place + v], value)
             if far:  # room for the tile to the right
                 b.prefetch(tiles[point, place + blocks * block], level=2)
 
-        f.input_tile(b, lambda i, j: x[n, c, y + i * f.down.dilation, z + j * f.across.dilation, v], write)
+        f.input_tile(b, v, lambda i, j: x[n, c, y + i * f.down.dilation, z + j * f.across.dilation, v], write)
 
 
 def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int, digits: Digits | None = None) -> Lowered:
@@ -119,6 +119,8 @@ def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int, digits: D
     outputs = ctx.memory("output", 0, (blocks, tiles, f.slots, lanes))
     tiling = product_tiling(ctx.target, tiles, blocks, in_channels, digits)
     shared = _shared(ctx.target, tiles, blocks * lanes)
+    if shared is _Shared.TILES and tiles <= tiling.pixels:
+        shared = _Shared.POINTS
     parts = list(_parts(shared, tiling.channel_groups(blocks), f.points, tiles))
     filters: dict[_Channels, Buffer | FixedPoint] = {}
     for first, per_group, count in dict.fromkeys(part.channels for part in parts):
@@ -246,5 +248,5 @@ def _along(line: Line, extent: int) -> list[tuple[Residues, int, int, int]]:
     ]
 
 
-def _product(products: Buffer, block: Var, tile: IndexLike, v: Var, point: int) -> Load:
+def _product(products: Buffer, block: Var, tile: IndexLike, v: Var, point: Affine) -> Load:
     return products[block, tile, point, v]

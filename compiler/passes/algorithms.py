@@ -53,7 +53,7 @@ from glulam.compiler.passes.sides import BLOCKED, Sides, sides
 from glulam.compiler.targets import Target
 
 _READ_BETWEEN = 2  # times the weights of a linear layer that pass the caches before it is run again
-
+_PICKED_STRIDE = 2  # along vectors of pixels; with 4 they take 2.3 times as long as estimated
 _OTHER_TILES = 2  # tiles besides the model's own that are worth a measurement
 
 
@@ -79,6 +79,8 @@ class Candidate:
 class Algorithm:
     """`refuses` says why it does not serve a node, None if it does; `candidates` are its variants, the best first.
 
+    So does `refuses_between`, of what the node stands between.
+
     An algorithm serves nodes of the op class `serves` only; the first that serves a class must refuse nothing. An
     `exact` one adds up what the definition does.
     """
@@ -88,6 +90,11 @@ class Algorithm:
     refuses: Callable[[Target, Node], str | None]
     candidates: Callable[[Target, Node], list[Candidate]]
     exact: bool = True
+    refuses_between: Callable[[Target, Node, Sides], str | None] | None = None
+
+    def refusal(self, target: Target, node: Node, around: Sides) -> str | None:
+        why = self.refuses(target, node)
+        return why if why or not self.refuses_between else self.refuses_between(target, node, around)
 
 
 def candidates(
@@ -104,7 +111,7 @@ def candidates(
             continue
         if strict and not algorithm.exact:
             refused.append(f"no {algorithm.name}: numerics are strict")
-        elif (why := algorithm.refuses(target, node)) is not None:
+        elif (why := algorithm.refusal(target, node, around)) is not None:
             refused.append(f"no {algorithm.name}: {why}")
         else:
             found += algorithm.candidates(target, node)
@@ -118,7 +125,8 @@ def candidates(
 def relevant_sides(target: Target, uses: Uses, node: Node) -> Sides:
     """What is around a node, as far as its candidates' costs depend on it."""
     if type(node.op) is Conv and _no_narrow(target, node) is None:
-        return sides(uses, node)
+        around = sides(uses, node)
+        return around if _no_narrow_between(target, node, around) is None else BLOCKED
     if type(node.op) is Linear and _no_fixed_point(target, node) is None:
         return Sides(cold=not stays_cached(target, uses.constant_bytes))
     return BLOCKED
@@ -328,11 +336,19 @@ def _no_narrow(target: Target, node: Node) -> str | None:
     op = node.op
     assert isinstance(op, Conv)
     channels = _channels(target, node)
-    if channels.outs % target.lanes == 0 or op.strides[-1] > conv_narrow.MOST_STRIDE:
-        return f"output channels in blocks of {target.lanes}, or a stride of more than {conv_narrow.MOST_STRIDE}"
+    if op.strides[-1] > conv_narrow.MOST_STRIDE:
+        return f"a stride of more than {conv_narrow.MOST_STRIDE}"
     if channels.groups > 1 and not _has_ragged_groups(target, node):
         return "each channel is a group"
     return _needs_packing(node)
+
+
+def _no_narrow_between(target: Target, node: Node, around: Sides) -> str | None:
+    assert isinstance(node.op, Conv)
+    channels, lanes = _channels(target, node), target.lanes
+    if channels.outs % lanes or (around.goes_plain and channels.ins < lanes and node.op.strides[-1] <= _PICKED_STRIDE):
+        return None
+    return f"output channels in blocks of {lanes}, and no plain result of few channels with a stride of one or two"
 
 
 def _narrow(target: Target, node: Node) -> list[Candidate]:
@@ -477,7 +493,7 @@ def _strassen_linear(target: Target, node: Node) -> list[Candidate]:
 ALGORITHMS = (
     Algorithm("direct", Conv, _never, _direct),
     Algorithm("winograd", Conv, _no_winograd, _winograd, exact=False),
-    Algorithm("narrow", Conv, _no_narrow, _narrow),
+    Algorithm("narrow", Conv, _no_narrow, _narrow, refuses_between=_no_narrow_between),
     Algorithm("strassen", Conv, _no_strassen_conv, _strassen_conv, exact=False),
     Algorithm("phases", ConvTranspose, _never, _phases),
     Algorithm("stripes", ConvTranspose, _no_stripes, _striped),

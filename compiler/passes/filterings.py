@@ -12,7 +12,9 @@ from glulam.compiler.ops.conv import Conv
 from glulam.compiler.ops.winograd import as_pair
 from glulam.compiler.targets import Target
 
-_TILES = {(3, 1): (2, 4, 6), (5, 1): (3, 4), (7, 1): (4, 6), (3, 2): (2, 4), (5, 2): (2, 4), (7, 2): (2, 4)}
+_TILES = {
+    (3, 1): (2, 4, 6), (5, 1): (3, 4), (7, 1): (4, 6), (3, 2): (2, 4), (5, 2): (2, 4), (7, 2): (2, 4), (11, 4): (2, 4),
+}  # fmt: skip
 """Outputs of Winograd's tiles along an axis, by the taps and the stride along it."""
 
 _SMALL = 16  # rows and columns of results for which oblong tiles are considered

@@ -78,6 +78,16 @@ def test_no_strassen_where_operands_come_from_a_slow_cache():
         assert min(found, key=lambda each: each.cycles).name.split()[0] == first
 
 
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_a_first_layer_whose_result_is_wanted_plain_works_on_rows_of_pixels(stride):
+    """Not one whose vectors of pixels have to be picked from many."""
+    layers = [gl.layers.Input((3, 64, 64)), gl.layers.Conv2d(64, 3, stride=stride, padding=1), gl.layers.ReLU()]
+    for behind, narrow in (([], stride < 4), ([gl.layers.Conv2d(64, 3)], False)):
+        graph = gl.Sequential([*layers, *behind]).graph()
+        names = [step.kernel.name for step in lower(graph, Options(target="x86-64-v4")).steps]
+        assert any("narrow" in name for name in names) == narrow
+
+
 def test_transforms_pay_in_a_first_layer_where_their_moves_hardly_show():
     net = gl.Sequential([gl.layers.Input((3, 224, 224)), gl.layers.Conv2d(64, 7, stride=2, padding=3)])
     for machine, first in ((replace(ZEN5, overhead=1.0), "direct"), (ZEN5, "winograd")):
