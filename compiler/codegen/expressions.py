@@ -93,9 +93,10 @@ class Expressions:
         terms: dict[str, int] = {}
         const, step = self.indices.split(index, 1, terms)
         base = self.indices.sum(terms)
-        scalar = Val(str(const), DType.I64)
-        if base is not None:
-            scalar = self.instructions.arith("add", Val(base, DType.I64), scalar) if const else Val(base, DType.I64)
+        text = base or str(const)
+        if base and const:
+            text = self.instructions.function.numbered(("plus", base, const), f"add i64 {base}, {const}")
+        scalar = Val(text, DType.I64)
         return self.instructions.arith("add", scalar, lane_steps(self.indices.lanes, step)) if step else scalar
 
     def _lane_reduce(self, op: str, x: Val) -> Val:

@@ -13,7 +13,7 @@ from glulam.compiler.errors import CompileError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Fma
-from glulam.compiler.loops.ir import Access, Builder
+from glulam.compiler.loops.ir import Access, Affine, Bounded, Builder, IndexValue
 from glulam.compiler.targets import NAMED, target
 from glulam.runtime.library import unpack
 
@@ -51,6 +51,23 @@ def test_arithmetic_calls_no_library(machine):
     text = build_assembly([b.kernel()], entry_text(b.kernel()), machine)
     calls = set(re.findall(r"\b(?:callq?|bl)\s+([\w@]+)", text))
     assert calls <= {"plain", "plain@PLT"}
+
+
+def test_a_place_within_bounds_is_found_and_read_once_for_all_that_take_it():
+    """By the blocks of a register tile, as in a convolution without padding around its input."""
+    b = Builder("bounded")
+    x, w, y = b.param("x", (9, 4)), b.param("w", (4, 2, 16)), b.param("y", (8, 2, 16), Access.WRITE)
+    with b.section(i=8) as (i,), b.vector("v", 16) as v:
+        acc = b.tile("acc", 4, 2)
+        with b.unrolled("t", 4) as t, b.unrolled("j", 2) as j:
+            b.store(acc[t, j], 0.0)
+        with b.serial("k", 4) as k, b.unrolled("t", 4) as t, b.unrolled("j", 2) as j:
+            place = Bounded(IndexValue(Affine.of(i) - 2), 9)
+            b.store(acc[t, j], Fma(x[place, k], w[k, j, v], acc[t, j]))
+        with b.unrolled("j", 2) as j:
+            b.store(y[i, j, v], acc[0, j])
+    text = module_text([b.kernel()], entry_text(b.kernel()), target("x86-64-v4"))
+    assert len(re.findall(r"call i64 @llvm\.smax", text)) == 2, "one for the place, one for the section"
 
 
 @pytest.mark.parametrize(("nearest", "wanted"), [(False, {"prefetcht0", "prefetcht2"}), (True, {"prefetcht0"})])
