@@ -453,8 +453,9 @@ class Builder:
         return buffer
 
     def scratch_once(self, name: str, shape: Sequence[int]) -> Buffer:
-        """The scratch memory of this name, if the kernel has it already."""
-        return next((each for each in self.scratch_buffers if each.name == name), None) or self.scratch(name, shape)
+        """The scratch memory of this name and shape, which the kernel may have already."""
+        known = [each for each in self.scratch_buffers if (each.name, each.shape) == (name, tuple(shape))]
+        return known[0] if known else self.scratch(name, shape)
 
     def section(self, leading: bool = False, /, **extents: int) -> _SectionScope:
         """Parallel loops around what follows; `with b.section(n=N, oh=OH) as (n, oh):`.
