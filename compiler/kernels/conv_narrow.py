@@ -1,7 +1,8 @@
 """Convolutions whose output channels, or those of a group, fill no blocks: vectors lie along rows of plain tensors.
 
 In channel blocks many lanes would be empty. A register tile is some vectors of neighbouring pixels for some output
-channels; each tap adds one input vector, shifted by its place, times a weight of each channel.
+channels; each tap adds one input vector, shifted by its place, times a weight of each channel. Where a row is no more
+than a vector, those of a tile lie below each other, so that weights are read for several rows.
 """
 
 from __future__ import annotations
@@ -49,10 +50,16 @@ def cost(
 ) -> float:
     """Estimated cycles of the whole convolution on one core."""
     *outer, width = spatial
-    vectors = -(-width // target.lanes)
+    rows, vectors = math.prod(outer), -(-width // target.lanes)
+    if _goes_down(target, spatial):
+        rows, vectors = rows // outer[-1], outer[-1]
     tile = choose_tile(target, vectors, out_channels, stride)
-    steps = batch * math.prod(outer) * in_channels * taps
-    return steps * _row_cycles(target, tile, vectors, out_channels, stride)
+    return batch * rows * in_channels * taps * _row_cycles(target, tile, vectors, out_channels, stride)
+
+
+def _goes_down(target: Target, spatial: Shape) -> bool:
+    """Whether the vectors of a tile are below each other, since a row has no more than one."""
+    return len(spatial) > 1 and 0 < spatial[-1] <= target.lanes and spatial[-2] > 1
 
 
 def choose_tile(target: Target, vectors: int, out_channels: int, stride: int) -> Tile:
@@ -111,7 +118,9 @@ class _Narrow:
         self.ctx, self.b, self.geometry = ctx, ctx.builder, geometry
         self.x, self.lanes, self.in_channels = ctx.input_view(0), ctx.target.lanes, weights.shape[1]
         self.out_channels = len(weights) // geometry.groups
-        vectors = max(1, ctx.output.shape[-1] // self.lanes)
+        spatial = ctx.output.spatial
+        self.goes_down = _goes_down(ctx.target, spatial)
+        vectors = spatial[-2] if self.goes_down else max(1, spatial[-1] // self.lanes)
         tile = choose_tile(ctx.target, vectors, self.out_channels, geometry.strides[-1])
         self.vectors = tile.vectors
         self.parts = []
@@ -126,6 +135,9 @@ class _Narrow:
         """All pixels: whole tiles, the vectors that are left, and a narrower vector for the last few."""
         self.ctx.output_view()
         batch, _, *outer, width = self.ctx.output.shape
+        if self.goes_down:
+            self.below_each_other(batch, outer, width)
+            return
         vectors, rest = divmod(width, self.lanes)
         runs = [
             (first * self.lanes, count, length, self.lanes) for first, count, length in pieces(vectors, self.vectors)
@@ -153,11 +165,28 @@ class _Narrow:
                 with self.b.section(**extents, g=part.count, s=count) as (n, q, *rows, g, s):
                     self.tile(part, (n, q, g), rows, s * (length * lanes) + first, length, lanes)
 
+    def below_each_other(self, batch: int, outer: Sequence[int], width: int) -> None:
+        """All pixels of an image whose rows are a vector each, in runs of rows."""
+        *middle, height = outer
+        extents = {"n": batch, "q": self.geometry.groups, **{f"o{d}": extent for d, extent in enumerate(middle)}}
+        for first, count, length in pieces(height, self.vectors):
+            for part in self.parts:
+                with self.b.section(**extents, r=count, g=part.count) as (n, q, *rows, r, g):
+                    self.tile(part, (n, q, g), [*rows, r * length + first], Affine.of(0), length, width)
+
     def tile(
-        self, part: _Part, head: tuple[Var, Var, Var], rows: Sequence[Var], column: Affine, vectors: int, lanes: int
-    ) -> None:
-        """`vectors` of so many lanes from a column on, for one part of the channels of a group."""
+        self, part: _Part, head: tuple[Var, Var, Var], rows: Sequence[Var | Affine], column: Affine, vectors: int,
+        lanes: int,
+    ) -> None:  # fmt: skip
+        """`vectors` of so many lanes from a row and column on, for one part of the channels of a group."""
         b, (n, q, g), channels, (*kernel, last) = self.b, head, part.channels, self.geometry.kernel
+
+        def pixel(t: Var, v: Var) -> list[Affine]:
+            if not self.goes_down:
+                return [*map(Affine.of, rows), column + t * lanes + v]
+            *above, row = map(Affine.of, rows)
+            return [*above, row + t, column + v]
+
         with b.vector("v", lanes) as v:
             acc = b.tile("acc", vectors, channels)
             with b.unrolled("t", vectors) as t, b.unrolled("j", channels) as j:
@@ -170,10 +199,10 @@ class _Narrow:
                 u = stack.enter_context(b.unrolled("u", unroll))
                 j, t = stack.enter_context(b.unrolled("j", channels)), stack.enter_context(b.unrolled("t", vectors))
                 tap: list[IndexLike] = [*taps, i * unroll + u]
-                place = self.geometry.input_place([*map(Affine.of, rows), column + t * lanes + v], tap)
+                place = self.geometry.input_place(pixel(t, v), tap)
                 value = self.x[n, q * self.in_channels + c, *place]
                 b.store(acc[t, j], Fma(value, part.weights[q, g, c, *tap, j], acc[t, j]))
             with b.unrolled("t", vectors) as t, b.unrolled("j", channels) as j:
                 channel = q * self.out_channels + g * channels + j + part.first
-                point: Point = (n, channel, *rows, column + t * lanes + v)
+                point: Point = (n, channel, *pixel(t, v))
                 self.ctx.write(point, self.ctx.finish(acc[t, j], point))

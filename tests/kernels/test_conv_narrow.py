@@ -14,6 +14,11 @@ from glulam.compiler.targets import runnable_targets
 
 TARGETS = [t.name for t in runnable_targets()]
 CASES = [
+    (NarrowConv((1, 1), ((1, 1), (1, 1)), (1, 1), 3), (2, 15, 13, 7), (51, 5, 3, 3)),
+    (NarrowConv((2, 3), ((1, 0), (0, 2)), (1, 1)), (1, 3, 13, 13), (3, 3, 3, 5)),
+    (NarrowConv((1, 2), ((2, 1), (1, 4)), (3, 2)), (1, 17, 17, 3), (17, 17, 3, 3)),
+    (NarrowConv((1, 1), ((1, 0), (0, 0)), (1, 1)), (2, 1, 7, 1), (3, 1, 2, 1)),
+    (NarrowConv((1, 1, 2), ((0, 1), (1, 1), (0, 1)), (1, 2, 1)), (1, 3, 4, 7, 7), (5, 3, 3, 3, 3)),
     (NarrowConv((1, 1), ((0, 0), (0, 0)), (1, 1)), (1, 1, 1, 1), (1, 1, 1, 1)),
     (NarrowConv((1, 1), ((1, 1), (19, 19)), (1, 1)), (1, 8, 5, 37), (8, 8, 3, 39)),
     (NarrowConv((1, 2), ((0, 0), (0, 0)), (1, 1)), (1, 1, 1, 300), (1, 1, 1, 64)),
@@ -49,8 +54,9 @@ def test_native_equals_reference(name, case):
     near(run_op(op, [x, w, None], constants=(1,), target=name)[0], op.reference(x, w, None)[0])
 
 
-def test_interpreter_equals_native():
-    op, *shapes = CASES[3]
+@pytest.mark.parametrize("case", [CASES[1], CASES[8]], ids=str)
+def test_interpreter_equals_native(case):
+    op, *shapes = case
     arrays = arrays_of(*shapes)
     (slow,) = run_op(op, arrays, constants=(1, 2), native=False)
     (fast,) = run_op(op, arrays, constants=(1, 2))

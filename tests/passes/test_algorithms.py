@@ -236,7 +236,7 @@ def test_depthwise_convolutions_cost_what_they_multiply_and_fetch(size, taps, ti
 
 @pytest.mark.parametrize(("groups", "name"), [(64, "depthwise"), (16, "grouped"), (4, "direct")])
 def test_the_algorithm_is_called_what_the_kernel_is(groups, name):
-    net = gl.Sequential([gl.layers.Input((64, 9, 9)), gl.layers.Conv2d(64, 3, padding=1, groups=groups)])
+    net = gl.Sequential([gl.layers.Input((64, 7, 7)), gl.layers.Conv2d(64, 3, padding=1, groups=groups)])
     (step,) = [s for s in gl.compile(net, numerics="strict").manifest.steps if s.label == "0"]
     assert step.algorithm.startswith(name)
     (lowered,) = [s for s in lower(net.graph(), Options(numerics="strict")).steps if s.label == "0"]
