@@ -111,7 +111,7 @@ def refuses(target: Target, channels: Channels, geometry: ConvGeometry, width: i
 def cost(target: Target, batch: int, spatial: Shape, channels: Channels, geometry: ConvGeometry) -> float:
     """Estimated cycles of a convolution whose groups do not fill channel blocks on one core, by whatever template.
 
-    Shuffles of several taps' inputs and what else goes on beside products show less on a Zen 5, by seven layers.
+    On a Zen 5 what goes on beside products shows less; shuffles for a single tap were not measured there.
     """
     groups, outs, lanes = channels.groups, channels.outs, channels.lanes
     products = batch * math.prod(spatial) * channels.ins * math.prod(geometry.kernel) / target.fmas_per_cycle

@@ -235,8 +235,8 @@ class Filtering:
     def least_bits(self) -> int:
         """The fewest for its filters, as `fixed_point` keeps them.
 
-        20 round less than tiles of 4x4 do in float32 if it interpolates at 0, 1, -1 and infinity alone, whose powers do
-        not grow. 24 round less than any larger tile itself.
+        20 if it interpolates at 0, 1, -1 and infinity alone, whose powers do not grow: they round about as much as
+        tiles of 4x4 in float32. Else 24, which round less than the tiles themselves.
         """
         return 20 if max(self.down.most_points, self.across.most_points) <= _UNIT_POINTS else 24
 

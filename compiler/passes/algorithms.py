@@ -79,7 +79,7 @@ class Candidate:
 class Algorithm:
     """`refuses` says why it does not serve a node, None if it does; `candidates` are its variants, the best first.
 
-    So does `refuses_between`, of what the node stands between.
+    `refuses_between` may have a reason as well, in what the node stands between.
 
     An algorithm serves nodes of the op class `serves` only; the first that serves a class must refuse nothing. An
     `exact` one adds up what the definition does.
@@ -93,6 +93,7 @@ class Algorithm:
     refuses_between: Callable[[Target, Node, Sides], str | None] | None = None
 
     def refusal(self, target: Target, node: Node, around: Sides) -> str | None:
+        """The first reason, None if there is none."""
         why = self.refuses(target, node)
         return why if why or not self.refuses_between else self.refuses_between(target, node, around)
 

@@ -1,8 +1,9 @@
 """For two threads, convolutions by Winograd's algorithm in one kernel where stages would be little faster.
 
 In stages both threads read the tiles that both have transformed. In one kernel a thread transforms what it reads by
-itself, into memory of its own, and computes half of the channels, whose filters it then reads for each block of tiles.
-The sums are the same, so threads may decide.
+itself, into memory of its own, and computes half of the channels, whose filters it then reads for each block of tiles:
+unless these are many, for which a kernel of nothing but products waits less. The sums are the same, so threads may
+decide.
 """
 
 from __future__ import annotations
