@@ -30,14 +30,14 @@ from glulam.compiler.passes.split_strassen import SplitStrassen
 from glulam.compiler.passes.split_winograd import SplitWinograd
 from glulam.compiler.passes.transposed_blocks import TransposedBlocks
 from glulam.compiler.passes.transposed_to_conv import TransposedToConv
-from glulam.compiler.passes.volumes import TrimTaps, VolumesToImages
+from glulam.compiler.passes.trim_taps import TrimTaps
 from glulam.compiler.targets import Target, target
 
 # Left out if `Options.fuse` is False, so that every layer keeps a kernel of its own.
 FUSIONS = ("fold_normalisation", "modulate_weights", "fuse", "average_in_producer", "fuse_separable")
 
 # Left out with `numerics="strict"`: they compute other sums than the definition's.
-REORDERING = ("volumes_to_images", "modulate_weights")
+REORDERING = ("modulate_weights",)
 
 
 def pipeline(
@@ -63,7 +63,6 @@ def pipeline(
         TrimTaps(),  # after FoldPadding: taps that meet only that padding go
         SplitBatch(machine),  # before the choice of algorithms, which depends on how many samples there are
         TransposedToConv(machine, strict),  # before the choice of algorithms, which then has one more convolution
-        VolumesToImages(machine),  # before the choice of algorithms, which looks at images
         ChooseAlgorithm(machine, measured or {}, strict),  # before fusion, since not every kernel can pool its result
         ChosenChannels(machine),  # after the choice of algorithms: only a direct convolution can look its channels up
         ModulateWeights(),  # of direct convolutions; before batches are divided, which must not hide a product's reader

@@ -1,58 +1,72 @@
-"""Frames of a volume as images and back: copies of planes."""
+"""Volumes as the frames that they have along their first axis: which of them a frame of a convolution's result sees."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 
-from glulam.compiler.errors import LoopError
-from glulam.compiler.kernels import strided
-from glulam.compiler.kernels.context import Context, Lowered, Point
-from glulam.compiler.kernels.strided import Side
-from glulam.compiler.kernels.tiling import unroll_factor
+from glulam.compiler.graph.types import Shape
+from glulam.compiler.kernels.context import Operand
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, Met
+from glulam.compiler.loops.ir import Affine, Builder, IndexLike
 
-_UNROLL = 8  # pixels in one round of the loop
-
-
-def stack(ctx: Context, images: Sequence[Sequence[int]]) -> Lowered:
-    """Input 0, [N,C,T,H,W], as images of the frames that `images` names, -1 being zeros; C fills its blocks."""
-    x, block = ctx.operand(0), ctx.output.layout.block
-    batch, channels, _, *extents = x.shape
-    if channels % block:
-        raise LoopError(f"{ctx.name}: {channels} channels do not fill blocks of {block}")
-    source, target = strided.source(ctx, 0, block), strided.target(ctx)
-    blocks = channels // block
-    plane = (batch, blocks, *extents, *([block] if block > 1 else []))
-    n, c, *inner = target.strides
-    apart = replace(target, strides=(n * len(images), c, *inner))
-    for t, image in enumerate(images):
-        for k, frame in enumerate(image):
-            place = Side(apart.buffer, apart.start + t * n + k * blocks * c, apart.strides)
-            if frame < 0:
-                strided.fill(ctx, plane, 0.0, place, ctx.output.type.dtype)
-            else:
-                strided.copy(ctx, plane, _without_frames(source.moved(2, frame)), place)
-    return ctx.finished()
+_ONE_TAP = ConvGeometry((1,), (1,), (1,), ((0, 0),))
 
 
-def _without_frames(side: Side) -> Side:
-    return replace(side, strides=(*side.strides[:2], *side.strides[3:]))
+@dataclass(frozen=True)
+class Frames:
+    """A frame of the result has the channels of those of the input that taps along the first axis meet.
+
+    `axis` is the geometry of that axis alone, which images do not have: one is a frame that sees one.
+    """
+
+    inputs: int = 1
+    outputs: int = 1
+    axis: ConvGeometry = _ONE_TAP
+
+    @classmethod
+    def of(cls, geometry: ConvGeometry, inputs: Shape, outputs: Shape) -> Frames:
+        """Of a convolution of sequences, images, or volumes of these spatial extents."""
+        if geometry.rank < 3:
+            return IMAGE
+        first = ConvGeometry(geometry.kernel[:1], geometry.strides[:1], geometry.dilations[:1], geometry.pads[:1])
+        return cls(inputs[0], outputs[0], first)
+
+    @property
+    def taps(self) -> int:
+        return self.axis.kernel[0]
+
+    @cached_property
+    def parts(self) -> list[Met]:
+        """The frames of the result, by the taps that meet the input and not only the padding."""
+        return self.axis.met(0, self.outputs, self.inputs)
+
+    @cached_property
+    def met(self) -> float:
+        """How many frames of the input one of the result sees on average."""
+        return sum(part.count * len(part.taps) for part in self.parts) / self.outputs if self.outputs else 1.0
+
+    def place(self, frame: IndexLike, tap: IndexLike) -> Affine:
+        """The frame of the input that a tap meets for one of the result."""
+        return self.axis.input_place([Affine.of(frame)], [tap])[0]
 
 
-def unstack(ctx: Context) -> Lowered:
-    """Input 0, [N * T,C,H,W], as [N,C,T,H,W], with the epilogue."""
-    b, y = ctx.builder, ctx.output
-    x, block = ctx.input_view(0), y.layout.block
-    frames, height, width = y.shape[2:]
-    ctx.output_view()
-    unrolled = unroll_factor(width, _UNROLL) if width else 1
-    with (
-        ctx.image_section(y.blocks, (frames, height)) as (n, c, (t, h)),
-        b.serial("w", width // unrolled) as w,
-        b.vector("v", block) as v,
-        b.unrolled("u", unrolled) as u,
-    ):
-        column = w * unrolled + u
-        point: Point = (n, c, t, h, column, v)
-        ctx.write(point, ctx.finish(x[(n * frames + t, c, h, column, v)], point))
-    return ctx.finished()
+IMAGE = Frames()
+"""The only frame."""
+
+
+@contextmanager
+def each_tap(b: Builder, taps: range) -> Iterator[Affine]:
+    """A loop over taps, if there are several."""
+    if len(taps) == 1:
+        yield Affine.of(taps.start)
+    else:
+        with b.serial("d", len(taps)) as tap:
+            yield tap + taps.start
+
+
+def indices(operand: Operand, frame: IndexLike) -> tuple[IndexLike, ...]:
+    """What stands for a frame between channels and rows in a point of the operand: nothing in one of images."""
+    return (frame,) if len(operand.spatial) > 2 else ()

@@ -287,7 +287,15 @@ class Filtering:
     # ---- at compile time
 
     def transform_filters(self, out: Array, weights: Array) -> None:
-        """G g G^T of [OC, C, *taps] into [groups, points, C, blocks, lanes], zeros for channels beyond the last."""
+        """G g G^T of [OC, C, *taps] into [groups, points, C, blocks, lanes], zeros for channels beyond the last.
+
+        Of [OC, frames, C, *taps] the channels of one frame come after those of the other.
+        """
+        if weights.ndim > 4:
+            each = out.reshape(*out.shape[:2], weights.shape[1], -1, *out.shape[3:])
+            for frame in range(weights.shape[1]):
+                self.transform_filters(each[:, :, frame], weights[:, frame])
+            return
         groups, points, in_channels, blocks, lanes = out.shape
         width, (down, across), (rows, columns) = blocks * lanes, weights.shape[2:], self.inputs
         for first in range(0, in_channels, _TRANSFORMED):

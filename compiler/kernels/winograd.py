@@ -12,6 +12,7 @@ import numpy as np
 from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context
 from glulam.compiler.kernels.fixed_point import Digits, FixedPoint, unpack_cycles, weight_bytes
+from glulam.compiler.kernels.frames import each_tap
 from glulam.compiler.kernels.minimal_filtering import Filtering
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.tiling import LINE, STREAM_BYTES, Tiling, row_cycles, tilings, unroll_factor
@@ -33,9 +34,10 @@ _DRAWN = 0.4  # of the time in which filters come from the second-level cache sh
 class Products:
     """The matrix product of one point: tiles x channels of inputs, times the filters of `blocks` channel blocks.
 
-    `pixels` tiles share a register tile. `inputs(tile, channel)` and `filters[*place, channel, block, lane]` are the
-    operands, the next product's filters lie at `following`, and `store(block, tile, lane, sum)` takes the results. If
-    inputs `come_from_far`, a register tile asks for those of the next one, which lie behind its own.
+    `pixels` tiles share a register tile. `inputs(tap, tile, channel)` are those of the frame that a tap meets, and add
+    up over `taps`; the filters of all taps' channels lie one after the other in `filters[*place, channel, block,
+    lane]`. The next product's lie at `following`, and `store(block, tile, lane, sum)` takes the results. If inputs
+    `come_from_far`, a register tile asks for those of the next one, which lie behind its own.
     """
 
     b: Builder
@@ -44,12 +46,13 @@ class Products:
     pixels: int
     blocks: int
     lanes: int
-    inputs: Callable[[Affine, Affine], Load]
+    inputs: Callable[[Affine, Affine, Affine], Load]
     filters: Buffer | FixedPoint
     place: Place
     following: Place
     store: Callable[[Var, Affine, Var, Expr], None]
     come_from_far: bool = False
+    taps: range = range(1)
 
     def emit(self) -> None:
         full, rest = divmod(self.tiles, self.pixels)
@@ -67,42 +70,49 @@ class Products:
     def register_tile(self, step: IndexLike, pixels: int) -> None:
         """The `step`-th one, which asks for its share of the next filters."""
         b, start = self.b, Affine.of(step) * self.pixels
-        full, rest = divmod(self.channels, self.unroll)
-        lines = -(-pixels * self.unroll // self.lanes)
         with b.vector("v", self.lanes) as v:
             acc = b.tile("acc", pixels, self.blocks)
             with b.unrolled("j", self.blocks) as j, b.unrolled("t", pixels) as t:
                 b.store(acc[t, j], 0.0)
-            if full:
-                with b.serial("i", full) as i:
-                    self.ask_ahead(i, step)
-                    if self.come_from_far:
-                        with b.unrolled("n", lines) as n:
-                            b.prefetch(self.inputs(start + pixels, (i * lines + n) * self.lanes), level=2)
-                    self.add(acc, start, i * self.unroll, self.unroll, v)
-            if rest:
-                self.add(acc, start, Affine.of(full * self.unroll), rest, v)
+            with each_tap(b, self.taps) as tap:
+                self.add_frame(acc, start, step, tap, v)
             with b.unrolled("j", self.blocks) as j, b.unrolled("t", pixels) as t:
                 self.store(j, start + t, v, self.total(acc[t, j], j, v))
 
-    def ask_ahead(self, i: Var, step: IndexLike) -> None:
+    def add_frame(self, acc: Tile, start: Affine, step: IndexLike, tap: Affine, v: Var) -> None:
+        """The products of the channels of a frame."""
+        b, (pixels, _) = self.b, acc.shape
+        full, rest = divmod(self.channels, self.unroll)
+        lines = -(-pixels * self.unroll // self.lanes)
+        if full:
+            with b.serial("i", full) as i:
+                self.ask_ahead(tap, i, step)
+                if self.come_from_far:
+                    with b.unrolled("n", lines) as n:
+                        b.prefetch(self.inputs(tap, start + pixels, (i * lines + n) * self.lanes), level=2)
+                self.add(acc, start, tap, i * self.unroll, self.unroll, v)
+        if rest:
+            self.add(acc, start, tap, Affine.of(full * self.unroll), rest, v)
+
+    def ask_ahead(self, tap: Affine, i: Var, step: IndexLike) -> None:
         """For a share of the filters that the next product has for the channels of the i-th round."""
-        b, rows, buffer = self.b, self.unroll, self.filters
+        b, frame, rows, buffer = self.b, self.channels, self.unroll, self.filters
         if isinstance(buffer, FixedPoint):
-            rows, buffer = buffer.digits.rows_of(rows), buffer.numbers
+            frame, rows, buffer = buffer.digits.rows_of(frame), buffer.digits.rows_of(rows), buffer.numbers
         share = -(-rows // -(-self.tiles // self.pixels))
         blocks = max(1, LINE // (self.lanes * buffer.dtype.size))
         with b.unrolled("u", share) as u, b.unrolled("j", -(-self.blocks // blocks)) as j:
-            row = i * rows + Affine.of(step) * share + u
+            row = tap * frame + i * rows + Affine.of(step) * share + u
             b.prefetch(buffer[(*self.following, row, j * blocks, 0)], level=2)
 
-    def add(self, acc: Tile, start: Affine, first: Affine, count: int, v: Var) -> None:
+    def add(self, acc: Tile, start: Affine, tap: Affine, first: Affine, count: int, v: Var) -> None:
         """The products of some channels; of fixed-point filters it must be known which of those together they are."""
         b, (pixels, blocks) = self.b, acc.shape
 
         def multiply(channel: Affine) -> None:
             with b.unrolled("t", pixels) as t, b.unrolled("j", blocks) as j:
-                x, w = self.inputs(start + t, channel), self.filters[(*self.place, channel, j, v)]
+                x = self.inputs(tap, start + t, channel)
+                w = self.filters[(*self.place, tap * self.channels + channel, j, v)]
                 b.store(acc[t, j], Fma(x, w, acc[t, j]))
 
         if isinstance(self.filters, FixedPoint):
@@ -117,6 +127,11 @@ class Products:
         if isinstance(self.filters, FixedPoint):
             return self.filters.scaled(sum_) * self.filters.scale(self.place, 0, j, v)
         return sum_
+
+
+def by_tap(weights: Array) -> Array:
+    """[OC, C, *taps], of volumes with the channels of a tap along the first axis together: [OC, taps, C, *others]."""
+    return weights.swapaxes(1, 2) if weights.ndim > 4 else weights
 
 
 def packed_filters(ctx: Context, packing: Packing, digits: Digits | None) -> Buffer | FixedPoint:
@@ -182,10 +197,10 @@ class FinishedTiles:
         return height - (rows - 1) * self.f.outputs[0], width - (columns - 1) * self.f.outputs[1]
 
     def write(
-        self, read: Callable[[Affine], Expr], bias: Expr, head: tuple[IndexLike, IndexLike],
+        self, read: Callable[[Affine], Expr], bias: Expr, head: tuple[IndexLike, ...],
         place: tuple[Affine, Affine], inside: Pair, v: Var, residue: tuple[IndexLike, IndexLike] = (0, 0),
     ) -> None:  # fmt: skip
-        """The tile of products read(point) that is `place` tiles from the corner of image and block `head`.
+        """The tile of products read(point) that is `place` tiles from the corner of image, block, and frame: `head`.
 
         It has every dilation-th output, from the `residue`-th on.
         """
@@ -230,7 +245,7 @@ def holds_windows(f: Filtering, window: Window, extents: Shape, pooled: Shape) -
     """Why the tiles of an image do not hold the windows of a pool with so many results; None if they do."""
     geo = window.geometry
     if len(extents) != 2:
-        return "it is a pool of sequences"
+        return "it is no pool of images"
     if f.is_dilated:
         return "neighbours lie in different tiles of a dilated convolution"
     if geo.kernel != geo.strides or set(geo.dilations) != {1} or any(geo.before):

@@ -17,6 +17,7 @@ from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.fixed_point import Digits, FixedPoint, weight_bytes
+from glulam.compiler.kernels.frames import IMAGE, Frames, indices
 from glulam.compiler.kernels.minimal_filtering import Filtering, Line, Residues
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.tiling import (
@@ -30,6 +31,7 @@ from glulam.compiler.kernels.tiling import (
 from glulam.compiler.kernels.winograd import (
     FinishedTiles,
     Products,
+    by_tap,
     packed_filters,
     padded_bias,
     product_cycles,
@@ -48,19 +50,23 @@ _MOVES = 3  # what it costs to write a tensor and to read it in the next kernel,
 
 
 def cost(
-    target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, f: Filtering,
-    digits: Digits | None = None,
+    target: Target, images: int, spatial: Shape, in_channels: int, out_channels: int, f: Filtering,
+    digits: Digits | None = None, frames: Frames = IMAGE,
 ) -> float:  # fmt: skip
-    """Estimated cycles of all three on one core."""
-    lanes = target.lanes
+    """Estimated cycles of all three on one core.
+
+    Of volumes, all `frames` of the result are images, and `in_channels` those of a frame of the input.
+    """
+    lanes, depth = target.lanes, round(frames.met * in_channels)
     in_blocks, out_blocks = -(-in_channels // lanes), -(-out_channels // lanes)
-    tiles = batch * math.prod(f.tiles(spatial))
-    filters = round(f.points * in_channels * out_blocks * lanes * weight_bytes(digits))
-    tensors = [f.points * tiles * blocks * lanes * 4 for blocks in (in_blocks, out_blocks)]
-    transforms = tiles * (in_blocks * f.input_cycles + out_blocks * f.output_cycles) * transform_slowdown(target)
-    size = (tiles, out_blocks, in_channels)
+    tiles = images * math.prod(f.tiles(spatial))  # of the result
+    read = tiles // frames.outputs * frames.inputs
+    filters = round(f.points * frames.taps * in_channels * out_blocks * lanes * weight_bytes(digits))
+    tensors = [f.points * count * blocks * lanes * 4 for count, blocks in ((read, in_blocks), (tiles, out_blocks))]
+    transforms = (read * in_blocks * f.input_cycles + tiles * out_blocks * f.output_cycles) * transform_slowdown(target)
+    size = (tiles // frames.outputs, out_blocks, depth)
     tiling = product_tiling(target, *size, digits)
-    products = f.points * product_cycles(target, tiling, *size, digits)
+    products = frames.outputs * f.points * product_cycles(target, tiling, *size, digits)
     far = sum(tensors) > _CACHED * target.l3_bytes
     moves = target.overhead * sum(_MOVES * size / (FAR_RATE if far else stream_rate(target, size)) for size in tensors)
     fetched = overlapped(products, filters / memory_rate(target, filters), SHOWS * target.overhead)
@@ -70,7 +76,8 @@ def cost(
 def build_input(ctx: Context, f: Filtering, pads: Pads, extents: Shape) -> Lowered:
     """x in channel blocks, with zeros around it as far as the last tile reaches, to v[points, tiles * C' + lanes].
 
-    `extents` are the rows and columns of the convolution's result.
+    `pads` and `extents`, of the convolution's result, are those of rows and columns. A place in all the frames of a
+    volume comes before the next one.
     """
     b, x, block = ctx.builder, ctx.input_view(0), ctx.operand(0).layout.block
     points, row = ctx.output.shape
@@ -91,51 +98,60 @@ def _input_tiles(
     """Transform those of some residues, of all the tiles along rows and columns that `counts` says."""
     b, blocks, block = ctx.builder, x.operand.blocks, x.operand.layout.block
     (high, wide), (rows, columns), ((top, _), (left, _)) = residues, counts, pads
-    far = 4 * math.prod(tiles.shape) > ctx.target.l2_bytes
+    far, frames = 4 * math.prod(tiles.shape) > ctx.target.l2_bytes, math.prod(x.operand.spatial[:-2])
     with (
-        b.section(n=x.operand.shape[0], q=high.count, a=high.tiles, c=blocks) as (n, q, a, c),
+        b.section(n=x.operand.shape[0], q=high.count, a=high.tiles, t=frames, c=blocks) as (n, q, a, t, c),
         b.serial("p", wide.count) as p, b.serial("e", wide.tiles) as e, b.vector("v", block) as v,
     ):  # fmt: skip
         row, column = q * high.tiles + a + high.begin, p * wide.tiles + e + wide.begin
-        place = (((n * rows + row) * columns + column) * blocks + c) * block
+        place = ((((n * rows + row) * columns + column) * frames + t) * blocks + c) * block
+        image = (n, c, *indices(x.operand, t))
         y, z = a * f.down.step + q + (high.first - top), e * f.across.step + p + (wide.first - left)
 
         def write(point: Affine, value: Expr) -> None:
             b.store(tiles[point, place + v], value)
             if far:  # room for the tile to the right
-                b.prefetch(tiles[point, place + blocks * block], level=2)
+                b.prefetch(tiles[point, place + frames * blocks * block], level=2)
 
-        f.input_tile(b, v, lambda i, j: x[n, c, y + i * f.down.dilation, z + j * f.across.dilation, v], write)
+        def pixel(i: Affine, j: Affine) -> Expr:
+            return x[(*image, y + i * f.down.dilation, z + j * f.across.dilation, v)]
+
+        f.input_tile(b, v, pixel, write)
 
 
-def build_products(ctx: Context, f: Filtering, tiles: int, lanes: int, digits: Digits | None = None) -> Lowered:
-    """v and constant w[OC,C,*taps] to m[OC / lanes, tiles * slots * lanes], one point after the other."""
+def build_products(
+    ctx: Context, f: Filtering, tiles: int, lanes: int, digits: Digits | None = None, frames: Frames = IMAGE
+) -> Lowered:
+    """v and constant w[OC,C,*taps] to m[OC / lanes, tiles * slots * lanes], one point after the other.
+
+    Of volumes, `tiles` are those of one frame of the result; the same one of all frames comes before the next.
+    """
     weights = ctx.data(1)
     if weights is None or ctx.output.type.dtype is not DType.F32 or lanes != ctx.target.lanes:
         raise UnsupportedError(f"{ctx.name}: the weights are not float32 constants")
     in_channels, blocks = weights.shape[1], ctx.output.shape[0]
-    row = -(-in_channels // lanes) * lanes
+    row, depth = -(-in_channels // lanes) * lanes, frames.taps * in_channels
     inputs = ctx.memory("input", 0, (f.points, ctx.operand(0).shape[1]))
-    outputs = ctx.memory("output", 0, (blocks, tiles, f.slots, lanes))
-    tiling = product_tiling(ctx.target, tiles, blocks, in_channels, digits)
-    shared = _shared(ctx.target, tiles, blocks * lanes)
+    outputs = ctx.memory("output", 0, (blocks, tiles * frames.outputs, f.slots, lanes))
+    tiling = product_tiling(ctx.target, tiles, blocks, round(frames.met * in_channels), digits)
+    shared = _shared(ctx.target, tiles * frames.outputs, blocks * lanes)
     if shared is _Shared.TILES and tiles <= tiling.pixels:
         shared = _Shared.POINTS
     parts = list(_parts(shared, tiling.channel_groups(blocks), f.points, tiles))
     filters: dict[_Channels, Buffer | FixedPoint] = {}
     for first, per_group, count in dict.fromkeys(part.channels for part in parts):
-        some, rows = weights[first * lanes : (first + per_group * count) * lanes], per_group * lanes
-        shape = (f.points, count, in_channels, per_group, lanes)
+        some, rows = by_tap(weights)[first * lanes : (first + per_group * count) * lanes], per_group * lanes
+        shape = (f.points, count, depth, per_group, lanes)
         packing = Packing(some, shape, DType.F32, f.transform_filters_by_point, rows, axis=1)
         filters[first, per_group, count] = packed_filters(ctx, packing, digits)
     b = ctx.builder
     for part in parts:
         with b.of_half(part.half), b.section(p=len(part.points), g=part.channels[-1]) as (p, g):
-            _products(ctx, inputs, filters[part.channels], outputs, part, (p, g), tiling.pixels, row)
+            _products(ctx, inputs, filters[part.channels], outputs, part, (p, g), tiling.pixels, (row, frames))
     if f.slots > f.points:
         with (
-            b.of_half(parts[0].half and Half.BOTH), b.section(j=blocks) as (j,), b.serial("t", tiles) as t,
-            b.vector("v", lanes) as v,
+            b.of_half(parts[0].half and Half.BOTH), b.section(j=blocks) as (j,),
+            b.serial("t", outputs.shape[1]) as t, b.vector("v", lanes) as v,
         ):  # fmt: skip
             b.store(outputs[j, t, f.points, v], 0.0)
     return ctx.finished()
@@ -195,47 +211,59 @@ def _shared(target: Target, tiles: int, out_channels: int) -> _Shared:
 
 def _products(
     ctx: Context, inputs: Buffer, filters: Buffer | FixedPoint, outputs: Buffer, part: _Part, place: tuple[Var, Var],
-    pixels: int, row: int,
+    pixels: int, size: tuple[int, Frames],
 ) -> None:  # fmt: skip
     """Those of the place (point, group of channel blocks) in a part, in register tiles of `pixels`.
 
-    Two threads ask for the next inputs, of which the other one has made some.
+    A tile of a frame has so many inputs as `size` says. Two threads ask for the next ones, of which the other one has
+    made some.
     """
-    (first, per_group, _), tiles, (_, _, channels, _, lanes) = part.channels, part.tiles, filters.shape
+    (first, per_group, _), tiles, (row, frames) = part.channels, part.tiles, size
     point, block = place[0] + part.points.start, place[1] * per_group + first
-    Products(
-        ctx.builder, len(tiles), channels, pixels, per_group, lanes,
-        inputs=lambda tile, channel: inputs[point, (tile + tiles.start) * row + channel],
-        filters=filters, place=(point, place[1]), following=(point, place[1] + 1),
-        store=lambda j, tile, v, total: ctx.builder.store(outputs[block + j, tile + tiles.start, point, v], total),
-        come_from_far=part.half is not None and not ctx.target.l3_is_slow,
-    ).emit()  # fmt: skip
+
+    def input(frame: Affine, tap: Affine, tile: Affine, channel: Affine) -> Load:
+        at = (tile + tiles.start) * frames.inputs + frames.place(frame, tap)
+        return inputs[point, at * row + channel]
+
+    def store(frame: Affine, j: Var, tile: Affine, v: Var, total: Expr) -> None:
+        at = (tile + tiles.start) * frames.outputs + frame
+        ctx.builder.store(outputs[block + j, at, point, v], total)
+
+    for met in frames.parts:
+        with ctx.builder.serial("f", met.count) as t:
+            Products(
+                ctx.builder, len(tiles), filters.shape[2] // frames.taps, pixels, per_group, filters.shape[-1],
+                inputs=partial(input, t + met.first), store=partial(store, t + met.first),
+                filters=filters, place=(point, place[1]), following=(point, place[1] + 1),
+                come_from_far=part.half is not None and not ctx.target.l3_is_slow, taps=met.taps,
+            ).emit()  # fmt: skip
 
 
 def build_output(ctx: Context, finished: FinishedTiles) -> Lowered:
     """m and a constant bias?[OC] to y in channel blocks, with what the epilogue reads."""
     b, block, f = ctx.builder, ctx.output.layout.block, finished.f
-    batch, channels = ctx.output.shape[:2]
+    (batch, channels), frames = ctx.output.shape[:2], math.prod(ctx.output.spatial[:-2])
     blocks = ctx.operand(0).shape[0]
     if block == 1 or (ctx.has(1) and ctx.data(1) is None):
         raise UnsupportedError(f"{ctx.name}: the output lies in no channel blocks, or the bias varies")
     rows, columns = f.tiles(finished.extents)
-    products = ctx.memory("input", 0, (blocks, batch * rows * columns, f.slots, block))
+    tiles = batch * rows * columns * frames
+    products = ctx.memory("input", 0, (blocks, tiles, f.slots, block))
     bias = ctx.constant(padded_bias(ctx.data(1), channels, blocks, block), "b", table=not ctx.has(1))
     ctx.output_view()
-    by_tiles = _shared(ctx.target, products.shape[1], blocks * block) is _Shared.TILES
+    by_tiles = _shared(ctx.target, tiles, blocks * block) is _Shared.TILES
     for high, top, count, height in _along(f.down, finished.wanted[0]):
-        tiled = {"q": high.count, "a": count}
+        tiled = {"q": high.count, "a": count, "t": frames}
         order = {**tiled, "c": blocks} if by_tiles else {"c": blocks, **tiled}
         with b.section(n=batch, **order) as (n, *vars):
-            q, a, c = vars if by_tiles else (*vars[1:], vars[0])
-            row = n * rows + q * high.tiles + a + (top + high.begin)
+            q, a, t, c = vars if by_tiles else (*vars[1:], vars[0])
+            row, image = n * rows + q * high.tiles + a + (top + high.begin), (n, c, *indices(ctx.output, t))
             for wide, left, length, width in _along(f.across, finished.wanted[1]):
                 with b.serial("p", wide.count) as p, b.serial("e", length) as e, b.vector("v", block) as v:
-                    tile = row * columns + p * wide.tiles + e + (left + wide.begin)
+                    tile = (row * columns + p * wide.tiles + e + (left + wide.begin)) * frames + t
                     read = partial(_product, products, c, tile, v)
                     place, residue = (a + top, e + left), (q + high.first, p + wide.first)
-                    finished.write(read, bias[c, v], (n, c), place, (height, width), v, residue)
+                    finished.write(read, bias[c, v], image, place, (height, width), v, residue)
     return ctx.finished()
 
 

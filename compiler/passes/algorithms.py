@@ -289,7 +289,8 @@ def _no_winograd(target: Target, node: Node) -> str | None:
     assert weights is not None
     if (weights.shape[1] % target.lanes or node.output.shape[1] // op.groups % target.lanes) and op.groups > 1:
         return f"the channels of a group fill no blocks of {target.lanes}"
-    if max(op.dilations) > 1 and (max(op.strides) > 1 or op.groups > 1):
+    strides, dilations = as_pair(op.strides, 1), as_pair(op.dilations, 1)
+    if max(dilations) > 1 and (max(strides) > 1 or op.groups > 1):
         return "dilation with strides or groups"
     if not filterings(op, weights.shape[2:]):
         return f"the kernel is {'x'.join(map(str, weights.shape[2:]))}, the stride {'x'.join(map(str, op.strides))}"
@@ -316,21 +317,22 @@ def _winograd(target: Target, node: Node) -> list[Candidate]:
 
 def _filter_bits(target: Target, f: Filtering, weights: Value) -> list[int]:
     """In how few bits filters may be kept beside 32, if they come from afar at all."""
-    if f.points * math.prod(weights.shape[:2]) * DType.F32.size <= target.l2_bytes:
+    outs, channels, *taps = weights.shape
+    if f.points * outs * channels * math.prod(taps[:-2]) * DType.F32.size <= target.l2_bytes:
         return []
     return [bits for bits in DIGITS if bits >= f.least_bits]
 
 
 def winograd_cycles(target: Target, node: Node, op: WinogradConv) -> float:
     """Estimated cycles of a convolution by Winograd's algorithm, as an op says it."""
-    x = node.inputs[0]
+    x, weights = node.inputs[:2]
     assert x is not None
-    images, channels = x.shape[0] * op.groups, x.shape[1] // op.groups
+    assert weights is not None
+    frames = op.frames(x.shape, weights.shape)
+    images, channels = x.shape[0] * frames.outputs * op.groups, x.shape[1] // op.groups
     outs = node.output.shape[1] // op.groups
-    size = (images, as_pair(node.output.shape[2:], 1), channels, outs, op.filtering)
-    if op.staged:
-        return winograd_stages.cost(target, *size, op.digits)
-    return conv_winograd.cost(target, *size, op.digits)
+    size = (images, as_pair(node.output.shape[2:], 1), channels, outs, op.filtering, op.digits, frames)
+    return winograd_stages.cost(target, *size) if op.staged else conv_winograd.cost(target, *size)
 
 
 def _no_narrow(target: Target, node: Node) -> str | None:

@@ -23,13 +23,14 @@ _MOST_POINTS = 9  # besides infinity, in two dimensions: the 11 of F(6x6, 7x7) w
 
 
 def filterings(op: Conv, taps: Shape) -> list[Filtering]:
-    """Of square tiles, or of tiles in a line where the filters have one row or column.
+    """Of square tiles, or of tiles in a line where the filters have one row or column; of volumes, of their frames.
 
     None for other taps, nor where taps that are apart move by more than one.
     """
-    if len(taps) not in (1, 2) or (max(op.strides) > 1 and max(op.dilations) > 1):
+    (dilations, strides), axes = (as_pair(each, 1) for each in (op.dilations, op.strides)), len(taps)
+    if axes > 3 or (max(strides) > 1 and max(dilations) > 1):
         return []
-    taps, strides, dilations = as_pair(taps, 1), as_pair(op.strides, 1), as_pair(op.dilations, 1)
+    taps = as_pair(taps, 1)
     lines = list(zip(taps, strides, strict=True))
     long = [line for line in lines if line != (1, 1)]
     if not long or any(line not in _TILES for line in long):
