@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -12,9 +13,11 @@ from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.nest import Point, nest
 from glulam.compiler.kernels.shuffles import assembled
 from glulam.compiler.kernels.strided import Side
-from glulam.compiler.kernels.tiling import unroll_factor
+from glulam.compiler.kernels.tiling import LINE, unroll_factor
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.ir import Affine, Half, Var
+
+_SHORT = 2 * LINE  # bytes of pieces that are copied together
 
 Channel = tuple[int, int]
 """The number of an input, and a channel of it."""
@@ -27,11 +30,22 @@ def concat(ctx: Context, axis: int) -> Lowered:
     if block > 1 and axis == 1:
         return select_channels(ctx, [[(i, c) for i, shape in enumerate(shapes) for c in range(shape[1])]])
     target = strided.target(ctx)
+    lengths = [math.prod(shape[axis:]) for shape in shapes]
+    if block == 1 and _are_short(ctx, lengths):
+        sources = [strided.source(ctx, i) for i in range(len(shapes))]
+        strided.interleave(ctx, math.prod(shapes[0][:axis]), sources, lengths, target)
+        return ctx.finished()
     for i, first in enumerate(accumulate((shape[axis] for shape in shapes[:-1]), initial=0)):
         strided.copy(
             ctx, box(shapes[i], block), strided.source(ctx, i, block), target.moved(axis, first), rows(ctx, axis)
         )
     return ctx.finished()
+
+
+def _are_short(ctx: Context, lengths: Sequence[int]) -> bool:
+    """Whether the pieces of dense tensors that come one after the other share cache lines."""
+    dense = all(o is not None and o.layout.is_plain for o in ctx.inputs) and ctx.output.layout.is_plain
+    return dense and 0 < min(lengths) * ctx.output.type.dtype.size < _SHORT
 
 
 def split(ctx: Context, axis: int) -> Lowered:

@@ -122,6 +122,16 @@ def copy(ctx: Context, extents: Sequence[int], source: Side, target: Side, rows:
         _Copier(ctx, source, target).copy(outer, inner)
 
 
+def interleave(ctx: Context, count: int, sources: Sequence[Side], lengths: Sequence[int], target: Side) -> None:
+    """Sections that put `count` records together, of the next so many elements of each source, one at least.
+
+    A thread writes whole records, which lie one after the other. Separate copies would have several threads write to
+    one cache line at a time.
+    """
+    if count:
+        _Copier(ctx, sources[0], target).pieces(count, sources, lengths)
+
+
 def row_parts(rows: int) -> tuple[int, int]:
     """Parts of which, one after the other, two threads have half each, and how many rows they have: halves, or rows."""
     return (2, rows // 2) if rows % 2 == 0 else (rows, 1)
@@ -217,13 +227,39 @@ class _Copier:
         fields = row.extent
 
         def move(x: Affine, y: Affine, start: Affine, v: Var) -> None:
-            loads = [self.load(x + start + v + j * row.source) for j in range(fields)]
-            for k in range(fields):
-                places = range(k * v.extent, (k + 1) * v.extent)
-                value = assembled(loads, [(place % fields, place // fields) for place in places])
-                self.store(y + start * fields + v + k * v.extent, value)
+            self.records([self.load(x + start + v + j * row.source) for j in range(fields)], y + start * fields, v)
 
         self.row_loops(outer, along.extent, self.shuffled, 2 * self.size * fields, move)
+
+    def records(self, fields: Sequence[Load], y: Affine, v: Var) -> None:
+        """Vectors with a field each of some records, which are written one after the other."""
+        for k in range(len(fields)):
+            places = range(k * v.extent, (k + 1) * v.extent)
+            value = assembled(fields, [(place % len(fields), place // len(fields)) for place in places])
+            self.store(y + v + k * v.extent, value)
+
+    def pieces(self, count: int, sources: Sequence[Side], lengths: Sequence[int]) -> None:
+        """Records of the pieces that lie one after the other in the sources, from each so many elements."""
+        whole = sum(lengths)
+        if whole == len(sources) <= _CLOSE:
+
+            def move(_: Affine, y: Affine, start: Affine, v: Var) -> None:
+                loads = [each.buffer[start + each.start + v] for each in sources]
+                self.records(loads, y + start * whole, v)
+
+            self.row_loops([], count, self.shuffled, 2 * self.size * whole, move)
+            return
+
+        def record(point: list[Affine]) -> None:
+            place = point[0] * whole + self.target.start
+            for each, length in zip(sources, lengths, strict=True):
+                self.piece(each, point[0] * length + each.start, place, length)
+                place = place + length
+
+        nest(self.b, [count], 2 * self.size * whole, record)
+
+    def piece(self, source: Side, x: Affine, y: Affine, length: int) -> None:
+        vectors(self.b, length, self.lanes, lambda start, v: self.store(y + start + v, source.buffer[x + start + v]))
 
     def room(self, dims: Sequence[Dim]) -> int | None:
         """Elements before the first one that whole vectors may start at, so that they stay in the buffer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,11 @@ class Concat(Op):
 
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         return Prefers.EITHER
+
+    def plain_suits(self, target: Any, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        """Channels that fill no blocks would be put together lane by lane, and those of one sample just lie there."""
+        sizes = [type.shape[1] for type in inputs if type is not None and type.rank > 1]
+        return self.axis == 1 and outputs[0].shape[0] == 1 and any(size % target.lanes for size in sizes[:-1])
 
     def lower(self, ctx: Context) -> Lowered:
         return concat.concat(ctx, self.axis)

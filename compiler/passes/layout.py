@@ -95,7 +95,7 @@ class _Layouts:
         return False
 
     def stays_plain(self, node: Node, users: Mapping[Value, Sequence[Node]]) -> bool:
-        """Whether plain tensors suit a node as well, and less is converted: what comes in blocks, not the results."""
+        """Whether plain tensors suit a node too, and no more is converted: what comes in blocks, not the results."""
         types = [None if v is None else v.type for v in node.inputs]
         if not node.op.plain_suits(self.target, types, [v.type for v in node.outputs]):
             return False
@@ -103,7 +103,7 @@ class _Layouts:
         if any(user.prefers is not Prefers.PLAIN for user in readers):
             return False
         coming = sum(value.type.size for value in node.present_inputs() if value.layout.block > 1)
-        return coming < sum(value.type.size for value in node.outputs)
+        return coming <= sum(value.type.size for value in node.outputs)
 
     def blocks(self, type: TensorType) -> Layout:
         if type.rank < 3:
@@ -160,19 +160,22 @@ class _Layouts:
     # ---- views
 
     def make_views(self) -> None:
-        """Concats and splits on whole blocks become views; inputs that cannot lie in the output are copied there."""
+        """Concats and splits of which each part is one piece of memory become views.
+
+        So are whole blocks, and channels of a single plain sample. Inputs that cannot lie in the output are copied.
+        """
         users = self.graph.users()
         for node in list(self.graph.nodes):
-            if not (isinstance(node.op, Split) and node.op.axis == 1 and self.in_blocks(node)):
+            if not (isinstance(node.op, Split) and node.op.axis == 1 and self.in_pieces(node)):
                 continue
-            if all(size % self.block == 0 for size in node.op.sizes[:-1]):
+            if self.is_plain(node) or all(size % self.block == 0 for size in node.op.sizes[:-1]):
                 node.op = SplitView(node.op.axis, node.op.sizes)
         storage = Storage(self.graph.nodes)
         for node in reversed(list(self.graph.nodes)):
-            if not (isinstance(node.op, Concat) and node.op.axis == 1 and self.in_blocks(node)):
+            if not (isinstance(node.op, Concat) and node.op.axis == 1 and self.in_pieces(node)):
                 continue
             inputs = list(node.present_inputs())
-            if any(v.shape[1] % self.block for v in inputs[:-1]):
+            if not self.is_plain(node) and any(v.shape[1] % self.block for v in inputs[:-1]):
                 self.note(node, False, "the channels of its inputs do not fill whole blocks: they are copied")
                 continue
             if any(v.is_constant or v.producer is None for v in inputs):
@@ -185,8 +188,15 @@ class _Layouts:
             else:
                 self.note(node, False, f"{reason}: they are copied")
 
-    def in_blocks(self, node: Node) -> bool:
-        return all(v.layout.block == self.block for v in (*node.present_inputs(), *node.outputs))
+    def in_pieces(self, node: Node) -> bool:
+        """Whether all is in channel blocks, or plain and of one sample."""
+        values = (*node.present_inputs(), *node.outputs)
+        in_blocks = all(value.layout.block == self.block for value in values)
+        return in_blocks or (self.is_plain(node) and all(value.shape[0] == 1 for value in values))
+
+    @staticmethod
+    def is_plain(node: Node) -> bool:
+        return all(value.layout.is_plain for value in (*node.present_inputs(), *node.outputs))
 
     # ---- halo
 

@@ -6,6 +6,7 @@ with it where it reads each element before it writes the same place.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from glulam.compiler.graph.graph import Graph, Node, Value
@@ -40,8 +41,9 @@ def materialise_outputs(graph: Graph) -> None:
     storage = Storage(graph.nodes)
     taken: set[Value] = set()
     for name, value in graph.outputs.items():
-        root, channel = storage.root(value), storage.place(value).channel
-        own = root.producer is not None and channel == 0 and root.layout.size(root.shape) == value.type.size
+        place = storage.place(value)
+        root, own = place.root, place.root.producer is not None and place.offset == 0
+        own = own and root.layout.size(root.shape) == value.type.size
         if not own or root in taken or not value.layout.is_plain:
             node = graph.make(Identity(), value, name=f"{name}_out")
             graph.nodes.append(node)
@@ -83,7 +85,7 @@ class _Planner:
             if value.is_constant:
                 continue
             place = self.storage.place(value)
-            refs[value] = self.ref(place.root, self.inner_offset(place.root, value, place.channel), offsets)
+            refs[value] = self.ref(place.root, self.inner_offset(place.root, value, place.offset), offsets)
             if place.root is not value and value.layout.block > 1:
                 strides[value] = self.part_strides(place.root, value)
         return MemoryPlan(refs, strides, total, self.in_place, self.inner, {node: offsets[node] for node in self.inner})
@@ -167,12 +169,15 @@ class _Planner:
             return Ref("output", self.outputs[root], inner)
         return Ref("arena", 0, offsets[self.owner(root)] + inner)
 
-    def inner_offset(self, root: Value, value: Value, channel: int) -> int:
-        """Bytes from the start of the root's memory to the start of the part's."""
-        if not channel:
-            return 0
-        strides = root.layout.strides(root.shape)
-        return channel // root.layout.block * strides[1] * value.type.dtype.size
+    def inner_offset(self, root: Value, value: Value, offset: int) -> int:
+        """Bytes from the start of the root's memory to the start of the part's, so many elements of a sample behind it.
+
+        A root in channel blocks has whole ones before the part.
+        """
+        if offset and root.layout.block > 1:
+            channels = offset // math.prod(root.shape[2:])
+            offset = channels // root.layout.block * root.layout.strides(root.shape)[1]
+        return offset * value.type.dtype.size
 
     def part_strides(self, root: Value, value: Value) -> tuple[int, ...]:
         if root.layout.block == 1 or root.type.rank != value.type.rank:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,10 +15,13 @@ from glulam.compiler.ops.views import ConcatView, SplitView
 
 @dataclass(frozen=True)
 class Place:
-    """A value lies in the memory of `root`, from `channel` on (0 for views of the whole)."""
+    """A value lies in the memory of `root`, behind the first `offset` elements that a sample of it has in plain order.
+
+    Views of the whole lie behind none.
+    """
 
     root: Value
-    channel: int = 0
+    offset: int = 0
 
 
 class Storage:
@@ -29,7 +33,7 @@ class Storage:
         # Concats last, since parts of other tensors cannot be laid into them.
         for node in order:
             if isinstance(node.op, SplitView):
-                self._split(node, node.op.sizes)
+                self._split(node)
             elif is_alias(node):
                 self._put(node.output, next(node.present_inputs()), 0)
         # Backwards, so that the largest of nested concats is the one that owns the memory.
@@ -42,11 +46,11 @@ class Storage:
 
     def place(self, value: Value) -> Place:
         """Where the value lies in the end."""
-        channel = 0
+        offset = 0
         while value in self._places:
             step = self._places[value]
-            value, channel = step.root, channel + step.channel
-        return Place(value, channel)
+            value, offset = step.root, offset + step.offset
+        return Place(value, offset)
 
     def root(self, value: Value) -> Value:
         return self.place(value).root
@@ -55,31 +59,36 @@ class Storage:
         """Lay the inputs into the output, or the output around inputs that lie side by side already; or say why not."""
         if all(value in self._places for value in inputs):
             first = self._places[inputs[0]]
-            channel = first.channel
+            offset = first.offset
             for value in inputs:
-                if self._places[value] != Place(first.root, channel):
+                if self._places[value] != Place(first.root, offset):
                     return "its inputs are parts of other tensors"
-                channel += value.shape[1]
-            self._put(node.output, first.root, first.channel)
+                offset += _elements(value)
+            self._put(node.output, first.root, first.offset)
             return None
         if any(value in self._places for value in inputs) or len(set(inputs)) != len(inputs):
             return "one of its inputs is part of another tensor"
-        channel = 0
+        offset = 0
         for value in inputs:
-            self._put(value, node.output, channel)
-            channel += value.shape[1]
+            self._put(value, node.output, offset)
+            offset += _elements(value)
         return None
 
-    def _split(self, node: Node, sizes: Iterable[int]) -> None:
-        channel = 0
-        for size, output in zip(sizes, node.outputs, strict=True):
-            self._put(output, next(node.present_inputs()), channel)
-            channel += size
+    def _split(self, node: Node) -> None:
+        offset = 0
+        for output in node.outputs:
+            self._put(output, next(node.present_inputs()), offset)
+            offset += _elements(output)
 
-    def _put(self, value: Value, root: Value, channel: int) -> None:
+    def _put(self, value: Value, root: Value, offset: int) -> None:
         if value in self._places:
             raise GraphError(f"{value!r} would lie in two places")
-        self._places[value] = Place(root, channel)
+        self._places[value] = Place(root, offset)
+
+
+def _elements(value: Value) -> int:
+    """Of a sample."""
+    return math.prod(value.shape[1:])
 
 
 def is_view(node: Node) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from moves import DTYPES, blocked, check, random
+from moves import DTYPES, Lowering, blocked, check, random
 
 from glulam.compiler.graph.layout import PLAIN
 from glulam.compiler.ops import Concat, Split
@@ -32,6 +32,22 @@ def test_plain(axis, sizes):
     whole = [2, 3, 2, 5]
     whole[axis] = sum(sizes)
     check(Split(axis, sizes), [random(whole)])
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (1,) * 8, (1,) * 9, (3, 1, 17), (4, 1, 80), (1, 40)])
+@pytest.mark.parametrize("rows", [1, 7, 313])
+def test_short_pieces_side_by_side(sizes, rows):
+    """Records of a field from each input, or of some; one of them known at compile time."""
+    inputs = [random((2, rows, size), seed=i) for i, size in enumerate(sizes)]
+    check(Concat(2), inputs, constants={1})
+    check(Concat(1), [i.reshape(2 * rows, -1) for i in inputs])
+
+
+@pytest.mark.parametrize("sizes", [(1,) * 8, (3, 5)])
+def test_threads_write_no_common_cache_lines(sizes):
+    """But at the ends of what each has: all inputs of a record are copied in one iteration."""
+    kernel = Lowering(Concat(2), [random((1, 4096, size)) for size in sizes], ([PLAIN] * len(sizes), [PLAIN])).kernel
+    assert len(kernel.sections) == 1
 
 
 def test_long_rows():

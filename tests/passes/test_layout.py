@@ -111,6 +111,26 @@ def test_concat_on_partial_blocks_is_copied():
     compiled(text)
 
 
+@pytest.mark.parametrize(("batch", "ops"), [(1, "concat_view"), (2, "concat")])
+def test_what_is_wanted_plain_is_written_where_it_belongs(batch, ops):
+    """Of one sample, whatever its channels; those that come in blocks are converted there."""
+    text = (f"input %x: f32[{batch},16,6,6]\nconst %u: f32[12,16,1,1] = random\nconst %w: f32[8,16,1,1] = random\n"
+            f"%a = conv(%x, %u) {CONV1}\n%b = conv(%x, %w) {CONV1}\n%c = concat(%a, %b) {{axis=1}}\n"
+            "output y = %c")  # fmt: skip
+    result = layout(text)
+    assert ops in result.ops.split()
+    assert result.graph.outputs["y"].producer.op.name == (ops if batch == 1 else "reorder")
+    compiled(text)
+
+
+@pytest.mark.parametrize(("batch", "ops"), [(1, "split_view exp exp"), (2, "split exp exp")])
+def test_plain_splits_of_one_sample_are_views(batch, ops):
+    text = f"input %x: f32[{batch},5,6]\n%p, %q = split(%x) {{axis=1, sizes=(2, 3)}}\n%y = exp(%p)\n%z = exp(%q)\n"
+    text += "output y = %y\noutput z = %z"
+    assert layout(text).ops == ops
+    compiled(text)
+
+
 def test_a_value_in_two_concats_lies_in_one_of_them():
     text = (
         PAIR + "%c = concat(%a, %b) {axis=1}\n%d = concat(%b, %a) {axis=1}\n"

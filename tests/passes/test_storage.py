@@ -69,7 +69,7 @@ def test_a_halo_ends_the_alias():
     assert Storage(graph.nodes).root(values["f"]) is not values["p"]
 
 
-def test_parts_know_their_channel():
+def test_parts_know_how_much_of_a_sample_lies_before_them():
     graph, values = chosen(
         f"input %x: f32[1,16,4,4]\nconst %k: f32[40,16,1,1] = random\n%a = conv(%x, %k) {CONV1}\n"
         "%p, %q, %r = split(%a) {axis=1, sizes=(16, 16, 8)}\n"
@@ -77,5 +77,34 @@ def test_parts_know_their_channel():
         "output y = %y\noutput z = %z"
     )
     storage = Storage(graph.nodes)
-    places = {name: (storage.place(values[name]).root.name, storage.place(values[name]).channel) for name in "pqrc"}
-    assert places == {"p": ("a", 0), "q": ("a", 16), "r": ("a", 32), "c": ("a", 16)}
+    places = {name: (storage.place(values[name]).root.name, storage.place(values[name]).offset) for name in "pqrc"}
+    assert places == {"p": ("a", 0), "q": ("a", 256), "r": ("a", 512), "c": ("a", 256)}
+
+
+def test_plain_parts_of_a_reshaped_tensor_lie_by_elements():
+    """As in a shuffle of channels: what is a channel after the reshape was half of one before."""
+    text = (
+        "input %x: f32[1,2,3,5]\n%t = transpose(%x) {perm=(0, 2, 1, 3)}\n%f = reshape(%t) {shape=(1, 6, 5)}\n"
+        "%p, %q = split(%f) {axis=1, sizes=(1, 5)}\n%y = exp(%p)\n%z = exp(%q)\noutput y = %y\noutput z = %z"
+    )
+    graph, values = chosen(text)
+    place = Storage(graph.nodes).place(values["q"])
+    assert (place.root.name, place.offset) == ("t", 5)
+    compiled(text)
+
+
+def test_plain_concats_of_parts_of_parts():
+    """Tensors of several ranks and types lie in each other; the largest is the caller's."""
+    text = (
+        "input %x: f32[1,3,4]\ninput %i: i64[1,2]\n%a = exp(%x)\n%b = relu(%x)\n%c = concat(%a, %b) {axis=1}\n"
+        "%d = abs(%x)\n%e = concat(%d, %c) {axis=1}\n%p, %q = split(%e) {axis=1, sizes=(7, 2)}\n%s = sigmoid(%q)\n"
+        "%j = neg(%i)\n%k = abs(%i)\n%l = concat(%j, %k) {axis=1}\n"
+        "output e = %e\noutput s = %s\noutput l = %l"
+    )
+    graph, values = chosen(text)
+    storage = Storage(graph.nodes)
+    places = {name: (storage.place(values[name]).root.name, storage.place(values[name]).offset) for name in "dabcqjk"}
+    assert places == {
+        "d": ("e", 0), "a": ("e", 12), "b": ("e", 24), "c": ("e", 12), "q": ("e", 28), "j": ("l", 0), "k": ("l", 2),
+    }  # fmt: skip
+    compiled(text)
