@@ -134,7 +134,7 @@ def build_products(
     inputs = ctx.memory("input", 0, (f.points, ctx.operand(0).shape[1]))
     outputs = ctx.memory("output", 0, (blocks, tiles * frames.outputs, f.slots, lanes))
     tiling = product_tiling(ctx.target, tiles, blocks, round(frames.met * in_channels), digits)
-    shared = _shared(ctx.target, tiles * frames.outputs, blocks * lanes)
+    shared = _shared(ctx.target, tiles, frames.outputs, blocks * lanes)
     if shared is _Shared.TILES and tiles <= tiling.pixels:
         shared = _Shared.POINTS
     parts = list(_parts(shared, tiling.channel_groups(blocks), f.points, tiles))
@@ -197,14 +197,15 @@ class _Shared(enum.Enum):
     CHANNELS = "channels"
 
 
-def _shared(target: Target, tiles: int, out_channels: int) -> _Shared:
+def _shared(target: Target, tiles: int, frames: int, out_channels: int) -> _Shared:
     """Half of the tiles if filters are not much more than tiles, since both threads then read all filters.
 
-    Else half of the channels; where a slow cache sends the filters, of the points.
+    Else half of the channels; where a slow cache sends the filters, of the points. So where several frames have so
+    many `tiles` each, since the filters have several taps along them.
     """
     if not target.halves:
         return _Shared.POINTS
-    if OFTEN * 2 * tiles >= out_channels:
+    if frames == 1 and OFTEN * 2 * tiles >= out_channels:
         return _Shared.TILES
     return _Shared.POINTS if target.l3_is_slow else _Shared.CHANNELS
 
@@ -251,7 +252,7 @@ def build_output(ctx: Context, finished: FinishedTiles) -> Lowered:
     products = ctx.memory("input", 0, (blocks, tiles, f.slots, block))
     bias = ctx.constant(padded_bias(ctx.data(1), channels, blocks, block), "b", table=not ctx.has(1))
     ctx.output_view()
-    by_tiles = _shared(ctx.target, tiles, blocks * block) is _Shared.TILES
+    by_tiles = _shared(ctx.target, tiles // frames, frames, blocks * block) is _Shared.TILES
     for high, top, count, height in _along(f.down, finished.wanted[0]):
         tiled = {"q": high.count, "a": count, "t": frames}
         order = {**tiled, "c": blocks} if by_tiles else {"c": blocks, **tiled}

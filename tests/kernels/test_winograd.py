@@ -378,8 +378,9 @@ def test_what_two_threads_share_of_the_products():
     """Of few tiles the channels, but not where each would read all tiles for each group of them from a slow cache."""
     few, many = 16, 196
     for machine, tiles, shared in ((ZEN4, few, "channels"), (MESH, few, "points"), (MESH, many, "tiles")):
-        assert winograd_stages._shared(replace(machine, threads=2), tiles, 512).value == shared
-        assert winograd_stages._shared(machine, tiles, 512).value == "points"
+        assert winograd_stages._shared(replace(machine, threads=2), tiles, 1, 512).value == shared
+        assert winograd_stages._shared(machine, tiles, 1, 512).value == "points"
+    assert winograd_stages._shared(replace(ZEN4, threads=2), many, 4, 512).value == "channels"
 
 
 def test_a_staged_convolution_is_three_kernels_with_the_epilogue_in_the_last():
