@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from glulam.compiler.loops.expr import Const, Expr, apply
-from glulam.compiler.loops.ir import For, IndexValue, Var
+from glulam.compiler.loops.index import Var
+from glulam.compiler.loops.ir import For, IndexValue
 
 
 def rounds(loop: For) -> float:

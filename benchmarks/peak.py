@@ -9,8 +9,9 @@ import numpy as np
 from glulam.compiler.driver import make_manifest
 from glulam.compiler.emission import emit_program
 from glulam.compiler.graph.types import f32
+from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Fma
-from glulam.compiler.loops.ir import Access, Builder, Kernel
+from glulam.compiler.loops.ir import Access, Kernel
 from glulam.compiler.loops.program import Program, Ref, Step
 from glulam.compiler.options import Options
 from glulam.compiler.targets import Target, target

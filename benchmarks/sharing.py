@@ -32,20 +32,8 @@ from rich.table import Table
 from glulam.benchmarks.cases import open_case
 from glulam.compiler.driver import lower
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import (
-    Access,
-    Affine,
-    Buffer,
-    For,
-    Index,
-    Kernel,
-    Load,
-    Section,
-    Stmt,
-    Store,
-    TileWrite,
-    Var,
-)
+from glulam.compiler.loops.index import Affine, Index, Var
+from glulam.compiler.loops.ir import Access, Buffer, For, Kernel, Load, Section, Stmt, Store, TileWrite
 from glulam.compiler.loops.program import Program, Step
 from glulam.compiler.options import Options
 from glulam.runtime import abi

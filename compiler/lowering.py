@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from glulam.compiler.errors import GlulamError, UnsupportedError
 from glulam.compiler.graph.graph import Graph, Node, Value
-from glulam.compiler.kernels.context import Arg, Context, Lowered, Operand
+from glulam.compiler.kernels.context import Arg, Context, Lowered
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.kernels.packing import Packing, WeightBlock
 from glulam.compiler.loops.ir import Kernel
 from glulam.compiler.loops.printer import show_kernel

@@ -23,7 +23,8 @@ from glulam.compiler.codegen.module import generator
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops.batch_map import bodies
-from glulam.compiler.passes.algorithms import Candidate, candidates, relevant_sides, signature
+from glulam.compiler.passes.algorithms import candidates, relevant_sides, signature
+from glulam.compiler.passes.candidates import Candidate
 from glulam.compiler.passes.choose_algorithm import choose
 from glulam.compiler.passes.sides import Sides
 from glulam.compiler.targets import Target

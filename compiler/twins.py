@@ -14,7 +14,8 @@ import numpy as np
 from glulam.compiler.graph.op import Op, Trait
 from glulam.compiler.graph.structure import op_key
 from glulam.compiler.graph.types import Array
-from glulam.compiler.kernels.context import Arg, Lowered, Operand
+from glulam.compiler.kernels.context import Arg, Lowered
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.ops.fused import FusedRegion
 
 Operands = Sequence[Operand | None]

@@ -15,7 +15,8 @@ from glulam.compiler import driver
 from glulam.compiler.cache import VARIABLE, Cache, default_cache
 from glulam.compiler.codegen import module
 from glulam.compiler.codegen.processes import processes_for
-from glulam.compiler.loops.ir import Builder, Load
+from glulam.compiler.loops.builder import Builder
+from glulam.compiler.loops.ir import Load
 from glulam.compiler.targets import target
 from glulam.runtime import processors
 

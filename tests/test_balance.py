@@ -7,7 +7,8 @@ import glulam as gl
 from glulam.benchmarks.balance import assign, balance, chunk_work, iteration_work, share
 from glulam.benchmarks.cases import open_case
 from glulam.compiler.driver import lower
-from glulam.compiler.loops.ir import Access, Builder
+from glulam.compiler.loops.builder import Builder
+from glulam.compiler.loops.ir import Access
 from glulam.compiler.loops.program import Program, Ref, Step
 from glulam.compiler.options import Options
 

@@ -8,8 +8,9 @@ import pytest
 import glulam as gl
 from glulam.benchmarks.roofline import Roofline, Work, footprint, operations, work_by_step
 from glulam.compiler.driver import lower
+from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Fma
-from glulam.compiler.loops.ir import Access, Builder
+from glulam.compiler.loops.ir import Access
 from glulam.compiler.options import Options
 from glulam.compiler.targets import target
 

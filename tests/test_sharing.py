@@ -8,7 +8,8 @@ import pytest
 import glulam as gl
 from glulam.benchmarks.sharing import footprint, shares, simulate
 from glulam.compiler.driver import lower
-from glulam.compiler.loops.ir import Access, Builder
+from glulam.compiler.loops.builder import Builder
+from glulam.compiler.loops.ir import Access
 from glulam.compiler.options import Options
 
 layers = gl.layers

@@ -14,6 +14,7 @@ from glulam.compiler.ops import Conv
 from glulam.compiler.options import Options
 from glulam.compiler.passes import algorithms
 from glulam.compiler.passes.algorithms import candidates, signature
+from glulam.compiler.passes.candidates import Algorithm, Candidate
 from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm
 from glulam.compiler.passes.sides import BLOCKED, Sides
 from glulam.compiler.targets import target
@@ -138,9 +139,9 @@ def test_the_general_algorithm_comes_first_and_wins_ties():
 
 def test_a_new_algorithm_joins_by_an_entry(monkeypatch):
     def perfect(machine, node):
-        return [algorithms.Candidate("perfect", 1.0, node.op)]
+        return [Candidate("perfect", 1.0, node.op)]
 
-    entry = algorithms.Algorithm("perfect", Conv, lambda machine, node: None, perfect)
+    entry = Algorithm("perfect", Conv, lambda machine, node: None, perfect)
     monkeypatch.setattr(algorithms, "ALGORITHMS", (*algorithms.ALGORITHMS, entry))
     report = ChooseAlgorithm(target("x86-64-v4")).run(network())
     assert all(decision.reason.startswith("perfect: 0k cycles") for decision in report.decisions)

@@ -10,7 +10,7 @@ from glulam.compiler import lowering
 from glulam.compiler.driver import lower
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import TensorType, f32
-from glulam.compiler.kernels.context import Operand
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.loops.printer import show_kernel
 from glulam.compiler.ops import ALL_OPS, Add, Conv, Linear, Relu
 from glulam.compiler.ops.strassen import StrassenConv

@@ -14,7 +14,8 @@ from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Buffer, IndexValue, LanePick, LaneReduce, LaneShuffle, Load, Tile, TileRead
+from glulam.compiler.loops.index import Affine
+from glulam.compiler.loops.ir import Buffer, IndexValue, LanePick, LaneReduce, LaneShuffle, Load, Tile, TileRead
 from glulam.compiler.targets import Target
 
 _PERMUTE = {(DType.F32, 16): "llvm.x86.avx512.permvar.sf.512", (DType.F32, 8): "llvm.x86.avx2.permps"}

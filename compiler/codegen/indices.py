@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from glulam.compiler.codegen.function import Function
 from glulam.compiler.errors import LoopError
-from glulam.compiler.loops.ir import Affine, Var
+from glulam.compiler.loops.index import Affine, Var
 
 
 class Indices:

@@ -14,6 +14,7 @@ from glulam.compiler.codegen.expressions import Expressions
 from glulam.compiler.codegen.function import Function
 from glulam.compiler.codegen.indices import Indices
 from glulam.compiler.codegen.llvm_types import Val
+from glulam.compiler.loops.index import Var
 from glulam.compiler.loops.ir import (
     Declare,
     For,
@@ -27,7 +28,6 @@ from glulam.compiler.loops.ir import (
     Store,
     Tile,
     TileWrite,
-    Var,
     scratch_size,
     statements,
 )

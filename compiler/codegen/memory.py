@@ -12,7 +12,8 @@ from glulam.compiler.codegen.llvm_types import Val, lane_steps, shuffle_mask, st
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Access, Bounded, Buffer, Index, Load
+from glulam.compiler.loops.index import Bounded, Index
+from glulam.compiler.loops.ir import Access, Buffer, Load
 
 _LOCALITY = {1: "3", 2: "1"}  # LLVM's, by the level of the cache
 _NEAR = 4  # elements from lane to lane up to which shuffles beat a gather

@@ -10,7 +10,8 @@ from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr
-from glulam.compiler.loops.ir import Affine, IndexValue, LaneReduce, Tile
+from glulam.compiler.loops.index import Affine
+from glulam.compiler.loops.ir import IndexValue, LaneReduce, Tile
 
 
 def build(ctx: Context, kind: str, axis: int, *, last: bool) -> Lowered:

@@ -15,7 +15,8 @@ from glulam.compiler.kernels.shuffles import assembled
 from glulam.compiler.kernels.strided import Side
 from glulam.compiler.kernels.tiling import LINE, unroll_factor
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Half, Var
+from glulam.compiler.loops.index import Affine, Var
+from glulam.compiler.loops.ir import Half
 
 _SHORT = 2 * LINE  # bytes of pieces that are copied together
 

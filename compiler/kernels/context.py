@@ -12,31 +12,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from glulam.compiler.errors import LoopError
-from glulam.compiler.graph.layout import PLAIN, Layout
-from glulam.compiler.graph.types import Array, DType, Shape, TensorType
+from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.compiler.kernels import halo
 from glulam.compiler.kernels.halo import Slab
+from glulam.compiler.kernels.operand import Operand, pack_channels
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.tiling import OFTEN, pieces
 from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import (
-    Access,
-    Affine,
-    Buffer,
-    Builder,
-    Half,
-    IndexLike,
-    Kernel,
-    Load,
-    Var,
-)
+from glulam.compiler.loops.index import Affine, IndexLike, Var
+from glulam.compiler.loops.ir import Access, Buffer, Half, Kernel, Load
 from glulam.compiler.targets import Target
 from glulam.runtime.foreign import Foreign
 
@@ -46,47 +38,6 @@ COPIED_AS = {DType.BOOL: DType.U8, DType.F16: DType.I16}
 Arg = tuple[Literal["input", "output"], int] | Packing
 
 _FUNCTIONS = frozenset({"exp", "exp_negative", "log", "tanh", "erf", "sin", "cos"})
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A tensor as a kernel meets it. `strides` are the physical ones, in elements; None means dense.
-
-    `data` is set if the value is known at compile time; such an operand is packed by the template that reads it.
-    `by_channel` says that the kernels around it had better all go through it channel by channel.
-    """
-
-    type: TensorType
-    layout: Layout = PLAIN
-    strides: tuple[int, ...] | None = None
-    data: Array | None = None
-    by_channel: bool = False
-
-    @property
-    def shape(self) -> Shape:
-        return self.type.shape
-
-    @property
-    def spatial(self) -> Shape:
-        return self.type.shape[2:]
-
-    @property
-    def blocks(self) -> int:
-        """Channel blocks."""
-        return -(-self.type.shape[1] // self.layout.block)
-
-    def channel_offset(self, channel: int) -> int:
-        """Elements from a place of channel 0 to the same one of another channel, in channel blocks."""
-        block, lane = divmod(channel, self.layout.block)
-        return block * self.physical_strides[1] + lane
-
-    @property
-    def physical_shape(self) -> Shape:
-        return self.layout.physical_shape(self.type.shape)
-
-    @property
-    def physical_strides(self) -> tuple[int, ...]:
-        return self.strides if self.strides is not None else self.layout.strides(self.shape)
 
 
 @dataclass(frozen=True)
@@ -237,7 +188,7 @@ class Context:
         For templates that only copy: bools and halves come as integers of their size.
         """
         operand = self.operand(i) if kind == "input" else self.outputs[i]
-        span = math.prod(shape) if shape is not None else _span(operand)
+        span = math.prod(shape) if shape is not None else operand.span
         key = ("memory", kind, i, shape)
         if key not in self._buffers:
             dtype = COPIED_AS.get(operand.type.dtype, operand.type.dtype)
@@ -425,95 +376,34 @@ class Context:
         inputs = list(self.inputs)
         own = {math.prod(self.operand(i).spatial) for i in apart}
         for i in {*elementwise, *self.epilogue.inputs}:
-            inputs[i] = _of_rank(self.operand(i), rank)
+            inputs[i] = self.operand(i).of_rank(rank)
         if any(o is not None and 2 < o.type.rank != rank for o in inputs):
             return None
         for operand in (*(o for o in inputs if o is not None and o.type.rank == rank), *self.outputs):
-            if not _is_one_row(operand) or (math.prod(operand.spatial) not in {1, whole, *own}):
+            if not operand.is_one_row or (math.prod(operand.spatial) not in {1, whole, *own}):
                 return None
-        flat = [o if o is None or o.type.rank != rank else _flatten(o) for o in inputs]
-        return Context(self.name, self.target, flat, [_flatten(o) for o in self.outputs], self.epilogue)
+        flat = [o if o is None or o.type.rank != rank else o.flattened() for o in inputs]
+        return Context(self.name, self.target, flat, [o.flattened() for o in self.outputs], self.epilogue)
 
     def image(self) -> Context:
         """The same problem with sequences [N, C, L] as images [N, C, 1, L]; what the epilogue reads broadcasts."""
         inputs = list(self.inputs)
         for i, operand in enumerate(inputs):
             if i in self.epilogue.inputs and self.output.type.rank == 3:
-                inputs[i] = _as_image(_of_rank(self.operand(i), 3))
+                inputs[i] = self.operand(i).of_rank(3).as_image()
             elif operand is not None and operand.type.rank == 3 and i not in self.epilogue.inputs:
-                inputs[i] = _as_image(operand)
-        outputs = [_as_image(o) if o.type.rank == 3 else o for o in self.outputs]
+                inputs[i] = operand.as_image()
+        outputs = [o.as_image() if o.type.rank == 3 else o for o in self.outputs]
         return Context(self.name, self.target, inputs, outputs, self.epilogue)
-
-
-def _of_rank(operand: Operand, rank: int) -> Operand:
-    """A plain operand with leading extents of 1, as numpy broadcasts it."""
-    missing = rank - operand.type.rank
-    if missing <= 0:
-        return operand
-    shape = (1,) * missing + operand.shape
-    data = None if operand.data is None else operand.data.reshape(shape)
-    return replace(operand, type=operand.type.with_shape(shape), data=data)
 
 
 def _moved(place: IndexLike, by: int) -> IndexLike:
     return Affine.of(place) + by if by else place
 
 
-def _span(operand: Operand) -> int:
-    """Elements from the first to the last one of the operand's memory."""
-    extents = operand.physical_shape
-    if 0 in extents:
-        return 0
-    return 1 + sum((n - 1) * s for n, s in zip(extents, operand.physical_strides, strict=True))
-
-
-def _as_image(operand: Operand) -> Operand:
-    """[N, C, L] as [N, C, 1, L]."""
-    n, c, length = operand.shape
-    shape, strides = (n, c, 1, length), operand.strides
-    if strides is not None:
-        strides = (*strides[:2], 0, *strides[2:])
-    data = None if operand.data is None else operand.data.reshape(shape)
-    halo = operand.layout.halo
-    layout = replace(operand.layout, halo=((0, 0), *halo) if halo else ())
-    return replace(operand, type=operand.type.with_shape(shape), layout=layout, strides=strides, data=data)
-
-
-def _is_one_row(operand: Operand) -> bool:
-    """Whether the spatial places of a channel lie as if they were in one row."""
-    extents, strides = operand.spatial, operand.physical_strides[2 : operand.type.rank]
-    return not operand.layout.has_halo and all(
-        extents[d] == 1 or strides[d] == extents[d + 1] * strides[d + 1] for d in range(len(extents) - 1)
-    )
-
-
-def _flatten(operand: Operand) -> Operand:
-    shape = (*operand.shape[:2], math.prod(operand.spatial))
-    strides = operand.strides
-    if strides is not None:
-        lane = strides[-1:] if operand.layout.block > 1 else ()
-        last = strides[len(operand.shape) - 1]
-        strides = (*strides[:2], last, *lane)
-    data = None if operand.data is None else operand.data.reshape(shape)
-    layout = Layout(operand.layout.block, ((0, 0),) if operand.layout.block > 1 else ())
-    return replace(operand, type=operand.type.with_shape(shape), layout=layout, strides=strides, data=data)
-
-
 def broadcast(point: Point, extents: Sequence[int]) -> Point:
     """The point with 0 for each dimension that has only one element."""
     return tuple(Affine.of(0) if extent == 1 else p for p, extent in zip(point, extents, strict=True))
-
-
-def pack_channels(data: Array, block: int) -> Array:
-    """[N, C, *S] as [N, ceil(C / block), *S, block] with zeros in the lanes beyond C; C = 1 stays one lane."""
-    if data.shape[1] == 1:
-        return data[..., None]
-    blocks = -(-data.shape[1] // block)
-    padded = np.zeros((data.shape[0], blocks * block, *data.shape[2:]), data.dtype)
-    padded[:, : data.shape[1]] = data
-    split = padded.reshape(data.shape[0], blocks, block, *data.shape[2:])
-    return np.ascontiguousarray(np.moveaxis(split, 2, -1))
 
 
 def vectors(b: Builder, extent: int, width: int, body: Callable[[Affine], None]) -> None:

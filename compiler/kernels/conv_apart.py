@@ -20,7 +20,8 @@ from glulam.compiler.kernels.conv_template import constant_weights, not_packable
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
 from glulam.compiler.kernels.tiling import Tiling, choose_tiling, pieces, unrolled_steps
 from glulam.compiler.loops.expr import Fma
-from glulam.compiler.loops.ir import Affine, Bounded, Buffer, Tile, Var
+from glulam.compiler.loops.index import Affine, Bounded, Var
+from glulam.compiler.loops.ir import Buffer, Tile
 
 
 def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:

@@ -20,7 +20,8 @@ from glulam.compiler.kernels.conv_tile import Ahead, Part, Spot
 from glulam.compiler.kernels.partial_sums import parts
 from glulam.compiler.kernels.tiling import Tiling
 from glulam.compiler.loops.expr import Fma
-from glulam.compiler.loops.ir import Affine, Bounded, Buffer, Tile, Var
+from glulam.compiler.loops.index import Affine, Bounded, Var
+from glulam.compiler.loops.ir import Buffer, Tile
 
 
 def build(ctx: Context, channels: Sequence[Sequence[int]], tiling: Tiling | None = None) -> Lowered:

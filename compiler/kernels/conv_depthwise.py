@@ -23,7 +23,8 @@ from glulam.compiler.kernels.conv_template import constant_weights, not_packable
 from glulam.compiler.kernels.depthwise_tile import UNROLLED_TAPS, Tiles, TileShape
 from glulam.compiler.kernels.tiling import pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
-from glulam.compiler.loops.ir import Affine, IndexLike, Tile, Var
+from glulam.compiler.loops.index import Affine, IndexLike, Var
+from glulam.compiler.loops.ir import Tile
 from glulam.compiler.targets import HALVES
 
 _CHUNK_FMAS = 20_000  # vector FMAs of an iteration that are worth a thread's while

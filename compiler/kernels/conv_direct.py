@@ -27,7 +27,7 @@ from glulam.compiler.kernels.tiling import (
     runs,
     stream_rate,
 )
-from glulam.compiler.loops.ir import Affine, Var
+from glulam.compiler.loops.index import Affine, Var
 from glulam.compiler.targets import Target
 
 _DEEP = 3  # weights of a group that take more than this part of the second-level cache are gone through in parts

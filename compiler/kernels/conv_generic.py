@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from glulam.compiler.graph.types import Array
-from glulam.compiler.kernels.context import Context, Lowered, Point, pack_channels
+from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, TransposedGeometry
+from glulam.compiler.kernels.operand import pack_channels
 from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops.expr import Const, Expr, Fma, Select, binary, not_equal
-from glulam.compiler.loops.ir import Affine, Bounded, Buffer, IndexLike, IndexValue, Var
+from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var
+from glulam.compiler.loops.ir import Buffer, IndexValue
 
 Table = npt.NDArray[np.int64]
 _PIXELS = 4  # of a tile, so that what is looked up serves several

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from glulam.compiler.graph.types import Shape
-from glulam.compiler.loops.ir import Affine, Builder, IndexLike, IndexValue, Span
+from glulam.compiler.loops.builder import Builder
+from glulam.compiler.loops.index import Affine, IndexLike
+from glulam.compiler.loops.ir import IndexValue, Span
 
 Indices = npt.NDArray[np.int64]
 

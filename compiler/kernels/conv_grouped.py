@@ -19,7 +19,8 @@ from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights, not_packable
 from glulam.compiler.kernels.tiling import pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
-from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, LaneShuffle, Tile, Var
+from glulam.compiler.loops.index import Affine, IndexLike, Var
+from glulam.compiler.loops.ir import Buffer, LaneShuffle, Tile
 from glulam.compiler.targets import Target
 
 _FILLED = 0.8  # of its vectors, by a group that is as fast by itself, and compiled in a tenth of the time

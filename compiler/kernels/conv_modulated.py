@@ -17,7 +17,8 @@ from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_tile import Where
 from glulam.compiler.kernels.tiling import Tiling, unrolled_steps
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Buffer, Var
+from glulam.compiler.loops.index import Affine, Var
+from glulam.compiler.loops.ir import Buffer
 
 
 def build_weights(ctx: Context) -> Lowered:

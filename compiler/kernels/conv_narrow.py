@@ -20,7 +20,8 @@ from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.tiling import pieces, unroll_factor
 from glulam.compiler.loops.expr import Fma
-from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Var
+from glulam.compiler.loops.index import Affine, IndexLike, Var
+from glulam.compiler.loops.ir import Buffer
 from glulam.compiler.targets import Target
 
 MOST_STRIDE = 4  # along the vectors; further apart, elements are gathered one by one

@@ -15,15 +15,17 @@ from itertools import groupby
 import numpy as np
 
 from glulam.compiler.graph.types import DType
-from glulam.compiler.kernels.context import Context, Lowered, Operand
+from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import constant_weights
 from glulam.compiler.kernels.conv_tile import ConvTile, Spot, Where
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.kernels.tiling import Parts, Tiling, tilings
 from glulam.compiler.kernels.windows import Window
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Buffer, IndexLike, Var
+from glulam.compiler.loops.index import Affine, IndexLike, Var
+from glulam.compiler.loops.ir import Buffer
 
 _SCRATCH_BYTES = 384 * 1024
 _WASTE = 0.05  # share of the convolution's rows that may be computed twice

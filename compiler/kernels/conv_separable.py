@@ -13,15 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from glulam.compiler.graph.types import Shape
-from glulam.compiler.kernels.context import Context, Lowered, Operand, Point, View
+from glulam.compiler.kernels.context import Context, Lowered, Point, View
 from glulam.compiler.kernels.conv_depthwise import Depthwise
 from glulam.compiler.kernels.conv_direct import whole_blocks
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights
 from glulam.compiler.kernels.conv_tile import ChannelGroups, ConvTile, Spot, Where
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.kernels.tiling import Parts, choose_tiling, pieces
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Load, Var
+from glulam.compiler.loops.index import Affine, Var
+from glulam.compiler.loops.ir import Load
 from glulam.compiler.targets import Target
 
 _BAND = 8  # part of the second-level cache that the rows of an iteration may take

@@ -24,7 +24,8 @@ from glulam.compiler.kernels.conv_template import constant_weights, not_constant
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
 from glulam.compiler.kernels.tiling import choose_tiling, pieces, row_cycles, unrolled_steps
 from glulam.compiler.loops.expr import Fma
-from glulam.compiler.loops.ir import Affine, Buffer, Tile, Var
+from glulam.compiler.loops.index import Affine, Var
+from glulam.compiler.loops.ir import Buffer, Tile
 from glulam.compiler.targets import Target
 
 _MAX_NESTS = 64  # each has code of its own

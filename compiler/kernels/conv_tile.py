@@ -21,8 +21,10 @@ from glulam.compiler.kernels.context import Context, Point, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid, Met
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
 from glulam.compiler.kernels.tiling import LINE, TOGETHER, Tiling, pieces, row_cycles, unrolled_steps
+from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Const, Expr, Fma
-from glulam.compiler.loops.ir import Affine, Bounded, Buffer, Builder, IndexLike, IndexValue, Tile, Var
+from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var
+from glulam.compiler.loops.ir import Buffer, IndexValue, Tile
 
 SAVED = 1 / 12  # of the products, if they meet only padding, is worth code of its own for some columns
 _MANY_BLOCKS = 4  # of channels, so that the next one is mostly another one of the same pixels

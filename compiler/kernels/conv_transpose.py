@@ -14,9 +14,10 @@ import numpy as np
 
 from glulam.compiler.graph.types import Array
 from glulam.compiler.kernels import conv_direct
-from glulam.compiler.kernels.context import Context, Lowered, Point, pack_channels
+from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, ConvShape, Grid, Phase, TransposedGeometry
 from glulam.compiler.kernels.conv_template import ConvTemplate, constant_weights
+from glulam.compiler.kernels.operand import pack_channels
 from glulam.compiler.loops.ir import Half
 from glulam.compiler.targets import Target
 

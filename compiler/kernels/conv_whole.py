@@ -17,7 +17,8 @@ from glulam.compiler.kernels.conv_tile import ChannelGroups, ConvTile
 from glulam.compiler.kernels.partial_sums import PartialSums
 from glulam.compiler.kernels.tiling import Parts, Tiling, row_cycles, unrolled_steps
 from glulam.compiler.loops.expr import Fma
-from glulam.compiler.loops.ir import Affine, Tile, Var
+from glulam.compiler.loops.index import Affine, Var
+from glulam.compiler.loops.ir import Tile
 
 _MOST_TAPS = 50  # each has code of its own
 

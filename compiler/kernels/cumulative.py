@@ -9,7 +9,7 @@ from glulam.compiler.kernels.indexing import dense
 from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const
-from glulam.compiler.loops.ir import Affine, IndexLike
+from glulam.compiler.loops.index import Affine, IndexLike
 
 _TOGETHER = 4  # vectors of an iteration: lines of the cache that follow each other
 

@@ -9,7 +9,8 @@ from glulam.compiler.kernels.context import Context, Lowered, vectors
 from glulam.compiler.kernels.indexing import dense
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const
-from glulam.compiler.loops.ir import Affine, Bounded, IndexValue
+from glulam.compiler.loops.index import Affine, Bounded
+from glulam.compiler.loops.ir import IndexValue
 
 
 def build(ctx: Context) -> Lowered:

@@ -29,7 +29,8 @@ from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.compiler.kernels.context import Context
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.loops.expr import Bitcast, Cast, Const, Expr
-from glulam.compiler.loops.ir import Affine, Buffer, IndexLike
+from glulam.compiler.loops.index import Affine, IndexLike
+from glulam.compiler.loops.ir import Buffer
 from glulam.compiler.targets import Target
 
 Floats = npt.NDArray[np.float32]

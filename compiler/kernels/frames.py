@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from glulam.compiler.graph.types import Shape
-from glulam.compiler.kernels.context import Operand
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Met
-from glulam.compiler.loops.ir import Affine, Builder, IndexLike
+from glulam.compiler.kernels.operand import Operand
+from glulam.compiler.loops.builder import Builder
+from glulam.compiler.loops.index import Affine, IndexLike
 
 _ONE_TAP = ConvGeometry((1,), (1,), (1,), ((0, 0),))
 

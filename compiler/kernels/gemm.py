@@ -41,7 +41,8 @@ from glulam.compiler.kernels.tiling import (
     unroll_factor,
 )
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Buffer, Half, IndexLike, Tile, Var
+from glulam.compiler.loops.index import Affine, IndexLike, Var
+from glulam.compiler.loops.ir import Buffer, Half, Tile
 from glulam.compiler.targets import Target
 
 _ROW_BLOCKS = 8  # column blocks of a tile of one row: as many sums as hide the latency of an addition

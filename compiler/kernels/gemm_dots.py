@@ -8,7 +8,8 @@ from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.gemm_operands import batch_point, multiply_add, source, zero
 from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, IndexLike, LaneReduce, Tile, Var
+from glulam.compiler.loops.index import Affine, IndexLike, Var
+from glulam.compiler.loops.ir import LaneReduce, Tile
 
 _ROWS, _COLUMNS = 4, 4  # dot products at once: each vector loaded serves four of them
 _ROWS_OF_VECTOR = 8  # with a single column

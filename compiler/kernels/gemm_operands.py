@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from glulam.compiler.graph.types import DType, Shape
-from glulam.compiler.kernels.context import Context, Operand, Point, View, broadcast
+from glulam.compiler.kernels.context import Context, Point, View, broadcast
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.loops.expr import Const, Expr, Fma
-from glulam.compiler.loops.ir import Buffer, IndexLike, Var
+from glulam.compiler.loops.index import IndexLike, Var
+from glulam.compiler.loops.ir import Buffer
 
 
 def with_columns(ctx: Context) -> Context:

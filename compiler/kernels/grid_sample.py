@@ -15,7 +15,8 @@ from glulam.compiler.kernels.indexing import dense
 from glulam.compiler.kernels.nest import tasks
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Const, Expr
-from glulam.compiler.loops.ir import Bounded, Tile
+from glulam.compiler.loops.index import Bounded
+from glulam.compiler.loops.ir import Tile
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import numpy as np
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr
-from glulam.compiler.loops.ir import Affine, Bounded, Buffer, IndexLike, IndexValue, LaneReduce, LaneShuffle, Var
+from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var
+from glulam.compiler.loops.ir import Buffer, IndexValue, LaneReduce, LaneShuffle
 
 Element = Callable[[tuple[IndexLike, ...]], Expr]
 

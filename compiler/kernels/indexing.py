@@ -19,7 +19,8 @@ from glulam.compiler.kernels.context import vectors as exact_vectors
 from glulam.compiler.kernels.nest import Point, nest, row_chunks, vectors
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Expr, where
-from glulam.compiler.loops.ir import Affine, Bounded, Buffer, IndexLike, Var
+from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var
+from glulam.compiler.loops.ir import Buffer
 
 COMBINE: dict[str, Callable[[Expr, Expr], Expr]] = {
     "none": lambda old, new: new,

@@ -7,7 +7,8 @@ from glulam.compiler.kernels import pointwise
 from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr
-from glulam.compiler.loops.ir import Affine, Bounded, IndexLike, IndexValue, LaneShuffle, Var
+from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var
+from glulam.compiler.loops.ir import IndexValue, LaneShuffle
 
 _UNROLLED = 16
 

@@ -23,8 +23,10 @@ import numpy.typing as npt
 
 from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.types import Array, Shape
+from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Const, Expr, Fma
-from glulam.compiler.loops.ir import Affine, Builder, IndexLike, Load, TileRead, Var
+from glulam.compiler.loops.index import Affine, IndexLike, Var
+from glulam.compiler.loops.ir import Load, TileRead
 
 Matrix = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]

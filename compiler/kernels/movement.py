@@ -17,7 +17,7 @@ from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.nest import Point, nest
 from glulam.compiler.kernels.strided import Side
 from glulam.compiler.loops.expr import Const, Expr, where
-from glulam.compiler.loops.ir import Bounded
+from glulam.compiler.loops.index import Bounded
 
 _MAX_BOXES = 32
 """Above this, padding looks each element's place up."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from glulam.compiler.loops.ir import Affine, Builder, Var
+from glulam.compiler.loops.builder import Builder
+from glulam.compiler.loops.index import Affine, Var
 
 _TASK_BYTES = 32 << 10  # what a task should move at least
 _MAX_TASKS = 64

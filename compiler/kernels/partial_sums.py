@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from glulam.compiler.kernels.tiling import pieces
+from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Expr, Fma
-from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Load, Tile, TileRead, Var
+from glulam.compiler.loops.index import Affine, IndexLike, Var
+from glulam.compiler.loops.ir import Buffer, Load, Tile, TileRead
 
 PART = 384  # products of a part, about
 

@@ -13,8 +13,10 @@ from functools import partial
 from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.pool_rows import PlainPool
 from glulam.compiler.kernels.windows import Fold, Scale, Window
+from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Tile, Var
+from glulam.compiler.loops.index import Affine, IndexLike, Var
+from glulam.compiler.loops.ir import Buffer, Tile
 
 Head = tuple[Var, Var]
 Rows = tuple[Affine, ...]

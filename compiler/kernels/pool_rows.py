@@ -16,8 +16,10 @@ from glulam.compiler.kernels.context import vectors as exact_vectors
 from glulam.compiler.kernels.nest import even_length, vectors
 from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.kernels.windows import Fold, PoolGeometry, Scale, Window
+from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Var
+from glulam.compiler.loops.index import Affine, IndexLike, Var
+from glulam.compiler.loops.ir import Buffer
 
 Head = tuple[Var, Var]
 

@@ -19,7 +19,8 @@ from glulam.compiler.kernels.gemm_operands import multiply_add, source, zero
 from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Expr
-from glulam.compiler.loops.ir import Affine, Bounded, Buffer, IndexLike, IndexValue, Load, Var
+from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var
+from glulam.compiler.loops.ir import Buffer, IndexValue, Load
 
 Activation = Callable[[Expr], Expr]
 Gates = tuple[int, ...]

@@ -14,10 +14,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from glulam.compiler.graph.types import DType
-from glulam.compiler.kernels.context import Context, Lowered, Operand, View
+from glulam.compiler.kernels.context import Context, Lowered, View
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr
-from glulam.compiler.loops.ir import Affine, IndexLike, LaneReduce, Tile
+from glulam.compiler.loops.index import Affine, IndexLike
+from glulam.compiler.loops.ir import LaneReduce, Tile
 
 Axes = tuple[int, ...]
 Place = Callable[[list[IndexLike], int], Expr]

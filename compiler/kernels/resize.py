@@ -20,7 +20,8 @@ from glulam.compiler.kernels.context import Context, Lowered, Point, vectors
 from glulam.compiler.kernels.tiling import unroll_factor
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr, Fma
-from glulam.compiler.loops.ir import Affine, Bounded, Buffer, IndexLike, LanePick, Tile, Var
+from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var
+from glulam.compiler.loops.ir import Buffer, LanePick, Tile
 from glulam.compiler.targets import Target
 
 _UNROLLED_TAPS = 4

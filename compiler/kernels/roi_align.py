@@ -11,7 +11,8 @@ from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.indexing import counted, dense
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Const, Expr
-from glulam.compiler.loops.ir import Affine, Bounded, Buffer, IndexValue, Tile, Var
+from glulam.compiler.loops.index import Affine, Bounded, Var
+from glulam.compiler.loops.ir import Buffer, IndexValue, Tile
 
 
 @dataclass(frozen=True)

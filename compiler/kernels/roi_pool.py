@@ -9,8 +9,10 @@ from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.indexing import dense
 from glulam.compiler.kernels.nest import vectors
 from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Cast, Const, Expr
-from glulam.compiler.loops.ir import Affine, Bounded, Buffer, Builder, IndexValue, Var
+from glulam.compiler.loops.index import Affine, Bounded, Var
+from glulam.compiler.loops.ir import Buffer, IndexValue
 
 
 def build(ctx: Context, scale: float) -> Lowered:

@@ -12,10 +12,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 
-from glulam.compiler.kernels.context import Context, Lowered, Operand, View
+from glulam.compiler.kernels.context import Context, Lowered, View
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr
-from glulam.compiler.loops.ir import Affine, Buffer, LaneReduce, Var
+from glulam.compiler.loops.index import Affine, Var
+from glulam.compiler.loops.ir import Buffer, LaneReduce
 
 Element = Callable[[Affine], Expr]
 

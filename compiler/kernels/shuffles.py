@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from glulam.compiler.graph.types import DType
+from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Const, Expr
-from glulam.compiler.loops.ir import Builder, LaneShuffle
+from glulam.compiler.loops.ir import LaneShuffle
 
 Pick = tuple[int, int] | None
 

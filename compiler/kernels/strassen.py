@@ -34,7 +34,8 @@ import numpy as np
 from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.compiler.kernels import gemm
-from glulam.compiler.kernels.context import Context, Lowered, Operand, Point, View
+from glulam.compiler.kernels.context import Context, Lowered, Point, View
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.tiling import (
     Parts,
@@ -51,7 +52,8 @@ from glulam.compiler.kernels.tiling import (
     unrolled_steps,
 )
 from glulam.compiler.loops.expr import Const, Expr, Fma
-from glulam.compiler.loops.ir import Affine, Half, IndexLike
+from glulam.compiler.loops.index import Affine, IndexLike
+from glulam.compiler.loops.ir import Half
 from glulam.compiler.targets import Target
 
 PRODUCTS, SUMS = 7, 4

@@ -16,11 +16,13 @@ from itertools import product
 import numpy as np
 
 from glulam.compiler.graph.types import Array, DType
-from glulam.compiler.kernels.context import COPIED_AS, Context, pack_channels
+from glulam.compiler.kernels.context import COPIED_AS, Context
 from glulam.compiler.kernels.nest import chunks, nest, row_chunks, tasks, vectors
+from glulam.compiler.kernels.operand import pack_channels
 from glulam.compiler.kernels.shuffles import assembled, transposed
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Buffer, Half, IndexLike, Load, Var
+from glulam.compiler.loops.index import Affine, IndexLike, Var
+from glulam.compiler.loops.ir import Buffer, Half, Load
 
 _CLOSE = 8  # strides up to this many elements are read as whole vectors
 _SAME_SET = 4096  # bytes between places that fall into one set of a first-level cache, of 8 or 12 lines

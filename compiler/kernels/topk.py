@@ -16,7 +16,8 @@ from glulam.compiler.kernels.context import Context, Lowered, vectors
 from glulam.compiler.kernels.indexing import dense
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Bitcast, Cast, Const, Expr
-from glulam.compiler.loops.ir import Affine, Bounded, Buffer, IndexLike, IndexValue, LaneReduce, Tile, Var
+from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var
+from glulam.compiler.loops.ir import Buffer, IndexValue, LaneReduce, Tile
 
 _WIDE = (DType.F64, DType.I64, DType.I32, DType.U64, DType.U32)
 """Types whose keys are I64; those of the others are I32. Of smaller integers and floats no key is the lowest one."""

@@ -15,7 +15,8 @@ from glulam.compiler.kernels.nest import vectors
 from glulam.compiler.kernels.windows import PoolGeometry
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Const, Expr
-from glulam.compiler.loops.ir import Affine, Bounded, IndexValue, Var
+from glulam.compiler.loops.index import Affine, Bounded, Var
+from glulam.compiler.loops.ir import IndexValue
 
 _NARROW = 1 << 31  # places below it are counted in 32 bits, so that as many fit into a vector as elements do
 

@@ -17,8 +17,10 @@ from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels.context import Context
 from glulam.compiler.kernels.tiling import unroll_factor
 from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Const, Expr
-from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Tile, Var
+from glulam.compiler.loops.index import Affine, IndexLike, Var
+from glulam.compiler.loops.ir import Buffer, Tile
 
 _UNROLLED_TAPS = 9  # taps that are written out
 _LONG_SUM = 32  # taps; more are summed up in parts, which rounds less

@@ -18,8 +18,10 @@ from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.tiling import LINE, STREAM_BYTES, Tiling, row_cycles, tilings, unroll_factor
 from glulam.compiler.kernels.windows import Window
 from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Expr, Fma
-from glulam.compiler.loops.ir import Affine, Buffer, Builder, IndexLike, Load, Tile, TileRead, Var
+from glulam.compiler.loops.index import Affine, IndexLike, Var
+from glulam.compiler.loops.ir import Buffer, Load, Tile, TileRead
 from glulam.compiler.targets import Target
 
 Pair = tuple[int, int]

@@ -20,14 +20,7 @@ from glulam.compiler.kernels.fixed_point import Digits, FixedPoint, weight_bytes
 from glulam.compiler.kernels.frames import IMAGE, Frames, indices
 from glulam.compiler.kernels.minimal_filtering import Filtering, Line, Residues
 from glulam.compiler.kernels.packing import Packing
-from glulam.compiler.kernels.tiling import (
-    FAR_RATE,
-    OFTEN,
-    SHOWS,
-    memory_rate,
-    overlapped,
-    stream_rate,
-)
+from glulam.compiler.kernels.tiling import FAR_RATE, OFTEN, SHOWS, memory_rate, overlapped, stream_rate
 from glulam.compiler.kernels.winograd import (
     FinishedTiles,
     Products,
@@ -39,7 +32,8 @@ from glulam.compiler.kernels.winograd import (
     transform_slowdown,
 )
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import Affine, Buffer, Half, IndexLike, Load, Var
+from glulam.compiler.loops.index import Affine, IndexLike, Var
+from glulam.compiler.loops.ir import Buffer, Half, Load
 from glulam.compiler.targets import Target
 
 Pads = tuple[tuple[int, int], ...]

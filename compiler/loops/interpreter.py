@@ -11,13 +11,11 @@ import numpy as np
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.loops.expr import BINARY, Const, Expr, apply
+from glulam.compiler.loops.index import Affine, Bounded, Index, Var
 from glulam.compiler.loops.ir import (
-    Affine,
-    Bounded,
     Buffer,
     Declare,
     For,
-    Index,
     IndexValue,
     Kernel,
     Kind,
@@ -32,7 +30,6 @@ from glulam.compiler.loops.ir import (
     Tile,
     TileRead,
     TileWrite,
-    Var,
 )
 
 

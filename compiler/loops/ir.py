@@ -14,16 +14,15 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
 from glulam.compiler.errors import LoopError
-from glulam.compiler.graph.layout import dense_strides
 from glulam.compiler.graph.types import DType
-from glulam.compiler.loops.expr import Expr, Scalar, lift
+from glulam.compiler.loops.expr import Expr
+from glulam.compiler.loops.index import Affine, Bounded, Index, IndexLike, Var, index_of
 
 
 class Kind(enum.Enum):
@@ -31,128 +30,6 @@ class Kind(enum.Enum):
     SERIAL = "serial"
     UNROLLED = "unrolled"
     VECTOR = "vector"
-
-
-class Affine:
-    """A sum of loop variables times integers, plus an integer."""
-
-    __slots__ = ("const", "terms")
-
-    def __init__(self, terms: Mapping[Var, int] | None = None, const: int = 0) -> None:
-        self.terms: dict[Var, int] = {v: k for v, k in terms.items() if k} if terms else {}
-        self.const = const
-
-    @staticmethod
-    def of(x: IndexLike) -> Affine:
-        """Raises LoopError for an index that is computed at run time."""
-        if isinstance(x, Affine):
-            return x
-        if isinstance(x, Var):
-            return _affine({x: 1}, 0)
-        if isinstance(x, int):
-            return _affine({}, x)
-        if isinstance(x, Bounded):
-            raise LoopError("an index that is computed at run time is not affine")
-        return Affine(None, int(x))
-
-    def __add__(self, other: IndexLike) -> Affine:
-        o = Affine.of(other)
-        if not (self.terms and o.terms):
-            return _affine(self.terms or o.terms, self.const + o.const)
-        terms = dict(self.terms)
-        for v, k in o.terms.items():
-            terms[v] = terms.get(v, 0) + k
-        return Affine(terms, self.const + o.const)
-
-    __radd__ = __add__
-
-    def __sub__(self, other: IndexLike) -> Affine:
-        return self + Affine.of(other) * -1
-
-    def __rsub__(self, other: int) -> Affine:
-        return self * -1 + other
-
-    def __mul__(self, k: int) -> Affine:
-        return Affine({v: c * k for v, c in self.terms.items()}, self.const * k)
-
-    __rmul__ = __mul__
-
-    def __divmod__(self, n: int) -> tuple[Affine, int]:
-        """Raises LoopError if the remainder is not the same in every iteration."""
-        if any(k % n for k in self.terms.values()):
-            raise LoopError(f"the remainder of {self} by {n} is not constant")
-        whole, rest = divmod(self.const, n)
-        return _affine({v: k // n for v, k in self.terms.items()}, whole), rest
-
-    def bounds(self) -> tuple[int, int]:
-        """Smallest and largest value over all iterations."""
-        low = high = self.const
-        for v, k in self.terms.items():
-            reach = k * (v.extent - 1)
-            low, high = (low, high + reach) if k > 0 else (low + reach, high)
-        return low, high
-
-    def __str__(self) -> str:
-        if not self.terms:
-            return str(self.const)
-        text = " + ".join([v.name if k == 1 else f"{v.name}*{k}" for v, k in self.terms.items()])
-        if self.const:
-            text = f"{text} + {self.const}"
-        return text.replace("+ -", "- ") if "+ -" in text else text
-
-
-def _affine(terms: dict[Var, int], const: int) -> Affine:
-    """The sum of these terms, none of which is zero; the table is shared, since nobody changes one."""
-    made = object.__new__(Affine)
-    made.terms = terms
-    made.const = const
-    return made
-
-
-class Var:
-    """A loop variable: 0, 1, ..., extent - 1."""
-
-    __slots__ = ("extent", "name")
-
-    def __init__(self, name: str, extent: int) -> None:
-        self.name = name
-        self.extent = extent
-
-    def __add__(self, other: IndexLike) -> Affine:
-        return Affine.of(self) + other
-
-    __radd__ = __add__
-
-    def __sub__(self, other: IndexLike) -> Affine:
-        return Affine.of(self) - other
-
-    def __rsub__(self, other: int) -> Affine:
-        return Affine.of(self) * -1 + other
-
-    def __mul__(self, k: int) -> Affine:
-        return Affine.of(self) * k
-
-    __rmul__ = __mul__
-
-    def __repr__(self) -> str:
-        return f"{self.name}<{self.extent}"
-
-
-@dataclass(frozen=True, eq=False)
-class Bounded:
-    """An index computed at run time; it is clamped into [0, extent)."""
-
-    value: Expr
-    extent: int
-
-
-IndexLike = Affine | Var | int | Bounded
-Index = Affine | Bounded
-
-
-def _index(entries: IndexLike | tuple[IndexLike, ...]) -> tuple[Index, ...]:
-    entries = entries if isinstance(entries, tuple) else (entries,)
-    return tuple(e if isinstance(e, Bounded) else Affine.of(e) for e in entries)
 
 
 class Access(enum.Enum):
@@ -174,7 +51,7 @@ class Buffer:
     align: int = 64
 
     def __getitem__(self, entries: IndexLike | tuple[IndexLike, ...]) -> Load:
-        index = _index(entries)
+        index = index_of(entries)
         if len(index) != len(self.shape):
             raise LoopError(f"buffer {self.name} has {len(self.shape)} dimensions, not {len(index)}")
         return Load(self, index)
@@ -196,7 +73,7 @@ class Tile:
     dtype: DType = DType.F32
 
     def __getitem__(self, entries: IndexLike | tuple[IndexLike, ...]) -> TileRead:
-        index = _index(entries)
+        index = index_of(entries)
         if len(index) != len(self.shape) or any(isinstance(i, Bounded) for i in index):
             raise LoopError(f"tile {self.name} takes {len(self.shape)} constant indices")
         return TileRead(self, tuple(i for i in index if isinstance(i, Affine)))
@@ -417,126 +294,3 @@ def statements(body: Iterable[Stmt]) -> Iterator[Stmt]:
         yield stmt
         if isinstance(stmt, For):
             yield from statements(stmt.body)
-
-
-@dataclass
-class Builder:
-    """Writes a kernel: buffers first, then sections with loops as context managers."""
-
-    name: str
-    params: list[Buffer] = field(default_factory=list)
-    scratch_buffers: list[Buffer] = field(default_factory=list)
-    sections: list[Section] = field(default_factory=list)
-    half: Half | None = None
-    """Of the sections that come next."""
-    _stack: list[list[Stmt]] = field(default_factory=list)
-
-    def param(
-        self,
-        name: str,
-        shape: Sequence[int],
-        access: Access = Access.READ,
-        *,
-        dtype: DType = DType.F32,
-        strides: Sequence[int] | None = None,
-        align: int = 64,
-    ) -> Buffer:
-        buffer = Buffer(name, dtype, tuple(shape), tuple(strides or dense_strides(shape)), access, align)
-        self.params.append(buffer)
-        return buffer
-
-    def scratch(
-        self, name: str, shape: Sequence[int], dtype: DType = DType.F32, *, strides: Sequence[int] | None = None
-    ) -> Buffer:
-        buffer = Buffer(name, dtype, tuple(shape), tuple(strides or dense_strides(shape)), Access.SCRATCH)
-        self.scratch_buffers.append(buffer)
-        return buffer
-
-    def scratch_once(self, name: str, shape: Sequence[int]) -> Buffer:
-        """The scratch memory of this name and shape, which the kernel may have already."""
-        known = [each for each in self.scratch_buffers if (each.name, each.shape) == (name, tuple(shape))]
-        return known[0] if known else self.scratch(name, shape)
-
-    def section(self, leading: bool = False, /, **extents: int) -> _SectionScope:
-        """Parallel loops around what follows; `with b.section(n=N, oh=OH) as (n, oh):`.
-
-        A `leading` section is put before those that are there already.
-        """
-        return _SectionScope(self, tuple(Var(name, extent) for name, extent in extents.items()), leading)
-
-    @contextmanager
-    def of_half(self, half: Half | None) -> Iterator[None]:
-        """What comes in this context are sections of that half; None leaves it to what is around."""
-        before, self.half = self.half, half or self.half
-        yield
-        self.half = before
-
-    def serial(self, name: str, extent: int, span: Span | None = None) -> _LoopScope:
-        return _LoopScope(self, Var(name, extent), Kind.SERIAL, span)
-
-    def unrolled(self, name: str, extent: int) -> _LoopScope:
-        return _LoopScope(self, Var(name, extent), Kind.UNROLLED)
-
-    def vector(self, name: str, extent: int) -> _LoopScope:
-        return _LoopScope(self, Var(name, extent), Kind.VECTOR)
-
-    def tile(self, name: str, *shape: int, dtype: DType = DType.F32) -> Tile:
-        tile = Tile(name, shape, dtype)
-        self._emit(Declare(tile))
-        return tile
-
-    def store(self, place: Load | TileRead, value: Expr | Scalar) -> None:
-        """Assign to an element of a buffer or of a tile."""
-        value = lift(value, place.dtype)
-        if value.dtype is not place.dtype:
-            raise LoopError(f"{self.name}: a {value.dtype.value} stored into {place.dtype.value}; cast it")
-        if isinstance(place, Load):
-            if place.buffer.access is Access.READ:
-                raise LoopError(f"{self.name}: buffer {place.buffer.name} is read-only")
-            self._emit(Store(place.buffer, place.index, value))
-        else:
-            self._emit(TileWrite(place.tile, place.index, value))
-
-    def prefetch(self, place: Load, level: int = 1) -> None:
-        """Have the cache line of the place brought into the cache of this level."""
-        index = tuple(entry for entry in place.index if isinstance(entry, Affine))
-        if len(index) < len(place.index):
-            raise LoopError(f"{self.name}: only places known before the loop runs can be prefetched")
-        self._emit(Prefetch(place.buffer, index, level))
-
-    def kernel(self) -> Kernel:
-        return Kernel(self.name, tuple(self.params), tuple(self.scratch_buffers), tuple(self.sections))
-
-    def _emit(self, stmt: Stmt) -> None:
-        if not self._stack:
-            raise LoopError(f"{self.name}: a statement outside any section")
-        self._stack[-1].append(stmt)
-
-
-class _SectionScope:
-    def __init__(self, builder: Builder, vars: tuple[Var, ...], leading: bool) -> None:
-        self.builder, self.vars, self.leading = builder, vars, leading
-
-    def __enter__(self) -> tuple[Var, ...]:
-        self.builder._stack.append([])
-        return self.vars
-
-    def __exit__(self, *exc: object) -> None:
-        body = self.builder._stack.pop()
-        if exc[0] is None and all(v.extent for v in self.vars):
-            sections = self.builder.sections
-            sections.insert(0 if self.leading else len(sections), Section(self.vars, body, self.builder.half))
-
-
-class _LoopScope:
-    def __init__(self, builder: Builder, var: Var, kind: Kind, span: Span | None = None) -> None:
-        self.builder, self.var, self.kind, self.span = builder, var, kind, span
-
-    def __enter__(self) -> Var:
-        self.builder._stack.append([])
-        return self.var
-
-    def __exit__(self, *exc: object) -> None:
-        body = self.builder._stack.pop()
-        if exc[0] is None and self.var.extent:
-            self.builder._emit(For(self.var, self.kind, body, self.span))

@@ -10,12 +10,11 @@ from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
+from glulam.compiler.loops.index import Affine, Index
 from glulam.compiler.loops.ir import (
-    Affine,
     Buffer,
     Declare,
     For,
-    Index,
     IndexValue,
     Kernel,
     LanePick,

@@ -8,14 +8,12 @@ from typing import assert_never
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops.expr import Expr
+from glulam.compiler.loops.index import Affine, Bounded, Index, Var
 from glulam.compiler.loops.ir import (
     Access,
-    Affine,
-    Bounded,
     Buffer,
     Declare,
     For,
-    Index,
     IndexValue,
     Kernel,
     Kind,
@@ -30,7 +28,6 @@ from glulam.compiler.loops.ir import (
     Tile,
     TileRead,
     TileWrite,
-    Var,
 )
 from glulam.compiler.loops.printer import show
 from glulam.compiler.loops.rules import type_error

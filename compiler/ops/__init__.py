@@ -39,8 +39,9 @@ from glulam.compiler.ops.join import Concat, Gather, Split
 from glulam.compiler.ops.local_response import LocalResponseNorm
 from glulam.compiler.ops.logic import And, Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Not, Or, Where, Xor
 from glulam.compiler.ops.matmul import Linear, MatMul
-from glulam.compiler.ops.movement import Dropout, Expand, Identity, Pad, Reshape, Shape, Slice, Tile, Transpose
+from glulam.compiler.ops.movement import Dropout, Expand, Identity, Reshape, Shape, Slice, Tile, Transpose
 from glulam.compiler.ops.norm import BatchNorm, LayerNorm
+from glulam.compiler.ops.pad import Pad
 from glulam.compiler.ops.pointwise import (
     Abs,
     Add,

@@ -7,7 +7,8 @@ from typing import Protocol, runtime_checkable
 
 from glulam.compiler.graph.graph import Value
 from glulam.compiler.graph.types import TensorType
-from glulam.compiler.kernels.context import Context, Lowered, Operand
+from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.kernels.windows import Window
 
 

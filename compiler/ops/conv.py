@@ -13,8 +13,9 @@ from glulam.compiler.graph.graph import Value
 from glulam.compiler.graph.op import Case, Op, Padding, Prefers, Trait
 from glulam.compiler.graph.types import Array, DType, TensorType, f32
 from glulam.compiler.kernels import conv_depthwise, conv_pool, conv_table
-from glulam.compiler.kernels.context import Context, Lowered, Operand
+from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, TransposedGeometry
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.kernels.windows import Window
 from glulam.compiler.ops.inputs import (
     FLOATS,

@@ -11,7 +11,8 @@ from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Op, Padding, Prefers, Trait
 from glulam.compiler.graph.types import Array, TensorType
 from glulam.compiler.kernels import pointwise
-from glulam.compiler.kernels.context import Arg, Context, Epilogue, Lowered, Operand
+from glulam.compiler.kernels.context import Arg, Context, Epilogue, Lowered
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.ops.contracts import FoldsWindows, PoolsResult

@@ -10,9 +10,11 @@ import numpy as np
 from glulam.compiler.graph.op import Case, Op, Prefers, Trait
 from glulam.compiler.graph.types import Array, TensorType, f32
 from glulam.compiler.kernels import pointwise, rows
-from glulam.compiler.kernels.context import Context, Lowered, Operand, Point
+from glulam.compiler.kernels.context import Context, Lowered, Point
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.loops import expr as ex
-from glulam.compiler.loops.ir import Bounded, IndexValue
+from glulam.compiler.loops.index import Bounded
+from glulam.compiler.loops.ir import IndexValue
 from glulam.compiler.ops.inputs import FLOATS, check_axis, check_shape, f64, optional, required, same_dtype, wide
 
 

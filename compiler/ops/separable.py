@@ -11,7 +11,8 @@ from glulam.compiler.graph.layout import Layout
 from glulam.compiler.graph.op import Case, Op, Padding, Prefers, Trait
 from glulam.compiler.graph.types import Array, TensorType, f32
 from glulam.compiler.kernels import conv_separable
-from glulam.compiler.kernels.context import Context, Lowered, Operand
+from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.ops.activation import Clip, HardSwish, Silu
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.ops.fused import FusedRegion

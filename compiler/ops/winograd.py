@@ -12,12 +12,13 @@ import numpy as np
 
 from glulam.compiler.graph.op import Op, Padding, Prefers, Trait
 from glulam.compiler.graph.types import Array, Shape, TensorType
-from glulam.compiler.kernels import conv_winograd, winograd_stages
-from glulam.compiler.kernels.context import Context, Lowered, Operand
+from glulam.compiler.kernels import conv_winograd, winograd_plan, winograd_stages
+from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.fixed_point import DIGITS, Digits
 from glulam.compiler.kernels.frames import Frames
 from glulam.compiler.kernels.minimal_filtering import Filtering, filtering
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.kernels.windows import Window
 from glulam.compiler.kernels.winograd import FinishedTiles, holds_windows
 from glulam.compiler.ops.conv import Conv, Pads
@@ -86,14 +87,14 @@ class WinogradConv(Conv):
             return None
         results = self.output_extents(x.shape[2:], weights.shape[2:])
         padding = tile_padding(self.filtering, x.shape[2:], self.pads, results)
-        if not conv_winograd.has_few_channels(x.shape[1], _MOST_LANES):
+        if not winograd_plan.has_few_channels(x.shape[1], _MOST_LANES):
             return padding
         *rows, (before, after) = padding.spans
         return Padding((*rows, (before, after + -self.filtering.inputs[1] % _MOST_LANES)))
 
     def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
         x = inputs[0]
-        few = x is not None and conv_winograd.has_few_channels(x.shape[1], block)
+        few = x is not None and winograd_plan.has_few_channels(x.shape[1], block)
         return few and not self.staged and super().reads_plain(index, inputs, block)
 
     def pools(self, window: Window, result: TensorType, pooled: TensorType, block_bytes: int) -> str | None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.uses import Uses
-from glulam.compiler.passes.algorithms import SERVED, Candidate, candidates, relevant_sides, signature
+from glulam.compiler.passes.algorithms import SERVED, candidates, relevant_sides, signature
+from glulam.compiler.passes.candidates import Candidate
 from glulam.compiler.passes.manager import Decision, NodePass
 from glulam.compiler.targets import Target
 

@@ -18,7 +18,7 @@ from glulam.compiler.graph.uses import Uses
 from glulam.compiler.kernels.fixed_point import weight_bytes
 from glulam.compiler.ops.batch_map import BatchMap
 from glulam.compiler.ops.winograd import WinogradConv
-from glulam.compiler.passes.algorithms import winograd_cycles
+from glulam.compiler.passes.conv_algorithms import winograd_cycles
 from glulam.compiler.passes.manager import Decision, Pass
 from glulam.compiler.targets import HALVES, Target
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from glulam.compiler.graph.graph import Value
 from glulam.compiler.graph.types import DType
-from glulam.compiler.ops.movement import Pad
+from glulam.compiler.ops.pad import Pad
 from glulam.compiler.ops.pointwise import Abs, Cast, Mul, Pow
 from glulam.compiler.ops.pool import AveragePool, MaxPool
 from glulam.compiler.ops.reduce import Reduce

@@ -11,7 +11,8 @@ from native import aligned, run_native
 from glulam.compiler.codegen import maths
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
-from glulam.compiler.loops.ir import Access, Builder
+from glulam.compiler.loops.builder import Builder
+from glulam.compiler.loops.ir import Access
 from glulam.compiler.ops.activation import log1p
 from glulam.compiler.targets import runnable_targets
 

@@ -12,8 +12,10 @@ from glulam.compiler.codegen.module import build_assembly, build_object, build_o
 from glulam.compiler.errors import CompileError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Cast, Fma
-from glulam.compiler.loops.ir import Access, Affine, Bounded, Builder, IndexValue
+from glulam.compiler.loops.index import Affine, Bounded
+from glulam.compiler.loops.ir import Access, IndexValue
 from glulam.compiler.targets import NAMED, target
 from glulam.runtime.library import unpack
 

@@ -8,9 +8,10 @@ from native import aligned, assert_ulps, run_native
 
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Bitcast, Cast, Fma
 from glulam.compiler.loops.interpreter import interpret
-from glulam.compiler.loops.ir import Access, Builder
+from glulam.compiler.loops.ir import Access
 from glulam.compiler.loops.rules import type_error
 from glulam.compiler.loops.verify import verify_kernel
 from glulam.compiler.targets import runnable_targets

@@ -12,7 +12,8 @@ from glulam.compiler.codegen import llvm_process, module, processes
 from glulam.compiler.codegen.module import build_objects, module_text
 from glulam.compiler.codegen.processes import Helper, compiled, processes_for
 from glulam.compiler.errors import CompileError
-from glulam.compiler.loops.ir import Access, Builder
+from glulam.compiler.loops.builder import Builder
+from glulam.compiler.loops.ir import Access
 from glulam.compiler.targets import runnable_targets
 from glulam.runtime import processors
 

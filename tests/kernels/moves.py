@@ -8,7 +8,8 @@ from native import aligned, function
 
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import TensorType
-from glulam.compiler.kernels.context import Context, Operand
+from glulam.compiler.kernels.context import Context
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.loops.interpreter import interpret
 from glulam.compiler.loops.verify import verify_kernel

@@ -15,8 +15,9 @@ from glulam.compiler.driver import lower
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import f32
 from glulam.compiler.kernels import conv_direct
-from glulam.compiler.kernels.context import Context, Operand
+from glulam.compiler.kernels.context import Context
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Met
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.loops.printer import show_kernel
 from glulam.compiler.ops.activation import Silu
 from glulam.compiler.ops.conv import Conv

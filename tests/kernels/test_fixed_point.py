@@ -10,8 +10,9 @@ from harness import run_op
 from glulam.compiler.driver import compile_graph, optimise
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import f32
-from glulam.compiler.kernels.context import Context, Operand
+from glulam.compiler.kernels.context import Context
 from glulam.compiler.kernels.fixed_point import DIGITS, FixedPoint
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.ops.activation import Gelu, Relu
 from glulam.compiler.ops.fixed_point import FixedPointLinear

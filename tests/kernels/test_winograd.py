@@ -13,7 +13,7 @@ from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import TensorType, f32
-from glulam.compiler.kernels import conv_winograd, winograd_stages
+from glulam.compiler.kernels import conv_winograd, winograd_plan, winograd_stages
 from glulam.compiler.kernels.minimal_filtering import Line, filtering
 from glulam.compiler.kernels.tiling import Tiling
 from glulam.compiler.ops import Add, Conv, MaxPool, PRelu, Relu
@@ -177,7 +177,7 @@ def test_two_threads_share_the_block_in_the_middle(name, outputs, extents, poole
     def plan(machine, batch, wanted, *_):
         rows, columns = f.tiles(wanted)
         assert rows % 2 == 1
-        return conv_winograd.Plan(1, columns, 1, Tiling(4, 1), shares_middle=machine.threads == 2)
+        return winograd_plan.Plan(1, columns, 1, Tiling(4, 1), shares_middle=machine.threads == 2)
 
     monkeypatch.setattr(conv_winograd, "choose_plan", plan)
     rng = np.random.default_rng(0)
@@ -199,7 +199,7 @@ def test_two_threads_share_the_block_in_the_middle(name, outputs, extents, poole
 @pytest.mark.parametrize("shape", [(56, 56), (7, 7), (13, 30), (1, 100)])
 @pytest.mark.parametrize("channels", [(64, 64), (3, 17), (512, 512)])
 def test_plan_cuts_evenly(shape, channels):
-    plan = conv_winograd.choose_plan(target("x86-64-v3"), 1, shape, *channels, F4)
+    plan = winograd_plan.choose_plan(target("x86-64-v3"), 1, shape, *channels, F4)
     height, width = F4.tiles(shape)
     assert height % plan.rows == 0
     assert width % plan.columns == 0
@@ -210,7 +210,7 @@ def test_blocks_of_tiles_fit_the_cache_of_a_thread_and_two_read_filters_less_oft
     f = filtering((6, 6), (3, 3))
     machine = replace(target("x86-64-v4"), l3_bytes=1 << 25)
     one, two = (
-        conv_winograd.choose_plan(replace(machine, threads=n), 1, (56, 56), 256, 256, f) for n in (1, 2)
+        winograd_plan.choose_plan(replace(machine, threads=n), 1, (56, 56), 256, 256, f) for n in (1, 2)
     )  # fmt: skip
     assert f.points * one.tiles * 256 * 4 <= 0.7 * machine.l2_bytes
     assert two.tiles > one.tiles
@@ -219,15 +219,15 @@ def test_blocks_of_tiles_fit_the_cache_of_a_thread_and_two_read_filters_less_oft
 @pytest.mark.parametrize(("channels", "size", "in_stages"), [(512, 28, True), (256, 56, False)])
 def test_stages_pay_while_their_tensors_stay_cached(channels, size, in_stages):
     f, machine = filtering((6, 6), (3, 3)), replace(target("x86-64-v4"), l3_bytes=1 << 25)
-    costs = [each.cost(machine, 1, (size, size), channels, channels, f) for each in (winograd_stages, conv_winograd)]
+    costs = [each.cost(machine, 1, (size, size), channels, channels, f) for each in (winograd_stages, winograd_plan)]
     assert (costs[0] < costs[1]) == in_stages
 
 
 def test_two_threads_share_the_middle_where_halves_leave_one():
     machine = replace(target("x86-64-v3"), threads=2)
-    assert conv_winograd.choose_plan(machine, 1, (28, 28), 16, 32, F4).shares_middle  # 7 rows of tiles
-    assert not conv_winograd.choose_plan(machine, 1, (32, 32), 16, 32, F4).shares_middle
-    assert not conv_winograd.choose_plan(target("x86-64-v3"), 1, (28, 28), 16, 32, F4).shares_middle
+    assert winograd_plan.choose_plan(machine, 1, (28, 28), 16, 32, F4).shares_middle  # 7 rows of tiles
+    assert not winograd_plan.choose_plan(machine, 1, (32, 32), 16, 32, F4).shares_middle
+    assert not winograd_plan.choose_plan(target("x86-64-v3"), 1, (28, 28), 16, 32, F4).shares_middle
 
 
 @pytest.mark.parametrize("outputs", range(1, 7))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Cast, Const, Fma
-from glulam.compiler.loops.ir import Access, Bounded, Builder, IndexValue, LanePick, LaneReduce, Span
+from glulam.compiler.loops.index import Bounded
+from glulam.compiler.loops.ir import Access, IndexValue, LanePick, LaneReduce, Span
 
 
 def conv_nest(lanes=16, blocks=2, size=4, kernel=2, tile=2, unroll=4):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from glulam.compiler.errors import LoopError
-from glulam.compiler.loops.ir import Affine, Var
+from glulam.compiler.loops.index import Affine, Var
 
 
 def test_divmod_is_that_of_every_iteration():

@@ -12,7 +12,8 @@ from native import aligned, assert_same, both, run_native
 from glulam.compiler.codegen.module import module_text
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
-from glulam.compiler.loops.ir import Access, Builder, Half
+from glulam.compiler.loops.builder import Builder
+from glulam.compiler.loops.ir import Access, Half
 from glulam.compiler.targets import runnable_targets
 
 TARGETS = [pytest.param(t, id=t.name) for t in runnable_targets()]

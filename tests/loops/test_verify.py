@@ -8,12 +8,12 @@ import sample_kernels as sample
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
+from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Binary, Const, Fma, Select, Unary
+from glulam.compiler.loops.index import Bounded, Var
 from glulam.compiler.loops.ir import (
     Access,
-    Bounded,
     Buffer,
-    Builder,
     For,
     IndexValue,
     Kernel,
@@ -24,7 +24,6 @@ from glulam.compiler.loops.ir import (
     Span,
     Store,
     Tile,
-    Var,
 )
 from glulam.compiler.loops.verify import verify_kernel
 
