@@ -37,8 +37,6 @@ COPIED_AS = {DType.BOOL: DType.U8, DType.F16: DType.I16}
 """What elements are loaded and stored as where nothing is computed."""
 Arg = tuple[Literal["input", "output"], int] | Packing
 
-_FUNCTIONS = frozenset({"exp", "exp_negative", "log", "tanh", "erf", "sin", "cos"})
-
 
 @dataclass(frozen=True)
 class Epilogue:
@@ -62,7 +60,7 @@ class Epilogue:
 
 
 def _calls_function(e: Expr) -> bool:
-    return (isinstance(e, ex.Unary) and e.op in _FUNCTIONS) or any(map(_calls_function, e.children()))
+    return (isinstance(e, ex.Unary) and e.op in ex.FUNCTIONS) or any(map(_calls_function, e.children()))
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,12 @@ class Param(Expr):
     dtype: DType = DType.F32
 
 
+FUNCTIONS = frozenset({
+    "exp", "exp_negative", "log", "tanh", "erf", "sin", "cos", "tan", "asin", "acos", "atan",
+})  # fmt: skip
+"""Unary operations that code generation expands into a dozen others, or dozens."""
+
+
 @dataclass(frozen=True, eq=False)
 class Unary(Expr):
     op: str

@@ -9,18 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from glulam.compiler.graph.graph import Graph, Node, Value
-from glulam.compiler.graph.op import Prefers, Trait
+from glulam.compiler.graph.op import Op, Prefers, Trait
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import DType
 from glulam.compiler.graph.uses import Uses
+from glulam.compiler.loops.expr import FUNCTIONS, Expr, Param, Unary
 from glulam.compiler.ops.contracts import FinishesAlone, FoldsWindows, PoolsResult
 from glulam.compiler.ops.fused import FusedRegion
+from glulam.compiler.ops.pointwise import Pointwise
 from glulam.compiler.passes.manager import Decision, Pass
 from glulam.compiler.targets import Target
 
 _REACH = 12  # how many readers may join before the region has one result again
+_DEEPEST = 128  # operations from an input to the result of a formula, which code generation goes through by recursion
+_LONGEST = 4096  # operations of a formula as it is printed, where what is used twice stands twice
+_OF_FUNCTION = 16  # operations into which an elementary function is expanded, one after the other
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,19 @@ class _Region:
                 return f"{node.name!r} also reads %{value.name}, which depends on the region"
             if self.blocks and not value.is_constant and not self.fits_blocks(value):
                 return f"{node.name!r} also reads {value!r}, whose channels are not where those of the result are"
+        depth, length = self.extent(node, trial)
+        if depth > _DEEPEST or length > _LONGEST:
+            return f"with {node.name!r} the formula is {depth} operations deep, {length} in all"
         return None
+
+    def extent(self, node: Node, trial: list[Node]) -> tuple[int, int]:
+        """How deep the formula gets with the node, and how long when it is printed."""
+        known: dict[Value, tuple[int, int]] = {}
+        for each in (*sorted(trial, key=self.uses.rank), node):
+            if Trait.POINTWISE in each.op.traits:
+                inputs = tuple(known.get(value, (0, 1)) for value in each.present_inputs())
+                known[each.output] = _extent(each.op, tuple(v.type.dtype for v in each.present_inputs()), inputs)
+        return known[node.output]
 
     def fits_blocks(self, value: Value) -> bool:
         rank = self.start.output.type.rank
@@ -176,3 +194,20 @@ class _Region:
         patch = Patch(self.uses.graph, f"one kernel for {members}", at=self.start.name)
         patch.replace(result, patch.apply(FusedRegion(body), *given, name=result.name))
         return patch
+
+
+@lru_cache(maxsize=1024)
+def _extent(op: Op, dtypes: tuple[DType, ...], inputs: tuple[tuple[int, int], ...]) -> tuple[int, int]:
+    """Depth and printed length of an op's formula, given those of its inputs."""
+    assert isinstance(op, Pointwise)
+    known: dict[Expr, tuple[int, int]] = {}
+
+    def of(e: Expr) -> tuple[int, int]:
+        if e not in known:
+            parts = [of(child) for child in e.children()]
+            own = _OF_FUNCTION if isinstance(e, Unary) and e.op in FUNCTIONS else 1
+            deepest = max((depth for depth, _ in parts), default=0)
+            known[e] = inputs[e.index] if isinstance(e, Param) else (deepest + own, 1 + sum(n for _, n in parts))
+        return known[e]
+
+    return of(op.formula(*(Param(i, dtype) for i, dtype in enumerate(dtypes))))

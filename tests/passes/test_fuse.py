@@ -135,6 +135,17 @@ def test_a_chain_becomes_one_kernel():
     assert body(result) == "exp add sqrt"
 
 
+@pytest.mark.parametrize(("op", "count"), [("abs", 300), ("sigmoid", 40), ("gelu", 30), ("mish", 20)])
+def test_long_chains_become_several_kernels(op, count):
+    """Code generation goes through a formula by recursion, and prints what is used twice in it twice."""
+    lines = [f"%v{i + 1} = {op}(%v{i})" for i in range(count)]
+    text = "\n".join([VECTOR.replace("%x", "%v0").rstrip(), *lines, f"output y = %v{count}"])
+    result = fuse(text)
+    regions = [node for node in result.graph.nodes if node.op.name == "fused"]
+    assert 1 < len(regions) <= count / 4
+    compiled(text)
+
+
 def test_a_single_op_stays_itself():
     result = fuse(VECTOR + "%y = exp(%x)\noutput y = %y")
     assert result.ops == "exp"
