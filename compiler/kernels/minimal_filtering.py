@@ -247,6 +247,10 @@ class Filtering:
         """Numbers that a tile, or a filter, becomes."""
         return math.prod(self.inputs)
 
+    def numbers(self, weights: Shape) -> int:
+        """How many all filters become of weights [OC, C, *taps], which may have more taps, along frames."""
+        return math.prod(weights) // math.prod(self.taps) * self.points
+
     @property
     def slots(self) -> int:
         """Vectors from the products of a tile to those of the next: an odd number, for other sets of a cache.

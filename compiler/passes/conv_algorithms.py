@@ -181,8 +181,7 @@ def _winograd(target: Target, node: Node) -> list[Candidate]:
 
 def _filter_bits(target: Target, f: Filtering, weights: Value) -> list[int]:
     """In how few bits filters may be kept beside 32, if they come from afar at all."""
-    outs, channels, *taps = weights.shape
-    if f.points * outs * channels * math.prod(taps[:-2]) * DType.F32.size <= target.l2_bytes:
+    if f.numbers(weights.shape) * DType.F32.size <= target.l2_bytes:
         return []
     return [bits for bits in DIGITS if bits >= f.least_bits]
 

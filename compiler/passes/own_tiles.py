@@ -8,7 +8,6 @@ decide.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -61,7 +60,7 @@ class OwnTiles(Pass):
 def _filter_bytes(node: Node, op: WinogradConv) -> int:
     weights = node.inputs[1]
     assert weights is not None
-    return round(op.filtering.points * math.prod(weights.shape[:2]) * weight_bytes(op.digits))
+    return round(op.filtering.numbers(weights.shape) * weight_bytes(op.digits))
 
 
 def _may_be_whole(op: WinogradConv) -> bool:
