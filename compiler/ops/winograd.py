@@ -36,9 +36,8 @@ class WinogradConv(Conv):
 
     `outputs` are the rows and columns of a tile, `taps` those of the filters; a sequence is an image of one row, and of
     a volume the frames along the first axis are images, whose products add up. The channels of groups fill whole
-    blocks. With `staged`, which groups rule out and dilation requires, the pass
-    `split_winograd` makes three ops of it. The transformed filters are kept in 32 `bits`, or 24 or 20 as
-    `kernels.fixed_point` says.
+    blocks. With `staged`, which groups rule out and dilation requires, the pass `split_winograd` makes three ops of it.
+    The transformed filters are kept in 32 `bits`, or 24 or 20 as `kernels.fixed_point` says.
     """
 
     outputs: Pair = (4, 4)
