@@ -124,7 +124,7 @@ def build_products(
     if weights is None or ctx.output.type.dtype is not DType.F32 or lanes != ctx.target.lanes:
         raise UnsupportedError(f"{ctx.name}: the weights are not float32 constants")
     in_channels, blocks = weights.shape[1], ctx.output.shape[0]
-    row, depth = -(-in_channels // lanes) * lanes, frames.taps * in_channels
+    depth = frames.taps * in_channels
     inputs = ctx.memory("input", 0, (f.points, ctx.operand(0).shape[1]))
     outputs = ctx.memory("output", 0, (blocks, tiles * frames.outputs, f.slots, lanes))
     tiling = product_tiling(ctx.target, tiles, blocks, round(frames.met * in_channels), digits)
@@ -141,7 +141,7 @@ def build_products(
     b = ctx.builder
     for part in parts:
         with b.of_half(part.half), b.section(p=len(part.points), g=part.channels[-1]) as (p, g):
-            _products(ctx, inputs, filters[part.channels], outputs, part, (p, g), tiling.pixels, (row, frames))
+            _products(ctx, inputs, filters[part.channels], outputs, part, (p, g), tiling.pixels, frames)
     if f.slots > f.points:
         with (
             b.of_half(parts[0].half and Half.BOTH), b.section(j=blocks) as (j,),
@@ -206,14 +206,15 @@ def _shared(target: Target, tiles: int, frames: int, out_channels: int) -> _Shar
 
 def _products(
     ctx: Context, inputs: Buffer, filters: Buffer | FixedPoint, outputs: Buffer, part: _Part, place: tuple[Var, Var],
-    pixels: int, size: tuple[int, Frames],
+    pixels: int, frames: Frames,
 ) -> None:  # fmt: skip
     """Those of the place (point, group of channel blocks) in a part, in register tiles of `pixels`.
 
-    A tile of a frame has so many inputs as `size` says. Two threads ask for the next ones, of which the other one has
-    made some.
+    Two threads ask for the next inputs, of which the other one has made some.
     """
-    (first, per_group, _), tiles, (row, frames) = part.channels, part.tiles, size
+    (first, per_group, _), tiles, (_, _, depth, _, lanes) = part.channels, part.tiles, filters.shape
+    channels = depth // frames.taps
+    row = -(-channels // lanes) * lanes  # of a tile of a frame
     point, block = place[0] + part.points.start, place[1] * per_group + first
 
     def input(frame: Affine, tap: Affine, tile: Affine, channel: Affine) -> Load:
@@ -227,7 +228,7 @@ def _products(
     for met in frames.parts:
         with ctx.builder.serial("f", met.count) as t:
             Products(
-                ctx.builder, len(tiles), filters.shape[2] // frames.taps, pixels, per_group, filters.shape[-1],
+                ctx.builder, len(tiles), channels, pixels, per_group, lanes,
                 inputs=partial(input, t + met.first), store=partial(store, t + met.first),
                 filters=filters, place=(point, place[1]), following=(point, place[1] + 1),
                 come_from_far=part.half is not None and not ctx.target.l3_is_slow, taps=met.taps,
@@ -242,11 +243,11 @@ def build_output(ctx: Context, finished: FinishedTiles) -> Lowered:
     if block == 1 or (ctx.has(1) and ctx.data(1) is None):
         raise UnsupportedError(f"{ctx.name}: the output lies in no channel blocks, or the bias varies")
     rows, columns = f.tiles(finished.extents)
-    tiles = batch * rows * columns * frames
-    products = ctx.memory("input", 0, (blocks, tiles, f.slots, block))
+    tiles = batch * rows * columns  # of a frame
+    products = ctx.memory("input", 0, (blocks, tiles * frames, f.slots, block))
     bias = ctx.constant(padded_bias(ctx.data(1), channels, blocks, block), "b", table=not ctx.has(1))
     ctx.output_view()
-    by_tiles = _shared(ctx.target, tiles // frames, frames, blocks * block) is _Shared.TILES
+    by_tiles = _shared(ctx.target, tiles, frames, blocks * block) is _Shared.TILES
     for high, top, count, height in _along(f.down, finished.wanted[0]):
         tiled = {"q": high.count, "a": count, "t": frames}
         order = {**tiled, "c": blocks} if by_tiles else {"c": blocks, **tiled}

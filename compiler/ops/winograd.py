@@ -50,11 +50,7 @@ class WinogradConv(Conv):
 
     @property
     def filtering(self) -> Filtering:
-        return filtering(self.outputs, self.taps, *self._moves)
-
-    @property
-    def _moves(self) -> tuple[Pair, Pair]:
-        return moves(self.taps, self.strides, self.dilations)
+        return filtering(self.outputs, self.taps, *moves(self.taps, self.strides, self.dilations))
 
     @property
     def digits(self) -> Digits | None:
@@ -298,7 +294,7 @@ class WinogradOutput(_Stage):
 
 def as_pair(along: tuple[T, ...], missing: T) -> tuple[T, T]:
     """What rows and columns have of what there is along a convolution's axes; a sequence is one row."""
-    down, across = (missing, missing, *along)[-2:]
+    down, across = (missing, *along)[-2:]
     return down, across
 
 
@@ -310,8 +306,8 @@ def moves(taps: Pair, strides: Shape, dilations: Shape) -> tuple[Pair, Pair]:
 
 def tile_padding(f: Filtering, inputs: Shape, pads: Pads, outputs: Shape) -> Padding:
     """Zeros as far as the tiles at the edges reach, along the axes that there are; none before and after volumes."""
-    axes = len(inputs)
-    spans, lines = [(0, 0)] * (axes - 2), (f.down, f.across)[-axes:]
-    for extent, (before, _), results, line in zip(inputs[-2:], pads[-2:], outputs[-axes:][-2:], lines, strict=True):
+    axes = min(len(inputs), 2)
+    spans, lines = [(0, 0)] * (len(inputs) - axes), (f.down, f.across)[-axes:]
+    for extent, (before, _), results, line in zip(inputs[-axes:], pads[-axes:], outputs[-axes:], lines, strict=True):
         spans.append((before, max(0, line.reach(results) - before - extent)))
     return Padding(tuple(spans))

@@ -9,7 +9,7 @@ from glulam.compiler.graph.types import Shape
 from glulam.compiler.kernels.minimal_filtering import Filtering, filtering
 from glulam.compiler.kernels.tiling import overcrowds
 from glulam.compiler.ops.conv import Conv
-from glulam.compiler.ops.winograd import as_pair
+from glulam.compiler.ops.winograd import as_pair, moves
 from glulam.compiler.targets import Target
 
 _TILES = {
@@ -27,18 +27,18 @@ def filterings(op: Conv, taps: Shape) -> list[Filtering]:
 
     None for other taps, nor where taps that are apart move by more than one.
     """
-    (dilations, strides), axes = (as_pair(each, 1) for each in (op.dilations, op.strides)), len(taps)
-    if axes > 3 or (max(strides) > 1 and max(dilations) > 1):
+    if len(taps) > 3:
         return []
-    taps = as_pair(taps, 1)
+    taps, strides, dilations = as_pair(taps, 1), as_pair(op.strides, 1), as_pair(op.dilations, 1)
+    if max(strides) > 1 and max(dilations) > 1:
+        return []
     lines = list(zip(taps, strides, strict=True))
     long = [line for line in lines if line != (1, 1)]
     if not long or any(line not in _TILES for line in long):
         return []
     sizes = [m for m in _TILES[max(long)] if all(m in _TILES[line] for line in long)]
-    (rows, columns), (d, e) = taps, dilations
-    moves = strides, (d if rows > 1 else 1, e if columns > 1 else 1)
-    found = [filtering((m if rows > 1 else 1, m if columns > 1 else 1), taps, *moves) for m in sizes]
+    sides = [(m if taps[0] > 1 else 1, m if taps[1] > 1 else 1) for m in sizes]
+    found = [filtering(each, taps, *moves(taps, strides, dilations)) for each in sides]
     return [f for f in found if 1 in f.taps or max(f.down.most_points, f.across.most_points) <= _MOST_POINTS]
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 from glulam.compiler.graph.graph import Graph, Node, Value
-from glulam.compiler.graph.op import Op, Prefers, Trait
+from glulam.compiler.graph.op import Prefers, Trait
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import DType
 from glulam.compiler.graph.uses import Uses
@@ -59,6 +58,9 @@ class _Region:
         self.blocks = start.prefers is Prefers.BLOCKS
         self.anchored = Trait.POINTWISE not in start.op.traits
         self.why = "nothing that reads it is pointwise"
+        self.extents = dict[Value, tuple[int, int]]()
+        if not self.anchored:
+            self.extents[start.output] = self.extent(start)
 
     def grow(self) -> Patch | Decision | None:
         op, types = self.start.op, [None if value is None else value.type for value in self.start.inputs]
@@ -144,19 +146,26 @@ class _Region:
                 return f"{node.name!r} also reads %{value.name}, which depends on the region"
             if self.blocks and not value.is_constant and not self.fits_blocks(value):
                 return f"{node.name!r} also reads {value!r}, whose channels are not where those of the result are"
-        depth, length = self.extent(node, trial)
+        depth, length = self.extents[node.output] = self.extent(node)
         if depth > _DEEPEST or length > _LONGEST:
             return f"with {node.name!r} the formula is {depth} operations deep, {length} in all"
         return None
 
-    def extent(self, node: Node, trial: list[Node]) -> tuple[int, int]:
-        """How deep the formula gets with the node, and how long when it is printed."""
-        known: dict[Value, tuple[int, int]] = {}
-        for each in (*sorted(trial, key=self.uses.rank), node):
-            if Trait.POINTWISE in each.op.traits:
-                inputs = tuple(known.get(value, (0, 1)) for value in each.present_inputs())
-                known[each.output] = _extent(each.op, tuple(v.type.dtype for v in each.present_inputs()), inputs)
-        return known[node.output]
+    def extent(self, node: Node) -> tuple[int, int]:
+        """How deep the formula of a node's result is, and how long when it is printed, from the region's inputs on."""
+        assert isinstance(node.op, Pointwise)
+        values, known = list(node.present_inputs()), dict[Expr, tuple[int, int]]()
+
+        def of(e: Expr) -> tuple[int, int]:
+            if e not in known:
+                parts = [of(child) for child in e.children()]
+                own = _OF_FUNCTION if isinstance(e, Unary) and e.op in FUNCTIONS else 1
+                known[e] = max((depth for depth, _ in parts), default=0) + own, sum(n for _, n in parts) + 1
+            return known[e]
+
+        params = [Param(i, value.type.dtype) for i, value in enumerate(values)]
+        known.update(zip(params, (self.extents.get(value, (0, 1)) for value in values), strict=True))
+        return of(node.op.formula(*params))
 
     def fits_blocks(self, value: Value) -> bool:
         rank = self.start.output.type.rank
@@ -194,20 +203,3 @@ class _Region:
         patch = Patch(self.uses.graph, f"one kernel for {members}", at=self.start.name)
         patch.replace(result, patch.apply(FusedRegion(body), *given, name=result.name))
         return patch
-
-
-@lru_cache(maxsize=1024)
-def _extent(op: Op, dtypes: tuple[DType, ...], inputs: tuple[tuple[int, int], ...]) -> tuple[int, int]:
-    """Depth and printed length of an op's formula, given those of its inputs."""
-    assert isinstance(op, Pointwise)
-    known: dict[Expr, tuple[int, int]] = {}
-
-    def of(e: Expr) -> tuple[int, int]:
-        if e not in known:
-            parts = [of(child) for child in e.children()]
-            own = _OF_FUNCTION if isinstance(e, Unary) and e.op in FUNCTIONS else 1
-            deepest = max((depth for depth, _ in parts), default=0)
-            known[e] = inputs[e.index] if isinstance(e, Param) else (deepest + own, 1 + sum(n for _, n in parts))
-        return known[e]
-
-    return of(op.formula(*(Param(i, dtype) for i, dtype in enumerate(dtypes))))
