@@ -145,8 +145,9 @@ class FixedPoint:
             low = low & Const(2**digits.low_bits - 1, DType.I32)
         return Cast(high * 2**digits.low_bits + low, DType.F32)
 
-    def scale(self, group: tuple[IndexLike, ...], part: IndexLike, block: IndexLike, lane: IndexLike) -> Expr:
-        """What the sum of a part is multiplied by."""
+    def scale(self, point: tuple[IndexLike, ...]) -> Expr:
+        """What the sum of a part is multiplied by, at [*group, part, block, lane]."""
+        *group, part, block, lane = point
         row = Affine.of(part) * _SCALE_ROWS + -(-self.depth // self.digits.together) * self.digits.rows
         high = Cast(self.numbers[(*group, row + 1, block, lane)], DType.I32)
         return Bitcast(high * 2**16 + self._unsigned((*group, row, block, lane)), DType.F32)

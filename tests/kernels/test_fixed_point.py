@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fusing import with_relu
@@ -21,7 +23,10 @@ from glulam.compiler.options import Options
 from glulam.compiler.targets import runnable_targets
 from glulam.compiler.targets import target as named_target
 
-TARGETS = [t.name for t in runnable_targets()]
+MACHINES = [
+    pytest.param(replace(t, asks_ahead=asks), id=f"{t.name}-{'one stream' if asks else 'a stream for each block'}")
+    for t in runnable_targets() for asks in (False, True)
+]  # fmt: skip
 RNG = np.random.default_rng(21)
 
 
@@ -111,7 +116,7 @@ LAYERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", MACHINES)
 @pytest.mark.parametrize("native", [False, True])
 def test_layers(target, native):
     for shape, columns in LAYERS:
@@ -132,7 +137,7 @@ def test_weights_that_are_inputs_or_of_another_type_are_as_they_are():
     np.testing.assert_array_equal(run_op(FixedPointLinear(), wide, (1,))[0], run_op(Linear(), wide, (1,))[0])
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", MACHINES)
 @pytest.mark.parametrize("activation", [Relu(), Gelu()])
 def test_an_epilogue_meets_the_finished_sum(target, activation):
     for rows, depth, columns in ((1, 800, 70), (7, 21, 70)):
@@ -142,7 +147,7 @@ def test_an_epilogue_meets_the_finished_sum(target, activation):
         np.testing.assert_allclose(got, region.reference(*given)[0], rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", MACHINES)
 def test_bits_of_a_row_do_not_depend_on_the_rows_around_it(target):
     x, w = floats(9, 1541), floats(45, 1541)
     (whole,) = run_op(FixedPointLinear(), [x, w], (1,), target)
