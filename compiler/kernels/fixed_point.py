@@ -110,34 +110,39 @@ class FixedPoint:
     What is `scaled` may as well be their sum.
 
     The numbers lie in [*groups, rows, blocks, lanes]: `digits.rows` for each `digits.together` of the `depth` rows of
-    weights, and behind them two for each part's scales. All parts but the last have a number of rows that four divides;
-    `k` modulo four must be the same in every iteration.
+    weights, and behind them two for each part's scales. If the blocks are `apart`, each in a stream of its own, that is
+    [*groups, blocks, rows, lanes]. All parts but the last have a number of rows that four divides; `k` modulo four must
+    be the same in every iteration.
     """
 
     numbers: Buffer
     depth: int
     digits: Digits
+    apart: bool = False
 
     @classmethod
-    def of(cls, ctx: Context, weights: Packing, starts: Sequence[int], name: str, digits: Digits) -> FixedPoint:
+    def of(
+        cls, ctx: Context, weights: Packing, starts: Sequence[int], name: str, digits: Digits, apart: bool = False
+    ) -> FixedPoint:
         """Of float32 weights [*groups, K, blocks, lanes]; the parts of a sum start at these k."""
         *groups, depth, blocks, lanes = weights.shape
         rows = -(-depth // digits.together) * digits.rows + _SCALE_ROWS * len(starts)
-        fill = _Fill(weights.fill, depth, weights.rows, weights.axis, tuple(starts), digits)
-        packing = replace(weights, shape=(*groups, rows, blocks, lanes), dtype=DType.I16, fill=fill)
-        return cls(ctx.constant(packing, name), depth, digits)
+        shape = (*groups, blocks, rows, lanes) if apart else (*groups, rows, blocks, lanes)
+        fill = _Fill(weights.fill, depth, weights.rows, weights.axis, tuple(starts), digits, apart)
+        packing = replace(weights, shape=shape, dtype=DType.I16, fill=fill)
+        return cls(ctx.constant(packing, name), depth, digits, apart)
 
     @property
     def shape(self) -> Shape:
         """Of the weights."""
-        *groups, _, blocks, lanes = self.numbers.shape
-        return (*groups, self.depth, blocks, lanes)
+        *groups, first, second, lanes = self.numbers.shape
+        return (*groups, self.depth, first if self.apart else second, lanes)
 
     def __getitem__(self, point: tuple[IndexLike, ...]) -> Expr:
         *group, k, block, lane = point
         digits = self.digits
         number, place = divmod(Affine.of(k), digits.together)
-        high = Cast(self.numbers[(*group, number * digits.rows + place, block, lane)], DType.I32)
+        high = self._signed((*group, number * digits.rows + place, block, lane))
         low = self._unsigned((*group, number * digits.rows + digits.together, block, lane))
         if place:
             low = low / 2 ** (digits.low_bits * place)
@@ -145,23 +150,26 @@ class FixedPoint:
             low = low & Const(2**digits.low_bits - 1, DType.I32)
         return Cast(high * 2**digits.low_bits + low, DType.F32)
 
-    def scale(self, point: tuple[IndexLike, ...]) -> Expr:
-        """What the sum of a part is multiplied by, at [*group, part, block, lane]."""
-        *group, part, block, lane = point
+    def scale(self, group: tuple[IndexLike, ...], part: IndexLike, block: IndexLike, lane: IndexLike) -> Expr:
+        """What the sum of a part is multiplied by."""
         row = Affine.of(part) * _SCALE_ROWS + -(-self.depth // self.digits.together) * self.digits.rows
-        high = Cast(self.numbers[(*group, row + 1, block, lane)], DType.I32)
+        high = self._signed((*group, row + 1, block, lane))
         return Bitcast(high * 2**16 + self._unsigned((*group, row, block, lane)), DType.F32)
 
     def scaled(self, x: Expr) -> Expr:
         return x * self.digits.unit
 
+    def _signed(self, point: tuple[IndexLike, ...]) -> Expr:
+        *group, row, block, lane = point
+        return Cast(self.numbers[(*group, block, row, lane) if self.apart else point], DType.I32)
+
     def _unsigned(self, point: tuple[IndexLike, ...]) -> Expr:
-        return Cast(self.numbers[point], DType.I32) & Const(2**16 - 1, DType.I32)
+        return self._signed(point) & Const(2**16 - 1, DType.I32)
 
 
 @dataclass(frozen=True)
 class _Fill:
-    """Fills [*groups, rows, blocks, lanes] with the numbers of weights [*groups, depth, blocks, lanes].
+    """Fills the place of the numbers with those of weights [*groups, depth, blocks, lanes].
 
     `fill` makes these, from so many `rows` of the source for each place along the `axis`, a group's; 0 are all of it.
     """
@@ -172,6 +180,7 @@ class _Fill:
     axis: int
     starts: tuple[int, ...]
     digits: Digits
+    apart: bool
 
     def __call__(self, out: Array, source: Array) -> None:
         if not self.rows:
@@ -182,25 +191,27 @@ class _Fill:
             self._write(out[place], source[i * self.rows : (i + 1) * self.rows])
 
     def _write(self, out: Array, source: Array) -> None:
-        *groups, _, blocks, lanes = out.shape
+        if self.apart:
+            out = out.swapaxes(-3, -2)
+        *groups, rows, blocks, lanes = out.shape
         weights = np.empty((*groups, self.depth, blocks, lanes), np.float32)
         self.fill(weights, source)
-        places = out.reshape(-1, out.shape[-3], blocks * lanes)
+        places = out.reshape(-1, rows, blocks, lanes)
         planes = weights.reshape(-1, self.depth, blocks * lanes)
         step = max(1, _AT_ONCE // (self.depth * blocks * lanes))
         for first in range(0, len(planes), step):
             self._convert(places[first : first + step], planes[first : first + step])
 
     def _convert(self, places: Array, planes: Floats) -> None:
-        digits, (count, _, width) = self.digits, places.shape
-        behind = places.shape[1] - _SCALE_ROWS * len(self.starts)
-        rounds = places[:, :behind].reshape(count, -1, digits.rows, width)
-        scales = places[:, behind:].reshape(count, -1, _SCALE_ROWS, width)
+        digits, (count, rows, *columns) = self.digits, places.shape
+        behind = rows - _SCALE_ROWS * len(self.starts)
+        rounds = places[:, :behind].reshape(count, -1, digits.rows, *columns)
+        scales = places[:, behind:].reshape(count, -1, _SCALE_ROWS, *columns)
         parts = np.split(planes, self.starts[1:], axis=1)
         for i, (start, part) in enumerate(zip(self.starts, parts, strict=True)):
             scale = _scale(part, digits)
             _write(rounds[:, start // digits.together :], _quotients(part, scale, digits), digits)
-            scales[:, i] = scale.view(np.int16).reshape(count, width, _SCALE_ROWS).swapaxes(1, 2)
+            scales[:, i] = np.moveaxis(scale.view(np.int16).reshape(count, *columns, _SCALE_ROWS), -1, 1)
 
 
 def _scale(part: Floats, digits: Digits) -> Floats:
@@ -227,7 +238,7 @@ def _side_by_side(part: Floats) -> Floats:
 
 
 def _write(rounds: Array, quotients: npt.NDArray[np.int32], digits: Digits) -> None:
-    """The first of the rounds [groups, rounds, digits.rows, columns].
+    """The first of the rounds [groups, rounds, digits.rows, blocks, lanes] from [groups, depth, blocks * lanes].
 
     Of the low bits in a row those of the first weights are the lowest.
     """
@@ -241,5 +252,5 @@ def _write(rounds: Array, quotients: npt.NDArray[np.int32], digits: Digits) -> N
     low = bits[:, :, 0].copy()
     for place in range(1, together):
         low |= bits[:, :, place] << low_bits * place
-    rounds[:, :, together] = low.view(np.int16)
-    rounds[:, :, :together] = np.right_shift(shared, low_bits, out=shared)
+    rounds[:, :, together] = low.view(np.int16).reshape(rounds[:, :, together].shape)
+    rounds[:, :, :together] = np.right_shift(shared, low_bits, out=shared).reshape(rounds[:, :, :together].shape)

@@ -127,7 +127,7 @@ class Products:
     def total(self, sum_: TileRead, j: Var, v: Var) -> Expr:
         """The sum, multiplied by the scale of fixed-point filters."""
         if isinstance(self.filters, FixedPoint):
-            return self.filters.scaled(sum_) * self.filters.scale((*self.place, 0, j, v))
+            return self.filters.scaled(sum_) * self.filters.scale(self.place, 0, j, v)
         return sum_
 
 
