@@ -139,8 +139,7 @@ class _BlockedPool:
             columns = self.folded_columns(head, rows, start * stride, shared, lane)
             acc = self.b.tile("acc", count, dtype=self.fold.dtype)
             with self.b.unrolled("t", count) as t:
-                met = [columns[t * stride + k * dilation] for k in range(geo.kernel[-1])]
-                self.b.store(acc[t], self.fold.of(met))
+                self.fold.into(self.b, acc[t], [columns[t * stride + k * dilation] for k in range(geo.kernel[-1])])
             return acc
 
         def from_memory(t: Var, tap: Sequence[IndexLike]) -> Expr:

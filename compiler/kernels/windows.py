@@ -9,7 +9,9 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import reduce
 from itertools import product
+from operator import or_
 
 import numpy as np
 
@@ -20,9 +22,10 @@ from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Const, Expr
 from glulam.compiler.loops.index import Affine, IndexLike, Var
-from glulam.compiler.loops.ir import Buffer, Tile
+from glulam.compiler.loops.ir import Buffer, Tile, TileRead
 
 _UNROLLED_TAPS = 9  # taps that are written out
+_AT_ONCE = 2  # elements that are tested for NaN together
 _LONG_SUM = 32  # taps; more are summed up in parts, which rounds less
 
 
@@ -76,28 +79,31 @@ class Fold:
         """The value that changes nothing."""
         return Const(self.window.pad_value, self.dtype)
 
-    def of(self, elements: Sequence[Expr], start: Expr | None = None) -> Expr:
-        """All of one or more elements, and what was folded before if there is any."""
-        total, rest = (elements[0], elements[1:]) if start is None else (start, elements)
+    def into(self, b: Builder, place: TileRead, elements: Sequence[Expr]) -> None:
+        """Leaves all of one or more elements in a register."""
+        b.store(place, elements[0])
+        self.add(b, place, elements[1:])
+
+    def add(self, b: Builder, place: TileRead, elements: Sequence[Expr]) -> None:
+        """Adds elements to those in a register, few with each statement: a maximum's text doubles with every one."""
+        for i in range(0, len(elements), _AT_ONCE):
+            b.store(place, self._with(place, elements[i : i + _AT_ONCE]))
+
+    def _with(self, total: Expr, elements: Sequence[Expr]) -> Expr:
+        """A total that is NaN stays, since nothing is larger. All elements are tested for NaN at once."""
         if self.is_sum:
-            return sum(rest, start=total)
-        for i in range(0, len(rest), 2):
-            pair = rest[i : i + 2]
-            # A total that is NaN stays, since nothing is larger. For NaN among the elements two are tested at once.
-            for element in pair:
-                total = ex.where(element > total, element, total)
-            has_nan = ex.not_equal(pair[0], pair[0])
-            if len(pair) > 1:
-                has_nan = has_nan | ex.not_equal(pair[1], pair[1])
-            total = ex.where(has_nan, math.nan, total)
-        return total
+            return sum(elements, start=total)
+        for element in elements:
+            total = ex.where(element > total, element, total)
+        has_nan = reduce(or_, (ex.not_equal(element, element) for element in elements))
+        return ex.where(has_nan, math.nan, total)
 
     def taps(self, b: Builder, kernel: Shape, count: int, element: Callable[[Var, Sequence[IndexLike]], Expr]) -> Tile:
         """element(t, tap) folded over all taps of a kernel, for each t < count, as register tile."""
         if math.prod(kernel) <= _UNROLLED_TAPS:
             acc = b.tile("acc", count, dtype=self.dtype)
             with b.unrolled("t", count) as t:
-                b.store(acc[t], self.of([element(t, tap) for tap in product(*map(range, kernel))]))
+                self.into(b, acc[t], [element(t, tap) for tap in product(*map(range, kernel))])
             return acc
         *outer, last = kernel
         together = unroll_factor(last, _UNROLLED_TAPS)
@@ -107,8 +113,7 @@ class Fold:
             if self.is_sum and outer and math.prod(kernel) > _LONG_SUM:
                 into = self._started(b, "part", count)
             with b.serial("kw", last // together) as kw, b.unrolled("t", count) as t:
-                seen = [element(t, (*head, kw * together + k)) for k in range(together)]
-                b.store(into[t], self.of(seen, into[t]))
+                self.add(b, into[t], [element(t, (*head, kw * together + k)) for k in range(together)])
             if into is not acc:
                 with b.unrolled("t", count) as t:
                     b.store(acc[t], acc[t] + into[t])

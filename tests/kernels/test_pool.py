@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 from harness import run_op
 
+from glulam.compiler.driver import lower
+from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.op import Case, Prefers
 from glulam.compiler.graph.types import DType, TensorType, f32
 from glulam.compiler.kernels.context import Epilogue
 from glulam.compiler.loops import expr as ex
-from glulam.compiler.ops import AveragePool, MaxPool
+from glulam.compiler.loops.printer import show_kernel
+from glulam.compiler.ops import AveragePool, Conv, MaxPool
+from glulam.compiler.options import Options
 from glulam.compiler.targets import runnable_targets
 
 TARGETS = [t.name for t in runnable_targets()]
@@ -106,3 +110,14 @@ def test_other_element_types_stay_plain():
     type = TensorType.of(np.zeros((1, 3, 8), np.float64))
     op = MaxPool((2,), (2,), ((0, 0),), (1,))
     assert op.preference([type], op.infer(type)) is Prefers.PLAIN
+
+
+@pytest.mark.parametrize(("extent", "kernel", "strides"), [(57, 3, 2), (25, 13, 1), (25, 15, 1)])
+def test_the_text_of_a_maximum_does_not_double_with_its_elements(extent, kernel, strides):
+    graph, pads = Graph("g"), ((kernel // 2, kernel // 2),) * 2
+    w = graph.constant(np.ones((32, 16, 1, 1), np.float32))
+    y = graph.apply(Conv((1, 1), ((0, 0),) * 2, (1, 1), 1), graph.input("x", f32(1, 16, extent, extent)), w, None)
+    graph.output("y", y)
+    graph.output("z", graph.apply(MaxPool((kernel,) * 2, (strides,) * 2, pads, (1, 1)), y))
+    texts = [show_kernel(step.kernel) for step in lower(graph, Options()).steps if "pool" in step.kernel.name]
+    assert texts and max(len(line) for text in texts for line in text.splitlines()) < 1500
