@@ -12,7 +12,8 @@ the quarters of the result are (N. Higham, Accuracy and Stability of Numerical A
     C21 = A11 B11 + S2 T2 + S3 T3 - A22 T4   C22 = A11 B11 + S2 T2 + S3 T3 + S1 T1
 
 A kernel of its own makes S; T is known at compile time. One register tile after the other computes the products for the
-same place of all four quarters, so that what they share never leaves the first-level cache.
+same place of all four quarters, so that what they share never leaves the first-level cache. Where there are many tiles
+and the weights for seven products are more than stays near, each product is computed for a number of tiles instead.
 
 A convolution with strides takes only some pixels of x, and it is these that are halved.
 
@@ -25,9 +26,10 @@ what is halved is odd, the last one has no partner, and zeros stand for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -51,6 +53,7 @@ from glulam.compiler.kernels.tiling import (
     stream_rate,
     unrolled_steps,
 )
+from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Const, Expr, Fma
 from glulam.compiler.loops.index import Affine, IndexLike
 from glulam.compiler.loops.ir import Half
@@ -65,6 +68,8 @@ _SUM_CYCLES = 12.0  # to make the four sums of a vector of each quarter
 _LEAST_PIXELS = 7  # of a register tile in half a row; with fewer, weights are read too often
 _MANY_GROUPS = 8  # of columns, which threads can share
 _FEW_TILES = 8  # that share the time in which the next weights have to arrive
+_LARGE = 4  # a group's weights are, if that times they fill the second-level cache
+_KEPT = 2  # of that cache, products that wait for others may fill such a part
 _SHOWS = 0.75  # of what a slow cache sends
 _SLOW_MARGIN = 1.1  # with it estimates for such a cache are 5 % too low to 9 % too high by three linear layers
 _LEFT, _RIGHT = 0, 1
@@ -236,36 +241,36 @@ class _Products:
 
         tiling = choose_tiling(self.ctx.target, width, self.out_blocks, depth, limit=limit, parts=parts)
         groups = [_Group(self, *each, tiling.pixels) for each in tiling.channel_groups(self.out_blocks)]
-        paired = form.bottom if form.inner else form.bottom // tiling.pixels
-        if not form.inner and self.reads_groups_once(groups):
-            self.groups_once(groups, paired)
-            return self.ctx.finished()
-        for run in runs(paired, self.run(paired), together=len(groups) == 1):
-            with self.b.of_half(run.half):
-                for group in groups:
-                    if form.inner:
-                        group.rows(run, paired=True)
-                    else:
-                        group.flat(run)
-        for group in groups:
-            if form.inner:
-                group.rows(Run(form.bottom, 1, form.top - form.bottom), paired=False)
-            else:
-                group.ends()
+        units = groups[0].full
+        if self.reads_groups_once(groups):
+            self.groups_once(groups, units)
+        else:
+            self.groups_in_runs(groups, units)
         return self.ctx.finished()
 
-    def reads_groups_once(self, groups: Sequence[_Group]) -> bool:
-        """Whether an iteration takes all tiles of a group of weights that would have to come from afar again."""
-        far = self.weights.nbytes * PRODUCTS // 4 > self.ctx.target.l2_bytes
-        return far and not self.ctx.target.many_threads and max(group.count for group in groups) >= _MANY_GROUPS
+    def groups_in_runs(self, groups: Sequence[_Group], units: int) -> None:
+        """Some units go through all groups before the next ones do."""
+        for run in runs(units, self.run(units), together=len(groups) == 1):
+            with self.b.of_half(run.half):
+                for group in groups:
+                    group.runs(run)
+        for group in groups:
+            group.ends()
 
-    def groups_once(self, groups: Sequence[_Group], paired: int) -> None:
-        """All of `paired` tiles and what is behind them, or the half that each of two threads has.
+    def reads_groups_once(self, groups: Sequence[_Group]) -> bool:
+        """Whether an iteration takes all units for a group of weights that would have to come from afar again."""
+        far = self.weights.nbytes * PRODUCTS // 4 > self.ctx.target.l2_bytes
+        if not far or self.ctx.target.many_threads or max(group.count for group in groups) < _MANY_GROUPS:
+            return False
+        return not self.form.inner or groups[0].together > 1
+
+    def groups_once(self, groups: Sequence[_Group], units: int) -> None:
+        """All of the units and what is behind them, or the half that each of two threads has.
 
         If one is left over, either thread takes it for half of the groups.
         """
-        count = paired + bool(groups[0].behind())
-        if self.run(paired) >= paired:
+        count = units + groups[0].has_rest
+        if self.run(units) >= units:
             for group in groups:
                 group.whole(range(group.count), range(count))
             return
@@ -308,8 +313,38 @@ def _pack(out: Array, halves: Array) -> None:
             packed[number] = product
 
 
+@dataclass(frozen=True)
+class _Span:
+    """Tiles of `top` pixels: `count` of them along the last dimension, in each of `rows` rows, from a place on.
+
+    The bottom half has `bottom` pixels of each.
+    """
+
+    rows: int
+    count: int
+    place: Sequence[IndexLike]
+    top: int
+    bottom: int
+
+    @contextmanager
+    def each(self, b: Builder) -> Iterator[tuple[Affine, list[IndexLike]]]:
+        """Loops over the tiles: (which one, its place)."""
+        place, number = list(self.place), Affine.of(0)
+        with ExitStack() as stack:
+            if self.rows > 1:
+                r = stack.enter_context(b.serial("r", self.rows))
+                place[0], number = r + place[0], r * self.count
+            if self.count > 1:
+                s = stack.enter_context(b.serial("s", self.count))
+                place[-1], number = s * self.top + place[-1], s + number
+            yield number, place
+
+
 class _Group:
-    """Some column groups of `per_group` blocks in either half of the outputs, from block `first` on."""
+    """Some column groups of `per_group` blocks in either half of the outputs, from block `first` on.
+
+    Their units are tiles along the only dimension, or rows of tiles.
+    """
 
     def __init__(self, products: _Products, first: int, per_group: int, count: int, pixels: int) -> None:
         self.ctx, self.b, self.form, self.products = products.ctx, products.b, products.form, products
@@ -318,124 +353,174 @@ class _Group:
         self.bias = self.ctx.constant(
             products.pack_bias(first, per_group, count), "b", table=products.ctx.data(3) is None
         )
-        self.kept = self.b.scratch(f"kept{first}", (PRODUCTS, pixels, per_group, products.lanes))
+        self.kept = self.b.scratch(f"kept{first}", (self.slots, PRODUCTS, pixels, per_group, products.lanes))
         self.head: Sequence[IndexLike] = ()  # of the tile in hand: image and group
         self.lane: IndexLike = 0
         self.share = Affine.of(0)  # which share of the next group's weights it asks for
 
     # ---- which tiles
 
-    def flat(self, run: Run) -> None:
-        """Runs of tiles along the only dimension, all of which have partners."""
-        first, times, length, _ = run
-        with self.b.section(n=self.form.batch, h=times, g=self.count, s=length) as (n, h, g, s):
-            self.head, self.share = (n, g), Affine.of(s)
-            self.tile([(h * length + s + first) * self.pixels], self.pixels, self.pixels)
+    @property
+    def full(self) -> int:
+        """Units that have partners."""
+        return self.form.bottom if self.form.inner else self.form.bottom // self.pixels
 
-    def whole(self, groups: range, tiles: range) -> None:
-        """Tiles along the only dimension for each of some groups; the one behind the last is all that is behind it."""
-        full = self.form.bottom // self.pixels
-        if not groups or not tiles:
+    def units(self, first: Affine, count: int, middle: Sequence[IndexLike] = ()) -> list[_Span]:
+        """Such units from the first on."""
+        if not self.form.inner:
+            return [_Span(1, count, [first * self.pixels], self.pixels, self.pixels)]
+        return self.rows(first, count, middle, paired=True)
+
+    def rest(self, middle: Sequence[IndexLike] = ()) -> list[_Span]:
+        """What fills no unit, and rows without a partner."""
+        form, pixels = self.form, self.pixels
+        left = form.top - form.bottom
+        if form.inner:
+            return self.rows(Affine.of(form.bottom), left, middle, paired=False) if left else []
+        full, rest = divmod(form.bottom, pixels)
+        begin = full * pixels
+        if 0 < rest + left <= pixels:
+            return [_Span(1, 1, [begin], rest + left, rest)]
+        ends = [_Span(1, 1, [begin], rest, rest)] if rest else []
+        return ends + [_Span(1, count, [first + begin + rest], n, 0) for first, count, n in pieces(left, pixels)]
+
+    @property
+    def has_rest(self) -> bool:
+        return self.form.top > self.form.bottom or (not self.form.inner and self.form.bottom % self.pixels > 0)
+
+    def rows(self, first: Affine, count: int, middle: Sequence[IndexLike], paired: bool) -> list[_Span]:
+        """Rows of pixels, in tiles."""
+        return [
+            _Span(count, tiles, [first, *middle, start], pixels, pixels if paired else 0)
+            for start, tiles, pixels in pieces(self.form.inner[-1], self.pixels)
+        ]
+
+    def runs(self, run: Run) -> None:
+        """Runs of units, tile by tile."""
+        first, times, length, _ = run
+        with self.b.section(n=self.form.batch, h=times, g=self.count, s=length, **self.middle) as (n, h, g, s, *middle):
+            self.head, self.share = (n, g), Affine.of(s)
+            self.one_by_one(self.units(h * length + s + first, 1, middle))
+
+    def ends(self) -> None:
+        """What is behind the units."""
+        if self.has_rest:
+            with self.b.section(n=self.form.batch, g=self.count, **self.middle) as (n, g, *middle):
+                self.head, self.share = (n, g), Affine.of(self.full)
+                self.one_by_one(self.rest(middle))
+
+    @property
+    def middle(self) -> dict[str, int]:
+        """Dimensions between the first and the last one."""
+        return {f"m{d}": extent for d, extent in enumerate(self.form.inner[:-1])}
+
+    def whole(self, groups: range, units: range) -> None:
+        """Some of the units for each of some groups; the one behind the last is all that is behind it."""
+        if not groups or not units:
             return
         with self.b.section(n=self.form.batch, g=len(groups)) as (n, g):
             self.head = (n, g + groups.start)
-            with self.b.serial("s", min(tiles.stop, full) - tiles.start) as s:
-                self.share = Affine.of(s)
-                self.tile([(s + tiles.start) * self.pixels], self.pixels, self.pixels)
-            for start, count, top, bottom in self.behind() if tiles.stop > full else []:
-                with self.b.serial("s", count) as s:
-                    self.share = Affine.of(full - tiles.start)
-                    self.tile([s * top + start], top, bottom)
+            for start, times, length in pieces(min(units.stop, self.full) - units.start, self.together):
+                with self.b.serial("h", times) as h:
+                    self.share = Affine.of(h)
+                    spans = self.units(h * length + (start + units.start), length)
+                    if self.together > 1:
+                        self.tiles(spans)
+                    else:
+                        self.one_by_one(spans)
+            if units.stop > self.full:
+                self.share = Affine.of(self.full - units.start)
+                self.one_by_one(self.rest())
 
-    def ends(self) -> None:
-        """What is behind the tiles along the only dimension."""
-        for start, count, top, bottom in self.behind():
-            with self.b.section(n=self.form.batch, g=self.count, s=count) as (n, g, s):
-                self.head, self.share = (n, g), Affine.of(self.form.bottom // self.pixels)
-                self.tile([s * top + start], top, bottom)
-
-    def behind(self) -> list[tuple[int, int, int, int]]:
-        """What fills no tile, and rows without a partner: (start, how many, pixels of the top, of the bottom half)."""
-        form, pixels = self.form, self.pixels
-        full, rest = divmod(form.bottom, pixels)
-        left = form.top - form.bottom
-        begin = full * pixels
-        if 0 < rest + left <= pixels:
-            ends = [(begin, 1, rest + left, rest)]
-        else:
-            ends = [(begin, 1, rest, rest)] if rest else []
-            ends += [(first + begin + rest, count, length, 0) for first, count, length in pieces(left, pixels)]
-        return ends
-
-    def rows(self, run: Run, paired: bool) -> None:
-        """Tiles along the last of several dimensions, in runs of rows."""
-        first, times, length, _ = run
-        *middle, width = self.form.inner
-        extents = {f"m{d}": extent for d, extent in enumerate(middle)}
-        with self.b.section(n=self.form.batch, h=times, g=self.count, r=length, **extents) as (n, h, g, r, *mid):
-            self.head, self.share = (n, g), Affine.of(r)
-            for start, tiles, pixels in pieces(width, self.pixels):
-                with self.b.serial("s", tiles) as s:
-                    place: list[IndexLike] = [h * length + r + first, *mid, s * pixels + start]
-                    self.tile(place, pixels, pixels if paired else 0)
+    def one_by_one(self, spans: Sequence[_Span]) -> None:
+        """Each tile by itself."""
+        for span in spans:
+            with span.each(self.b) as (_, place):
+                self.tiles([_Span(1, 1, place, span.top, span.bottom)])
 
     @property
-    def tiles(self) -> int:
-        """Of one group in one run, about."""
+    def tiles_in_unit(self) -> int:
+        return -(-self.form.inner[-1] // self.pixels) if self.form.inner else 1
+
+    @property
+    def together(self) -> int:
+        """How many units are computed product by product, if their weights would not stay near, nor are asked for."""
+        machine = self.ctx.target
+        column = PRODUCTS * self.per_group * machine.vector_bytes
+        near = column * self.form.blocks * self.products.lanes * _LARGE < machine.l2_bytes
+        if near or self.asks_for_weights or len(self.form.inner) > 1:
+            return 1
+        return max(1, min(self.full, machine.l2_bytes // _KEPT // (column * self.pixels * self.tiles_in_unit)))
+
+    @property
+    def slots(self) -> int:
+        """For the products of tiles that are computed together."""
+        return self.together * self.tiles_in_unit if self.together > 1 else 1
+
+    @property
+    def asks_for_weights(self) -> bool:
+        """Whether tiles ask for those of the next group."""
+        return self.tiles_in_run <= _FEW_TILES or self.ctx.target.asks_ahead
+
+    @property
+    def tiles_in_run(self) -> int:
+        """Of one group, about."""
         return -(-self.products.run(self.form.top * math.prod(self.form.inner)) // self.pixels)
 
-    # ---- a tile
+    # ---- the products
 
-    def tile(self, place: list[IndexLike], top: int, bottom: int) -> None:
-        """All four quarters at `top` pixels from a place on; in the bottom half there are only `bottom` of them."""
-        x, s, above, below = self.products.x, self.products.s, self.form.above, self.form.below
+    def tiles(self, spans: Sequence[_Span]) -> None:
+        """All four quarters of some tiles, one product after the other, whose weights they share."""
+        x, s, form = self.products.x, self.products.s, self.form
+        slots = accumulate((span.rows * span.count for span in spans), initial=0)
+        placed = [*zip(slots, spans, strict=False)]
+        paired, alone = [each for each in placed if each[1].bottom], [each for each in placed if not each[1].bottom]
         with self.b.vector("v", self.products.lanes) as self.lane:
             with self.b.serial("e", 2) as e:
-                self.product(top, Affine.of(e), x, Affine.of(e), place, self.form.taken(above))
-            if bottom:
-                self.product(bottom, Affine.of(_A22), x, Affine.of(1), place, self.form.taken(below))
-            first, step = (0, 1) if bottom else (1, 2)  # without a partner S1 is zero, and S3 is for the bottom half
-            with self.b.serial("e", SUMS // step) as e:
-                self.product(top, e * step + (first + _S1), s, e * step + first, place, list)
-            self.finish(_LEFT, top, place, above, (_A11, _A12))
-            if bottom:
-                self.finish(_RIGHT, top, place, above, (_A11, _S2, _S1, _S4))
-                self.finish(_LEFT, bottom, place, below, (_A11, _S2, _S3, _A22))
-                self.finish(_RIGHT, bottom, place, below, (_A11, _S2, _S3, _S1))
-            else:
-                self.finish(_RIGHT, top, place, above, (_A11, _S2, _S4))
+                for slot, span in placed:
+                    self.product(slot, span, span.top, Affine.of(e), x, Affine.of(e), form.taken(form.above))
+            for slot, span in paired:
+                self.product(slot, span, span.bottom, Affine.of(_A22), x, Affine.of(1), form.taken(form.below))
+            # without a partner S1 is zero, and S3 is for the bottom half
+            for some, first, step in ((paired, 0, 1), (alone, 1, 2)):
+                if some:
+                    with self.b.serial("e", SUMS // step) as e:
+                        for slot, span in some:
+                            self.product(slot, span, span.top, e * step + (first + _S1), s, e * step + first, list)
+            for slot, span in placed:
+                self.finish(slot, span)
 
     def product(
-        self, pixels: int, number: Affine, view: View, half: Affine, place: list[IndexLike], where: _Where
+        self, slot: int, span: _Span, pixels: int, number: Affine, view: View, half: Affine, where: _Where
     ) -> None:
         """The `number`-th one: of channels of `view`, so many halves of x's on, and of as many of the weights."""
         b, (n, g), lanes = self.b, self.head, self.products.lanes
         unroll = unrolled_steps(lanes, pixels * self.per_group)
-        *outer, last = place
-        acc = b.tile("acc", pixels, self.per_group)
-        with b.unrolled("t", pixels) as t, b.unrolled("j", self.per_group) as j:
-            b.store(acc[t, j], 0.0)
-        with b.serial("c", self.form.blocks) as c:
-            block = c + half * self.form.blocks
-            if self.tiles <= _FEW_TILES or self.ctx.target.asks_ahead:
-                self.fetch_weights(number, c * lanes)
-            if self.fetches_pixels:
-                with b.unrolled("t", pixels) as t:
-                    b.prefetch(view[self.form.point(n, block, where([*outer, t + last + pixels]), 0)], level=2)
-            with (
-                b.serial("i", lanes // unroll) as i, b.unrolled("u", unroll) as u,
-                b.unrolled("t", pixels) as t, b.unrolled("j", self.per_group) as j,
-            ):  # fmt: skip
-                value = view[self.form.point(n, block, where([*outer, t + last]), i * unroll + u)]
-                weight = self.packed[g, number, c * lanes + i * unroll + u, j, self.lane]
-                b.store(acc[t, j], Fma(value, weight, acc[t, j]))
-        with b.unrolled("t", pixels) as t, b.unrolled("j", self.per_group) as j:
-            b.store(self.kept[number, t, j, self.lane], acc[t, j])
+        with span.each(b) as (tile, (*outer, last)):
+            acc = b.tile("acc", pixels, self.per_group)
+            with b.unrolled("t", pixels) as t, b.unrolled("j", self.per_group) as j:
+                b.store(acc[t, j], 0.0)
+            with b.serial("c", self.form.blocks) as c:
+                block = c + half * self.form.blocks
+                if self.asks_for_weights:
+                    self.fetch_weights(number, c * lanes)
+                if self.fetches_pixels:
+                    with b.unrolled("t", pixels) as t:
+                        b.prefetch(view[self.form.point(n, block, where([*outer, t + last + pixels]), 0)], level=2)
+                with (
+                    b.serial("i", lanes // unroll) as i, b.unrolled("u", unroll) as u,
+                    b.unrolled("t", pixels) as t, b.unrolled("j", self.per_group) as j,
+                ):  # fmt: skip
+                    value = view[self.form.point(n, block, where([*outer, t + last]), i * unroll + u)]
+                    weight = self.packed[g, number, c * lanes + i * unroll + u, j, self.lane]
+                    b.store(acc[t, j], Fma(value, weight, acc[t, j]))
+            with b.unrolled("t", pixels) as t, b.unrolled("j", self.per_group) as j:
+                b.store(self.kept[tile + slot, number, t, j, self.lane], acc[t, j])
 
     def fetch_weights(self, number: Affine, channel: Affine) -> None:
         """Ask for a share of the next group's weights for the channels of one block."""
         group = Affine.of(self.head[1]) + 1
-        share = -(-self.products.lanes // self.tiles)
+        share = -(-self.products.lanes // self.tiles_in_run)
         with self.b.unrolled("u", share) as u, self.b.unrolled("j", self.per_group) as j:
             self.b.prefetch(self.packed[group, number, channel + self.share * share + u, j, 0], level=2)
 
@@ -444,14 +529,24 @@ class _Group:
         """Whether to ask for the next tile's pixels: short runs in many places, which no hardware foresees."""
         return not self.form.channels_last and self.ctx.operand(0).type.nbytes > self.ctx.target.l2_bytes // 2
 
-    def finish(self, half: int, pixels: int, place: list[IndexLike], where: _Where, numbers: Sequence[int]) -> None:
+    def finish(self, slot: int, span: _Span) -> None:
+        """The quarters from the products."""
+        above, below = self.form.above, self.form.below
+        self.quarter(slot, span, _LEFT, span.top, above, (_A11, _A12))
+        if span.bottom:
+            self.quarter(slot, span, _RIGHT, span.top, above, (_A11, _S2, _S1, _S4))
+            self.quarter(slot, span, _LEFT, span.bottom, below, (_A11, _S2, _S3, _A22))
+            self.quarter(slot, span, _RIGHT, span.bottom, below, (_A11, _S2, _S3, _S1))
+        else:
+            self.quarter(slot, span, _RIGHT, span.top, above, (_A11, _S2, _S4))
+
+    def quarter(self, slot: int, span: _Span, half: int, pixels: int, where: _Where, numbers: Sequence[int]) -> None:
         """Add up products for one quarter, and bias and epilogue."""
         b, (n, g) = self.b, self.head
-        *outer, last = place
-        with b.serial("t", pixels) as t, b.unrolled("j", self.per_group) as j:
+        with span.each(b) as (tile, (*outer, last)), b.serial("t", pixels) as t, b.unrolled("j", self.per_group) as j:
             total: Expr = self.bias[half, g, j, self.lane]
             for number in numbers:
-                total = total + self.kept[number, t, j, self.lane]
+                total = total + self.kept[tile + slot, number, t, j, self.lane]
             block = Affine.of(g) * self.per_group + j + (self.first + half * self.products.out_blocks)
             point = self.form.point(n, block, where([*outer, t + last]), self.lane)
             self.ctx.write(point, self.ctx.finish(total, point))

@@ -11,8 +11,10 @@ from harness import run_op
 from glulam.compiler.driver import compile_graph, optimise
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.graph import Graph
-from glulam.compiler.graph.types import f32
-from glulam.compiler.kernels.context import Epilogue
+from glulam.compiler.graph.layout import PLAIN
+from glulam.compiler.graph.types import TensorType, f32
+from glulam.compiler.kernels.context import Context, Epilogue
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.loops.expr import Param, tanh
 from glulam.compiler.ops import Add, Conv, Linear, Relu
 from glulam.compiler.ops.strassen import StrassenConv, StrassenLinear, StrassenProducts, StrassenSums
@@ -94,6 +96,33 @@ def test_an_iteration_takes_all_tiles_of_weights_that_would_come_from_afar_again
     near(found[0], definition(True, arrays[0], *arrays[2:]))
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize(("last", "shape", "out_halo"), [
+    (True, (2, 411, 64), 0), (True, (1, 700, 96), 0), (False, (1, 64, 29, 27), 2), (False, (2, 64, 12, 36), 2),
+    (False, (1, 96, 27, 28), 0),
+])  # fmt: skip
+def test_many_tiles_are_computed_product_by_product_where_their_weights_do_not_stay_near(last, shape, out_halo, name):
+    """With the same bits; some tiles at a time, for one thread and for halves."""
+    for outputs in (1024, 544):  # the second leaves a group of fewer blocks
+        arrays, found = layer(last, shape, outputs), []
+        for l2, threads in ((1 << 30, 1), (1 << 15, 1), (1 << 16, 1), (1 << 16, 2)):
+            machine = replace(target(name), l2_bytes=l2, threads=threads)
+            found += run_op(StrassenProducts(last), arrays, (2, 3), machine, out_halo=out_halo)
+        near(found[0], definition(last, arrays[0], *arrays[2:]))
+        for other in found[1:]:
+            np.testing.assert_array_equal(other, found[0])
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_products_that_wait_for_others_have_slots_of_their_own(asks):
+    """Unless the weights of all products are asked for ahead."""
+    machine, arrays = replace(target("x86-64-v4"), l2_bytes=1 << 16, asks_ahead=asks), layer(True, (1, 411, 64), 1024)
+    operands = [Operand(TensorType.of(a), PLAIN, None, a if i > 1 else None) for i, a in enumerate(arrays)]
+    ctx = Context("kernel", machine, operands, [Operand(f32(1, 411, 1024))])
+    scratch = StrassenProducts(True).lower(ctx).kernel.scratch
+    assert any(buffer.shape[0] > 1 for buffer in scratch) == (not asks)
 
 
 STRIDED = [
