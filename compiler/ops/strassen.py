@@ -10,7 +10,7 @@ import numpy as np
 
 from glulam.compiler.graph.op import Case, Op, Prefers, Trait
 from glulam.compiler.graph.types import Array, Shape, TensorType, f32
-from glulam.compiler.kernels import strassen
+from glulam.compiler.kernels import strassen, strassen_products
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.ops.inputs import F64Array, check_shape, optional, required, wide
@@ -191,4 +191,4 @@ class StrassenProducts(_Halved):
         return (total.astype(x.dtype),)
 
     def lower(self, ctx: Context) -> Lowered:
-        return strassen.build_products(ctx, self._form(ctx.operand(0).type))
+        return strassen_products.build(ctx, self._form(ctx.operand(0).type))
