@@ -1,11 +1,11 @@
 """Constant weights of matrix products in 20 or 24 bits instead of 32, where reading takes longer than multiplying.
 
 The weights of a column that one part of its sum meets (see `partial_sums`) are q * scale with whole numbers q below
-2**19 in size, or 2**23: block floating point with the part's largest weight as the unit (compare J. Wilkinson,
-Rounding Errors in Algebraic Processes, 1963, chapter 1). All lies in one stream of 16-bit numbers: the 16 high bits of
-four weights, or two, one after the other down a column, then their low bits, 4 or 8 of each, together. What a part has
-summed over q is multiplied by the scale when it joins the sum, so a weight takes one and a quarter loads, or one and
-a half, a shift or two, an AND or none, an OR, and one conversion.
+2**19 in size, or 2**23: block floating point with the part's largest weight as the unit (compare J. Wilkinson, Rounding
+Errors in Algebraic Processes, 1963, chapter 1). All lies in one stream of 16-bit numbers, or in one for each block of
+columns: the 16 high bits of four weights, or two, one after the other down a column, then their low bits, 4 or 8 of
+each, together. What a part has summed over q is multiplied by the scale when it joins the sum, so a weight takes one
+and a quarter loads, or one and a half, a shift or two, an AND or none, an OR, and one conversion.
 
 A weight of 20 bits is off by at most 1.13 * 2**-20 of its part's largest one, since the quotients are computed in
 float32 (and by at most 2**-127 where all are smaller than 2**-107). The largest of m numbers is at most sqrt(m) times
