@@ -97,7 +97,7 @@ class _Products:
 
         If one is left over, either thread takes it for half of the groups.
         """
-        count = units + groups[0].has_rest
+        count = units + bool(groups[0].rest())
         if self.run(units) >= units:
             for group in groups:
                 group.whole(range(group.count), range(count))
@@ -212,10 +212,6 @@ class _Group:
         ends = [_Span(1, 1, [begin], rest, rest)] if rest else []
         return ends + [_Span(1, count, [first + begin + rest], n, 0) for first, count, n in pieces(left, pixels)]
 
-    @property
-    def has_rest(self) -> bool:
-        return self.form.top > self.form.bottom or (not self.form.inner and self.form.bottom % self.pixels > 0)
-
     def rows(self, first: Affine, count: int, middle: Sequence[IndexLike], paired: bool) -> list[_Span]:
         """Rows of pixels, in tiles."""
         return [
@@ -232,7 +228,7 @@ class _Group:
 
     def ends(self) -> None:
         """What is behind the units."""
-        if self.has_rest:
+        if self.rest():
             with self.b.section(n=self.form.batch, g=self.count, **self.middle) as (n, g, *middle):
                 self.head, self.share = (n, g), Affine.of(self.full)
                 self.one_by_one(self.rest(middle))
@@ -298,23 +294,21 @@ class _Group:
     # ---- the products
 
     def tiles(self, spans: Sequence[_Span]) -> None:
-        """All four quarters of some tiles, one product after the other, whose weights they share."""
+        """All four quarters of tiles, product by product. Either all of them have pixels of the bottom half, or none."""
         x, s, form = self.products.x, self.products.s, self.form
-        slots = accumulate((span.rows * span.count for span in spans), initial=0)
-        placed = [*zip(slots, spans, strict=False)]
-        paired, alone = [each for each in placed if each[1].bottom], [each for each in placed if not each[1].bottom]
+        slots = accumulate((span.rows * span.count for span in spans[:-1]), initial=0)
+        placed, paired = [*zip(slots, spans, strict=True)], all(span.bottom for span in spans)
         with self.b.vector("v", self.products.lanes) as self.lane:
             with self.b.serial("e", 2) as e:
                 for slot, span in placed:
                     self.product(slot, span, span.top, Affine.of(e), x, Affine.of(e), form.taken(form.above))
-            for slot, span in paired:
-                self.product(slot, span, span.bottom, Affine.of(_A22), x, Affine.of(1), form.taken(form.below))
-            # without a partner S1 is zero, and S3 is for the bottom half
-            for some, first, step in ((paired, 0, 1), (alone, 1, 2)):
-                if some:
-                    with self.b.serial("e", SUMS // step) as e:
-                        for slot, span in some:
-                            self.product(slot, span, span.top, e * step + (first + _S1), s, e * step + first, list)
+            if paired:
+                for slot, span in placed:
+                    self.product(slot, span, span.bottom, Affine.of(_A22), x, Affine.of(1), form.taken(form.below))
+            first, step = (0, 1) if paired else (1, 2)  # without a partner S1 is zero, and S3 is for the bottom half
+            with self.b.serial("e", SUMS // step) as e:
+                for slot, span in placed:
+                    self.product(slot, span, span.top, e * step + (first + _S1), s, e * step + first, list)
             for slot, span in placed:
                 self.finish(slot, span)
 

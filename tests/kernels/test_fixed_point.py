@@ -130,6 +130,17 @@ def test_layers(target, native):
             np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5 + rounded)
 
 
+@pytest.mark.parametrize(("changes", "shape"), [
+    ({}, (2, 8, 42, 16)), ({"asks_ahead": True}, (2, 42, 8, 16)), ({"l3_rate": 1.0}, (2, 42, 8, 16)),
+])  # fmt: skip
+def test_blocks_are_streams_of_their_own_where_hardware_alone_asks_ahead(changes, shape):
+    """[groups, blocks, rows, lanes], else [groups, rows, blocks, lanes]; 32 weights in 40 rows, and two of scales."""
+    machine, weights = replace(named_target("x86-64-v4"), **changes), floats(256, 32)
+    ctx = Context("kernel", machine, [Operand(f32(1, 32)), Operand(f32(256, 32), data=weights)], [Operand(f32(1, 256))])
+    FixedPointLinear().lower(ctx)
+    assert shape in [arg.shape for arg in ctx.finished().args if isinstance(arg, Packing)]
+
+
 def test_weights_that_are_inputs_or_of_another_type_are_as_they_are():
     x, w = floats(3, 20), floats(33, 20)
     np.testing.assert_array_equal(run_op(FixedPointLinear(), [x, w])[0], run_op(Linear(), [x, w])[0])
