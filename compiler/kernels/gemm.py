@@ -236,7 +236,7 @@ class _Columns:
         packing = Packing.copy(part.reshape(self.depth, chunk.count, chunk.blocks, chunk.lanes).transpose(1, 0, 2, 3))
         if self.digits is not None:
             # Hardware follows several streams at once, code that asks ahead one: on a Zen 4 layers of 4096 outputs take
-            # 0.62 to 0.97 of the time with a stream for each block; with float32 weights, on one thread, they take longer.
+            # 0.62 to 0.97 of the time with a stream for each block; of float32 weights, on one thread, more.
             apart = not (self.ctx.target.l3_is_slow or self.ctx.target.asks_ahead)
             return FixedPoint.of(self.ctx, packing, self.part_starts, "w", self.digits, apart)
         return self.ctx.constant(packing, "w")

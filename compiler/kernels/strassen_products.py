@@ -294,7 +294,7 @@ class _Group:
     # ---- the products
 
     def tiles(self, spans: Sequence[_Span]) -> None:
-        """All four quarters of tiles, product by product. Either all of them have pixels of the bottom half, or none."""
+        """All four quarters of tiles, product by product. All of them have pixels of the bottom half, or none has."""
         x, s, form = self.products.x, self.products.s, self.form
         slots = accumulate((span.rows * span.count for span in spans[:-1]), initial=0)
         placed, paired = [*zip(slots, spans, strict=True)], all(span.bottom for span in spans)
