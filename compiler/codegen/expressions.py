@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from glulam.compiler.codegen import half, maths
 from glulam.compiler.codegen.function import Function
@@ -29,7 +30,7 @@ class Expressions:
         self.target = target
         self.instructions = Instructions(function, target.has_fma, where)
         self.pointers: dict[Buffer, str] = {}
-        self.memory = Memory(function, indices, self.instructions, self.pointers, self.evaluate)
+        self.memory = Memory(function, indices, self.instructions, target.masks_lanes, self.pointers, self.evaluate)
         self.tiles: dict[tuple[Tile, tuple[int, ...]], Val] = {}
 
     def evaluate(self, e: Expr) -> Val:
@@ -53,7 +54,7 @@ class Expressions:
             case LaneReduce(op, x):
                 return self._lane_reduce(op, self._value(x, memo))
             case LaneShuffle(x, y, lanes):
-                return self.instructions.shuffle(self._value(x, memo), self._value(y, memo), lanes)
+                return self._lane_shuffle(self._value(x, memo), self._value(y, memo), lanes)
             case LanePick(x, lane):
                 return self._lane_pick(self._value(x, memo), self._value(lane, memo))
         if isinstance(e, ex.Unary) and self.indices.lanes and (near := maths.near_zero(e)) is not None:
@@ -103,8 +104,16 @@ class Expressions:
     def _lane_reduce(self, op: str, x: Val) -> Val:
         if self.indices.lanes:
             x = self.instructions.splat(x, self.indices.lanes)
+            if self.indices.wanted < self.indices.lanes:
+                x = self.instructions.lanes(x, range(self.indices.wanted))
         step = ex.Binary(op, ex.Param(0, x.dtype), ex.Param(1, x.dtype))
         return self.instructions.fold_lanes(x, lambda a, b: self._value(step, {step.x: a, step.y: b}))
+
+    def _lane_shuffle(self, x: Val, y: Val, which: Sequence[int]) -> Val:
+        """Chosen lanes of two vectors, those of y counted on from those of x; a scalar has equal lanes."""
+        do, lanes, wanted = self.instructions, self.indices.lanes, self.indices.wanted
+        places = [at if at < wanted else at - wanted + lanes for at in which]
+        return do.lanes(do.splat(x, lanes), [*places, *range(wanted, lanes)], do.splat(y, lanes))
 
     def _near_zero(self, op: str, x: Val, near: Expr) -> Val:
         """An expansion that holds for operands up to a limit, and LLVM's intrinsic for others."""

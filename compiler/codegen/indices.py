@@ -11,17 +11,25 @@ class Indices:
     """What each loop variable stands for at this point of the function.
 
     `bound` has a number for a variable of an unrolled loop and an SSA name for others; `vector` is the variable of the
-    vector loop that the point lies in.
+    vector loop that the point lies in. A loop too short to fill a vector has the next power of two as its lanes, since
+    LLVM would rather split other numbers: what the last ones hold is computed, but not stored.
     """
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Function, register_lanes: int) -> None:
         self.function = function
+        self.register_lanes = register_lanes
         self.bound: dict[Var, str | int] = {}
         self.vector: Var | None = None
 
     @property
     def lanes(self) -> int:
-        """Lanes of the vector loop, 0 outside one."""
+        """Lanes of the vectors here, 0 outside a vector loop."""
+        wanted = self.wanted
+        return 1 << (wanted - 1).bit_length() if 0 < wanted < self.register_lanes else wanted
+
+    @property
+    def wanted(self) -> int:
+        """The first so many lanes are iterations of the vector loop."""
         return self.vector.extent if self.vector else 0
 
     def constant(self, index: tuple[Affine, ...]) -> tuple[int, ...]:

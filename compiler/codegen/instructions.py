@@ -62,10 +62,6 @@ class Instructions:
         """The vector `vector` of type `type` with one lane replaced."""
         return self.function.let(f"insertelement {type} {vector}, {value.typed}, i64 {index}")
 
-    def shuffle(self, x: Val, y: Val, which: Sequence[int]) -> Val:
-        """Chosen lanes of two vectors, those of y counted on from those of x; a scalar has equal lanes."""
-        return self.lanes(self.splat(x, len(which)), which, self.splat(y, len(which)))
-
     def permuted(self, x: Val, lane: Val, permute: str | None) -> Val:
         """Lanes of x that are known only at run time: by an intrinsic that takes x and them, or else one by one."""
         if permute is not None:

@@ -44,7 +44,7 @@ class _Emitter:
     def __init__(self, kernel: Kernel, target: Target) -> None:
         self.kernel, self.target = kernel, target
         self.function = Function()
-        self.indices = Indices(self.function)
+        self.indices = Indices(self.function, target.lanes)
         self.expressions = Expressions(self.function, self.indices, target, f"kernel {kernel.name}")
         self.tile_lanes: dict[Tile, int] = {}
 

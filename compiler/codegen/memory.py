@@ -23,7 +23,8 @@ _NEAR = 4  # elements from lane to lane up to which shuffles beat a gather
 class _Place:
     """An element for each lane: `pointer` plus `step` elements a lane, plus offsets that are known only at run time.
 
-    Places with equal `key` are the same, as long as nothing is `gathered`. `lanes` is 0 for one element.
+    Places with equal `key` are the same, as long as nothing is `gathered`. `lanes` is 0 for one element; of others the
+    first `wanted` have a place.
     """
 
     buffer: Buffer
@@ -31,6 +32,7 @@ class _Place:
     step: int
     gathered: Val | None
     lanes: int
+    wanted: int
     key: tuple[Buffer, str | None, int, int]
 
     @property
@@ -46,19 +48,35 @@ class _Place:
     def type(self) -> str:
         return vector_type(storage_type(self.buffer.dtype), self.lanes)
 
+    @property
+    def suffix(self) -> str:
+        """How intrinsics name the type."""
+        return f"v{self.lanes}{storage_suffix(self.buffer.dtype)}"
+
+    @property
+    def mask(self) -> tuple[str, str]:
+        """The lanes that have a place, as a typed operand."""
+        lanes = ", ".join(f"i1 {'true' if lane < self.wanted else 'false'}" for lane in range(self.lanes))
+        return f"<{self.lanes} x i1>", f"<{lanes}>"
+
 
 class Memory:
-    """Addresses are `gep`s from a base that depends on the loop variables, plus a constant; both are numbered."""
+    """Addresses are `gep`s from a base that depends on the loop variables, plus a constant; both are numbered.
+
+    `masks` tells whether the processor loads and stores some lanes of a vector as fast as all of them.
+    """
 
     def __init__(
         self,
         function: Function,
         indices: Indices,
         instructions: Instructions,
+        masks: bool,
         pointers: dict[Buffer, str],
         evaluate: Callable[[Expr], Val],
     ) -> None:
         self.function, self.indices, self.instructions = function, indices, instructions
+        self.masks = masks
         self.pointers = pointers
         self.evaluate = evaluate  # for indices that are computed at run time
 
@@ -68,8 +86,7 @@ class Memory:
         if place.gathered is None and place.key in known:
             return known[place.key]
         if place.is_contiguous:
-            align = e.buffer.dtype.size
-            text = self.function.let(f"load {place.type}, ptr {place.pointer}, align {align}")
+            text = self.neighbours(place, place.pointer)
         elif place.is_near:
             text = self.deinterleave(place)
         else:
@@ -85,7 +102,7 @@ class Memory:
             raise LoopError(f"{self.instructions.where}: a vector stored to one place of {buffer.name}")
         text = self.to_storage(self.instructions.splat(value, place.lanes), buffer.dtype)
         if place.is_contiguous:
-            self.function.do(f"store {place.type} {text}, ptr {place.pointer}, align {buffer.dtype.size}")
+            self.store_neighbours(place, text)
         else:
             self.scatter(place, text)
         loads = self.function.loads
@@ -124,8 +141,8 @@ class Memory:
                 pointer = numbered(("opaque", buffer, base), f'call ptr asm "", "=r,0"(ptr {pointer})')
         if const:
             pointer = numbered((buffer, base, const), f"getelementptr {element}, ptr {pointer}, i64 {const}")
-        lanes = self.indices.lanes if step or gathered else 0
-        return _Place(buffer, pointer, step, gathered, lanes, (buffer, base, const, step))
+        lanes, wanted = (self.indices.lanes, self.indices.wanted) if step or gathered else (0, 0)
+        return _Place(buffer, pointer, step, gathered, lanes, wanted, (buffer, base, const, step))
 
     def clamped(self, entry: Bounded, stride: int) -> Val:
         value, instructions = self.evaluate(entry.value), self.instructions
@@ -137,48 +154,75 @@ class Memory:
 
         return replace(value, text=self.function.once(("clamped", value.text, entry.extent, stride), write))
 
+    # ---- lanes together
+
+    def neighbours(self, place: _Place, pointer: str) -> str:
+        """The elements from a pointer on, as many as the place wants, in the first lanes."""
+        size = place.buffer.dtype.size
+        if place.wanted == place.lanes:
+            return self.function.let(f"load {place.type}, ptr {pointer}, align {size}")
+        if self.masks:
+            args = [("ptr", pointer), ("i32", str(size)), place.mask, (place.type, "zeroinitializer")]
+            return self.function.call(f"llvm.masked.load.{place.suffix}.p0", place.type, args)
+        fewer = vector_type(storage_type(place.buffer.dtype), place.wanted)
+        loaded = self.function.let(f"load {fewer}, ptr {pointer}, align {size}")
+        places = shuffle_mask(min(i, place.wanted) for i in range(place.lanes))
+        return self.function.let(f"shufflevector {fewer} {loaded}, {fewer} zeroinitializer, {places}")
+
+    def store_neighbours(self, place: _Place, text: str) -> None:
+        size, type_ = place.buffer.dtype.size, place.type
+        if place.wanted < place.lanes and self.masks:
+            args = [(type_, text), ("ptr", place.pointer), ("i32", str(size)), place.mask]
+            self.function.call_void(f"llvm.masked.store.{place.suffix}.p0", args)
+            return
+        if place.wanted < place.lanes:
+            places = shuffle_mask(range(place.wanted))
+            text = self.function.let(f"shufflevector {type_} {text}, {type_} poison, {places}")
+            type_ = vector_type(storage_type(place.buffer.dtype), place.wanted)
+        self.function.do(f"store {type_} {text}, ptr {place.pointer}, align {size}")
+
     # ---- lanes apart from each other
 
     def deinterleave(self, place: _Place) -> str:
         """Vectors of neighbouring elements, none outside those that the lanes want, and a shuffle for each."""
         element, lanes, step = storage_type(place.buffer.dtype), place.lanes, place.step
-        first = min(0, (lanes - 1) * step)
-        span = (lanes - 1) * abs(step) + 1
+        first = min(0, (place.wanted - 1) * step)
+        span = (place.wanted - 1) * abs(step) + 1
+        every = place if span < lanes else replace(place, wanted=lanes)
         result = "poison"
         for start in range(0, span, lanes):
-            start = min(start, span - lanes)
+            start = min(start, max(0, span - lanes))
             pointer = place.pointer
             if first + start:
                 key = (*place.key, start)
                 pointer = self.function.numbered(key, f"getelementptr {element}, ptr {pointer}, i64 {first + start}")
-            loaded = self.function.let(f"load {place.type}, ptr {pointer}, align {place.buffer.dtype.size}")
-            wanted = [i * step - first - start for i in range(lanes)]
-            mask = shuffle_mask(w + lanes if 0 <= w < lanes else i for i, w in enumerate(wanted))
-            result = self.function.let(f"shufflevector {place.type} {result}, {place.type} {loaded}, {mask}")
+            loaded = self.neighbours(every, pointer)
+            sources = [i * step - first - start for i in range(place.wanted)]
+            mask = [at + lanes if 0 <= at < lanes else i for i, at in enumerate(sources)]
+            mask += range(place.wanted, lanes)
+            result = self.function.let(
+                f"shufflevector {place.type} {result}, {place.type} {loaded}, {shuffle_mask(mask)}"
+            )
         return result
 
     def gather(self, place: _Place) -> str:
-        pointers, mask, suffix = self.each_lane(place)
-        size = str(place.buffer.dtype.size)
-        args = [pointers, ("i32", size), mask, (place.type, "poison")]
-        return self.function.call(f"llvm.masked.gather.{suffix}", place.type, args)
+        align = ("i32", str(place.buffer.dtype.size))
+        args = [self.each_lane(place), align, place.mask, (place.type, "zeroinitializer")]
+        return self.function.call(f"llvm.masked.gather.{place.suffix}.v{place.lanes}p0", place.type, args)
 
     def scatter(self, place: _Place, text: str) -> None:
-        pointers, mask, suffix = self.each_lane(place)
-        size = str(place.buffer.dtype.size)
-        args = [(place.type, text), pointers, ("i32", size), mask]
-        self.function.call_void(f"llvm.masked.scatter.{suffix}", args)
+        align = ("i32", str(place.buffer.dtype.size))
+        args = [(place.type, text), self.each_lane(place), align, place.mask]
+        self.function.call_void(f"llvm.masked.scatter.{place.suffix}.v{place.lanes}p0", args)
 
-    def each_lane(self, place: _Place) -> tuple[tuple[str, str], tuple[str, str], str]:
-        """Typed operands, a pointer for each lane and the mask of all of them; and how the intrinsic's name ends."""
-        lanes, element = place.lanes, storage_type(place.buffer.dtype)
-        offsets = lane_steps(lanes, place.step)
+    def each_lane(self, place: _Place) -> tuple[str, str]:
+        """A pointer for each lane, as a typed operand."""
+        offsets = lane_steps(place.lanes, place.step)
         if place.gathered is not None:
             offsets = self.instructions.arith("add", place.gathered, offsets) if place.step else place.gathered
+        element = storage_type(place.buffer.dtype)
         pointers = self.function.let(f"getelementptr {element}, ptr {place.pointer}, {offsets.typed}")
-        mask = f"<{', '.join(['i1 true'] * lanes)}>"
-        suffix = f"v{lanes}{storage_suffix(place.buffer.dtype)}.v{lanes}p0"
-        return (f"<{lanes} x ptr>", pointers), (f"<{lanes} x i1>", mask), suffix
+        return f"<{place.lanes} x ptr>", pointers
 
     # ---- booleans are bytes in memory
 

@@ -76,12 +76,15 @@ def choose_tile(target: Target, vectors: int, out_channels: int, stride: int) ->
 
 
 def _row_cycles(target: Target, tile: Tile, vectors: int, out_channels: int, stride: int) -> float:
-    """To add one tap to all `vectors` of a row, for all output channels."""
+    """To add one tap to all `vectors` of a row, for all output channels.
+
+    To pick lanes out of several vectors is work for the units that multiply.
+    """
     load = _CROSSING if stride == 1 else stride + _PICKING
     total = 0.0
     for _, groups, channels in pieces(out_channels, tile.channels):
         for _, times, together in pieces(vectors, tile.vectors):
-            fmas = together * channels / target.fmas_per_cycle
+            fmas = together * (channels + stride - 1) / target.fmas_per_cycle
             loads = together * load / target.loads_per_cycle + channels / 2
             total += groups * times * max(fmas, loads, _LATENCY)
     return total

@@ -19,6 +19,7 @@ AARCH64 = Target(
     has_fma=True,
     has_f16=True,
     permutes_lanes=False,
+    masks_lanes=False,
     fmas_per_cycle=2,
     loads_per_cycle=2,
     l1_bytes=32 << 10,

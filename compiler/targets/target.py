@@ -36,6 +36,8 @@ class Target:
     """Whether the processor converts between half and single precision; without it both are computed on bits."""
     permutes_lanes: bool
     """Whether one instruction puts a vector's float32 lanes in an order that is known only at run time."""
+    masks_lanes: bool
+    """Whether loads and stores of some of a vector's lanes are as fast as those of all."""
     fmas_per_cycle: float
     """Multiply-adds of whole vectors that start in one cycle."""
     loads_per_cycle: float
