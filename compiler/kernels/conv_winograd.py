@@ -96,6 +96,9 @@ class _Winograd:
         self.bias = padded_bias(ctx.data(2), out_channels, ctx.output.blocks, self.block)
         self.in_blocks = -(-self.in_channels // self.block)
         self.across_tiles = self.x.operand.layout.block == 1
+        if self.f.sums > 1 and not self.across_tiles:
+            raise UnsupportedError(f"{ctx.name}: phases are added up only where vectors hold tiles")
+        self.depth = self.in_channels * self.f.sums
         images = ctx.output.shape[0] * frames.outputs
         size = (images * self.groups, finished.wanted, self.in_channels, out_channels // self.groups)
         self.plan = choose_plan(ctx.target, *size, self.f, digits, frames)
@@ -105,7 +108,7 @@ class _Winograd:
         ctx.output_view()
         if self.across_tiles:  # the last vector of a row of tiles may reach into what follows
             room = plan.tiles + max(0, self.block - plan.columns)
-            self.inputs = self.b.scratch("v", (self.f.points, self.frames.taps * self.in_channels, room))
+            self.inputs = self.b.scratch("v", (self.f.points, self.frames.taps * self.depth, room))
             self.turned = self.b.scratch("d", (*self.f.inputs, self.block))
         else:
             row = self.frames.taps * self.in_blocks * self.block
@@ -150,7 +153,7 @@ class _Winograd:
         """
         ctx = self.ctx
         inner = {"n": ctx.output.shape[0], "t": frames.count, "k": self.groups, "a": down.count, "e": across.count}
-        taps = self.frames.taps * self.in_channels
+        taps = self.frames.taps * self.depth
         weights = round(self.f.points * self.weights.shape[0] * taps * weight_bytes(self.digits))
         if splits == 1 or ctx.run(2, weights) == 1:
             with self.b.of_half(self.half(frames, down)), self.b.section(**inner, q=splits) as vars:
@@ -255,24 +258,26 @@ class _Winograd:
                 columns = transposed(b, [*loads, *[None] * (self.block - len(loads))], DType.F32)
                 for j, value in enumerate(columns[: inputs - begin], begin):
                     b.store(self.turned[i, j, v], value)
-        with b.vector("v", self.block) as v:
+        steps = self.f.down.sums, self.f.across.sums
+        with b.serial("y", steps[0]) as y, b.serial("x", steps[1]) as x, b.vector("v", self.block) as v:
+            phase = (place * steps[0] + y) * steps[1] + x
             self.f.input_tile(
                 b,
                 v,
-                lambda i, j: self.turned[i, j, v],
-                lambda point, value: b.store(self.inputs[point, place, r * self.plan.columns + first + v], value),
+                lambda i, j: self.turned[i * steps[0] + y, j * steps[1] + x, v],
+                lambda point, value: b.store(self.inputs[point, phase, r * self.plan.columns + first + v], value),
             )
 
     def input(self, point: Var, tap: Affine, tile: Affine, channel: Affine) -> Load:
         if self.across_tiles:
-            return self.inputs[point, tap * self.in_channels + channel, tile]
+            return self.inputs[point, tap * self.depth + channel, tile]
         return self.inputs[point, tile, tap * self.in_blocks * self.block + channel]
 
     def multiply(self, packed: Buffer | FixedPoint, group: Affine, per_group: int, taps: range) -> None:
         """For each point, the tiles' channels times the filters' of one group of blocks."""
         with self.b.serial("p", self.f.points) as p:
             Products(
-                self.b, self.plan.tiles, self.in_channels, self.plan.tiling.pixels, per_group, self.block,
+                self.b, self.plan.tiles, self.depth, self.plan.tiling.pixels, per_group, self.block,
                 inputs=partial(self.input, p),
                 filters=packed, place=(group, p), following=(group, p + 1),
                 store=lambda j, tile, v, total: self.b.store(self.products[j, tile, p, v], total),
@@ -307,14 +312,14 @@ class _Winograd:
     # ---- weights
 
     def filters(self, first: int, per_group: int, count: int) -> Packing:
-        """Transformed filters as [group, point, in channel of a tap's frame, block of the group, lane]."""
+        """Transformed filters as [group, point, channel or phase of a tap's frame, block of the group, lane]."""
         lanes = slice(first * self.block, (first + per_group * count) * self.block)
         weights = self.weights
         if self.groups > 1:
             weights = weights.reshape(self.groups, -1, *weights.shape[1:])[:, lanes].reshape(-1, *weights.shape[1:])
         else:
             weights = weights[lanes]
-        shape = (self.groups * count, self.f.points, self.frames.taps * self.in_channels, per_group, self.block)
+        shape = (self.groups * count, self.f.points, self.frames.taps * self.depth, per_group, self.block)
         return Packing(weights, shape, DType.F32, self.f.transform_filters, per_group * self.block)
 
 

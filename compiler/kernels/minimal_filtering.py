@@ -6,7 +6,9 @@ Longer tiles multiply less and round more, and they blow the filters up: r taps 
 
 A filter that moves by s inputs is s filters that move by one, each on every s-th input: the taps of one phase meet the
 inputs of one phase, and the m outputs are the sums of all phases'. With two phases of a 3-tap filter, four outputs take
-5 + 4 multiplications instead of 12. A filter whose taps are d inputs apart goes by itself over every d-th input.
+5 + 4 multiplications instead of 12. Where channels are few, most of the time goes into A^T, and it is better to
+interpolate all phases at the points of the longest one: their products add up before A^T, as those of channels do.
+A filter whose taps are d inputs apart goes by itself over every d-th input.
 """
 
 from __future__ import annotations
@@ -62,18 +64,30 @@ class Line:
     """The algorithm of Cook and Toom, transposed, for `outputs` outputs and `taps` taps. F(1, 1) is the identity.
 
     Tiles and filters are evaluated at the first of the points and at infinity, in exact arithmetic. The filter moves by
-    `stride`, of which it has no fewer taps, or its taps are `dilation` inputs apart.
+    `stride`, of which it has no fewer taps, or its taps are `dilation` inputs apart. If its phases are `added`, all of
+    them have the points of the first one, and the others may have a tap less, which is a zero then.
     """
 
     outputs: int
     taps: int
     stride: int = 1
     dilation: int = 1
+    added: bool = False
 
     @cached_property
     def inputs(self) -> int:
-        """Inputs of a tile, and numbers that it, or a filter, becomes."""
-        return self.stride * (self.outputs - 1) + self.taps
+        """Inputs of a tile."""
+        return self.points * self.sums
+
+    @cached_property
+    def points(self) -> int:
+        """Numbers that a tile, or a filter, becomes; of added phases, each of them."""
+        return sum(phase.outputs + phase.taps - 1 for phase in self._phases)
+
+    @property
+    def sums(self) -> int:
+        """How many products add up at a point for each channel."""
+        return self.stride if self.added else 1
 
     @property
     def step(self) -> int:
@@ -82,7 +96,10 @@ class Line:
 
     @cached_property
     def input_transform(self) -> Matrix:
-        """B^T: for each phase a row has the coefficients of the polynomial that is zero at all points but its own."""
+        """B^T: for each phase a row has the coefficients of the polynomial that is zero at all points but its own.
+
+        Of added phases, which have the same ones, it is that of one.
+        """
         return self._by_phase([phase.input_transform for phase in self._phases])
 
     @cached_property
@@ -102,14 +119,16 @@ class Line:
 
     @property
     def _phases(self) -> list[_Phase]:
-        return [_Phase(self.outputs, len(range(first, self.taps, self.stride))) for first in range(self.stride)]
+        """Those that have points of their own."""
+        own = 1 if self.added else self.stride
+        return [_Phase(self.outputs, len(range(first, self.taps, self.stride))) for first in range(own)]
 
     def _by_phase(self, parts: Sequence[Matrix]) -> Matrix:
         """The parts under each other, their columns dealt out among the inputs, or taps."""
         whole = np.zeros((sum(len(part) for part in parts), sum(part.shape[1] for part in parts)))
         row = 0
         for first, part in enumerate(parts):
-            whole[row : row + len(part), first :: self.stride] = part
+            whole[row : row + len(part), first :: len(parts)] = part
             row += len(part)
         return whole
 
@@ -228,6 +247,16 @@ class Filtering:
         """Rows and columns of a tile of inputs."""
         return self.down.inputs, self.across.inputs
 
+    @cached_property
+    def sides(self) -> Pair:
+        """Rows and columns of the numbers that a tile of them, or a filter, becomes."""
+        return self.down.points, self.across.points
+
+    @property
+    def sums(self) -> int:
+        """How many products add up at a point for each channel: those of added phases."""
+        return self.down.sums * self.across.sums
+
     @property
     def is_dilated(self) -> bool:
         """Whether neighbouring outputs lie in different tiles."""
@@ -244,12 +273,12 @@ class Filtering:
 
     @cached_property
     def points(self) -> int:
-        """Numbers that a tile, or a filter, becomes."""
-        return math.prod(self.inputs)
+        """Numbers that a tile, or a filter, becomes; of added phases, each of them."""
+        return math.prod(self.sides)
 
     def numbers(self, weights: Shape) -> int:
         """How many all filters become of weights [OC, C, *taps], which may have more taps, along frames."""
-        return math.prod(weights) // math.prod(self.taps) * self.points
+        return math.prod(weights) // math.prod(self.taps) * self.points * self.sums
 
     @property
     def slots(self) -> int:
@@ -280,14 +309,14 @@ class Filtering:
     def input_cycles(self) -> float:
         """Estimated cycles to transform one tile of a block of channels."""
         down, across = (_operations(line.input_transform) for line in (self.down, self.across))
-        arithmetic = self.inputs[1] * down + self.inputs[0] * across
-        return _OPERATION_CYCLES * (arithmetic + 2 * self.points)
+        arithmetic = self.sides[1] * down + self.sides[0] * across
+        return _OPERATION_CYCLES * (arithmetic + 2 * self.points) * self.sums
 
     @cached_property
     def output_cycles(self) -> float:
         """Estimated cycles to transform one tile of products for a block of channels, with bias."""
         down, across = (_operations(line.output_transform) for line in (self.down, self.across))
-        arithmetic = self.inputs[1] * down + self.outputs[0] * across
+        arithmetic = self.sides[1] * down + self.outputs[0] * across
         return _OPERATION_CYCLES * (arithmetic + self.points + 2 * math.prod(self.outputs))
 
     # ---- at compile time
@@ -295,7 +324,8 @@ class Filtering:
     def transform_filters(self, out: Array, weights: Array) -> None:
         """G g G^T of [OC, C, *taps] into [groups, points, C, blocks, lanes], zeros for channels beyond the last.
 
-        Of [OC, frames, C, *taps] the channels of one frame come after those of the other.
+        Of [OC, frames, C, *taps] the channels of one frame come after those of the other. Each channel is as many as
+        there are sums.
         """
         if weights.ndim > 4:
             each = out.reshape(*out.shape[:2], weights.shape[1], -1, *out.shape[3:])
@@ -303,7 +333,8 @@ class Filtering:
                 self.transform_filters(each[:, :, frame], weights[:, frame])
             return
         groups, points, in_channels, blocks, lanes = out.shape
-        width, (down, across), (rows, columns) = blocks * lanes, weights.shape[2:], self.inputs
+        weights = self.by_phase(weights)
+        width, (down, across), (rows, columns) = blocks * lanes, weights.shape[2:], self.sides
         for first in range(0, in_channels, _TRANSFORMED):
             depth = min(in_channels - first, _TRANSFORMED)
             taps, half = np.empty((down, across, depth, width)), np.empty((rows, across, depth, width))
@@ -318,6 +349,16 @@ class Filtering:
                 )
                 out[group, :, first : first + depth] = both.reshape(points, depth, blocks, lanes)
 
+    def by_phase(self, weights: Array) -> Array:
+        """[OC, C, *taps] with each added phase, of rows and then columns, as a channel of [OC, C * sums, *its taps]."""
+        if self.sums == 1:
+            return weights
+        sides = [(-(-line.taps // line.sums), line.sums) for line in (self.down, self.across)]
+        missing = [(0, length * count - taps) for (length, count), taps in zip(sides, self.taps, strict=True)]
+        padded = np.pad(weights, ((0, 0), (0, 0), *missing)).reshape(*weights.shape[:2], *sides[0], *sides[1])
+        (rows, _), (columns, _) = sides
+        return padded.transpose(0, 1, 3, 5, 2, 4).reshape(len(weights), -1, rows, columns)
+
     def transform_filters_by_point(self, out: Array, weights: Array) -> None:
         """The same into [points, groups, C, blocks, lanes]."""
         self.transform_filters(out.swapaxes(0, 1), weights)
@@ -328,8 +369,8 @@ class Filtering:
         self, b: Builder, lane: Var, read: Callable[[Affine, Affine], Expr],
         write: Callable[[Affine, Expr], None],
     ) -> None:  # fmt: skip
-        """B^T d B of the inputs read(row, column); write(point, value) takes the result."""
-        rows, columns = self.inputs
+        """B^T d B of the inputs read(row, column), of one of added phases; write(point, value) takes the result."""
+        rows, columns = self.sides
         half = self._half(b, rows, lane)
         with self._each(b, "j", columns) as places:
             for place in places:
@@ -347,7 +388,7 @@ class Filtering:
         write: Callable[[int, int, Expr], None],
     ) -> None:  # fmt: skip
         """A^T m A of the products read(point), of which the first `inside` rows and columns are written."""
-        rows, columns = self.inputs
+        rows, columns = self.sides
         half = self._half(b, inside[0], lane)
         with self._each(b, "j", columns) as places:
             for place in places:
@@ -367,9 +408,9 @@ class Filtering:
     def _half(self, b: Builder, rows: int, lane: Var) -> Callable[[IndexLike, IndexLike], Load | TileRead]:
         """Where a tile lies whose columns have been transformed to so many rows."""
         if self._is_long:
-            kept = b.scratch_once("half", (*self.inputs, lane.extent))
+            kept = b.scratch_once("half", (*self.sides, lane.extent))
             return lambda i, j: kept[i, j, lane]
-        tile = b.tile("half", rows, self.inputs[1])
+        tile = b.tile("half", rows, self.sides[1])
         return lambda i, j: tile[i, j]
 
     @contextmanager
@@ -386,12 +427,16 @@ _line = cache(Line)
 
 
 @cache
-def filtering(outputs: Pair, taps: Pair, strides: Pair = (1, 1), dilations: Pair = (1, 1)) -> Filtering:
+def filtering(
+    outputs: Pair, taps: Pair, strides: Pair = (1, 1), dilations: Pair = (1, 1), added: bool = False
+) -> Filtering:  # fmt: skip
     """The one of tiles with these outputs, for filters with these taps; always the same object.
+
+    If phases are `added`, those along both axes.
 
     Raises UnsupportedError where there are too few points to interpolate.
     """
-    down, across = (_line(*each) for each in zip(outputs, taps, strides, dilations, strict=True))
+    down, across = (_line(*each, added) for each in zip(outputs, taps, strides, dilations, strict=True))
     for line in (down, across):
         if min(line.outputs, line.taps) < 1 or line.taps < line.stride or 1 not in (line.stride, line.dilation):
             raise UnsupportedError(

@@ -71,7 +71,7 @@ def choose_plan(
     candidates = []
     for rows, columns in _cuts(height, width):
         iterations = images * (height // rows) * (width // columns)
-        for row, tiling in product_tilings(target, rows * columns, blocks, _depth(in_channels, frames), digits):
+        for row, tiling in product_tilings(target, rows * columns, blocks, _depth(in_channels, f, frames), digits):
             groups = max(1, blocks // tiling.blocks)
             for splits in (s for s in range(1, groups + 1) if groups % s == 0):
                 if iterations * splits < least and splits < groups:
@@ -97,9 +97,9 @@ def _parts(plan: Plan, iterations: int, blocks: int) -> Parts:
     return Parts(iterations * whole, iterations * len(rest), sum(size for _, size, _ in rest) / (each * count // whole))
 
 
-def _depth(in_channels: int, frames: Frames) -> int:
-    """Channels that a result is a sum over, on average."""
-    return round(frames.met * in_channels)
+def _depth(in_channels: int, f: Filtering, frames: Frames) -> int:
+    """Products that a point is a sum of, on average."""
+    return round(frames.met * in_channels * f.sums)
 
 
 def _has_middle(plan: Plan, images: int, height: int, width: int, blocks: int) -> bool:
@@ -120,7 +120,7 @@ def cost(
     plan = choose_plan(target, images, spatial, in_channels, out_channels, f, digits, frames)
     height, width = f.tiles(spatial)
     iterations = images * (height // plan.rows) * (width // plan.columns)
-    blocks, depth = -(-out_channels // target.lanes), _depth(in_channels, frames)
+    blocks, depth = -(-out_channels // target.lanes), _depth(in_channels, f, frames)
     row = product_cycles(target, plan.tiling, plan.tiles, blocks, depth, digits)
     return f.margin * _cycles(target, plan, row, iterations, in_channels, out_channels, f, digits, frames)
 
@@ -145,12 +145,12 @@ def _cycles(
     if has_few_channels(in_channels, lanes):
         trips = 1  # estimates are 15 % too low to 13 % too high by six layers; with two, 4 to 37 % too high
         depth = frames.met * in_channels
-        inputs = round(f.points * tiles * depth * 4)
+        inputs = round(f.points * tiles * depth * f.sums * 4)
         reading = depth * plan.rows * -(-plan.columns // lanes) * (f.input_cycles + _turning_cycles(f, lanes))
     else:
         inputs = round(f.points * tiles * in_blocks * lanes * 4)
         reading = tiles * in_blocks * f.input_cycles
-    filters = round(f.points * frames.taps * in_channels * out_blocks * lanes * weight_bytes(digits))
+    filters = round(f.points * frames.taps * in_channels * f.sums * out_blocks * lanes * weight_bytes(digits))
     readings = plan.splits + (plan.splits > 1 and out_blocks % plan.tiling.blocks > 0)
     transforms = (readings * reading + tiles * out_blocks * f.output_cycles) * slow
     twice = 2 * reading * slow if plan.shares_middle else 0.0  # by both threads, and the next layer reads of both

@@ -37,6 +37,7 @@ class WinogradConv(Conv):
     `outputs` are the rows and columns of a tile, `taps` those of the filters; a sequence is an image of one row, and of
     a volume the frames along the first axis are images, whose products add up. The channels of groups fill whole
     blocks. With `staged`, which groups rule out and dilation requires, the pass `split_winograd` makes three ops of it.
+    With `added`, which few channels allow, the phases of strides are added up before the tiles are transformed back.
     The transformed filters are kept in 32 `bits`, or 24 or 20 as `kernels.fixed_point` says.
     """
 
@@ -44,13 +45,14 @@ class WinogradConv(Conv):
     taps: Pair = (3, 3)
     staged: bool = False
     bits: int = 32
+    added: bool = False
 
     name = "winograd_conv"
     tolerance = 1e-4
 
     @property
     def filtering(self) -> Filtering:
-        return filtering(self.outputs, self.taps, *moves(self.taps, self.strides, self.dilations))
+        return filtering(self.outputs, self.taps, *moves(self.taps, self.strides, self.dilations), self.added)
 
     @property
     def digits(self) -> Digits | None:

@@ -30,7 +30,7 @@ from glulam.compiler.ops.striped import StripedConvTranspose
 from glulam.compiler.ops.tiled import TiledConv
 from glulam.compiler.ops.winograd import WinogradConv, as_pair
 from glulam.compiler.passes.candidates import OTHER_TILES, Algorithm, Candidate, needs_packing, never
-from glulam.compiler.passes.filterings import filterings, oblong_filterings
+from glulam.compiler.passes.filterings import added_filterings, filterings, oblong_filterings
 from glulam.compiler.passes.linear_algorithms import no_strassen
 from glulam.compiler.passes.sides import Sides
 from glulam.compiler.targets import Target
@@ -156,7 +156,7 @@ def _no_winograd(target: Target, node: Node) -> str | None:
     strides, dilations = as_pair(op.strides, 1), as_pair(op.dilations, 1)
     if max(dilations) > 1 and (max(strides) > 1 or op.groups > 1):
         return "dilation with strides or groups"
-    if not filterings(op, weights.shape[2:]):
+    if not filterings(op, weights.shape[2:]) and not added_filterings(target, op, weights.shape):
         return f"the kernel is {'x'.join(map(str, weights.shape[2:]))}, the stride {'x'.join(map(str, op.strides))}"
     return needs_packing(node)
 
@@ -166,6 +166,11 @@ def _winograd(target: Target, node: Node) -> list[Candidate]:
     assert weights is not None
     assert isinstance(op, Conv)
     found = []
+    if added := added_filterings(target, op, weights.shape):
+        for f in added:
+            way = WinogradConv(**op.attributes(), outputs=f.outputs, taps=f.taps, added=True)
+            found.append(Candidate(f"winograd {f.name} of added phases", winograd_cycles(target, node, way), way))
+        return sorted(found, key=lambda candidate: candidate.cycles)
     oblong = oblong_filterings(target, op, weights.shape, node.output.shape[2:])
     for f in filterings(op, weights.shape[2:]) + oblong:
         whole = WinogradConv(**op.attributes(), outputs=f.outputs, taps=f.taps)

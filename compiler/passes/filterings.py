@@ -8,6 +8,7 @@ from itertools import permutations
 from glulam.compiler.graph.types import Shape
 from glulam.compiler.kernels.minimal_filtering import Filtering, filtering
 from glulam.compiler.kernels.tiling import overcrowds
+from glulam.compiler.kernels.winograd_plan import has_few_channels
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.ops.winograd import as_pair, moves
 from glulam.compiler.targets import Target
@@ -16,6 +17,9 @@ _TILES = {
     (3, 1): (2, 4, 6), (5, 1): (3, 4), (7, 1): (4, 6), (3, 2): (2, 4), (5, 2): (2, 4), (7, 2): (2, 4), (11, 4): (2, 4),
 }  # fmt: skip
 """Outputs of Winograd's tiles along an axis, by the taps and the stride along it."""
+
+_ADDED = (4, 5)
+"""Outputs along each axis of tiles whose phases are added up; 6 save little, and of 7x7 taps round 15 times as much."""
 
 _SMALL = 16  # rows and columns of results for which oblong tiles are considered
 
@@ -40,6 +44,17 @@ def filterings(op: Conv, taps: Shape) -> list[Filtering]:
     sides = [(m if taps[0] > 1 else 1, m if taps[1] > 1 else 1) for m in sizes]
     found = [filtering(each, taps, *moves(taps, strides, dilations)) for each in sides]
     return [f for f in found if 1 in f.taps or max(f.down.most_points, f.across.most_points) <= _MOST_POINTS]
+
+
+def added_filterings(target: Target, op: Conv, weights: Shape) -> list[Filtering]:
+    """Of tiles whose phases are added up: for strides along both axes, and channels so few that it is cheaper."""
+    strides, taps = as_pair(op.strides, 1), as_pair(weights[2:], 1)
+    if min(strides) < 2 or op.groups > 1 or max(op.dilations) > 1 or not has_few_channels(weights[1], target.lanes):
+        return []
+    if any(count <= stride for count, stride in zip(taps, strides, strict=True)):
+        return []
+    found = [filtering((m, m), taps, strides, added=True) for m in _ADDED]
+    return [f for f in found if max(f.down.most_points, f.across.most_points) <= _MOST_POINTS]
 
 
 def oblong_filterings(target: Target, op: Conv, weights: Shape, extents: Shape) -> list[Filtering]:

@@ -35,6 +35,11 @@ DILATED = [
     filtering((6, 6), (3, 3), dilations=(2, 2)), filtering((1, 4), (1, 3), dilations=(1, 3)),
     filtering((2, 2), (3, 3), (2, 1), (1, 2)),
 ]  # fmt: skip
+ADDED = [
+    filtering((4, 4), (7, 7), (2, 2), added=True), filtering((5, 5), (11, 11), (4, 4), added=True),
+    filtering((4, 5), (3, 5), (2, 3), added=True), filtering((2, 4), (3, 3), (1, 2), added=True),
+]  # fmt: skip
+"""Filterings whose phases are added up."""
 LINES = [(1, 1), (2, 1), (3, 1), (1, 2), (1, 3)]  # strides and dilations
 
 
@@ -44,6 +49,7 @@ def named(f):
             f"{line.taps} taps"
             + f" stride {line.stride}" * (line.stride > 1)
             + f" {line.dilation} apart" * (line.dilation > 1)
+            + " added" * line.added
         )
 
     return f"F({f.name}, {along(f.down)} x {along(f.across)})"
@@ -59,7 +65,8 @@ def conv(shape, out_channels, pads, seed=0, f=F4):
     w = rng.standard_normal((out_channels, shape[1], *f.taps)) / np.sqrt(np.prod(f.taps) * shape[1])
     bias = rng.standard_normal(out_channels).astype(np.float32)
     strides, dilations = zip(*((line.stride, line.dilation) for line in lines), strict=True)
-    return WinogradConv(strides, pads, dilations, 1, f.outputs, f.taps), [x, w.astype(np.float32), bias]
+    op = WinogradConv(strides, pads, dilations, 1, f.outputs, f.taps, added=f.sums > 1)
+    return op, [x, w.astype(np.float32), bias]
 
 
 SHAPES = [
@@ -127,7 +134,7 @@ def run_plain(op, arrays, target, native=True):
 
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("case", FEW_CHANNELS, ids=str)
-@pytest.mark.parametrize("f", FILTERINGS, ids=named)
+@pytest.mark.parametrize("f", FILTERINGS + ADDED, ids=named)
 def test_vectors_across_tiles_equal_the_reference(name, case, f):
     op, arrays = conv(*case, f=f)
     (expected,) = op.reference(*arrays)
@@ -136,8 +143,9 @@ def test_vectors_across_tiles_equal_the_reference(name, case, f):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_vectors_across_tiles_interpreted(name):
-    op, arrays = conv((1, 2, 6, 75), 5, ((1, 1), (1, 2)))
+@pytest.mark.parametrize("f", [F4, *ADDED], ids=named)
+def test_vectors_across_tiles_interpreted(name, f):
+    op, arrays = conv((1, 2, 6, 75), 5, ((1, 1), (1, 2)), f=f)
     slow, fast = run_plain(op, arrays, name, native=False), run_plain(op, arrays, name)
     np.testing.assert_allclose(fast, slow, rtol=0, atol=2e-5)
 
@@ -236,12 +244,16 @@ def test_transforms_are_winograds(outputs, taps):
     """A^T [(G g) * (B^T d)] is the correlation of any d with any g, at every stride-th place."""
     rng = np.random.default_rng(1)
     for stride in range(1, taps + 1):
-        line = Line(outputs, taps, stride)
-        d, g = rng.standard_normal(line.inputs), rng.standard_normal(taps)
-        product = (line.filter_transform @ g) * (line.input_transform @ d)
-        assert len(product) == line.inputs
-        expected = np.correlate(d, g)[::stride]
+        line, added = Line(outputs, taps, stride), Line(outputs, taps, stride, added=True)
+        d, g = rng.standard_normal(added.inputs), rng.standard_normal(taps)
+        expected = np.correlate(d, g)[::stride][:outputs]
+        product = (line.filter_transform @ g) * (line.input_transform @ d[: line.inputs])
+        assert len(product) == line.points == line.inputs
         np.testing.assert_allclose(line.output_transform @ product, expected, rtol=0, atol=1e-10)
+        phases = np.pad(g, (0, -taps % stride)).reshape(-1, stride)
+        products = (added.filter_transform @ phases) * (added.input_transform @ d.reshape(-1, stride))
+        assert len(products) == added.points == outputs + -(-taps // stride) - 1
+        np.testing.assert_allclose(added.output_transform @ products.sum(axis=1), expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("extent", [1, 2, 3, 7, 12, 13])
@@ -279,6 +291,12 @@ def test_tiles_that_need_too_many_points_are_refused():
 def test_strides_of_dilated_or_fewer_taps_are_refused(strides, dilations):
     with pytest.raises(UnsupportedError, match="a stride is no longer than the taps are many"):
         filtering((2, 2), (3, 3), strides, dilations)
+
+
+def test_phases_of_channel_blocks_are_not_added_up():
+    op, arrays = conv((1, 17, 13, 13), 16, ((1, 1), (1, 1)), f=ADDED[0])
+    with pytest.raises(UnsupportedError, match="where vectors hold tiles"):
+        run_op(op, arrays, constants=(1, 2))
 
 
 def test_a_dilated_convolution_is_refused_in_one_kernel():

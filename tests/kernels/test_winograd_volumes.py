@@ -68,8 +68,10 @@ def test_interpreter_equals_native(case):
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("pads", [(1, 1), (0, 2)])
-def test_few_channels_are_read_plain(name, channels, pads):
+@pytest.mark.parametrize("added", [False, True])
+def test_few_channels_are_read_plain(name, channels, pads, added):
     op = volumes((4, 4), (3, 3), pads=(pads, (1, 1), (1, 1)))
+    op = replace(op, strides=(1, 2, 2), added=True) if added else op
     op, arrays = data(((1, channels, 4, 9, 37), 33, 3, op))
     plain = Layout(1, op.padding(0, [TensorType.of(a) for a in arrays]).spans)
     for native in (True, False):

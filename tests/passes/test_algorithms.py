@@ -1,6 +1,5 @@
 """Which algorithms may compute a convolution, which one the cost model takes, and that the choice keeps the meaning."""
 
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,11 +87,23 @@ def test_a_first_layer_whose_result_is_wanted_plain_works_on_rows_of_pixels(stri
         assert any("narrow" in name for name in names) == narrow
 
 
-def test_transforms_pay_in_a_first_layer_where_their_moves_hardly_show():
-    net = gl.Sequential([gl.layers.Input((3, 224, 224)), gl.layers.Conv2d(64, 7, stride=2, padding=3)])
-    for machine, first in ((replace(ZEN5, overhead=1.0), "direct"), (ZEN5, "winograd")):
-        found, _ = candidates(machine, net.graph().nodes[-1])
-        assert min(found, key=lambda each: each.cycles).name.split()[0] == first
+@pytest.mark.parametrize("machine", [ZEN4, ZEN5, MESH, target("x86-64-v3")], ids=lambda machine: machine.tune)
+@pytest.mark.parametrize(("taps", "stride", "added"), [(3, 2, False), (7, 2, True), (11, 4, True)])
+def test_phases_of_a_first_layer_are_added_up_if_it_has_many_taps(machine, taps, stride, added):
+    net = gl.Sequential([gl.layers.Input((3, 224, 224)), gl.layers.Conv2d(64, taps, stride=stride, padding=3)])
+    found, _ = candidates(machine, net.graph().nodes[-1])
+    assert min(found, key=lambda each: each.cycles).name.endswith("of added phases") == added
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"strides": (1, 1)}, {"strides": (2, 1)}, {"channels": 16}, {"dilations": (2, 2)}, {"strides": (7, 7)}],
+    ids=str,
+)
+def test_phases_are_not_added_up(how):
+    """Where there are none along an axis, or none of several taps, or channels enough to fill vectors."""
+    names, _ = winograds(network((7, 7), **({"strides": (2, 2), "channels": 3} | how))[0])
+    assert not any("added" in name for name in names)
 
 
 def test_filters_in_fewer_bits_are_for_few_tiles_whose_products_wait_for_filters():
