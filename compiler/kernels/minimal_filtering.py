@@ -258,6 +258,10 @@ class Filtering:
         return self.down.sums * self.across.sums
 
     @property
+    def is_oblong(self) -> bool:
+        return 1 not in self.outputs and self.outputs[0] != self.outputs[1]
+
+    @property
     def is_dilated(self) -> bool:
         """Whether neighbouring outputs lie in different tiles."""
         return max(self.down.dilation, self.across.dilation) > 1

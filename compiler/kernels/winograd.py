@@ -15,7 +15,7 @@ from glulam.compiler.kernels.fixed_point import Digits, FixedPoint, unpack_cycle
 from glulam.compiler.kernels.frames import each_tap
 from glulam.compiler.kernels.minimal_filtering import Filtering
 from glulam.compiler.kernels.packing import Packing
-from glulam.compiler.kernels.tiling import LINE, STREAM_BYTES, Tiling, row_cycles, tilings, unroll_factor
+from glulam.compiler.kernels.tiling import LINE, STREAM_BYTES, Tiling, most_rows, row_cycles, tilings, unroll_factor
 from glulam.compiler.kernels.windows import Window
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.builder import Builder
@@ -160,8 +160,13 @@ def product_cycles(
 def product_tilings(
     target: Target, tiles: int, blocks: int, channels: int, digits: Digits | None = None
 ) -> list[tuple[float, Tiling]]:
-    """For each number of channel blocks the best register tile of a point's product, and its estimated cycles."""
-    size, found = (tiles, blocks, channels), tilings(target, tiles, blocks, channels)
+    """For each number of channel blocks the best register tile of a point's product, and its estimated cycles.
+
+    It has hardly more tiles than leave their channels, which lie a row of all blocks apart, in the first-level cache: 9
+    where it keeps 8 are as fast, 28 where it keeps 16 take 1.6 times as long.
+    """
+    kept = most_rows(target, -(-channels // target.lanes) * target.vector_bytes)
+    size, found = (tiles, blocks, channels), tilings(target, tiles, blocks, channels, limit=kept + kept // 8)
     return [(product_cycles(target, tiling, *size, digits), tiling) for *_, tiling in found]
 
 

@@ -22,7 +22,7 @@ from glulam.compiler.kernels.conv_geometry import ConvShape, TransposedGeometry
 from glulam.compiler.kernels.conv_tile import SAVED
 from glulam.compiler.kernels.fixed_point import DIGITS
 from glulam.compiler.kernels.minimal_filtering import Filtering
-from glulam.compiler.kernels.tiling import Tiling, tilings
+from glulam.compiler.kernels.tiling import Tiling, overcrowds, tilings
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.narrow import NarrowConv
 from glulam.compiler.ops.strassen import StrassenConv
@@ -165,23 +165,31 @@ def _winograd(target: Target, node: Node) -> list[Candidate]:
     weights, op = node.inputs[1], node.op
     assert weights is not None
     assert isinstance(op, Conv)
-    found = []
+    ops: list[tuple[str, WinogradConv]] = []
     if added := added_filterings(target, op, weights.shape):
         for f in added:
-            way = WinogradConv(**op.attributes(), outputs=f.outputs, taps=f.taps, added=True)
-            found.append(Candidate(f"winograd {f.name} of added phases", winograd_cycles(target, node, way), way))
-        return sorted(found, key=lambda candidate: candidate.cycles)
-    oblong = oblong_filterings(target, op, weights.shape, node.output.shape[2:])
-    for f in filterings(op, weights.shape[2:]) + oblong:
-        whole = WinogradConv(**op.attributes(), outputs=f.outputs, taps=f.taps)
-        ways = [] if f.is_dilated else [("", whole)]
-        if op.groups == 1:
-            staged = replace(whole, staged=True)
-            ways.append((" in stages", staged))
-            for bits in _filter_bits(target, f, weights):
-                ways.append((f" in stages of {bits}-bit filters", replace(staged, bits=bits)))
-        found += [Candidate(f"winograd {f.name}{how}", winograd_cycles(target, node, way), way) for how, way in ways]
+            whole = WinogradConv(**op.attributes(), outputs=f.outputs, taps=f.taps, added=True)
+            ops.append((f"winograd {f.name} of added phases", whole))
+    else:
+        for f in filterings(op, weights.shape[2:]) + oblong_filterings(op, weights.shape, node.output.shape[2:]):
+            whole = WinogradConv(**op.attributes(), outputs=f.outputs, taps=f.taps)
+            ops += [(f"winograd {f.name}{how}", each) for how, each in _winograd_ways(target, whole, f, weights)]
+    found = [Candidate(name, winograd_cycles(target, node, each), each) for name, each in ops]
     return sorted(found, key=lambda candidate: candidate.cycles)
+
+
+def _winograd_ways(target: Target, whole: WinogradConv, f: Filtering, weights: Value) -> list[tuple[str, WinogradConv]]:
+    """In one kernel, and in stages, of filters in fewer bits too. Filters of oblong tiles must not crowd a cache in 32
+    bits, where two threads would wait for memory.
+    """
+    ways, staged = [], replace(whole, staged=True)
+    crowded = overcrowds(target, f.numbers(weights.shape) * DType.F32.size)
+    if not (f.is_oblong and crowded):
+        ways += [("", whole)] * (not f.is_dilated) + [(" in stages", staged)] * (whole.groups == 1)
+    if whole.groups == 1:
+        bits = _filter_bits(target, f, weights)
+        ways += [(f" in stages of {each}-bit filters", replace(staged, bits=each)) for each in bits]
+    return ways
 
 
 def _filter_bits(target: Target, f: Filtering, weights: Value) -> list[int]:

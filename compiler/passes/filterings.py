@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from itertools import permutations
 
 from glulam.compiler.graph.types import Shape
 from glulam.compiler.kernels.minimal_filtering import Filtering, filtering
-from glulam.compiler.kernels.tiling import overcrowds
 from glulam.compiler.kernels.winograd_plan import has_few_channels
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.ops.winograd import as_pair, moves
@@ -57,14 +55,13 @@ def added_filterings(target: Target, op: Conv, weights: Shape) -> list[Filtering
     return [f for f in found if max(f.down.most_points, f.across.most_points) <= _MOST_POINTS]
 
 
-def oblong_filterings(target: Target, op: Conv, weights: Shape, extents: Shape) -> list[Filtering]:
+def oblong_filterings(op: Conv, weights: Shape, extents: Shape) -> list[Filtering]:
     """Of tiles whose sides are the two smaller ones, for results so small that there are few tiles of any size.
 
     They have fewer products than small squares and fewer filters than large ones, which take as long to read as to
-    multiply then. None where filters crowd the last-level cache: two threads would wait for memory.
+    multiply then.
     """
     if max(extents) > _SMALL or len(weights) != 4 or max(op.dilations) > 1:
         return []
     sizes = [m.outputs[0] for m in filterings(op, weights[2:]) if 1 not in m.taps][:2]
-    found = [filtering(sides, weights[2:], op.strides) for sides in permutations(sizes, 2)]
-    return [f for f in found if not overcrowds(target, 4 * f.points * math.prod(weights[:2]))]
+    return [filtering(sides, weights[2:], op.strides) for sides in permutations(sizes, 2)]

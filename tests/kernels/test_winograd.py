@@ -14,8 +14,10 @@ from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import TensorType, f32
 from glulam.compiler.kernels import conv_winograd, winograd_plan, winograd_stages
+from glulam.compiler.kernels.fixed_point import DIGITS
 from glulam.compiler.kernels.minimal_filtering import Line, filtering
 from glulam.compiler.kernels.tiling import Tiling
+from glulam.compiler.kernels.winograd import product_tilings
 from glulam.compiler.ops import Add, Conv, MaxPool, PRelu, Relu
 from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.options import Options
@@ -514,3 +516,10 @@ def test_filters_are_rounded_once(f):
 
     assert worst(packed[0, :, :, 0]) < 0.51
     assert worst(coarse) > 0.6
+
+
+@pytest.mark.parametrize(("channels", "most"), [(256, 28), (512, 18), (1024, 8)])
+def test_tiles_whose_channels_share_sets_of_a_cache_are_few(channels, most):
+    """28 tiles of one block read 28 lines a step, which would drive each other out."""
+    found = product_tilings(ZEN4, 28, 32, channels, DIGITS[24])
+    assert max(tiling.pixels for _, tiling in found) == most

@@ -1,6 +1,5 @@
 """Which algorithms may compute a convolution, which one the cost model takes, and that the choice keeps the meaning."""
 
-
 import numpy as np
 import pytest
 from machines import MESH, ZEN4, ZEN5
@@ -54,7 +53,8 @@ def test_tiles_for_taps(taps, tiles):
     ("how", "oblong"),
     [
         ({}, ["2x4", "4x2"]), ({"strides": (2, 2)}, ["2x4", "4x2"]), ({"taps": (5, 5)}, ["3x4", "4x3"]),
-        ({"taps": (1, 3)}, []), ({"channels": 512}, []), ({"extents": (17, 7)}, []), ({"dilations": (2, 2)}, []),
+        ({"taps": (1, 3)}, []), ({"channels": 512}, []), ({"channels": 128}, ["2x4", "4x2"]),
+        ({"extents": (17, 7)}, []), ({"dilations": (2, 2)}, []),
     ],
     ids=str,
 )  # fmt: skip
@@ -62,6 +62,12 @@ def test_oblong_tiles_for_small_results_of_few_filters(how, oblong):
     names, _ = winograds(network(**{"taps": (3, 3), "extents": (7, 13)} | how)[0])
     found = {name.split()[1] for name in names}
     assert sorted(each for each in found if each[0] != each[-1] and "1" not in each) == oblong
+
+
+def test_oblong_tiles_whose_filters_crowd_a_cache_keep_them_in_fewer_bits():
+    graph, _ = network((3, 3), channels=512, extents=(7, 13))
+    found = {each.name for each in candidates(ZEN4, graph.nodes[-1])[0]}
+    assert {name for name in found if " 2x4" in name} == {"winograd 2x4 in stages of 24-bit filters"}
 
 
 def test_oblong_tiles_are_chosen_where_squares_have_too_many_products_or_filters():
@@ -117,7 +123,8 @@ def test_filters_in_fewer_bits_are_for_few_tiles_whose_products_wait_for_filters
         assert best(machine, 14) == "winograd 4x4 in stages of 24-bit filters"
         assert "-bit" not in best(machine, 28), "each filter has work for many tiles"
         assert best(machine, 7, strict=True).startswith("direct")
-    assert "-bit" not in best(ZEN4, 7)
+    assert best(ZEN4, 7) == "winograd 2x4 in stages of 24-bit filters"
+    assert "-bit" not in best(ZEN4, 14), "unpacking takes its time"
     graph, _ = network((3, 3), channels=512, extents=(14, 14))
     names = [each.name.split() for each in candidates(MESH, graph.nodes[-1])[0] if "-bit" in each.name]
     assert {tile for _, tile, *_, bits, _ in names if bits == "20-bit"} == {"2x2"}, "others would round too much"
