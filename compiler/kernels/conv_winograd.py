@@ -258,13 +258,13 @@ class _Winograd:
                 columns = transposed(b, [*loads, *[None] * (self.block - len(loads))], DType.F32)
                 for j, value in enumerate(columns[: inputs - begin], begin):
                     b.store(self.turned[i, j, v], value)
-        steps = self.f.down.sums, self.f.across.sums
-        with b.serial("y", steps[0]) as y, b.serial("x", steps[1]) as x, b.vector("v", self.block) as v:
-            phase = (place * steps[0] + y) * steps[1] + x
+        down, across = self.f.down.sums, self.f.across.sums
+        with b.serial("y", down) as y, b.serial("x", across) as x, b.vector("v", self.block) as v:
+            phase = (place * down + y) * across + x
             self.f.input_tile(
                 b,
                 v,
-                lambda i, j: self.turned[i * steps[0] + y, j * steps[1] + x, v],
+                lambda i, j: self.turned[i * down + y, j * across + x, v],
                 lambda point, value: b.store(self.inputs[point, phase, r * self.plan.columns + first + v], value),
             )
 

@@ -355,8 +355,9 @@ def test_products_of_filters_in_fewer_bits(name, shape, f, bits, off, prefetched
     for machine in (target(name), replace(target(name), threads=2)):
         (got,) = run_op(products, inputs, constants=(1,), target=machine)
         np.testing.assert_allclose(got, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
-    (slow,) = run_op(products, inputs, constants=(1,), target=name, native=False)
-    np.testing.assert_allclose(got, slow, rtol=0, atol=2e-6 * np.abs(expected).max())
+    if name == TARGETS[0]:
+        (slow,) = run_op(products, inputs, constants=(1,), target=name, native=False)
+        np.testing.assert_allclose(got, slow, rtol=0, atol=2e-6 * np.abs(expected).max())
     assert prefetched - {"x"} == ({"u"} if shape[1] >= 4 else set())
     (exact,) = run_op(replace(products, bits=32), inputs, constants=(1,), target=name)
     assert (got != exact).any()

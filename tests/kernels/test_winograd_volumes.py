@@ -74,7 +74,7 @@ def test_few_channels_are_read_plain(name, channels, pads, added):
     op = replace(op, strides=(1, 2, 2), added=True) if added else op
     op, arrays = data(((1, channels, 4, 9, 37), 33, 3, op))
     plain = Layout(1, op.padding(0, [TensorType.of(a) for a in arrays]).spans)
-    for native in (True, False):
+    for native in (True, False) if channels == 1 and name == TARGETS[0] else (True,):
         (got,) = run_op(op, arrays, (1, 2), name, native=native, in_layouts=[plain, PLAIN, PLAIN])
         near(got, op.reference(*arrays)[0])
 
