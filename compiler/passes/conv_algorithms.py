@@ -30,7 +30,7 @@ from glulam.compiler.ops.striped import StripedConvTranspose
 from glulam.compiler.ops.tiled import TiledConv
 from glulam.compiler.ops.winograd import WinogradConv, as_pair
 from glulam.compiler.passes.candidates import OTHER_TILES, Algorithm, Candidate, needs_packing, never
-from glulam.compiler.passes.filterings import added_filterings, filterings, oblong_filterings
+from glulam.compiler.passes.filterings import added_filtering, filterings, oblong_filterings
 from glulam.compiler.passes.linear_algorithms import no_strassen
 from glulam.compiler.passes.sides import Sides
 from glulam.compiler.targets import Target
@@ -156,7 +156,7 @@ def _no_winograd(target: Target, node: Node) -> str | None:
     strides, dilations = as_pair(op.strides, 1), as_pair(op.dilations, 1)
     if max(dilations) > 1 and (max(strides) > 1 or op.groups > 1):
         return "dilation with strides or groups"
-    if not filterings(op, weights.shape[2:]) and not added_filterings(target, op, weights.shape):
+    if not filterings(op, weights.shape[2:]) and added_filtering(target, op, weights.shape) is None:
         return f"the kernel is {'x'.join(map(str, weights.shape[2:]))}, the stride {'x'.join(map(str, op.strides))}"
     return needs_packing(node)
 
@@ -166,10 +166,9 @@ def _winograd(target: Target, node: Node) -> list[Candidate]:
     assert weights is not None
     assert isinstance(op, Conv)
     ops: list[tuple[str, WinogradConv]] = []
-    if added := added_filterings(target, op, weights.shape):
-        for f in added:
-            whole = WinogradConv(**op.attributes(), outputs=f.outputs, taps=f.taps, added=True)
-            ops.append((f"winograd {f.name} of added phases", whole))
+    if (f := added_filtering(target, op, weights.shape)) is not None:
+        whole = WinogradConv(**op.attributes(), outputs=f.outputs, taps=f.taps, added=True)
+        ops.append((f"winograd {f.name} of added phases", whole))
     else:
         for f in filterings(op, weights.shape[2:]) + oblong_filterings(op, weights.shape, node.output.shape[2:]):
             whole = WinogradConv(**op.attributes(), outputs=f.outputs, taps=f.taps)
@@ -179,8 +178,9 @@ def _winograd(target: Target, node: Node) -> list[Candidate]:
 
 
 def _winograd_ways(target: Target, whole: WinogradConv, f: Filtering, weights: Value) -> list[tuple[str, WinogradConv]]:
-    """In one kernel, and in stages, of filters in fewer bits too. Filters of oblong tiles must not crowd a cache in 32
-    bits, where two threads would wait for memory.
+    """In one kernel, and in stages, whose filters may have fewer bits.
+
+    In 32 bits those of oblong tiles must not crowd a cache: two threads would wait for memory.
     """
     ways, staged = [], replace(whole, staged=True)
     crowded = overcrowds(target, f.numbers(weights.shape) * DType.F32.size)
