@@ -170,6 +170,7 @@ class Memory:
         return self.function.let(f"shufflevector {fewer} {loaded}, {fewer} zeroinitializer, {places}")
 
     def store_neighbours(self, place: _Place, text: str) -> None:
+        """The first lanes, as many as the place wants, at neighbouring elements."""
         size, type_ = place.buffer.dtype.size, place.type
         if place.wanted < place.lanes and self.masks:
             args = [(type_, text), ("ptr", place.pointer), ("i32", str(size)), place.mask]
