@@ -6,9 +6,10 @@ Longer tiles multiply less and round more, and they blow the filters up: r taps 
 
 A filter that moves by s inputs is s filters that move by one, each on every s-th input: the taps of one phase meet the
 inputs of one phase, and the m outputs are the sums of all phases'. With two phases of a 3-tap filter, four outputs take
-5 + 4 multiplications instead of 12. Where channels are few, most of the time goes into A^T, and it is better to
-interpolate all phases at the points of the longest one: their products add up before A^T, as those of channels do.
-A filter whose taps are d inputs apart goes by itself over every d-th input.
+5 + 4 multiplications instead of 12. Where channels are few, A^T is most of the arithmetic (of a 7x7 with stride 2 on 3
+channels 612 operations, the products 507), and it is better to interpolate all phases at the points of the longest one:
+their products add up before A^T, as those of channels do (198 and 588). A filter whose taps are d inputs apart goes by
+itself over every d-th input.
 """
 
 from __future__ import annotations
@@ -337,7 +338,7 @@ class Filtering:
                 self.transform_filters(each[:, :, frame], weights[:, frame])
             return
         groups, points, in_channels, blocks, lanes = out.shape
-        weights = self.by_phase(weights)
+        weights = self._phases_as_channels(weights)
         width, (down, across), (rows, columns) = blocks * lanes, weights.shape[2:], self.sides
         for first in range(0, in_channels, _TRANSFORMED):
             depth = min(in_channels - first, _TRANSFORMED)
@@ -353,7 +354,7 @@ class Filtering:
                 )
                 out[group, :, first : first + depth] = both.reshape(points, depth, blocks, lanes)
 
-    def by_phase(self, weights: Array) -> Array:
+    def _phases_as_channels(self, weights: Array) -> Array:
         """[OC, C, *taps] with each added phase, of rows and then columns, as a channel of [OC, C * sums, *its taps]."""
         if self.sums == 1:
             return weights

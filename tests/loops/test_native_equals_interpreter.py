@@ -13,7 +13,8 @@ from glulam.compiler.codegen.module import module_text
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.builder import Builder
-from glulam.compiler.loops.ir import Access, Half
+from glulam.compiler.loops.index import Bounded
+from glulam.compiler.loops.ir import Access, Half, LaneReduce, LaneShuffle
 from glulam.compiler.targets import runnable_targets
 
 TARGETS = [pytest.param(t, id=t.name) for t in runnable_targets()]
@@ -147,6 +148,30 @@ def test_lanes_a_few_elements_apart_read_nothing_outside(lanes, step):
     assert bool(loads) == (abs(step) <= 4)
     for count, pointer in loads:
         assert 0 <= starts[pointer] <= span - count
+
+
+@pytest.mark.parametrize("lanes", [3, 5, 7, 13, 15])
+@pytest.mark.parametrize("target", TARGETS)
+def test_lanes_behind_those_of_a_short_loop_reach_nothing(lanes, target):
+    """Neither what is folded or put in another order, nor the memory behind, whose values stand out."""
+    b = Builder("short")
+    x, y = b.param("x", (2, lanes)), b.param("y", (5, lanes + 3), Access.WRITE)
+    where, divisor = b.param("where", (lanes,), dtype=DType.I64), b.param("divisor", (lanes,), dtype=DType.I32)
+    folded, whole = b.param("folded", (4,), Access.WRITE), b.param("whole", (lanes + 3,), Access.WRITE, dtype=DType.I32)
+    with b.section(once=1), b.vector("v", lanes) as v:
+        one, other = x[0, v], x[1, v]
+        for i, op in enumerate(("add", "mul", "maximum", "minimum")):
+            b.store(folded[i], LaneReduce(op, ex.absolute(one) + 0.5))
+        b.store(y[0, v], LaneShuffle(one, other, tuple((3 * i + 1) % (2 * lanes) for i in range(lanes))))
+        b.store(y[1, v], one / other)
+        b.store(y[2, v], x[1, Bounded(where[v], lanes)])
+        b.store(y[3, Bounded(where[v], lanes)], other)
+        b.store(y[4, v], x[0, v * -1 + (lanes - 1)])
+        b.store(whole[v], ex.binary("div", ex.Const(1000, DType.I32), divisor[v]))
+    kernel = b.kernel()
+    arrays = arguments(kernel, low=1, high=9)
+    arrays["where"] = np.random.default_rng(1).permutation(lanes)
+    assert_same(kernel, arrays, target)
 
 
 @pytest.mark.parametrize("cuts", [(), (1,), (0,), (105,), (104, 105, 106), (50, 110), (116,), (13, 13, 110)], ids=str)

@@ -102,14 +102,17 @@ def test_phases_of_a_first_layer_are_added_up_if_it_has_many_taps(machine, taps,
 
 
 @pytest.mark.parametrize(
-    "how",
-    [{"strides": (1, 1)}, {"strides": (2, 1)}, {"channels": 16}, {"dilations": (2, 2)}, {"strides": (7, 7)}],
+    ("how", "added"),
+    [
+        ({}, True), ({"strides": (1, 1)}, False), ({"strides": (2, 1)}, False), ({"channels": 16}, False),
+        ({"dilations": (2, 2)}, False), ({"strides": (7, 7)}, False),
+    ],
     ids=str,
-)
-def test_phases_are_not_added_up(how):
-    """Where there are none along an axis, or none of several taps, or channels enough to fill vectors."""
+)  # fmt: skip
+def test_which_phases_may_be_added_up(how, added):
+    """Not where there are none along an axis, or none of several taps, or channels enough to fill vectors."""
     names, _ = winograds(network((7, 7), **({"strides": (2, 2), "channels": 3} | how))[0])
-    assert not any("added" in name for name in names)
+    assert any("added" in name for name in names) == added
 
 
 def test_filters_in_fewer_bits_are_for_few_tiles_whose_products_wait_for_filters():
