@@ -15,7 +15,7 @@ from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import TensorType, f32
 from glulam.compiler.kernels import conv_winograd, winograd_plan, winograd_stages
 from glulam.compiler.kernels.fixed_point import DIGITS
-from glulam.compiler.kernels.minimal_filtering import Line, filtering
+from glulam.compiler.kernels.minimal_filtering import filtering
 from glulam.compiler.kernels.tiling import Tiling
 from glulam.compiler.kernels.winograd import product_tilings
 from glulam.compiler.ops import Add, Conv, MaxPool, PRelu, Relu
@@ -42,7 +42,6 @@ ADDED = [
     filtering((4, 5), (3, 5), (2, 3), added=True), filtering((2, 4), (3, 3), (1, 2), added=True),
 ]  # fmt: skip
 """Filterings whose phases are added up."""
-LINES = [(1, 1), (2, 1), (3, 1), (1, 2), (1, 3)]  # strides and dilations
 
 
 def named(f):
@@ -240,61 +239,6 @@ def test_two_threads_share_the_middle_where_halves_leave_one():
     assert not winograd_plan.choose_plan(target("x86-64-v3"), 1, (28, 28), 16, 32, F4).shares_middle
 
 
-@pytest.mark.parametrize("outputs", range(1, 7))
-@pytest.mark.parametrize("taps", range(1, 8))
-def test_transforms_are_winograds(outputs, taps):
-    """A^T [(G g) * (B^T d)] is the correlation of any d with any g, at every stride-th place."""
-    rng = np.random.default_rng(1)
-    for stride in range(1, taps + 1):
-        line, added = Line(outputs, taps, stride), Line(outputs, taps, stride, added=True)
-        d, g = rng.standard_normal(added.inputs), rng.standard_normal(taps)
-        expected = np.correlate(d, g)[::stride][:outputs]
-        product = (line.filter_transform @ g) * (line.input_transform @ d[: line.inputs])
-        assert len(product) == line.points == line.inputs
-        np.testing.assert_allclose(line.output_transform @ product, expected, rtol=0, atol=1e-10)
-        phases = np.pad(g, (0, -taps % stride)).reshape(-1, stride)
-        products = (added.filter_transform @ phases) * (added.input_transform @ d.reshape(-1, stride))
-        assert len(products) == added.points == outputs + -(-taps // stride) - 1
-        np.testing.assert_allclose(added.output_transform @ products.sum(axis=1), expected, rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("extent", [1, 2, 3, 7, 12, 13])
-@pytest.mark.parametrize(("stride", "dilation"), LINES)
-def test_tiles_have_every_output_once_and_the_inputs_that_it_needs(extent, stride, dilation):
-    line = Line(2, 3, stride, dilation)
-    inputs, outputs = line.places(extent)
-    assert len(inputs) == len(outputs) == line.tiles_along(extent)
-    inside = sorted(outputs[outputs < extent].tolist())
-    assert inside == list(range(extent))
-    assert inputs.max() + 1 == line.reach(extent)
-    for have, made in zip(inputs, outputs, strict=True):
-        for output in made:
-            assert {output * stride + tap * dilation for tap in range(3)} <= set(have.tolist())
-
-
-def test_transforms_of_four_outputs_and_three_taps_are_lavins():
-    line = Line(4, 3)
-    assert line.input_transform.tolist() == [
-        [4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1],
-    ]  # fmt: skip
-    assert line.output_transform.tolist() == [
-        [1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1],
-    ]  # fmt: skip
-    np.testing.assert_array_equal(line.filter_transform[3] * 24, [1, 2, 4])
-
-
-def test_tiles_that_need_too_many_points_are_refused():
-    with pytest.raises(UnsupportedError, match="at most 13"):
-        filtering((4, 8), (3, 7))
-
-
-@pytest.mark.parametrize(("strides", "dilations"), [((2, 1), (2, 1)), ((4, 1), (1, 1))])
-def test_strides_of_dilated_or_fewer_taps_are_refused(strides, dilations):
-    with pytest.raises(UnsupportedError, match="a stride is no longer than the taps are many"):
-        filtering((2, 2), (3, 3), strides, dilations)
-
-
 def test_phases_of_channel_blocks_are_not_added_up():
     op, arrays = conv((1, 17, 13, 13), 16, ((1, 1), (1, 1)), f=ADDED[0])
     with pytest.raises(UnsupportedError, match="where vectors hold tiles"):
@@ -305,11 +249,6 @@ def test_a_dilated_convolution_is_refused_in_one_kernel():
     op, arrays = conv((1, 3, 7, 13), 17, ((1, 1), (1, 1)), f=DILATED[0])
     with pytest.raises(UnsupportedError, match="in stages"):
         run_op(op, arrays, constants=(1, 2))
-
-
-def test_one_output_of_one_tap_is_the_product():
-    line = Line(1, 1)
-    assert line.input_transform == line.filter_transform == line.output_transform == [[1]]
 
 
 def stages(op, x, w, bias, lanes):
