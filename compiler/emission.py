@@ -15,7 +15,7 @@ from glulam.compiler.loops.printer import show_kernel
 from glulam.compiler.loops.program import Program, Repeat, Step
 from glulam.compiler.loops.verify import verify_kernel
 from glulam.compiler.targets import Target
-from glulam.runtime.library import pack
+from glulam.runtime.archive import pack
 
 VERSION = "0.1.0"
 
@@ -32,7 +32,7 @@ class _Unit:
 
 
 def emit_program(program: Program, machine: Target, cache: Cache = NO_CACHE) -> bytes:
-    """The library of the program's kernels and entry points, from the cache what was emitted for any program before.
+    """The archive of the program's kernels and entry points, from the cache what was emitted for any program before.
 
     Only kernels that are emitted are verified: the others were then.
     """

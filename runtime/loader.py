@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from glulam.runtime import abi, cpu
+from glulam.runtime.archive import is_archive, unpack
 from glulam.runtime.errors import ArtifactError
-from glulam.runtime.library import is_library, unpack
 
 _POINTER = ctypes.c_void_p
 _I64 = ctypes.c_int64
@@ -32,7 +32,7 @@ _COFF_MACHINE = {"x86_64": b"\x64\x86", "aarch64": b"\x64\xaa"}
 
 
 class NativeCode:
-    """A loaded program: one object file, or a library of several.
+    """A loaded program: one object file, or an archive of several.
 
     Its functions live as long as this object; all of them release the interpreter lock.
 
@@ -43,7 +43,7 @@ class NativeCode:
 
     def __init__(self, object_code: bytes, triple: str, cpu_features: tuple[str, ...]) -> None:
         cpu.check_host(triple, cpu_features)
-        objects = list(unpack(object_code).values()) if is_library(object_code) else [object_code]
+        objects = list(unpack(object_code).values()) if is_archive(object_code) else [object_code]
         for code in objects:
             _check_object(code)
         self._engine = _load(objects)

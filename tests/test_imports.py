@@ -29,10 +29,10 @@ USES_RUNTIME = {
     "compiler/codegen/steps.py": {"runtime.abi"},
     "compiler/codegen/walks.py": {"runtime.abi"},
     "compiler/codegen/workers.py": {"runtime.abi"},
-    "compiler/codegen/module.py": {"runtime.library"},
+    "compiler/codegen/module.py": {"runtime.archive"},
     "compiler/codegen/processes.py": {"runtime.processors"},
     "compiler/driver.py": {"runtime.artifact", "runtime.manifest", "runtime.model"},
-    "compiler/emission.py": {"runtime.library"},
+    "compiler/emission.py": {"runtime.archive"},
     "compiler/tuning.py": {"runtime.artifact", "runtime.cpu", "runtime.model"},
     # an external function is one object from the op to the binding table
     "compiler/kernels/context.py": {"runtime.foreign"},

@@ -99,7 +99,7 @@ class Instructions:
         result = self.function.call(full, first.type, [(a.type, a.text) for a in args])
         return Val(result, first.dtype, first.lanes)
 
-    def library(self, op: str, *args: Val) -> Val:
+    def c_function(self, op: str, *args: Val) -> Val:
         """A function of the C library, lane by lane."""
         x = args[0]
         name = op + ("f" if x.dtype is DType.F32 else "")
@@ -138,7 +138,7 @@ class Instructions:
         if op == "not":
             return self.arith("xor", x, Val("true", x.dtype))
         if x.dtype.is_float:
-            return self.intrinsic(_INTRINSIC[op], x) if op in _INTRINSIC else self.library(op, x)
+            return self.intrinsic(_INTRINSIC[op], x) if op in _INTRINSIC else self.c_function(op, x)
         if op == "abs":
             return x if not x.dtype.is_signed else self.integer_extreme("smax", x, self.unary("neg", x))
         raise LoopError(f"{op} of {x.dtype.value} has no code; cast to a float type first")
@@ -155,7 +155,7 @@ class Instructions:
         if not x.dtype.is_float:
             return self.integer(op, x, y, safe=y_constant not in (None, 0, -1))
         if op == "pow":
-            return self.library("pow", x, y) if x.lanes else self.intrinsic("pow", x, y)
+            return self.c_function("pow", x, y) if x.lanes else self.intrinsic("pow", x, y)
         return self.arith(_FLOAT[op], x, y)
 
     def integer(self, op: str, x: Val, y: Val, *, safe: bool) -> Val:

@@ -17,7 +17,7 @@ from glulam.compiler.loops.expr import Cast, Fma
 from glulam.compiler.loops.index import Affine, Bounded
 from glulam.compiler.loops.ir import Access, IndexValue
 from glulam.compiler.targets import NAMED, target
-from glulam.runtime.library import unpack
+from glulam.runtime.archive import unpack
 
 TARGETS = [pytest.param(t, id=t.name) for t in NAMED]
 MACHINES = {"x86_64": 62, "aarch64": 183}  # e_machine of the ELF header

@@ -1,4 +1,4 @@
-"""Libraries of object files: what goes in comes out, other tools read them, and damage is noticed."""
+"""Archives of object files: what goes in comes out, other tools read them, and damage is noticed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
+from glulam.runtime.archive import is_archive, pack, unpack
 from glulam.runtime.errors import ArtifactError
-from glulam.runtime.library import is_library, pack, unpack
 
 MEMBERS = {
     "k0_conv.o": b"\x7fELF odd",
@@ -19,7 +19,7 @@ MEMBERS = {
 
 def test_round_trip():
     code = pack(MEMBERS)
-    assert is_library(code)
+    assert is_archive(code)
     assert unpack(code) == MEMBERS
     assert list(unpack(code)) == list(MEMBERS)
     assert unpack(pack({})) == {}
@@ -53,8 +53,8 @@ def test_every_truncation_is_noticed_or_ends_between_members():
 @pytest.mark.parametrize(
     ("code", "why"),
     [
-        (b"", "no library"),
-        (b"\x7fELF", "no library"),
+        (b"", "no archive"),
+        (b"\x7fELF", "no archive"),
         (b"!<arch>\njunk", "no header"),
         (pack(MEMBERS).replace(b"`\n", b"??", 1), "no header"),
         (pack(MEMBERS).replace(b"#1/16", b"#1/xx", 1), "damaged"),

@@ -1,4 +1,4 @@
-"""Static libraries: object files one after the other, in the `ar` format that binutils, LLVM and others read.
+"""Archives of object files, one after the other, in the `ar` format that binutils, LLVM and others read.
 
 ::
 
@@ -22,7 +22,7 @@ _LONG_NAME = b"#1/"
 
 
 def pack(members: Mapping[str, bytes]) -> bytes:
-    """The library of these members, in order."""
+    """The archive of these members, in order."""
     parts = [_MAGIC]
     for name, contents in members.items():
         label = name.encode()
@@ -34,14 +34,14 @@ def pack(members: Mapping[str, bytes]) -> bytes:
     return b"".join(parts)
 
 
-def is_library(code: bytes) -> bool:
+def is_archive(code: bytes) -> bool:
     return code.startswith(_MAGIC)
 
 
 def unpack(code: bytes) -> dict[str, bytes]:
-    """The members by name. Raises ArtifactError if the bytes are no library as `pack` makes them."""
-    if not is_library(code):
-        raise ArtifactError("the object code is no library")
+    """The members by name. Raises ArtifactError if the bytes are no archive as `pack` makes them."""
+    if not is_archive(code):
+        raise ArtifactError("the object code is no archive")
     members: dict[str, bytes] = {}
     place = len(_MAGIC)
     while place < len(code):
