@@ -91,8 +91,8 @@ def test_the_examples_of_the_readme_run(tmp_path, monkeypatch):
     assert "+" in done.stdout  # the label of a fused kernel
 
 
-def test_files_that_the_readme_names_exist():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_files_that_the_documents_name_exist():
+    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "benchmarks/RESULTS.md"))
     rooms = "|".join((*ROOMS, "tests", "examples"))
     names = set(re.findall(rf"`((?:{rooms})/[\w./]*|\.ci/run|LICENSE)`", text))
     assert len(names) > 15
