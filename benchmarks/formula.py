@@ -29,7 +29,7 @@ from glulam.benchmarks.report import write_json
 from glulam.compiler.driver import build_artifact
 from glulam.compiler.options import Options
 from glulam.frontends import layers
-from glulam.frontends.layers import symbolic
+from glulam.frontends.layers import math as formula
 from glulam.frontends.layers.formulas import layer
 from glulam.frontends.layers.module import Layer
 from glulam.runtime.artifact import write_artifact
@@ -40,32 +40,32 @@ FORMULA, BUILT_IN = "formula", "built-in"
 
 @layer
 def silu(x):  # type: ignore[no-untyped-def]
-    return x * symbolic.sigmoid(x)
+    return x * formula.sigmoid(x)
 
 
 @layer
 def hardswish(x):  # type: ignore[no-untyped-def]
-    return x * symbolic.clip(x + 3, 0, 6) / 6
+    return x * formula.clip(x + 3, 0, 6) / 6
 
 
 @layer
 def gelu(x):  # type: ignore[no-untyped-def]
-    return 0.5 * x * (1 + symbolic.erf(x / math.sqrt(2)))
+    return 0.5 * x * (1 + formula.erf(x / math.sqrt(2)))
 
 
 @layer
 def gelu_tanh(x):  # type: ignore[no-untyped-def]
-    return 0.5 * x * (1 + symbolic.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return 0.5 * x * (1 + formula.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
 @layer
 def relu6(x):  # type: ignore[no-untyped-def]
-    return symbolic.clip(x, 0, 6)
+    return formula.clip(x, 0, 6)
 
 
 @layer
 def mish(x):  # type: ignore[no-untyped-def]
-    e = symbolic.exp(symbolic.minimum(x, 40.0))
+    e = formula.exp(formula.minimum(x, 40.0))
     n = e * (e + 2)
     return x * n / (n + 2)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from glulam.compiler.options import Options
     from glulam.frontends import layers, zoo
     from glulam.frontends.layers import Sequential, Weight, external, layer
-    from glulam.frontends.layers import symbolic as math
+    from glulam.frontends.layers import math as math
     from glulam.frontends.onnx import from_onnx
     from glulam.runtime.model import Model, load
 
@@ -57,7 +57,7 @@ _HOMES = {
 _MODULES = {
     "errors": "glulam.compiler.errors",
     "layers": "glulam.frontends.layers",
-    "math": "glulam.frontends.layers.symbolic",
+    "math": "glulam.frontends.layers.math",
     "zoo": "glulam.frontends.zoo",
 }
 

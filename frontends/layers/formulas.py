@@ -30,7 +30,7 @@ from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.formula import own_float, show_formula
 from glulam.frontends.layers import initial
 from glulam.frontends.layers.module import Layer
-from glulam.frontends.layers.symbolic import Reduction, Symbol, Trace
+from glulam.frontends.layers.symbol import Reduction, Symbol, Trace
 from glulam.frontends.layers.tensor import Tensor, apply, normal_axis
 
 

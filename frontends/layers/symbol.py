@@ -1,16 +1,16 @@
-"""Symbolic values: what the arguments of a formula are while it is traced, and the functions that take them.
+"""Symbolic values: what the arguments of a formula are while it is traced.
 
-The functions here (`gl.math.exp`, ...) work on symbolic values and on numpy arrays alike, and so do numpy's own of the
-same names: a formula can be traced and can be evaluated by numpy as it stands.
+Operators, and numpy's functions, give further symbols with the expression of what was done. So a formula can be traced
+and can be evaluated by numpy as it stands.
 """
 
 from __future__ import annotations
 
 import linecache
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,8 @@ from glulam.compiler.errors import LoopError, TraceError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.ops.activation import Sigmoid, Softplus
+from glulam.compiler.ops.activation import Sigmoid
 from glulam.compiler.ops.pointwise import Mod, Sign
-
-__all__ = [
-    "abs", "ceil", "clip", "cos", "erf", "exp", "expm1", "floor", "log", "log1p", "logical_and", "logical_not",
-    "logical_or", "max", "maximum", "mean", "min", "minimum", "pow", "prod", "relu", "round", "rsqrt", "sigmoid",
-    "sign",
-    "sin", "softplus", "sqrt", "square", "std", "sum", "tanh", "var", "where",
-]  # fmt: skip
 
 _REMEDY = "use arithmetic, comparisons and the functions of gl.math (or numpy's of the same names)"
 _HERE = (str(Path(__file__).parent), str(Path(np.__file__).parent))
@@ -125,13 +118,13 @@ class Symbol:
         return _floor_divide(other, self)
 
     def __neg__(self) -> Symbol:
-        return _unary("neg", self)
+        return apply_unary("neg", self)
 
     def __pos__(self) -> Symbol:
         return self
 
     def __abs__(self) -> Symbol:
-        return _unary("abs", self)
+        return apply_unary("abs", self)
 
     def __and__(self, other: Any) -> Symbol:
         return _logic("and", self, other)
@@ -196,11 +189,10 @@ class Symbol:
         return (centred * centred).mean(axis, keepdims)
 
     def std(self, axis: Any = None, keepdims: bool = False) -> Symbol:
-        return _unary("sqrt", self.var(axis, keepdims))
+        return apply_unary("sqrt", self.var(axis, keepdims))
 
     def clip(self, min: Any = None, max: Any = None) -> Symbol:
-        low = self if min is None else _binary("maximum", self, min)
-        return low if max is None else _binary("minimum", low, max)
+        return _clip(self, min, max)
 
     def astype(self, dtype: Any) -> Symbol:
         raise self._trace.fail("conversions are not part of a formula; it computes in the type of its first input")
@@ -305,10 +297,6 @@ def _made(trace: Trace, build: Callable[..., Expr], *args: Any) -> Symbol:
         raise trace.fail(str(error)) from error
 
 
-def _unary(op: str, x: Symbol) -> Symbol:
-    return _made(x._trace, ex.unary, op, _number(x, x._trace))
-
-
 def _binary(op: str, x: Any, y: Any) -> Symbol:
     trace = _trace_of(x, y)
     return _made(trace, ex.binary, op, _number(x, trace), _number(y, trace))
@@ -375,175 +363,75 @@ def _where(condition: Any, yes: Any, no: Any) -> Symbol:
     return _made(trace, ex.Select, _condition(condition, trace), *picked)
 
 
-def _of_op(op: Any) -> Callable[[Symbol], Symbol]:
-    """A function that is one of glulam's ops: its formula is careful about large and infinite operands."""
-    return lambda x: _made(x._trace, op.formula, _number(x, x._trace))
+def apply_unary(op: str, x: Symbol) -> Symbol:
+    """One of the unary expressions by name, which numpy need not have."""
+    return _made(x._trace, ex.unary, op, _number(x, x._trace))
 
 
-# ---- functions of symbolic values and of arrays
+def apply_op(op: Any, x: Symbol) -> Symbol:
+    """The formula of one of glulam's ops, which is careful about large and infinite operands."""
+    return _made(x._trace, op.formula, _number(x, x._trace))
 
 
-def _is_symbolic(*operands: Any) -> bool:
-    return any(isinstance(x, Symbol) for x in operands)
+def _clip(x: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Symbol:
+    """min(max(x, low), high) with numpy's names for the bounds; one that is None does not bind."""
+    low, high = a_min if min is None else min, a_max if max is None else max
+    lifted = x if low is None else _binary("maximum", x, low)
+    return lifted if high is None else _binary("minimum", lifted, high)
 
 
-def _one(op: str, numpy: Callable[..., Any], text: str) -> Callable[[Any], Any]:
-    def function(x: Any) -> Any:
-        return _unary(op, x) if isinstance(x, Symbol) else numpy(x)
+def _reduction(kind: str) -> Callable[..., Symbol]:
+    def function(a: Any, axis: Any = None, keepdims: bool = False) -> Symbol:
+        return getattr(a, kind)(axis, keepdims)  # type: ignore[no-any-return]
 
-    function.__name__, function.__doc__ = numpy.__name__.lstrip("_"), text
     return function
 
 
-def _two(op: str, numpy: Callable[..., Any], text: str) -> Callable[[Any, Any], Any]:
-    def function(x: Any, y: Any) -> Any:
-        return _binary(op, x, y) if _is_symbolic(x, y) else numpy(x, y)
+# ---- numpy's functions by name; log1p and expm1 are exactly what they stand for, so small operands lose digits
 
-    function.__name__, function.__doc__ = numpy.__name__, text
-    return function
-
-
-exp = _one("exp", np.exp, "e ** x.")
-log = _one("log", np.log, "The natural logarithm.")
-tanh = _one("tanh", np.tanh, "The hyperbolic tangent.")
-erf = _one("erf", ex.UNARY["erf"], "The error function.")
-sqrt = _one("sqrt", np.sqrt, "The square root.")
-sin = _one("sin", np.sin, "The sine.")
-cos = _one("cos", np.cos, "The cosine.")
-floor = _one("floor", np.floor, "The largest integer <= x.")
-ceil = _one("ceil", np.ceil, "The smallest integer >= x.")
-round = _one("round", np.rint, "The nearest integer, ties to even.")
-abs = _one("abs", np.abs, "|x|.")
-maximum = _two("maximum", np.maximum, "The larger of two values; NaN if either is NaN.")
-minimum = _two("minimum", np.minimum, "The smaller of two values; NaN if either is NaN.")
-
-
-def pow(x: Any, y: Any) -> Any:
-    """x ** y."""
-    return _power(x, y) if _is_symbolic(x, y) else np.power(x, y)
-
-
-def square(x: Any) -> Any:
-    """x * x."""
-    return x * x
-
-
-def rsqrt(x: Any) -> Any:
-    """1 / sqrt(x)."""
-    return 1 / sqrt(x)
-
-
-def relu(x: Any) -> Any:
-    """max(x, 0)."""
-    return maximum(x, 0)
-
-
-def log1p(x: Any) -> Any:
-    """log(1 + x); of a symbolic value exactly as written, so small x lose digits."""
-    return _unary("log", 1 + x) if isinstance(x, Symbol) else np.log1p(x)
-
-
-def expm1(x: Any) -> Any:
-    """exp(x) - 1; of a symbolic value exactly as written, so small x lose digits."""
-    return _unary("exp", x) - 1 if isinstance(x, Symbol) else np.expm1(x)
-
-
-def sigmoid(x: Any) -> Any:
-    """1 / (1 + exp(-x)), exact at both ends."""
-    return _of_op(Sigmoid())(x) if isinstance(x, Symbol) else 0.5 * (1 + np.tanh(np.multiply(x, 0.5)))
-
-
-def softplus(x: Any) -> Any:
-    """log(1 + exp(x)), without overflow."""
-    return _of_op(Softplus(1.0, math.inf))(x) if isinstance(x, Symbol) else np.logaddexp(x, np.zeros_like(x))
-
-
-def sign(x: Any) -> Any:
-    """-1, 0 or 1; NaN stays NaN."""
-    return _of_op(Sign())(x) if isinstance(x, Symbol) else np.sign(x)
-
-
-def clip(x: Any, low: Any = None, high: Any = None) -> Any:
-    """min(max(x, low), high); a bound that is None does not bind."""
-    if not _is_symbolic(x, low, high):
-        return np.clip(x, low, high)
-    lifted = x if low is None else maximum(x, low)
-    return lifted if high is None else minimum(lifted, high)
-
-
-def where(condition: Any, yes: Any, no: Any) -> Any:
-    """`yes` where the condition holds, else `no`; both are computed."""
-    return _where(condition, yes, no) if _is_symbolic(condition, yes, no) else np.where(condition, yes, no)
-
-
-def logical_and(x: Any, y: Any) -> Any:
-    """Both conditions."""
-    return _logic("and", x, y) if _is_symbolic(x, y) else np.logical_and(x, y)
-
-
-def logical_or(x: Any, y: Any) -> Any:
-    """Either condition, or both."""
-    return _logic("or", x, y) if _is_symbolic(x, y) else np.logical_or(x, y)
-
-
-def logical_not(x: Any) -> Any:
-    """The opposite of a condition."""
-    return ~x if isinstance(x, Symbol) else np.logical_not(x)
-
-
-def _reduction(kind: str) -> Callable[..., Any]:
-    def function(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-        return getattr(x if isinstance(x, Symbol) else np.asarray(x), kind)(axis=axis, keepdims=keepdims)
-
-    function.__name__ = kind
-    function.__doc__ = f"The {kind} over an axis, several, or all of them (None), as numpy's."
-    return function
-
-
-sum, mean, max, min, prod = (_reduction(kind) for kind in ("sum", "mean", "max", "min", "prod"))
-var, std = _reduction("var"), _reduction("std")
-
-_UFUNCS: dict[str, Callable[..., Any]] = {
-    **{f.__name__: f for f in (exp, log, tanh, erf, sqrt, sin, cos, floor, ceil, maximum, minimum)},
-    "rint": round,
-    "absolute": abs,
-    "fabs": abs,
-    "power": pow,
-    "float_power": pow,
-    "square": square,
-    "sign": sign,
-    "log1p": log1p,
-    "expm1": expm1,
-    "expit": sigmoid,
-    "clip": clip,
-    "logical_and": logical_and,
-    "logical_or": logical_or,
-    "logical_not": logical_not,
-    "invert": logical_not,
-    "bitwise_and": logical_and,
-    "bitwise_or": logical_or,
-    "logical_xor": lambda x, y: _logic("xor", x, y),
+_UFUNCS: dict[str, Callable[..., Symbol]] = {
+    **{op: partial(apply_unary, op) for op in ("exp", "log", "tanh", "erf", "sqrt", "sin", "cos", "floor", "ceil")},
+    "rint": partial(apply_unary, "round"),
+    "absolute": partial(apply_unary, "abs"),
+    "fabs": partial(apply_unary, "abs"),
+    "negative": partial(apply_unary, "neg"),
     "positive": lambda x: x,
-    **{op: lambda x, y, op=op: _binary(op[:3], x, y) for op in ("add", "subtract")},
-    "multiply": lambda x, y: _binary("mul", x, y),
-    "divide": lambda x, y: _binary("div", x, y),
-    "true_divide": lambda x, y: _binary("div", x, y),
-    "fmod": lambda x, y: _binary("fmod", x, y),
+    "square": lambda x: x * x,
+    "reciprocal": lambda x: 1 / x,
+    "log1p": lambda x: apply_unary("log", 1 + x),
+    "expm1": lambda x: apply_unary("exp", x) - 1,
+    "expit": partial(apply_op, Sigmoid()),
+    "sign": partial(apply_op, Sign()),
+    "isnan": lambda x: _compare("ne", x, x),
+    **{op: partial(_binary, op) for op in ("maximum", "minimum", "fmod")},
+    "add": partial(_binary, "add"),
+    "subtract": partial(_binary, "sub"),
+    "multiply": partial(_binary, "mul"),
+    "divide": partial(_binary, "div"),
+    "power": _power,
+    "float_power": _power,
     "remainder": _remainder,
     "floor_divide": _floor_divide,
-    "negative": lambda x: -x,
-    "reciprocal": lambda x: 1 / x,
-    "isnan": lambda x: _compare("ne", x, x),
-    "less": lambda x, y: _compare("lt", x, y),
-    "less_equal": lambda x, y: _compare("le", x, y),
-    "greater": lambda x, y: _compare("gt", x, y),
-    "greater_equal": lambda x, y: _compare("ge", x, y),
-    "equal": lambda x, y: _compare("eq", x, y),
-    "not_equal": lambda x, y: _compare("ne", x, y),
+    "clip": _clip,
+    "less": partial(_compare, "lt"),
+    "less_equal": partial(_compare, "le"),
+    "greater": partial(_compare, "gt"),
+    "greater_equal": partial(_compare, "ge"),
+    "equal": partial(_compare, "eq"),
+    "not_equal": partial(_compare, "ne"),
+    "logical_and": partial(_logic, "and"),
+    "logical_or": partial(_logic, "or"),
+    "logical_xor": partial(_logic, "xor"),
+    "logical_not": lambda x: ~x,
+    "bitwise_and": partial(_logic, "and"),
+    "bitwise_or": partial(_logic, "or"),
+    "invert": lambda x: ~x,
 }
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **{f.__name__: f for f in (where, clip, sum, mean, max, min, prod, var, std)},
-    "amax": max,
-    "amin": min,
-    "round": round,
+_FUNCTIONS: dict[str, Callable[..., Symbol]] = {
+    **{kind: _reduction(kind) for kind in ("sum", "mean", "max", "min", "prod", "var", "std")},
+    "amax": _reduction("max"),
+    "amin": _reduction("min"),
+    "clip": _clip,
+    "round": partial(apply_unary, "round"),
+    "where": _where,
 }
