@@ -413,44 +413,51 @@ def evaluate(expr: Expr, params: Sequence[Array]) -> Array:
             case Param(index):
                 return params[index]
             case Unary() | Binary() | Compare() | Select() | Fma() | Cast() | Bitcast():
-                return apply(e, [walk(child) for child in e.children()])
+                return operation(e)(*[walk(child) for child in e.children()])
         raise LoopError(f"{type(e).__name__} has no meaning outside a loop")
 
     with np.errstate(all="ignore"):
         return np.asarray(walk(expr))
 
 
-def apply(e: Expr, args: Sequence[Any]) -> Any:
-    """One operation on numpy values; the interpreter of loops uses it too."""
+def operation(e: Expr) -> Callable[..., Any]:
+    """What the expression does to numpy values of its children; the interpreter of loops uses it too."""
     match e:
         case Unary(op):
-            return UNARY[op](args[0])
+            return UNARY[op]
         case Binary("div") if not e.dtype.is_float:
-            return _truncating_divide(args[0], args[1])
+            return _truncating_divide
         case Binary(op):
-            return BINARY[op](args[0], args[1])
+            return BINARY[op]
         case Compare(op):
-            return COMPARE[op](args[0], args[1])
+            return COMPARE[op]
         case Select():
-            return np.where(args[0], args[1], args[2])
+            return np.where
         case Fma():
-            wide = np.multiply(args[0], args[1], dtype=np.float64) + args[2]
-            return wide.astype(e.dtype.numpy)
+            return _fma(e.dtype)
         case Cast(x, dtype):
-            if x.dtype.is_float and dtype is not DType.BOOL and not dtype.is_float:
-                return _truncate(np.asarray(args[0]), dtype)
-            return np.asarray(args[0]).astype(dtype.numpy)
+            truncates = x.dtype.is_float and dtype is not DType.BOOL and not dtype.is_float
+            return _truncation(dtype) if truncates else lambda x: np.asarray(x).astype(dtype.numpy)
         case Bitcast(_, dtype):
-            return np.asarray(args[0]).view(dtype.numpy)
+            return lambda x: np.asarray(x).view(dtype.numpy)
     raise LoopError(f"{type(e).__name__} is not an operation")
 
 
-def _truncate(x: Array, dtype: DType) -> Array:
+def _fma(dtype: DType) -> Callable[[Any, Any, Any], Any]:
+    return lambda x, y, z: (np.multiply(x, y, dtype=np.float64) + z).astype(dtype.numpy)
+
+
+def _truncation(dtype: DType) -> Callable[[Any], Array]:
     """Towards zero; what lies beyond the integers becomes the nearest of them, and NaN 0."""
-    limits, wide = np.iinfo(dtype.numpy.name), x.astype(np.float64)
-    low, high = wide <= limits.min, wide >= limits.max
-    inside = np.where(low | high | np.isnan(wide), 0, wide).astype(dtype.numpy)
-    return np.where(low, limits.min, np.where(high, limits.max, inside)).astype(dtype.numpy)
+    limits = np.iinfo(dtype.numpy.name)
+
+    def truncate(x: Any) -> Array:
+        wide = np.asarray(x).astype(np.float64)
+        low, high = wide <= limits.min, wide >= limits.max
+        inside = np.where(low | high | np.isnan(wide), 0, wide).astype(dtype.numpy)
+        return np.where(low, limits.min, np.where(high, limits.max, inside)).astype(dtype.numpy)
+
+    return truncate
 
 
 def _truncating_divide(x: Any, y: Any) -> Any:
