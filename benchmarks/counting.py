@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from glulam.compiler.loops.expr import Const, Expr, apply
+from glulam.compiler.loops.expr import Const, Expr, operation
 from glulam.compiler.loops.index import Var
 from glulam.compiler.loops.ir import For, IndexValue
 
@@ -34,4 +34,4 @@ def _value(e: Expr, places: dict[Var, Any]) -> Any:
             return index.const + sum(places[var] * k for var, k in index.terms.items())
         case Const(value):
             return value
-    return apply(e, [np.asarray(_value(child, places)) for child in e.children()])
+    return operation(e)(*[np.asarray(_value(child, places)) for child in e.children()])

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from glulam.benchmarks.cases import random_feeds
-from glulam.benchmarks.measure import Spread, cpu_name, difference, take_turns
+from glulam.benchmarks.measure import Spread, difference, take_turns
 from glulam.benchmarks.peers import EngineProcess
 from glulam.benchmarks.report import write_json
 from glulam.compiler.driver import build_artifact
@@ -33,6 +33,7 @@ from glulam.frontends.layers import math as formula
 from glulam.frontends.layers.formulas import layer
 from glulam.frontends.layers.module import Layer
 from glulam.runtime.artifact import write_artifact
+from glulam.runtime.cpu import processor_name
 from glulam.runtime.errors import GlulamError
 
 FORMULA, BUILT_IN = "formula", "built-in"
@@ -160,8 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with console.status(f"{kernel}x{kernel} + {name}"):
                 shape = (options.channels, options.extent)
                 comparisons.append(compare(name, kernel, *shape, options.threads, options.rounds, options.turn))
-    title = f"{cpu_name()}: {options.channels} channels, {options.extent}x{options.extent}, threads: {options.threads}"
-    console.print(table_of(comparisons, title))
+    size = f"{options.channels} channels, {options.extent}x{options.extent}, threads: {options.threads}"
+    console.print(table_of(comparisons, f"{processor_name()}: {size}"))
     if options.json:
         write_json(options.json, [asdict(one) for one in comparisons])
     return 0

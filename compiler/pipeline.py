@@ -11,6 +11,7 @@ from glulam.compiler.passes.chosen_channels import ChosenChannels
 from glulam.compiler.passes.common_subexpressions import CommonSubexpressions
 from glulam.compiler.passes.constant_folding import ConstantFolding
 from glulam.compiler.passes.dead_code import DeadCode
+from glulam.compiler.passes.fold_empty import FoldEmpty
 from glulam.compiler.passes.fold_normalisation import FoldNormalisation
 from glulam.compiler.passes.fold_padding import FoldPadding
 from glulam.compiler.passes.fuse import Fuse
@@ -50,6 +51,7 @@ def pipeline(
     """
     return (
         DeadCode(),  # so that nothing is looked at in vain
+        FoldEmpty(),  # so that everything which is left has something to compute
         SplitRecurrence(),  # a linear layer like others, whose weights the next passes fold
         ConstantFolding(),  # shape arithmetic; what is constant then folds into weights
         SinkTransposes(),  # from between the layers that fuse

@@ -86,6 +86,10 @@ class Op:
         """Whether a kernel that prefers channel blocks can read input `index` plain just as well."""
         return False
 
+    def needs_plain(self, index: int) -> bool:
+        """Whether a kernel that prefers channel blocks can read input `index` only plain."""
+        return False
+
     def reads_blocks(self, index: int) -> bool:
         """Whether input `index` is read in channel blocks although the output has more dimensions: no broadcasting."""
         return False

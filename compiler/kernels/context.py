@@ -27,7 +27,7 @@ from glulam.compiler.kernels.tiling import OFTEN, pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.index import Affine, IndexLike, Var
+from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var
 from glulam.compiler.loops.ir import Access, Buffer, Half, Kernel, Load
 from glulam.compiler.targets import Target
 from glulam.runtime.foreign import Foreign
@@ -396,6 +396,9 @@ class Context:
 
 
 def _moved(place: IndexLike, by: int) -> IndexLike:
+    """The place behind `by` others, which an index computed at run time may reach then."""
+    if isinstance(place, Bounded):
+        return Bounded(place.value + by, place.extent + by)
     return Affine.of(place) + by if by else place
 
 

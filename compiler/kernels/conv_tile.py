@@ -126,9 +126,10 @@ class ConvTile:
         self.bias = np.zeros(ctx.output.shape[1], np.float32) if bias is None else bias
 
     def meets_edges(self) -> bool:
-        """Whether taps reach beyond the zeros around the image, if there are any."""
+        """Whether taps reach beyond the zeros around the image, if there are any: a pool's halo is of others."""
         overhang = self.geometry.overhang(self.grid.extents, self.x.operand.spatial)
-        halo = self.x.operand.layout.halo or ((0, 0),) * self.geometry.rank
+        layout = self.x.operand.layout
+        halo = layout.halo if layout.halo and layout.halo_value == 0 else ((0, 0),) * self.geometry.rank
         return any(has < wanted for has, wanted in zip(chain(*halo), chain(*overhang), strict=True))
 
     def columns(self, width: int, tiling: Tiling) -> list[Columns]:

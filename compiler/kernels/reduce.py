@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.operand import Operand
+from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr
 from glulam.compiler.loops.index import Affine, IndexLike
@@ -128,7 +129,7 @@ class _Reduction:
         acc = b.tile("acc", size, dtype=self.dtype)
         self.start(acc, size, kind)
         apart = kind.op == "add" and self.dtype.is_float and rows > 1 and math.prod(outer) * rows > _ROW
-        parts = _row_parts(rows) if apart else 1
+        part = -(-rows // -(-rows // _ROW)) if apart else max(rows, 1)
 
         def fold(into: Tile, count: int, place: list[IndexLike], first: Affine) -> None:
             for t, u in itertools.product(range(count), range(columns)):
@@ -137,25 +138,20 @@ class _Reduction:
 
         with ExitStack() as stack:
             place: list[IndexLike] = [stack.enter_context(b.serial("r", extent)) for extent in outer]
-            with ExitStack() as chunk:
-                into, first = acc, Affine.of(0)
-                if apart:
-                    first = chunk.enter_context(b.serial("p", parts)) * (rows // parts * width)
-                    into = b.tile("part", size, dtype=self.dtype)
-                    self.start(into, size, kind)
-                with b.serial("i", rows // parts) as i:
-                    fold(into, width, place, first + i * width)
-                if apart:
-                    with b.unrolled("t", size) as t:
-                        b.store(acc[t], acc[t] + into[t])
+            for begin, parts, length in pieces(rows, part):
+                with b.serial("p", parts) as p:
+                    into, first = acc, (p * length + begin) * width
+                    if apart:
+                        into = b.tile("part", size, dtype=self.dtype)
+                        self.start(into, size, kind)
+                    with b.serial("i", length) as i:
+                        fold(into, width, place, first + i * width)
+                    if apart:
+                        with b.unrolled("t", size) as t:
+                            b.store(acc[t], acc[t] + into[t])
             if rest:
                 fold(acc, rest, place, Affine.of(rows * width))
         return [self.combined([acc[t * columns + u] for t in range(width)], kind) for u in range(columns)]
-
-
-def _row_parts(rows: int) -> int:
-    """The fewest parts of equal length, at most `_ROW` long, that a row divides into."""
-    return next(n for n in range(max(rows // _ROW, 1), rows + 1) if rows % n == 0)
 
 
 class _Spatial(_Reduction):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, count
 
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.layout import dense_strides
@@ -42,6 +43,10 @@ class Builder:
     half: Half | None = None
     """Of the sections that come next."""
     _stack: list[list[Stmt]] = field(default_factory=list)
+    _names: list[set[str]] = field(default_factory=list)
+    """Of the loop variables and tiles that exist in each body of the stack."""
+    _tiles: set[str] = field(default_factory=set)
+    """Names of all tiles."""
 
     def param(
         self,
@@ -53,14 +58,16 @@ class Builder:
         strides: Sequence[int] | None = None,
         align: int = 64,
     ) -> Buffer:
-        buffer = Buffer(name, dtype, tuple(shape), tuple(strides or dense_strides(shape)), access, align)
+        strides = tuple(strides or dense_strides(shape))
+        buffer = Buffer(self._of_buffer(name), dtype, tuple(shape), strides, access, align)
         self.params.append(buffer)
         return buffer
 
     def scratch(
         self, name: str, shape: Sequence[int], dtype: DType = DType.F32, *, strides: Sequence[int] | None = None
     ) -> Buffer:
-        buffer = Buffer(name, dtype, tuple(shape), tuple(strides or dense_strides(shape)), Access.SCRATCH)
+        strides = tuple(strides or dense_strides(shape))
+        buffer = Buffer(self._of_buffer(name), dtype, tuple(shape), strides, Access.SCRATCH)
         self.scratch_buffers.append(buffer)
         return buffer
 
@@ -74,7 +81,7 @@ class Builder:
 
         A `leading` section is put before those that are there already.
         """
-        return _SectionScope(self, tuple(Var(name, extent) for name, extent in extents.items()), leading)
+        return _SectionScope(self, extents, leading)
 
     @contextmanager
     def of_half(self, half: Half | None) -> Iterator[None]:
@@ -84,17 +91,19 @@ class Builder:
         self.half = before
 
     def serial(self, name: str, extent: int, span: Span | None = None) -> _LoopScope:
-        return _LoopScope(self, Var(name, extent), Kind.SERIAL, span)
+        return _LoopScope(self, name, extent, Kind.SERIAL, span)
 
     def unrolled(self, name: str, extent: int) -> _LoopScope:
-        return _LoopScope(self, Var(name, extent), Kind.UNROLLED)
+        return _LoopScope(self, name, extent, Kind.UNROLLED)
 
     def vector(self, name: str, extent: int) -> _LoopScope:
-        return _LoopScope(self, Var(name, extent), Kind.VECTOR)
+        return _LoopScope(self, name, extent, Kind.VECTOR)
 
     def tile(self, name: str, *shape: int, dtype: DType = DType.F32) -> Tile:
-        tile = Tile(name, shape, dtype)
+        tile = Tile(_unlike(name, *self._names, self._buffers()), shape, dtype)
+        self._tiles.add(tile.name)
         self._emit(Declare(tile))
+        self._names[-1].add(tile.name)
         return tile
 
     def store(self, place: Load | TileRead, value: Expr | Scalar) -> None:
@@ -119,36 +128,59 @@ class Builder:
     def kernel(self) -> Kernel:
         return Kernel(self.name, tuple(self.params), tuple(self.scratch_buffers), tuple(self.sections))
 
+    def _buffers(self) -> set[str]:
+        return {buffer.name for buffer in (*self.params, *self.scratch_buffers)}
+
+    def _of_buffer(self, name: str) -> str:
+        return _unlike(name, self._buffers(), self._tiles)
+
+    def _enter(self, variables: Mapping[str, int]) -> tuple[Var, ...]:
+        """A new body, with loop variables of these names and extents."""
+        made = tuple(Var(_unlike(name, *self._names), extent) for name, extent in variables.items())
+        self._stack.append([])
+        self._names.append({var.name for var in made})
+        return made
+
+    def _leave(self) -> list[Stmt]:
+        self._names.pop()
+        return self._stack.pop()
+
     def _emit(self, stmt: Stmt) -> None:
         if not self._stack:
             raise LoopError(f"{self.name}: a statement outside any section")
         self._stack[-1].append(stmt)
 
 
+def _unlike(name: str, *known: Set[str]) -> str:
+    """The name, numbered if it means something else already, so that kernels with the same text are the same."""
+    numbered = (f"{name}_{n}" for n in count(1))
+    return next(each for each in chain([name], numbered) if not any(each in names for names in known))
+
+
 class _SectionScope:
-    def __init__(self, builder: Builder, vars: tuple[Var, ...], leading: bool) -> None:
-        self.builder, self.vars, self.leading = builder, vars, leading
+    def __init__(self, builder: Builder, extents: Mapping[str, int], leading: bool) -> None:
+        self.builder, self.extents, self.leading = builder, extents, leading
 
     def __enter__(self) -> tuple[Var, ...]:
-        self.builder._stack.append([])
+        self.vars = self.builder._enter(self.extents)
         return self.vars
 
     def __exit__(self, *exc: object) -> None:
-        body = self.builder._stack.pop()
+        body = self.builder._leave()
         if exc[0] is None and all(v.extent for v in self.vars):
             sections = self.builder.sections
             sections.insert(0 if self.leading else len(sections), Section(self.vars, body, self.builder.half))
 
 
 class _LoopScope:
-    def __init__(self, builder: Builder, var: Var, kind: Kind, span: Span | None = None) -> None:
-        self.builder, self.var, self.kind, self.span = builder, var, kind, span
+    def __init__(self, builder: Builder, name: str, extent: int, kind: Kind, span: Span | None = None) -> None:
+        self.builder, self.name, self.extent, self.kind, self.span = builder, name, extent, kind, span
 
     def __enter__(self) -> Var:
-        self.builder._stack.append([])
+        (self.var,) = self.builder._enter({self.name: self.extent})
         return self.var
 
     def __exit__(self, *exc: object) -> None:
-        body = self.builder._stack.pop()
+        body = self.builder._leave()
         if exc[0] is None and self.var.extent:
             self.builder._emit(For(self.var, self.kind, body, self.span))

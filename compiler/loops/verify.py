@@ -101,8 +101,8 @@ class _Verifier:
     def enter(self, var: Var, kind: Kind) -> None:
         if var.extent < 1:
             self.fail(f"loop {var.name} has no iteration")
-        if var in self.kinds:
-            self.fail(f"loop variable {var.name} is in use already")
+        if any(var.name == other.name for other in self.kinds):
+            self.fail(f"the name of loop variable {var.name} is in use already")
         self.kinds[var] = kind
 
     def store(self, buffer: Buffer, index: tuple[Index, ...], value: Expr) -> None:

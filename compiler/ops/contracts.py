@@ -24,7 +24,7 @@ class FoldsWindows(Protocol):
 
 @runtime_checkable
 class PoolsResult(Protocol):
-    """An op whose kernel can fold windows of its own result."""
+    """An op whose kernel can fold windows of its own result, if all its inputs but the first are constants."""
 
     name: str
 

@@ -217,7 +217,7 @@ class ConvTranspose(Op):
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         x, w = inputs[0], inputs[1]
-        return 0 if x is None or w is None else 2 * x.size * w.size // w.shape[0]
+        return 0 if x is None or w is None else 2 * x.size * math.prod(w.shape[1:])
 
     def lower(self, ctx: Context) -> Lowered:
         return conv_table.lower_transposed(ctx, self.geometry(ctx.operand(1).spatial))

@@ -91,6 +91,11 @@ class FusedRegion(Op):
         types = [None if v is None else v.type for v in self.anchor.inputs]
         return self.anchor.op.reads_plain(self.anchor.inputs.index(value), types, block)
 
+    def needs_plain(self, index: int) -> bool:
+        value = list(self.body.inputs.values())[index]
+        anchor = self.anchor
+        return anchor is not None and value in anchor.inputs and anchor.op.needs_plain(anchor.inputs.index(value))
+
     def reads_blocks(self, index: int) -> bool:
         value = list(self.body.inputs.values())[index]
         if self.anchor is None or value not in self.anchor.inputs or value in self.epilogue_inputs:

@@ -94,6 +94,9 @@ class WinogradConv(Conv):
         few = x is not None and winograd_plan.has_few_channels(x.shape[1], block)
         return few and not self.staged and super().reads_plain(index, inputs, block)
 
+    def needs_plain(self, index: int) -> bool:
+        return self.added and index == 0
+
     def pools(self, window: Window, result: TensorType, pooled: TensorType, block_bytes: int) -> str | None:
         return holds_windows(self.filtering, window, result.shape[2:], pooled.shape[2:])
 

@@ -193,10 +193,14 @@ def _winograd_ways(target: Target, whole: WinogradConv, f: Filtering, weights: V
 
 
 def _filter_bits(target: Target, f: Filtering, weights: Value) -> list[int]:
-    """In how few bits filters may be kept beside 32, if they come from afar at all."""
+    """In how few bits filters may be kept beside 32, if they come from afar at all.
+
+    Numbers that share their low bits are of one frame's filter.
+    """
     if f.numbers(weights.shape) * DType.F32.size <= target.l2_bytes:
         return []
-    return [bits for bits in DIGITS if bits >= f.least_bits]
+    frames, channels = math.prod(weights.shape[2:-2]), weights.shape[1]
+    return [n for n, digits in DIGITS.items() if n >= f.least_bits and (frames == 1 or channels % digits.together == 0)]
 
 
 def winograd_cycles(target: Target, node: Node, op: WinogradConv) -> float:

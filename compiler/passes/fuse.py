@@ -114,6 +114,8 @@ class _Region:
         if window is None:
             return
         refused = op.pools(window, result.type, reader.output.type, self.target.vector_bytes)
+        if any(value is not None and not value.is_constant for value in self.start.inputs[1:]):
+            refused = "the weights are not constants"
         if refused is None:
             self.nodes.append(reader)
         else:

@@ -90,8 +90,9 @@ class _Layouts:
         for node in users.get(value, ()):
             if node.prefers is Prefers.BLOCKS:
                 return True
-            if node.prefers is Prefers.EITHER and all(v.type == value.type for v in node.outputs):
-                return any(self.in_blocks_soon(v, users, steps - 1) for v in node.outputs)
+            same = node.prefers is Prefers.EITHER and all(v.type == value.type for v in node.outputs)
+            if same and any(self.in_blocks_soon(v, users, steps - 1) for v in node.outputs):
+                return True
         return False
 
     def stays_plain(self, node: Node, users: Mapping[Value, Sequence[Node]]) -> bool:
@@ -134,7 +135,7 @@ class _Layouts:
         if not blocked or value.type.rank < max(3, *(v.type.rank for v in (*node.present_inputs(), *node.outputs))):
             return 1  # of a lower rank it is broadcast, and its second dimension is not the channels
         types = [None if v is None else v.type for v in node.inputs]
-        if value.layout.block == 1 and node.op.reads_plain(i, types, self.block):
+        if node.op.needs_plain(i) or (value.layout.block == 1 and node.op.reads_plain(i, types, self.block)):
             return 1
         if node.prefers is Prefers.EITHER and value.shape[1] == 1:
             return None
@@ -168,6 +169,8 @@ class _Layouts:
         for node in list(self.graph.nodes):
             if not (isinstance(node.op, Split) and node.op.axis == 1 and self.in_pieces(node)):
                 continue
+            if any(value.is_constant for value in node.present_inputs()):
+                continue  # which has no place in the arena
             if self.is_plain(node) or all(size % self.block == 0 for size in node.op.sizes[:-1]):
                 node.op = SplitView(node.op.axis, node.op.sizes)
         storage = Storage(self.graph.nodes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from glulam.compiler.graph.graph import Value
+from glulam.compiler.graph.graph import Node, Value
 from glulam.compiler.graph.op import Trait
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.ops import Concat, MaxPool, Split
@@ -16,13 +16,26 @@ from glulam.compiler.ops.separable import SeparableConv
 
 def is_nonnegative(value: Value) -> bool:
     """Whether no element can be below zero, so that zeros around it never win a maximum (NaN is let through anyway)."""
-    node = value.producer
-    if node is None:
-        return False
-    if isinstance(node.op, MaxPool) and node.op.has_empty_windows(next(node.present_inputs()).shape[2:]):
-        return False
-    if isinstance(node.op, Concat | Split | MaxPool | Reorder) or Trait.VIEW in node.op.traits:
-        return all(is_nonnegative(v) for v in node.present_inputs())
+    seen, pending = {value}, [value]
+    while pending:
+        node = pending.pop().producer
+        if node is not None and _hands_on(node):
+            new = set(node.present_inputs()) - seen
+            seen |= new
+            pending += new
+        elif node is None or not _makes_nonnegative(node):
+            return False
+    return True
+
+
+def _hands_on(node: Node) -> bool:
+    """Whether all elements are some of the inputs'."""
+    if isinstance(node.op, MaxPool):
+        return not node.op.has_empty_windows(next(node.present_inputs()).shape[2:])
+    return isinstance(node.op, Concat | Split | Reorder) or Trait.VIEW in node.op.traits
+
+
+def _makes_nonnegative(node: Node) -> bool:
     last = node.op.result.producer if isinstance(node.op, FusedRegion | SeparableConv) else node
     if last is None or not isinstance(last.op, Pointwise):
         return False

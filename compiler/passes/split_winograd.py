@@ -22,6 +22,7 @@ class SplitWinograd(NodePass):
     target: Target
 
     name = "split_winograd"
+    optional = False  # no kernel goes through all stages of a dilated convolution
 
     def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
         op = node.op

@@ -56,7 +56,7 @@ class _Line:
 class TransposedToConv(NodePass):
     """Where strides are 1, or the estimated cycles of the convolution and the shuffle are fewer.
 
-    With `strict` no algorithm is counted on that adds up other than the definition does.
+    With `strict` no zeros are added to taps, nor is an algorithm counted on that adds up others than the definition.
     """
 
     target: Target
@@ -78,6 +78,9 @@ class TransposedToConv(NodePass):
         lines = [_Line.of(*move, *extent) for move, extent in zip(moves, extents, strict=True)]
         if any(pad < 0 for line in lines for pad in line.pads):
             return Decision(node.name, False, f"the pads {op.pads} cut off inputs")
+        taps = zip(lines, weights.shape[2:], strict=True)
+        if self.strict and any((line.taps == kernel).any() for line, kernel in taps):
+            return Decision(node.name, False, "taps that a phase lacks are zeros, which infinite inputs would meet")
         patch = Patch(graph, "the strides are 1", at=node.name)
         in_blocks = op.groups == 1 and node.output.shape[1] % MOST_LANES == 0
         conv = _convolution(patch, node, lines, in_blocks)

@@ -178,6 +178,17 @@ def test_long_sums_keep_their_accuracy():
         np.testing.assert_allclose(run_op(Reduce("mean", (2, 3)), [x], either_blocked=blocked)[0], want, rtol=1e-6)
 
 
+@pytest.mark.parametrize("length", [191, 127 * 8, 8 * 191 + 5, 8 * 4099])
+def test_long_sums_of_any_length_are_added_up_in_parts(length):
+    """Also where no part of up to 64 rows divides them."""
+    x = np.random.default_rng(0).uniform(0.9, 1.1, (3, length)).astype(np.float32)
+    op = Reduce("sum", (1,), False)
+    for name in TARGETS:
+        np.testing.assert_allclose(run_op(op, [x], target=name)[0], op.reference(x)[0], rtol=3e-7)
+    short = x[:, :2000]
+    np.testing.assert_allclose(run_op(op, [short], native=False)[0], op.reference(short)[0], rtol=3e-7)
+
+
 def test_global_pools_take_either_layout():
     type = f32(1, 8, 4, 4)
     for op, prefers in (

@@ -11,6 +11,7 @@ from pass_texts import CONV1, CONV3, IMAGE, POOL3
 from rewrites import compiled, graph_of, rewrite
 
 import glulam as gl
+from glulam.compiler.options import Options
 from glulam.compiler.passes.layout import ChooseLayout
 from glulam.compiler.targets import target
 
@@ -58,6 +59,14 @@ def test_what_computes_in_either_layout_follows_its_input():
     assert layout("input %x: f32[1,16,6,6]\n%y = relu(%x)\noutput y = %y").ops == "relu"
     result = layout(IMAGE + f"%a = conv(%x, %u) {CONV1}\n%y = relu(%a)\noutput y = %y")
     assert layouts(result)["a"].block == 8
+
+
+@pytest.mark.parametrize("readers", ["conv {}", "{} conv"], ids=["conv first", "conv last"])
+def test_a_transpose_is_in_blocks_if_any_reader_wants_it(readers):
+    lines = {"conv": f"%y = conv(%t, %u) {CONV1}", "{}": "%s = sigmoid(%t)\n%z = reshape(%s) {shape=(16, 36)}"}
+    text = "input %x: f32[1,6,6,16]\nconst %u: f32[16,16,1,1] = random\n%t = transpose(%x) {perm=(0, 3, 1, 2)}\n"
+    text += "\n".join(lines[each] for each in readers.split()) + "\noutput y = %y\noutput z = %z"
+    assert layouts(layout(text))["t"].block == V3.lanes
 
 
 def test_what_is_enlarged_for_plain_readers_is_plain():
@@ -129,6 +138,14 @@ def test_plain_splits_of_one_sample_are_views(batch, ops):
     text += "output y = %y\noutput z = %z"
     assert layout(text).ops == ops
     compiled(text)
+
+
+def test_parts_of_a_constant_are_copied():
+    """Nobody writes a constant into the arena, so they cannot be parts of it."""
+    text = "input %x: f32[1,2,6]\nconst %k: f32[1,5,6] = random\n%p, %q = split(%k) {axis=1, sizes=(2, 3)}\n"
+    text += "%y = add(%x, %p)\noutput y = %y\noutput q = %q"
+    assert layout(text).ops == "split add"
+    compiled(text, Options(disable=("constant_folding",)))
 
 
 def test_a_value_in_two_concats_lies_in_one_of_them():

@@ -92,6 +92,25 @@ output y = %y"""
     assert fast[1] < strict[1]
 
 
+@pytest.mark.parametrize(("kernel", "pad"), [(4, 1), (4, 0), (2, 0)], ids=["3 taps for 2", "2 for 2", "1 for 1"])
+def test_strict_numerics_add_no_zeros_to_taps(kernel, pad):
+    """An infinite input would make NaN of what the definition does not let it meet."""
+    graph = graph_of(
+        f"""input %x: f32[1,64,9,9]
+const %w: f32[64,4,{kernel},{kernel}] = positive
+%y = conv_transpose(%x, %w) {{strides=(2, 2), \
+pads=(({pad}, {pad}), ({pad}, {pad})), dilations=(1, 1), output_padding=(0, 0), groups=1}}
+output y = %y"""
+    )
+    report = TransposedToConv(PASS.target, strict=True).run(graph.copy())
+    assert ("a phase lacks" in report.decisions[0].reason) == (pad == 1)
+    x = np.ones((1, 64, 9, 9), np.float32)
+    x[0, 3, 4, 4] = np.inf
+    with compile_graph(graph, Options(numerics="strict")) as model:
+        assert np.isinf(model(x)).sum() == 4 * kernel**2
+        assert not np.isnan(model(x)).any()
+
+
 @pytest.mark.parametrize("machine", [ZEN4, MESH], ids=lambda machine: machine.name)
 def test_declines_where_the_convolution_has_many_taps_more(machine):
     result = rewrite(
