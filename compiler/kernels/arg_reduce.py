@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr
 from glulam.compiler.loops.index import Affine
@@ -41,12 +42,10 @@ class _Search:
                 self.along(Affine.of(o), length)
             return self.ctx.finished()
         head, across = (1, outer) if inner == 1 else (outer, inner)
-        full, rest = divmod(across, self.lanes)
-        for first, count, lanes in ((0, full, self.lanes), (full * self.lanes, min(rest, 1), rest)):
-            if count:
-                with self.b.section(o=head, w=count) as (o, w), self.b.vector("v", lanes) as v:
-                    column = w * lanes + v + first
-                    self.across(length, *((column, Affine.of(0)) if inner == 1 else (Affine.of(o), column)))
+        for first, count, lanes in pieces(across, self.lanes):
+            with self.b.section(o=head, w=count) as (o, w), self.b.vector("v", lanes) as v:
+                column = w * lanes + v + first
+                self.across(length, *((column, Affine.of(0)) if inner == 1 else (Affine.of(o), column)))
         return self.ctx.finished()
 
     def across(self, length: int, outer: Affine, inner: Affine) -> None:

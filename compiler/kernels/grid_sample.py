@@ -13,6 +13,7 @@ from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.indexing import dense
 from glulam.compiler.kernels.nest import tasks
+from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Const, Expr
 from glulam.compiler.loops.index import Bounded
@@ -94,11 +95,9 @@ def build(ctx: Context, sampling: Sampling) -> Lowered:
     y = ctx.memory("output", 0, (n, channels, count))
     b, lanes = ctx.builder, ctx.target.vector_bytes // y.dtype.size
     sampler = _Sampler(ctx, sampling, extents, y.dtype)
-    pieces = max(min(tasks(n * count, 64 * channels) // n, -(-count // lanes)), 1)
-    length = -(-count // pieces // lanes) * lanes
-    full, rest = divmod(count, length)
-    for first, parts, size in ((0, full, length), (full * length, min(rest, 1), rest)):
-        for start, vectors, width in _vectors(size if parts else 0, lanes):
+    chunks = max(min(tasks(n * count, 64 * channels) // n, -(-count // lanes)), 1)
+    for first, parts, size in pieces(count, -(-count // chunks // lanes) * lanes):
+        for start, vectors, width in pieces(size, lanes):
             with b.section(n=n, p=parts) as (image, p), b.serial("i", vectors) as i, b.vector("v", width) as v:
                 at = p * size + i * width + v + (first + start)
                 places = [grid[image, at, rank - 1 - d] for d in range(rank)]
@@ -113,12 +112,6 @@ def build(ctx: Context, sampling: Sampling) -> Lowered:
                         b.store(total[0], total[0] + value * tap.weight[0])
                     b.store(y[image, c, at], total[0])
     return ctx.finished()
-
-
-def _vectors(size: int, lanes: int) -> list[tuple[int, int, int]]:
-    """(first, number of vectors, lanes) that cover a piece."""
-    full, rest = divmod(size, lanes)
-    return [part for part in ((0, full, lanes), (full * lanes, min(rest, 1), rest)) if part[1]]
 
 
 class _Sampler:

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from glulam.compiler.kernels.context import Context, Lowered
+from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr
 from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var
@@ -179,9 +180,7 @@ class _Plain(_GroupNorm):
     def pieces(self, extent: int) -> list[tuple[int, int, int]]:
         """(first, number of vectors, lanes) that cover a row."""
         lanes = self.ctx.target.vector_bytes // self.dtype.size
-        full, rest = divmod(extent, lanes)
-        parts = ((0, full, lanes), (full * lanes, min(rest, 1), rest))
-        return [part for part in parts if part[1]]
+        return pieces(extent, lanes)
 
     def summed(self, outer: Sequence[int], inner: int, element: Element) -> Expr:
         total = self.b.tile("total", 1, dtype=self.dtype)

@@ -17,6 +17,7 @@ from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels.context import COPIED_AS, Context, Lowered
 from glulam.compiler.kernels.context import vectors as exact_vectors
 from glulam.compiler.kernels.nest import Point, nest, row_chunks, vectors
+from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Expr, where
 from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var
@@ -97,16 +98,16 @@ def _gather_rows(ctx: Context, before: int, extents: Shape, count: int, row: int
 
     if row == 1:
         width = ctx.target.vector_bytes // max(size, 4)
-        for first, pieces, piece in row_chunks(before, count, width, 8 * size):
+        for first, parts, piece in row_chunks(before, count, width, 8 * size):
 
             def many(point: Point, first: int = first, piece: int = piece) -> None:
                 n, part = point
                 vectors(b, piece, width, lambda start, v: element(n, part * piece + start + v + first))
 
-            nest(b, [before, pieces], 8 * size * piece, many)
+            nest(b, [before, parts], 8 * size * piece, many)
         return ctx.finished()
-    for first, pieces, piece in row_chunks(before * count, row, width, 2 * size):
-        nest(b, [before, count, pieces], 2 * size * piece, partial(rows, first=first, piece=piece))
+    for first, parts, piece in row_chunks(before * count, row, width, 2 * size):
+        nest(b, [before, count, parts], 2 * size * piece, partial(rows, first=first, piece=piece))
     return ctx.finished()
 
 
@@ -120,7 +121,7 @@ def gather_elements(ctx: Context, axis: int) -> Lowered:
     b, size, extent = ctx.builder, y.dtype.size, data[axis]
     width = ctx.target.vector_bytes // max(size, 4)
     *outer, last = shape
-    for first, pieces, piece in row_chunks(math.prod(outer), last, width, 8 * size):
+    for first, parts, piece in row_chunks(math.prod(outer), last, width, 8 * size):
 
         def line(point: Point, first: int = first, piece: int = piece) -> None:
             *head, part = point
@@ -133,7 +134,7 @@ def gather_elements(ctx: Context, axis: int) -> Lowered:
 
             vectors(b, piece, width, move)
 
-        nest(b, [*outer, pieces], 8 * size * piece, line)
+        nest(b, [*outer, parts], 8 * size * piece, line)
     return ctx.finished()
 
 
@@ -161,8 +162,8 @@ def scatter_nd(ctx: Context, reduction: str) -> Lowered:
     width = ctx.target.vector_bytes // size
     updates = dense(ctx, 2, (count, row)) if count else y
     places = dense(ctx, 1, (count, depth)) if count and depth else y
-    for first, pieces, piece in row_chunks(1, row, width, size * (math.prod(extents) + 3 * count)):
-        with b.section(p=pieces) as (part,):
+    for first, parts, piece in row_chunks(1, row, width, size * (math.prod(extents) + 3 * count)):
+        with b.section(p=parts) as (part,):
             start = part * piece + first
             _copy_box(ctx, x, y, (), (*extents, piece), start)
             if not count:
@@ -238,11 +239,8 @@ def _scatter_across(
     b = ctx.builder
     outer, extent, inner = y.shape
     lanes = ctx.target.vector_bytes // max(y.dtype.size, 4)
-    full, rest = divmod(inner, lanes)
-    for first, pieces, width in ((0, full, lanes), (full * lanes, min(rest, 1), rest)):
-        if not pieces:
-            continue
-        with b.section(o=outer, w=pieces) as (o, w), b.vector("v", width) as v:
+    for first, columns, width in pieces(inner, lanes):
+        with b.section(o=outer, w=columns) as (o, w), b.vector("v", width) as v:
             column = w * lanes + v + first
             with b.serial("a", extent) as a:
                 b.store(y[o, a, column], x[o, a, column])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.index import Affine, Var
 
@@ -32,12 +33,12 @@ def nest(b: Builder, extents: Sequence[int], cost: int, body: Callable[[Point], 
     rest = list(extents)
     while rest and math.prod(heads) * rest[0] <= wanted:
         heads.append(rest.pop(0))
-    pieces = wanted // math.prod(heads)
-    if not rest or pieces == 1:
+    parts = wanted // math.prod(heads)
+    if not rest or parts == 1:
         _section(b, heads, rest, body)
         return
-    cut, length = len(heads), even_length(rest[0], -(-rest[0] // pieces))
-    for first, count, size in chunks(rest[0], length):
+    cut, length = len(heads), even_length(rest[0], -(-rest[0] // parts))
+    for first, count, size in pieces(rest[0], length):
 
         def shifted(point: Point, first: int = first, size: int = size) -> None:
             *outer, w, s = point[: cut + 2]
@@ -61,13 +62,6 @@ def _serial(b: Builder, extents: Sequence[int], point: Point, body: Callable[[Po
             _serial(b, extents[1:], [*point, Affine.of(s)], body)
 
 
-def chunks(extent: int, length: int) -> list[tuple[int, int, int]]:
-    """(first, number of chunks, chunk length) covering `extent`."""
-    full, rest = divmod(extent, length)
-    parts = [(0, full, length), (full * length, 1, rest)]
-    return [part for part in parts if part[1] and part[2]]
-
-
 def even_length(extent: int, least: int) -> int:
     """A length of chunks of at least that many, twice as many at most: one that divides `extent` if there is any."""
     return next((n for n in range(least, min(2 * least, extent) + 1) if extent % n == 0), least)
@@ -75,10 +69,10 @@ def even_length(extent: int, least: int) -> int:
 
 def row_chunks(rows: int, length: int, width: int, cost: int) -> list[tuple[int, int, int]]:
     """Rows of vectors in chunks of several vectors, as far as the number of rows does not make tasks enough."""
-    pieces = -(-tasks(rows * length, cost) // max(rows, 1))
+    wanted = -(-tasks(rows * length, cost) // max(rows, 1))
     unit = 4 * width
-    piece = -(-length // pieces // unit) * unit if pieces > 1 else length
-    return chunks(length, min(piece, length)) if length else []
+    piece = -(-length // wanted // unit) * unit if wanted > 1 else length
+    return pieces(length, min(piece, length)) if length else []
 
 
 def vectors(b: Builder, length: int, width: int, body: VectorBody) -> None:

@@ -214,19 +214,17 @@ class _Plain(_Reduction):
         inner = self.shape[-1]
         kept = {f"d{d}": n for d, n in enumerate(self.shape) if d not in self.axes}
         outer = [self.shape[axis] for axis in self.axes[:-1]]
-        full, rest = divmod(inner, self.lanes)
         with self.b.section(**kept or {"one": 1}) as at:
             where: tuple[IndexLike, ...] = at if kept else ()
 
             def passes(kind: Kind) -> list[Expr]:
                 total = self.b.tile("total", 1, dtype=self.dtype)
                 self.start(total, 1, kind)
-                for first, count, lanes in ((0, full, self.lanes), (full * self.lanes, min(rest, 1), rest)):
-                    if count:
-                        with self.b.vector("v", lanes) as v:
-                            load = self.loader(where, v + first, lanes)
-                            folded = LaneReduce(kind.op, *self.elements(kind, outer, count, load))
-                            self.b.store(total[0], ex.binary(kind.op, total[0], folded))
+                for first, count, lanes in pieces(inner, self.lanes):
+                    with self.b.vector("v", lanes) as v:
+                        load = self.loader(where, v + first, lanes)
+                        folded = LaneReduce(kind.op, *self.elements(kind, outer, count, load))
+                        self.b.store(total[0], ex.binary(kind.op, total[0], folded))
                 return [total[0]]
 
             point = self.point(where, [0] * len(self.axes)) if self.keepdims else where

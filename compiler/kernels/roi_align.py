@@ -9,6 +9,7 @@ from itertools import product
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.indexing import counted, dense
+from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Const, Expr
 from glulam.compiler.loops.index import Affine, Bounded, Var
@@ -51,10 +52,7 @@ class _RoiAlign:
         b, bins = self.b, self.rows * self.columns
         places = b.scratch("places", (self.taps, self.lanes), DType.I64)
         weights = b.scratch("weights", (self.taps, self.lanes), self.dtype)
-        full, rest = divmod(bins, self.lanes)
-        for first, count, lanes in ((0, full, self.lanes), (full * self.lanes, min(rest, 1), rest)):
-            if not count:
-                continue
+        for first, count, lanes in pieces(bins, self.lanes):
             with b.section(r=self.count, w=count) as (r, w), b.vector("v", lanes) as v:
                 bin_ = w * self.lanes + v + first
                 self.plan(Affine.of(r), bin_, v, places, weights)

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.operand import Operand
+from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr
 from glulam.compiler.loops.index import Affine, Var
@@ -150,15 +151,13 @@ def _over_lines(ctx: Context, body: Callable[[_Line], None]) -> Lowered:
             body(_Along(ctx, Affine.of(o), Affine.of(0)))
         return ctx.finished()
     head, across = (1, outer) if inner == 1 else (outer, inner)
-    full, rest = divmod(across, lanes)
     copied = length * ctx.target.vector_bytes <= ctx.target.l2_bytes // 4
     copy = b.scratch("line", (length, lanes), ctx.output.type.dtype) if copied else None
-    for first, count, width in ((0, full, lanes), (full * lanes, min(rest, 1), rest)):
-        if count:
-            with b.section(o=head, w=count) as (o, w), b.vector("v", width) as v:
-                column = w * width + v + first
-                place = (column, Affine.of(0)) if inner == 1 else (Affine.of(o), column)
-                body(_Across(ctx, *place, v, copy))
+    for first, count, width in pieces(across, lanes):
+        with b.section(o=head, w=count) as (o, w), b.vector("v", width) as v:
+            column = w * width + v + first
+            place = (column, Affine.of(0)) if inner == 1 else (Affine.of(o), column)
+            body(_Across(ctx, *place, v, copy))
     return ctx.finished()
 
 
@@ -245,14 +244,12 @@ class _Along(_Line):
                 body(v + full * self.lanes)
 
     def fold(self, op: str, element: Element) -> Expr:
-        full, rest = divmod(self.length, self.lanes)
         total = self.b.tile("total", 1, dtype=self.dtype)
         self.b.store(total[0], self.identity(op))
-        for first, count, lanes in ((0, full, self.lanes), (full * self.lanes, min(rest, 1), rest)):
-            if count:
-                with self.b.vector("v", lanes) as v:
-                    part = LaneReduce(op, self.folded(op, v + first, count, lanes, element))
-                    self.b.store(total[0], ex.binary(op, total[0], part))
+        for first, count, lanes in pieces(self.length, self.lanes):
+            with self.b.vector("v", lanes) as v:
+                part = LaneReduce(op, self.folded(op, v + first, count, lanes, element))
+                self.b.store(total[0], ex.binary(op, total[0], part))
         return total[0]
 
 

@@ -17,9 +17,10 @@ import numpy as np
 
 from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels.context import COPIED_AS, Context
-from glulam.compiler.kernels.nest import chunks, nest, row_chunks, tasks, vectors
+from glulam.compiler.kernels.nest import nest, row_chunks, tasks, vectors
 from glulam.compiler.kernels.operand import pack_channels
 from glulam.compiler.kernels.shuffles import assembled, transposed
+from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, IndexLike, Var
 from glulam.compiler.loops.ir import Buffer, Half, Load
@@ -332,7 +333,7 @@ class _Copier:
         """Tiles whose rows would all go to one set of a cache: several side by side, then row by row."""
         (t_first, t_count), (s_first, s_count) = across, down
         kept = self.b.scratch(f"kept{len(self.b.scratch_buffers)}", (width, _RUN * width), self.dtype)
-        for begin, count, length in chunks(t_count, _RUN):
+        for begin, count, length in pieces(t_count, _RUN):
 
             def run(coords: list[Affine], begin: int = begin, length: int = length) -> None:
                 *head, s, t = coords

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered, vectors
 from glulam.compiler.kernels.indexing import dense
+from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Bitcast, Cast, Const, Expr
 from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var
@@ -144,10 +145,7 @@ class _Search:
 
     def across(self, outer: int, inner: int) -> None:
         b = self.b
-        full, rest = divmod(inner, self.lanes)
-        for start, count, lanes in ((0, full, self.lanes), (full * self.lanes, min(rest, 1), rest)):
-            if not count:
-                continue
+        for start, count, lanes in pieces(inner, self.lanes):
             with b.section(o=outer, w=count) as (o, w), b.vector("v", lanes) as v:
                 column = w * self.lanes + v + start
                 last = self.register(self.highest, -1)

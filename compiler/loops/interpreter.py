@@ -55,8 +55,8 @@ def interpret(kernel: Kernel, arguments: Mapping[str, Array]) -> None:
         for point in itertools.product(*(range(v.extent) for v in section.vars)):
             state.env.update(zip(section.vars, point, strict=True))
             with np.errstate(all="ignore"):
-                for array in scratch.values():
-                    array.fill(np.nan)
+                for buffer, array in scratch.items():
+                    array.fill(np.nan if buffer.dtype.is_float else -1)
                 run()
 
 

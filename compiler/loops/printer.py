@@ -129,7 +129,7 @@ def _computed(index: Iterable[Index]) -> list[Expr]:
 
 
 def _operands(e: Expr) -> Sequence[Expr]:
-    return _computed(e.index) if isinstance(e, Load) else e.children()
+    return _computed(e.index) if type(e) is Load else e.children()
 
 
 def _shared(expressions: Iterable[Expr]) -> set[Expr]:
@@ -137,12 +137,9 @@ def _shared(expressions: Iterable[Expr]) -> set[Expr]:
     pending, seen, shared = list(expressions), set[Expr](), set[Expr]()
     while pending:
         e = pending.pop()
-        operands = _operands(e)
-        if not operands:
-            continue
         if e in seen:
             shared.add(e)
-        else:
+        elif operands := _operands(e):
             seen.add(e)
             pending += operands
     return shared

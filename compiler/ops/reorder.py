@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.op import Op, Trait
 from glulam.compiler.graph.types import Array, TensorType
 from glulam.compiler.kernels import reorder
@@ -20,10 +19,6 @@ class Reorder(Op):
 
     name = "reorder"
     traits = frozenset({Trait.VIEW})
-
-    @property
-    def layout(self) -> Layout:
-        return PLAIN if self.block == 1 else Layout(self.block)
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         return required(self, inputs, 1)

@@ -37,8 +37,7 @@ class SplitRecurrence(NodePass):
         into, kept = (None, None) if given.b is None else _biases(patch, op, given.b)
         gates = patch.apply(Linear(), given.x, weights, into, name=f"{node.name}.input")
         turned = patch.apply(Transpose((0, 2, 1)), given.r)
-        rest = [value for value in node.inputs[4:]]
-        results = patch.add(replace(op, projected=True), gates, None, turned, kept, *rest, name=node.name)
+        results = patch.add(replace(op, projected=True), gates, None, turned, kept, *node.inputs[4:], name=node.name)
         for old, new in zip(node.outputs, results, strict=True):
             patch.replace(old, new)
         return patch
