@@ -397,6 +397,39 @@ def reduced(net: _Net, x: Value) -> Value:
     return net.apply(ops.Sub(), x, y) if net.flip() else y
 
 
+def pyramid(net: _Net, x: Value) -> Value:
+    """Readers of one tensor that reach differently far beyond its edges, as DeepLab has them."""
+    x = net.activated(net.conv(x, net.pick(CHANNELS))) if net.flip() else x
+    branches = []
+    for _ in range(net.pick((2, 3))):
+        kernel, rate = net.pick((3, 1, 5)), net.pick((1, 2, 6, 12))
+        reach = rate * (kernel // 2)
+        branches.append(net.conv(x, net.pick(CHANNELS), kernel, pads=((reach, reach),) * 2, dilations=(rate, rate)))
+    if net.flip():
+        branches.append(net.apply(ops.MaxPool((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)), x))
+    return net.apply(ops.Concat(1), *branches)
+
+
+def given_at_run_time(net: _Net, x: Value) -> Value:
+    """A convolution whose weights or bias are inputs, and a pool or an activation behind it."""
+    if len(net.graph.inputs) > 3:
+        return net.activated(x)
+    channels, kernel = net.pick(CHANNELS), net.pick((1, 3))
+    parameters = [net.weights(channels, x.shape[1], kernel, kernel), net.weights(channels)]
+    for i in net.pick(((1,), (0,), (0, 1))):
+        name = f"in{len(net.graph.inputs)}"
+        parameters[i] = net.graph.input(name, parameters[i].type)
+    y = net.apply(ops.Conv((1, 1), ((kernel // 2, kernel // 2),) * 2, (1, 1), 1), x, *parameters)
+    return pool(net, y) if net.flip() else net.activated(y)
+
+
+def wide_steps(net: _Net, x: Value) -> Value:
+    """What first layers look like, wherever it stands."""
+    kernel, stride = net.pick(((7, 2), (5, 2), (11, 4), (3, 2)))
+    few = net.conv(x, net.pick((3, 1, 4)), 1) if net.flip() else x
+    return net.conv(few, net.pick((16, 32, 17)), kernel, stride)
+
+
 def twins(net: _Net, x: Value) -> Value:
     """The same layer twice, with the same weights."""
     weight = net.weights(16, x.shape[1], 3, 3)
@@ -432,6 +465,6 @@ BLOCKS = tuple(
         batch_norm, conv_norm, norm_conv, binary, with_constant, with_input, residual, gate, squeeze_excite,
         spatial_gate, concat, concat_elsewhere, inception, dense, split, split_sum, shuffle, pool, conv_pool,
         global_pool, head, upsample, upsample_add, upsample_concat, pad, pad_conv, crop, channel_slice, transposed,
-        reshaped, softmax, reduced, twins, nothing, another_input,
+        reshaped, softmax, reduced, pyramid, given_at_run_time, wide_steps, twins, nothing, another_input,
     )
 )  # fmt: skip
