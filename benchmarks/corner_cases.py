@@ -12,7 +12,7 @@ from typing import Any
 
 from glulam.benchmarks.cases import Case
 from glulam.frontends import layers as nn
-from glulam.frontends.layers import Input, Module, Sequential, symbolic
+from glulam.frontends.layers import Input, Module, Sequential
 from glulam.frontends.zoo.parts import ConvNorm, SqueezeExcitation
 
 
@@ -71,7 +71,7 @@ class Gated(nn.Block):
 @nn.layer
 def Sine(x: Any) -> Any:
     """sin(x), as networks of coordinates have it."""
-    return symbolic.sin(x)
+    return formula.sin(x)
 
 
 class First(nn.Block):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,6 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import glulam as gl
+from glulam import benchmarks
 from glulam.benchmarks import compile, error, report, run
 from glulam.benchmarks.cases import Case, open_case, with_batch
 from glulam.benchmarks.fusion import build_variants, group_times, variants
@@ -19,6 +22,17 @@ from glulam.benchmarks.report import markdown
 from glulam.compiler.graph.types import DType, TensorType
 from glulam.compiler.ops.pointwise import Add, Cast
 from glulam.runtime.errors import GlulamError
+
+BENCHMARKS = Path(benchmarks.__file__).parent
+COMMANDS = [path.stem for path in sorted(BENCHMARKS.glob("*.py")) if "argparse" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        import_module(f"glulam.benchmarks.{name}").main(["--help"])
+    assert ended.value.code == 0
+    assert "usage:" in capsys.readouterr().out
 
 
 class Metronome:

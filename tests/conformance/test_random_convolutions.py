@@ -1,19 +1,18 @@
 """Random convolutions: whatever may compute one, natively, for one thread or several, gives the reference's values.
 
-`make test` draws the same ones every time; `make fuzz` draws new ones, for as long as it draws random graphs.
+See `fuzzing` for how many.
 """
 
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 from executors import TARGETS, agree, native, reference
-from hypothesis import HealthCheck, given, note, settings
+from fuzzing import FUZZING, Run, drawing
+from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from strategies import feeds_for
-from test_random_graphs import FUZZING, SECONDS, Run
 
 from glulam.compiler import ops
 from glulam.compiler.graph.graph import Graph
@@ -27,6 +26,7 @@ CHANNELS = (1, 3, 4, 8, 16, 17, 24, 32, 48, 64, 96, 128)
 TAPS = (1, 3, 5, 7, 2, 4)
 EXTENTS = (1, 2, 3, 5, 7, 8, 13, 14, 19, 28)
 SHORT = (1, 2, 3, 4, 7, 9)  # extents of volumes
+EXAMPLES = settings.default.max_examples if FUZZING else 40
 MOST_PRODUCTS = 30_000_000
 TOLERANCE = 2e-4
 
@@ -79,15 +79,9 @@ def _products(batch, outputs, extents, depth, taps):
 
 
 def test_fuzz_random_convolutions(record_property):
-    run = Run(time.monotonic() + SECONDS)
+    run = Run()
 
-    @settings(
-        max_examples=settings.default.max_examples if FUZZING else 60,
-        derandomize=not FUZZING,
-        database=settings.default.database if FUZZING else None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @drawing(EXAMPLES)
     @given(convolutions(), st.sampled_from(TARGETS), st.sampled_from((1, 2, 4)))
     def compare(graph, name, threads):
         if run.over():
@@ -102,6 +96,7 @@ def test_fuzz_random_convolutions(record_property):
         compare()
     finally:
         record_property("random convolutions compared", run.compared)
+    assert FUZZING or run.compared > EXAMPLES / 2
 
 
 def check(graph, options):

@@ -1,19 +1,15 @@
 """Random graphs: native code, fused, unfused and with a pass left out, gives the reference's values.
 
-`make test` draws the same few hundred graphs every time; `make fuzz` draws new ones, for GLULAM_FUZZ_SECONDS at most
-or, given GLULAM_FUZZ_EXAMPLES, that many of them however long it takes; and it prints how many were compared.
+See `fuzzing` for how many; `make fuzz` prints how many were compared.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 from executors import TARGETS, agree, native, reference
-from hypothesis import HealthCheck, assume, event, given, note, settings
+from fuzzing import FUZZING, WANTED, Run, drawing
+from hypothesis import assume, event, given, note, settings
 from hypothesis import strategies as st
 from rewrites import graph_of
 from strategies import feeds_for, graphs
@@ -23,26 +19,10 @@ from glulam.compiler.graph.verify import verify
 from glulam.compiler.options import Options
 from glulam.compiler.pipeline import switchable_passes
 
-FUZZING = settings.get_current_profile_name() == "fuzz"
-WANTED = int(os.environ.get("GLULAM_FUZZ_EXAMPLES", "0")) if FUZZING else 0
 SHARDS = 16 if WANTED else 1  # so that pytest -n can share out a long run
-EXAMPLES = -(-WANTED // SHARDS) or (settings.default.max_examples if FUZZING else 200)
-SECONDS = float(os.environ.get("GLULAM_FUZZ_SECONDS", ("inf" if WANTED else "600") if FUZZING else "60"))
+EXAMPLES = -(-WANTED // SHARDS) or (settings.default.max_examples if FUZZING else 160)
 OTHER_BUILDS = ({"fuse": False}, *({"disable": (name,)} for name in switchable_passes()))
 TOLERANCE = 2e-4
-
-
-@dataclass
-class Run:
-    """How many graphs agreed, and when to stop; once a graph has failed, its shrinking takes the time it needs."""
-
-    end: float
-    failed: bool = False
-    compared: int = 0
-    uncertain: int = 0
-
-    def over(self):
-        return not self.failed and time.monotonic() > self.end
 
 
 def agree_as_far_as_known(graph, feeds, actual, expected, what):
@@ -86,15 +66,9 @@ def test_what_is_only_rounding_error_agrees_and_nothing_else_does():
 
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_fuzz_random_graphs(shard, record_property):
-    run = Run(time.monotonic() + SECONDS)
+    run = Run()
 
-    @settings(
-        max_examples=EXAMPLES,
-        derandomize=not FUZZING,
-        database=settings.default.database if FUZZING else None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @drawing(EXAMPLES)
     @given(graphs(6), st.sampled_from(TARGETS), st.sampled_from(OTHER_BUILDS), st.integers(0, 3))
     def compare(graph, target, other, seed):
         if run.over():
@@ -123,3 +97,4 @@ def test_fuzz_random_graphs(shard, record_property):
     finally:
         record_property("random graphs compared", run.compared)
         record_property("of which some output is little but rounding error", run.uncertain)
+    assert FUZZING or run.compared > EXAMPLES / 2

@@ -63,9 +63,10 @@ def test_order_is_restored_where_the_new_node_reads_later_values():
     graph.output("y", graph.apply(Note(3), a, name="c"))
     graph.output("z", b)
     patch = Patch(graph, "a is b")
-    patch.replace(a, patch.apply(Note(4), b))
+    patch.replace(a, patch.apply(Note(4), b, name="new"))
     patch.commit()
     verify(graph)
+    assert [node.name for node in graph.nodes] == ["b", "new", "c"]
 
 
 def test_unequal_types_are_refused():
