@@ -13,6 +13,7 @@ from typing import Any
 from glulam.benchmarks.cases import Case
 from glulam.frontends import layers as nn
 from glulam.frontends.layers import Input, Module, Sequential
+from glulam.frontends.layers import math as formula
 from glulam.frontends.zoo.parts import ConvNorm, SqueezeExcitation
 
 
