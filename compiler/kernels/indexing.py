@@ -14,9 +14,8 @@ from functools import partial
 import numpy as np
 
 from glulam.compiler.graph.types import DType, Shape
-from glulam.compiler.kernels.context import COPIED_AS, Context, Lowered
-from glulam.compiler.kernels.context import vectors as exact_vectors
-from glulam.compiler.kernels.nest import Point, nest, row_chunks, vectors
+from glulam.compiler.kernels.context import COPIED_AS, Context, Lowered, vectors
+from glulam.compiler.kernels.nest import Point, nest, overlapping_vectors, row_chunks
 from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Expr, where
@@ -94,7 +93,7 @@ def _gather_rows(ctx: Context, before: int, extents: Shape, count: int, row: int
             at = part * piece + start + v + first
             b.store(y[n, m, at], x[(n, *bounded, at)])
 
-        vectors(b, piece, width, move)
+        overlapping_vectors(b, piece, width, move)
 
     if row == 1:
         width = ctx.target.vector_bytes // max(size, 4)
@@ -102,7 +101,7 @@ def _gather_rows(ctx: Context, before: int, extents: Shape, count: int, row: int
 
             def many(point: Point, first: int = first, piece: int = piece) -> None:
                 n, part = point
-                vectors(b, piece, width, lambda start, v: element(n, part * piece + start + v + first))
+                overlapping_vectors(b, piece, width, lambda start, v: element(n, part * piece + start + v + first))
 
             nest(b, [before, parts], 8 * size * piece, many)
         return ctx.finished()
@@ -132,7 +131,7 @@ def gather_elements(ctx: Context, axis: int) -> Lowered:
                 source[axis] = Bounded(counted(indices[tuple(at)], extent), extent)
                 b.store(y[tuple(at)], x[tuple(source)])
 
-            vectors(b, piece, width, move)
+            overlapping_vectors(b, piece, width, move)
 
         nest(b, [*outer, parts], 8 * size * piece, line)
     return ctx.finished()
@@ -178,7 +177,7 @@ def scatter_nd(ctx: Context, reduction: str) -> Lowered:
                     place = y[(*into, start + at)]
                     b.store(place, COMBINE[reduction](place, updates[k, start + at]))
 
-                exact_vectors(b, piece, width, update)
+                vectors(b, piece, width, update)
     return ctx.finished()
 
 
@@ -199,7 +198,7 @@ def _copy_box(
         at = (*head, first + v + (0 if tail else start), *tail)
         b.store(y[at], x[at])
 
-    vectors(b, rest[0], width, move)
+    overlapping_vectors(b, rest[0], width, move)
 
 
 def scatter_elements(ctx: Context, axis: int, reduction: str) -> Lowered:

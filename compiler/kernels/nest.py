@@ -75,7 +75,7 @@ def row_chunks(rows: int, length: int, width: int, cost: int) -> list[tuple[int,
     return pieces(length, min(piece, length)) if length else []
 
 
-def vectors(b: Builder, length: int, width: int, body: VectorBody) -> None:
+def overlapping_vectors(b: Builder, length: int, width: int, body: VectorBody) -> None:
     """`body(start, v)` for 0 .. length - 1 in vectors; the last one goes over what an earlier one did already.
 
     A row shorter than a vector is one narrower vector. The extent of `v` is the number of lanes.

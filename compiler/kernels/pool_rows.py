@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
-from glulam.compiler.kernels.context import Context, Lowered, Point
-from glulam.compiler.kernels.context import vectors as exact_vectors
-from glulam.compiler.kernels.nest import even_length, vectors
+from glulam.compiler.kernels.context import Context, Lowered, Point, vectors
+from glulam.compiler.kernels.nest import even_length, overlapping_vectors
 from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.kernels.windows import Fold, PoolGeometry, Scale, Window
 from glulam.compiler.loops.builder import Builder
@@ -142,7 +141,7 @@ class PlainPool:
                 self.b.store(folded[r, p + start], self.fold.neutral)
 
             with self.b.serial("r", rows) as r:
-                exact_vectors(self.b, end - start, self.lanes, partial(store, r=r))
+                vectors(self.b, end - start, self.lanes, partial(store, r=r))
 
     def _fold_row(
         self, folded: Buffer, row: Affine, head: Head, places: Sequence[Affine], runs: Sequence[_Run]
@@ -164,7 +163,7 @@ class PlainPool:
                 value = self.fold.taps(self.b, kernel, 1, lambda t, tap: seen(tap, start + t + v))[0]
             self.b.store(folded[row, start + v + self.left], value)
 
-        vectors(self.b, width, self.lanes, vector)
+        overlapping_vectors(self.b, width, self.lanes, vector)
 
     def _windows(self, folded: Buffer, row: Affine, head: Head, places: Sequence[Affine]) -> None:
         """A row of results."""
@@ -184,6 +183,6 @@ class PlainPool:
             self.ctx.write(point, self.ctx.finish(self.scale(acc[0], spatial), point))
 
         if self.ctx.epilogue.inputs:  # whose memory may be the output's: each pixel is written once
-            exact_vectors(self.b, width, self.lanes, pixels)
+            vectors(self.b, width, self.lanes, pixels)
         else:
-            vectors(self.b, width, self.lanes, lambda start, v: pixels(start + v))
+            overlapping_vectors(self.b, width, self.lanes, lambda start, v: pixels(start + v))

@@ -7,7 +7,7 @@ import math
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.indexing import dense
-from glulam.compiler.kernels.nest import vectors
+from glulam.compiler.kernels.nest import overlapping_vectors
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Cast, Const, Expr
@@ -61,8 +61,8 @@ def build(ctx: Context, scale: float) -> Lowered:
                 full = (down[0, i] < down[1, i]) & (across[0, start + v] < across[1, start + v])
                 b.store(y[r, c, i, start + v], ex.where(full, best[0], 0.0))
 
-            vectors(b, width, lanes, row)
-            vectors(b, columns, lanes, column)
+            overlapping_vectors(b, width, lanes, row)
+            overlapping_vectors(b, columns, lanes, column)
     return ctx.finished()
 
 

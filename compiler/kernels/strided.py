@@ -17,7 +17,7 @@ import numpy as np
 
 from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels.context import COPIED_AS, Context
-from glulam.compiler.kernels.nest import nest, row_chunks, tasks, vectors
+from glulam.compiler.kernels.nest import nest, overlapping_vectors, row_chunks, tasks
 from glulam.compiler.kernels.operand import pack_channels
 from glulam.compiler.kernels.shuffles import assembled, transposed
 from glulam.compiler.kernels.tiling import pieces
@@ -202,7 +202,7 @@ class _Copier:
             def rows(point: list[Affine], first: int = first, piece: int = piece) -> None:
                 x, y = self.base(outer, point[:-1])
                 begin = point[-1] * piece + first
-                vectors(self.b, piece, width, lambda start, v: move(x, y, begin + start, v))
+                overlapping_vectors(self.b, piece, width, lambda start, v: move(x, y, begin + start, v))
 
             nest(self.b, [*extents, count], cost * piece, rows)
 
@@ -262,7 +262,10 @@ class _Copier:
         nest(self.b, [count], 2 * self.size * whole, record)
 
     def piece(self, source: Side, x: Affine, y: Affine, length: int) -> None:
-        vectors(self.b, length, self.lanes, lambda start, v: self.store(y + start + v, source.buffer[x + start + v]))
+        def move(start: Affine, v: Var) -> None:
+            self.store(y + start + v, source.buffer[x + start + v])
+
+        overlapping_vectors(self.b, length, self.lanes, move)
 
     def room(self, dims: Sequence[Dim]) -> int | None:
         """Elements before the first one that whole vectors may start at, so that they stay in the buffer."""

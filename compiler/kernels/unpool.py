@@ -11,7 +11,7 @@ import numpy as np
 from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.gemm_operands import zero
-from glulam.compiler.kernels.nest import vectors
+from glulam.compiler.kernels.nest import overlapping_vectors
 from glulam.compiler.kernels.windows import PoolGeometry
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Const, Expr
@@ -81,7 +81,7 @@ def maximum_and_place(
 
     extents = {"n": ctx.output.shape[0], "c": channels} | {f"o{d}": extent for d, extent in enumerate(outer)}
     with b.section(**extents) as (n, c, *rows):
-        vectors(b, width, lanes, lambda start, v: pixel((n, c), rows, start, v))
+        overlapping_vectors(b, width, lanes, lambda start, v: pixel((n, c), rows, start, v))
     return ctx.finished()
 
 
@@ -96,7 +96,7 @@ def scatter_planes(ctx: Context, per_plane: bool) -> Lowered:
     y = ctx.memory("output", 0, (planes, size))
     lanes = ctx.target.vector_bytes // y.dtype.size
     with b.section(p=planes) as (p,):
-        vectors(b, size, lanes, lambda start, v: b.store(y[p, start + v], zero(y.dtype)))
+        overlapping_vectors(b, size, lanes, lambda start, v: b.store(y[p, start + v], zero(y.dtype)))
         with b.serial("i", count) as i:
             index = b.tile("index", dtype=DType.I64)
             wide: Expr = places[p, i] if places.dtype is DType.I64 else Cast(places[p, i], DType.I64)

@@ -80,9 +80,16 @@ SHAPES = [
 ]
 
 
+def in_turn(filterings, shapes, each=3):
+    """Filterings and shapes: F4 with all of them, the others with so many, one after the other."""
+    pairs = [(F4, shape) for shape in shapes]
+    for i, f in enumerate(f for f in filterings if f is not F4):
+        pairs += [(f, shapes[(i + j) % len(shapes)]) for j in range(each)]
+    return pytest.mark.parametrize(("f", "case"), pairs, ids=[f"{named(f)}-{shape}" for f, shape in pairs])
+
+
 @pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("case", SHAPES, ids=str)
-@pytest.mark.parametrize("f", FILTERINGS, ids=named)
+@in_turn(FILTERINGS, SHAPES)
 def test_native_equals_reference(name, case, f):
     op, arrays = conv(*case, f=f)
     (expected,) = op.reference(*arrays)
@@ -134,8 +141,7 @@ def run_plain(op, arrays, target, native=True):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("case", FEW_CHANNELS, ids=str)
-@pytest.mark.parametrize("f", FILTERINGS + ADDED, ids=named)
+@in_turn(FILTERINGS + ADDED, FEW_CHANNELS)
 def test_vectors_across_tiles_equal_the_reference(name, case, f):
     op, arrays = conv(*case, f=f)
     (expected,) = op.reference(*arrays)
@@ -270,8 +276,7 @@ def test_stages_make_up_the_convolution(case, f):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("case", SHAPES, ids=str)
-@pytest.mark.parametrize("f", [*FILTERINGS, *DILATED], ids=named)
+@in_turn([*FILTERINGS, *DILATED], SHAPES)
 def test_each_stage_equals_its_reference(name, case, f):
     op, arrays = conv(*case, f=f)
     for stage, inputs, constants in stages(op, *arrays, lanes=target(name).lanes):
