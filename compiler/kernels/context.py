@@ -301,8 +301,9 @@ class Context:
     ) -> Iterator[tuple[Var, Var, list[Affine]]]:
         """Parallel loops over images, channel blocks and places in the rows' dimensions, at least one.
 
-        If images are shared by halves, see `run`, the halves of the first of these come before the channels, or all of
-        it if it cannot be halved. `weights` are in bytes.
+        The order is n, h, c, and then the rows' dimensions. If two threads share an image by halves, see `run`, each
+        value of h is one half of the first of these; if that cannot be halved, h goes through all of it. `weights` are
+        in bytes.
         """
         first, *rest = rows
         parts, length = self.parts(first, weights), 1

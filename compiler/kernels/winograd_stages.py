@@ -70,8 +70,8 @@ def cost(
 def build_input(ctx: Context, f: Filtering, pads: Pads, extents: Shape) -> Lowered:
     """x in channel blocks, with zeros around it as far as the last tile reaches, to v[points, tiles * C' + lanes].
 
-    `pads` and `extents`, of the convolution's result, are those of rows and columns. A place in all the frames of a
-    volume comes before the next one.
+    The last lanes are zeros, see `ops.winograd.WinogradInput`. `pads` and `extents`, of the convolution's result, are
+    those of rows and columns. A place in all the frames of a volume comes before the next one.
     """
     b, x, block = ctx.builder, ctx.input_view(0), ctx.operand(0).layout.block
     points, row = ctx.output.shape

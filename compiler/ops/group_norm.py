@@ -46,7 +46,7 @@ class GroupNorm(Op):
         """Groups must be whole blocks, or parts of one block, whatever the size of blocks is."""
         (x,) = outputs
         width = x.shape[1] // self.groups
-        fits = width and (width % _WIDEST_BLOCK == 0 or (_WIDEST_BLOCK % width == 0 and width < 8))
+        fits = width and (width % _WIDEST_BLOCK == 0 or (_WIDEST_BLOCK % width == 0))
         return Prefers.EITHER if fits and x.dtype is DType.F32 else Prefers.PLAIN
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
