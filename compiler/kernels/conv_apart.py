@@ -37,7 +37,7 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
     """The kernel. Inputs: x[N,C,*S], w[OC,C/g,*K], b?[OC], then what the epilogue reads."""
     weights = constant_weights(ctx)
     if geometry.is_pointwise and geometry.rank > 1 and (flat := ctx.flattened()) is not None:
-        one = ConvGeometry((1,), (1,), (1,), ((0, 0),), geometry.groups)
+        one = ConvGeometry.pointwise(1, geometry.groups)
         sections(flat, one, weights.reshape(*weights.shape[:2], 1), Grid.whole(flat.output.spatial))
         return flat.finished()
     sections(ctx, geometry, weights, Grid.whole(ctx.output.spatial))

@@ -32,7 +32,7 @@ def build(ctx: Context, channels: Sequence[Sequence[int]], tiling: Tiling | None
     """
     inner = ctx.flattened() or ctx
     rank = inner.output.type.rank - 2
-    geometry = ConvGeometry((1,) * rank, (1,) * rank, (1,) * rank, ((0, 0),) * rank)
+    geometry = ConvGeometry.pointwise(rank)
     weights = constant_weights(ctx).reshape(ctx.output.shape[1], -1, *(1,) * rank)
     _ChannelsConv(inner, geometry, weights, channels).sections(tiling)
     return inner.finished()

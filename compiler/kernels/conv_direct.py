@@ -56,7 +56,7 @@ def build(ctx: Context, geometry: ConvGeometry, tiling: Tiling | None = None) ->
     The tile is the one with the fewest estimated cycles if none is given.
     """
     if geometry.is_pointwise and ctx.output.type.rank > 3 and (flat := ctx.flattened()) is not None:
-        one = ConvGeometry((1,), (1,), (1,), ((0, 0),), geometry.groups)
+        one = ConvGeometry.pointwise(1, geometry.groups)
         weights = constant_weights(ctx).reshape(*ctx.operand(1).shape[:2], 1)
         sections(flat, one, weights, Grid.whole(flat.output.spatial), tiling)
         return flat.finished()

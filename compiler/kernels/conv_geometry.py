@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,12 @@ class ConvGeometry:
     dilations: Shape
     pads: tuple[tuple[int, int], ...]
     groups: int = 1
+
+    @classmethod
+    def pointwise(cls, rank: int, groups: int = 1) -> Self:
+        """Of a 1x1 convolution."""
+        ones = (1,) * rank
+        return cls(ones, ones, ones, ((0, 0),) * rank, groups)
 
     @property
     def rank(self) -> int:

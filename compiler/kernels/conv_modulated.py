@@ -69,8 +69,9 @@ class _Modulated(DirectConv):
     def __init__(self, ctx: Context) -> None:
         outs, channels = ctx.output.shape[1], ctx.operand(0).shape[1]
         ones = (1,) * len(ctx.output.spatial)
-        geometry = ConvGeometry(ones, ones, ones, ((0, 0),) * len(ones))
-        super().__init__(ctx, geometry, np.broadcast_to(np.float32(0.0), (outs, channels, *ones)))
+        super().__init__(
+            ctx, ConvGeometry.pointwise(len(ones)), np.broadcast_to(np.float32(0.0), (outs, channels, *ones))
+        )
         self.own = ctx.input_view(1)
 
     def packed(self, first: int, per_group: int, count: int, lanes: int) -> Buffer:

@@ -99,7 +99,7 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
         raise UnsupportedError(f"{ctx.name}: the tensors lie in channel blocks")
     bias = np.zeros(len(weights), np.float32) if bias is None else bias
     if geometry.is_pointwise and geometry.rank > 1 and (flat := ctx.flattened()) is not None:
-        one = ConvGeometry((1,), (1,), (1,), ((0, 0),), geometry.groups)
+        one = ConvGeometry.pointwise(1, geometry.groups)
         _Narrow(flat, one, weights.reshape(*weights.shape[:2], 1), bias).sections()
         return flat.finished()
     _Narrow(ctx, geometry, weights, bias).sections()

@@ -145,8 +145,7 @@ class _Pointwise(ConvTile):
     def __init__(self, ctx: Context, rows: _Rows) -> None:
         rank = ctx.output.type.rank - 2
         ones, weights = (1,) * rank, constant_weights(ctx)
-        one = ConvGeometry(ones, ones, ones, ((0, 0),) * rank)
-        super().__init__(ctx, one, weights.reshape(*weights.shape[:2], *ones))
+        super().__init__(ctx, ConvGeometry.pointwise(rank), weights.reshape(*weights.shape[:2], *ones))
         self.is_flat = rank == 1
         self.next_pixels: _Ahead | None = None
         self.done = Affine.of(0)  # pixels of the band that come before the tile in hand

@@ -13,7 +13,7 @@ from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.index import Affine, IndexLike
 
-_ONE_TAP = ConvGeometry((1,), (1,), (1,), ((0, 0),))
+_ONE_TAP = ConvGeometry.pointwise(1)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Const, Expr
 from glulam.compiler.loops.index import Bounded
-from glulam.compiler.loops.ir import Tile
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,9 @@ class Sampling:
 class _Tap:
     """Registers that say what one tap reads along one axis, or along all of them."""
 
-    index: Tile
-    weight: Tile
-    inside: Tile
+    index: Expr
+    weight: Expr
+    inside: Expr
 
 
 def build(ctx: Context, sampling: Sampling) -> Lowered:
@@ -106,10 +105,10 @@ def build(ctx: Context, sampling: Sampling) -> Lowered:
                     total = b.tile("total", 1, dtype=y.dtype)
                     b.store(total[0], Const(0.0, y.dtype))
                     for tap in taps:
-                        value: Expr = x[image, c, Bounded(tap.index[0], math.prod(extents))]
+                        value: Expr = x[image, c, Bounded(tap.index, math.prod(extents))]
                         if sampling.padding == "zeros":
-                            value = ex.where(tap.inside[0], value, 0.0)
-                        b.store(total[0], total[0] + value * tap.weight[0])
+                            value = ex.where(tap.inside, value, 0.0)
+                        b.store(total[0], total[0] + value * tap.weight)
                     b.store(y[image, c, at], total[0])
     return ctx.finished()
 
@@ -120,33 +119,26 @@ class _Sampler:
     def __init__(self, ctx: Context, sampling: Sampling, extents: list[int], dtype: DType) -> None:
         self.b, self.sampling, self.extents, self.dtype = ctx.builder, sampling, extents, dtype
 
-    def kept(self, value: Expr) -> Tile:
-        tile = self.b.tile("kept", 1, dtype=value.dtype)
-        self.b.store(tile[0], value)
-        return tile
-
     def taps(self, normal: list[Expr]) -> list[_Tap]:
         """All combinations of the axes' taps; an index counts elements of one channel's image."""
         axes = [self.along(value, extent) for value, extent in zip(normal, self.extents, strict=True)]
         found = []
         for combination in product(*axes):
             first, *others = combination
-            index: Expr = first.index[0]
-            weight: Expr = first.weight[0]
-            inside: Expr = first.inside[0]
+            index, weight, inside = first.index, first.weight, first.inside
             for tap, extent in zip(others, self.extents[1:], strict=True):
-                index, weight, inside = index * extent + tap.index[0], weight * tap.weight[0], inside & tap.inside[0]
-            found.append(_Tap(self.kept(index), self.kept(weight), self.kept(inside)))
+                index, weight, inside = index * extent + tap.index, weight * tap.weight, inside & tap.inside
+            found.append(_Tap(self.b.kept(index), self.b.kept(weight), self.b.kept(inside)))
         return found
 
     def along(self, normal: Expr, extent: int) -> list[_Tap]:
-        place = self.kept(self.sampling.place(normal, extent))[0]
-        base = self.kept(ex.unary("floor", place))[0]
-        fraction = self.kept(place - base)[0]
+        place = self.b.kept(self.sampling.place(normal, extent))
+        base = self.b.kept(ex.unary("floor", place))
+        fraction = self.b.kept(place - base)
         found = []
         for offset, weight in zip(self.sampling.taps, self.sampling.weights(fraction), strict=True):
             element = base + float(offset)
             inside = (element >= 0.0) & (element <= float(extent - 1))
             reached = ex.minimum(ex.maximum(self.sampling.inside(element, extent), 0.0), float(extent - 1))
-            found.append(_Tap(self.kept(Cast(reached, DType.I64)), self.kept(weight), self.kept(inside)))
+            found.append(_Tap(self.b.kept(Cast(reached, DType.I64)), self.b.kept(weight), self.b.kept(inside)))
         return found

@@ -41,11 +41,6 @@ class _GroupNorm:
         self.share = groups / math.prod(ctx.output.shape[1:])
         self.chains = ctx.target.vector_registers // 4
 
-    def keep(self, value: Expr) -> Expr:
-        tile = self.b.tile("kept", 1, dtype=self.dtype)
-        self.b.store(tile[0], value)
-        return tile[0]
-
     def deviation(self, variance: Expr) -> Expr:
         return 1.0 / ex.sqrt(variance + self.epsilon)
 
@@ -83,18 +78,18 @@ class _Blocked(_GroupNorm):
             def at(place: Sequence[IndexLike]) -> tuple[IndexLike, ...]:
                 return (n, u * span + Affine.of(place[0]), *place[1:], v)
 
-            mean = self.keep(self.shared(self.total(sizes, inner, lambda p: self.x[at(p)])) * self.share)
+            mean = self.b.kept(self.shared(self.total(sizes, inner, lambda p: self.x[at(p)])) * self.share)
 
             def squared(place: tuple[IndexLike, ...]) -> Expr:
-                distance = self.keep(self.x[at(place)] - mean)
+                distance = self.b.kept(self.x[at(place)] - mean)
                 return distance * distance
 
             variance = self.shared(self.total(sizes, inner, squared)) * self.share
-            deviation = self.keep(self.deviation(variance))
+            deviation = self.b.kept(self.deviation(variance))
             with self.b.serial("c", span) as c:
                 block_index = u * span + c
-                factor = deviation if scale is None else self.keep(deviation * scale(block_index, v))
-                shift = None if bias is None else self.keep(bias(block_index, v))
+                factor = deviation if scale is None else self.b.kept(deviation * scale(block_index, v))
+                shift = None if bias is None else self.b.kept(bias(block_index, v))
                 self.apply((n, block_index), outer, inner, v, lambda x: self.affine(x - mean, factor, shift))
         return self.ctx.finished()
 
@@ -121,10 +116,10 @@ class _Blocked(_GroupNorm):
         """The sum over all lanes of the group, in each of them."""
         block = self.ctx.output.layout.block
         if self.width >= block:
-            return LaneReduce("add", self.keep(value))
+            return LaneReduce("add", self.b.kept(value))
         step = 1
         while step < self.width:
-            kept = self.keep(value)
+            kept = self.b.kept(value)
             value = kept + LaneShuffle(kept, kept, tuple(lane ^ step for lane in range(block)))
             step *= 2
         return value
@@ -157,13 +152,13 @@ class _Plain(_GroupNorm):
             def at(place: Sequence[IndexLike]) -> tuple[IndexLike, ...]:
                 return (n, g * self.width + Affine.of(place[0]), *place[1:])
 
-            mean = self.keep(self.summed(outer, inner, lambda p: self.x[at(p)]) * self.share)
+            mean = self.b.kept(self.summed(outer, inner, lambda p: self.x[at(p)]) * self.share)
 
             def squared(place: tuple[IndexLike, ...]) -> Expr:
-                distance = self.keep(self.x[at(place)] - mean)
+                distance = self.b.kept(self.x[at(place)] - mean)
                 return distance * distance
 
-            deviation = self.keep(self.deviation(self.summed(outer, inner, squared) * self.share))
+            deviation = self.b.kept(self.deviation(self.summed(outer, inner, squared) * self.share))
             with ExitStack() as loops:
                 place = [loops.enter_context(b.serial("r", extent)) for extent in outer]
                 for first, count, lanes in self.pieces(inner):
@@ -191,7 +186,7 @@ class _Plain(_GroupNorm):
                 def load(place: tuple[IndexLike, ...], first: int = first, lanes: int = lanes, v: Var = v) -> Expr:
                     return element((*place[:-1], Affine.of(place[-1]) * lanes + v + first))
 
-                part = LaneReduce("add", self.keep(self.total(outer, count, load)))
+                part = LaneReduce("add", self.b.kept(self.total(outer, count, load)))
                 self.b.store(total[0], total[0] + part)
         return total[0]
 

@@ -49,12 +49,12 @@ def _in_blocks(ctx: Context, point: Point, before: int, after: int) -> Expr:
         if blocks == 1 and step:
             return Const(0.0, x.buffer.dtype)
         place: IndexLike = c if not step else Bounded(IndexValue(c + step), blocks)
-        value = _kept(ctx, x[(n, place, *rest)])
-        value = _kept(ctx, value * value)
+        value = ctx.builder.kept(x[(n, place, *rest)])
+        value = ctx.builder.kept(value * value)
         if not step:
             return value
         inside = IndexValue(Affine.of(c)) > 0 if step < 0 else IndexValue(Affine.of(c)) < blocks - 1
-        return _kept(ctx, ex.where(inside, value, 0.0))
+        return ctx.builder.kept(ex.where(inside, value, 0.0))
 
     here = square(0)
     total = here
@@ -77,7 +77,7 @@ def _plain(ctx: Context, point: Point, before: int, after: int) -> Expr:
 
     def tap(t: IndexLike) -> None:
         channel = IndexValue(Affine.of(c) + t - before)
-        value = _kept(ctx, x[(n, Bounded(channel, channels), *rest)])
+        value = ctx.builder.kept(x[(n, Bounded(channel, channels), *rest)])
         inside = (channel >= 0) & (channel < channels)
         b.store(total[0], total[0] + ex.where(inside, value * value, 0.0))
 
@@ -88,9 +88,3 @@ def _plain(ctx: Context, point: Point, before: int, after: int) -> Expr:
         with b.serial("t", before + after + 1) as t:
             tap(t)
     return total[0]
-
-
-def _kept(ctx: Context, value: Expr) -> Expr:
-    tile = ctx.builder.tile("kept", 1, dtype=value.dtype)
-    ctx.builder.store(tile[0], value)
-    return tile[0]

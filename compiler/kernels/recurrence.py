@@ -323,21 +323,16 @@ class _Lstm(_Recurrence):
         b, cells = self.b, self.state("c")
         gate, candidate, shown = share.direction.activations
 
-        def kept(value: Expr) -> Expr:
-            tile = b.tile("kept", dtype=self.dtype)
-            b.store(tile[()], value)
-            return tile[()]
-
         def finish(at: _Tile, sums: list[Expr], r: int, unit: Affine) -> None:
-            old = kept(cells[at.row + r, unit])
+            old = b.kept(cells[at.row + r, unit])
 
             def gated(g: int, place: int, cell: Expr) -> Expr:
                 seen = self.peephole(at, place, unit, cell)
                 return gate(sums[g] if seen is None else sums[g] + seen)
 
-            into = kept(gated(0, 0, old))
+            into = b.kept(gated(0, 0, old))
             keep = 1.0 - into if self.flag else gated(2, 2, old)
-            new = kept(keep * old + into * candidate(sums[3]))
+            new = b.kept(keep * old + into * candidate(sums[3]))
             out = gated(1, 1, new)
             valid = at.valid[r]
             b.store(cells[at.row + r, unit], new if valid is None else ex.where(valid, new, old))

@@ -13,7 +13,7 @@ from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Const, Expr
 from glulam.compiler.loops.index import Affine, Bounded, Var
-from glulam.compiler.loops.ir import Buffer, IndexValue, Tile
+from glulam.compiler.loops.ir import Buffer, IndexValue
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,11 @@ class _RoiAlign:
                     b.store(self.y[r, c, bin_], total)
         return self.ctx.finished()
 
-    def kept(self, value: Expr) -> Expr:
-        tile: Tile = self.b.tile("kept", 1, dtype=value.dtype)
-        self.b.store(tile[0], value)
-        return tile[0]
-
     def plan(self, r: Affine, bin_: Affine, v: Var, places: Buffer, weights: Buffer) -> None:
         """Index and weight of every tap of a bin's samples."""
-        index = self.kept(IndexValue(bin_))
-        row = self.kept(ex.binary("div", index, self.columns))
-        column = self.kept(index - row * self.columns)
+        index = self.b.kept(IndexValue(bin_))
+        row = self.b.kept(ex.binary("div", index, self.columns))
+        column = self.b.kept(index - row * self.columns)
         counts = self.regions.samples
         for sample, (i, j) in enumerate(product(*map(range, counts))):
             down = self.axis(r, 1, row, self.rows, (i + 0.5) / counts[0], self.height)
@@ -85,19 +80,19 @@ class _RoiAlign:
     def axis(self, r: Affine, which: int, bin_: Expr, bins: int, part: float, extent: int) -> list[tuple[Expr, Expr]]:
         """The two elements around a sample at `part` of a bin along one axis, with their weights; none outside."""
         rule = self.regions
-        start = self.kept(self.boxes[r, which] * rule.scale - rule.offset)
-        length = self.kept(self.boxes[r, which + 2] * rule.scale - rule.offset - start)
+        start = self.b.kept(self.boxes[r, which] * rule.scale - rule.offset)
+        length = self.b.kept(self.boxes[r, which + 2] * rule.scale - rule.offset - start)
         if rule.least:
-            length = self.kept(ex.maximum(length, rule.least))
+            length = self.b.kept(ex.maximum(length, rule.least))
         size = length * (1 / bins)
-        place = self.kept(start + size * (Cast(bin_, self.dtype) + part))
+        place = self.b.kept(start + size * (Cast(bin_, self.dtype) + part))
         inside = (place >= -1.0) & (place <= float(extent))
-        clamped = self.kept(ex.minimum(ex.maximum(place, 0.0), float(extent - 1)))
-        low = self.kept(ex.unary("floor", clamped))
-        fraction = self.kept(ex.where(inside, clamped - low, 0.0))
-        near = self.kept(ex.where(inside, 1.0 - fraction, 0.0))
+        clamped = self.b.kept(ex.minimum(ex.maximum(place, 0.0), float(extent - 1)))
+        low = self.b.kept(ex.unary("floor", clamped))
+        fraction = self.b.kept(ex.where(inside, clamped - low, 0.0))
+        near = self.b.kept(ex.where(inside, 1.0 - fraction, 0.0))
         high = ex.minimum(low + 1.0, float(extent - 1))
-        return [(self.kept(Cast(low, DType.I64)), near), (self.kept(Cast(high, DType.I64)), fraction)]
+        return [(self.b.kept(Cast(low, DType.I64)), near), (self.b.kept(Cast(high, DType.I64)), fraction)]
 
     def pooled(self, image: Bounded, c: Var, v: Var, places: Buffer, weights: Buffer) -> Expr:
         b, maximum = self.b, self.regions.maximum

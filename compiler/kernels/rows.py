@@ -36,17 +36,17 @@ def softmax(ctx: Context, axis: int, *, logarithm: bool) -> Lowered:
         largest = line.fold("maximum", line.read)
 
         def power(i: Affine) -> Expr:
-            value = line.keep(ex.exp_negative(line.x(i) - largest))
+            value = line.b.kept(ex.exp_negative(line.x(i) - largest))
             line.put(i, value)
             return value
 
-        factor = line.keep(1.0 / (line.fold("add", power) + (largest - largest)))
+        factor = line.b.kept(1.0 / (line.fold("add", power) + (largest - largest)))
         line.each(lambda i: line.store(i, line.got(i) * factor))
 
     def logarithms(line: _Line) -> None:
         largest = line.fold("maximum", line.read)
         total = line.fold("add", lambda i: ex.exp_negative(line.x(i) - largest))
-        shift = line.keep(ex.log(total + (largest - largest)))
+        shift = line.b.kept(ex.log(total + (largest - largest)))
         line.each(lambda i: line.store(i, line.x(i) - largest - shift))
 
     return _over_lines(ctx, logarithms if logarithm else powers)
@@ -59,14 +59,14 @@ def layer_norm(ctx: Context, axis: int, epsilon: float) -> Lowered:
 
     def normalise(line: _Line) -> None:
         share = 1.0 / line.length
-        mean = line.keep(line.fold("add", line.read) * share)
+        mean = line.b.kept(line.fold("add", line.read) * share)
 
         def deviation(i: Affine) -> Expr:
             distance = line.x(i) - mean
             return distance * distance
 
         variance = line.fold("add", deviation) * share
-        factor = line.keep(1.0 / ex.sqrt(variance + epsilon))
+        factor = line.b.kept(1.0 / ex.sqrt(variance + epsilon))
 
         def result(i: Affine) -> None:
             value = (line.x(i) - mean) * factor
@@ -86,10 +86,10 @@ def rms_norm(ctx: Context, axis: int, epsilon: float) -> Lowered:
 
     def normalise(line: _Line) -> None:
         def square(i: Affine) -> Expr:
-            value = line.keep(line.read(i))
+            value = line.b.kept(line.read(i))
             return value * value
 
-        factor = line.keep(1.0 / ex.sqrt(line.fold("add", square) * (1.0 / line.length) + epsilon))
+        factor = line.b.kept(1.0 / ex.sqrt(line.fold("add", square) * (1.0 / line.length) + epsilon))
 
         def result(i: Affine) -> None:
             value = line.x(i) * factor
@@ -106,7 +106,7 @@ def lp_norm(ctx: Context, axis: int, p: float, epsilon: float) -> Lowered:
 
     def normalise(line: _Line) -> None:
         def power(i: Affine) -> Expr:
-            value = line.keep(line.read(i))
+            value = line.b.kept(line.read(i))
             if p == 2:
                 return value * value
             size = ex.absolute(value)
@@ -114,7 +114,7 @@ def lp_norm(ctx: Context, axis: int, p: float, epsilon: float) -> Lowered:
 
         total = line.fold("maximum" if p == math.inf else "add", power)
         norm = ex.sqrt(total) if p == 2 else total if p in (1, math.inf) else total ** (1 / p)
-        factor = line.keep(1.0 / ex.maximum(norm, epsilon))
+        factor = line.b.kept(1.0 / ex.maximum(norm, epsilon))
         line.each(lambda i: line.store(i, line.x(i) * factor))
 
     return _over_lines(ctx, normalise)
@@ -192,12 +192,6 @@ class _Line(ABC):
     def store(self, i: Affine, value: Expr) -> None:
         self.b.store(self.target[(self.outer, i, self.inner)], value)
 
-    def keep(self, value: Expr) -> Expr:
-        """The value in a register, so that it is computed once."""
-        tile = self.b.tile("kept", 1, dtype=self.dtype)
-        self.b.store(tile[0], value)
-        return tile[0]
-
     @abstractmethod
     def each(self, body: Callable[[Affine], None]) -> None:
         """`body` for all places of the line."""
@@ -267,7 +261,7 @@ class _Across(_Line):
         element = super().read(i)
         if self.copy is None:
             return element
-        element = self.keep(element)
+        element = self.b.kept(element)
         self.b.store(self.copy[i, self.lane], element)
         return element
 
@@ -287,4 +281,4 @@ class _Across(_Line):
         self.loop(Affine.of(0), self.length, 1, lambda i, _: body(i))
 
     def fold(self, op: str, element: Element) -> Expr:
-        return self.keep(self.folded(op, Affine.of(0), self.length, 1, element))
+        return self.b.kept(self.folded(op, Affine.of(0), self.length, 1, element))

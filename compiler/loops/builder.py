@@ -106,6 +106,12 @@ class Builder:
         self._names[-1].add(tile.name)
         return tile
 
+    def kept(self, value: Expr) -> TileRead:
+        """The value in a register, so that it is computed once however often it is read."""
+        tile = self.tile("kept", dtype=value.dtype)
+        self.store(tile[()], value)
+        return tile[()]
+
     def store(self, place: Load | TileRead, value: Expr | Scalar) -> None:
         """Assign to an element of a buffer or of a tile."""
         value = lift(value, place.dtype)

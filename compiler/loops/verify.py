@@ -64,7 +64,8 @@ class _Verifier:
                     self.tiles[tile] = self.vector is not None
                 case Store(buffer, index, value):
                     self.store(buffer, index, value)
-                case Prefetch(_, index, _):
+                case Prefetch(buffer, index, _):
+                    self.known(buffer)
                     for entry in index:
                         if self.affine(entry):
                             self.fail("a prefetch is of one place, not of lanes")
@@ -118,10 +119,13 @@ class _Verifier:
         if value.dtype is not dtype:
             self.fail(f"a {value.dtype.value} is stored into {name}, which holds {dtype.value}")
 
-    def place(self, buffer: Buffer, index: tuple[Index, ...], memo: dict[Expr, bool]) -> bool:
-        """Whether the place differs between lanes."""
+    def known(self, buffer: Buffer) -> None:
         if buffer not in self.buffers:
             self.fail(f"buffer {buffer.name} is not a parameter of this kernel")
+
+    def place(self, buffer: Buffer, index: tuple[Index, ...], memo: dict[Expr, bool]) -> bool:
+        """Whether the place differs between lanes."""
+        self.known(buffer)
         varies = False
         for position, (entry, extent) in enumerate(zip(index, buffer.shape, strict=True)):
             if isinstance(entry, Bounded):

@@ -217,12 +217,16 @@ def test_a_vector_kept_in_a_scalar_tile():
     refused(build, "a vector is kept in tile acc, declared outside the vector loop")
 
 
-def test_a_buffer_of_another_kernel():
+@pytest.mark.parametrize("asked_for", [False, True], ids=["loaded", "prefetched"])
+def test_a_buffer_of_another_kernel(asked_for):
     stray = Buffer("stray", DType.F32, (4,), (1,), Access.READ)
 
     def build(b, x, y):
         with b.section(i=4) as (i,):
-            b.store(y[i, 0], stray[i])
+            if asked_for:
+                b.prefetch(stray[i])
+            else:
+                b.store(y[i, 0], stray[i])
 
     refused(build, "buffer stray is not a parameter of this kernel")
 
