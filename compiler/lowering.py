@@ -25,7 +25,7 @@ _LEAST_MICROSECONDS = 0.5  # of a chunk, where there are more threads than chunk
 _MAX_CHUNKS = 256
 _CLAIM_MICROSECONDS = 8.0  # of the chunks that a thread claims at once
 _NOTHING = 1e-3  # microseconds
-_FLOPS_PER_MICROSECOND = 80_000.0
+_FLOPS_PER_MICROSECOND = 80_000.0  # of a core, roughly: how long pieces of work are matters within a factor of two
 _BYTES_PER_MICROSECOND = 15_000.0
 
 
@@ -177,17 +177,22 @@ def _step(node: Node, lowered: Lowered, plan: MemoryPlan, weights: WeightBlock, 
     flops = node.op.flops([None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs])
     values = (*node.present_inputs(), *node.outputs)
     traffic = sum(v.type.nbytes for v in values)  # however weights are packed, the work is cut in the same places
-    estimate = max(flops / _FLOPS_PER_MICROSECOND + traffic / _BYTES_PER_MICROSECOND, _NOTHING)
-    for_all = min(estimate / _LEAST_MICROSECONDS, target.threads) if target.many_threads else 1
-    chunks = int(min(max(estimate / _CHUNK_MICROSECONDS, for_all, 1), _MAX_CHUNKS))
-    grain = max(1, kernel.extent // chunks) if target.many_threads else -(-kernel.extent // chunks)
-    claim = max(1, int(_CLAIM_MICROSECONDS * kernel.extent / (estimate * grain)))
+    grain, claim = _division(kernel.extent, flops / _FLOPS_PER_MICROSECOND + traffic / _BYTES_PER_MICROSECOND, target)
     refs = tuple(ref(arg) for arg in lowered.args)
     packed = sum(arg.nbytes for arg in lowered.args if isinstance(arg, Packing))
     moved = packed + sum(v.type.nbytes for v in values if not v.is_constant)
     anchor = getattr(node.op, "anchor", None) or node
     label = _label(node)
     return Step(kernel, refs, grain, label, flops, moved, lowered.foreign, anchor.name, lowered.template, claim)
+
+
+def _division(extent: int, microseconds: float, target: Target) -> tuple[int, int]:
+    """How many iterations of a kernel make a chunk, and how many chunks a thread claims at once."""
+    estimate = max(microseconds, _NOTHING)
+    for_all = min(estimate / _LEAST_MICROSECONDS, target.threads) if target.many_threads else 1
+    chunks = int(min(max(estimate / _CHUNK_MICROSECONDS, for_all, 1), _MAX_CHUNKS))
+    grain = max(1, extent // chunks) if target.many_threads else -(-extent // chunks)
+    return grain, max(1, int(_CLAIM_MICROSECONDS * extent / (estimate * grain)))
 
 
 def _label(node: Node) -> str:
