@@ -18,8 +18,10 @@ from glulam.cli_common import (
     UsageError,
     add_command,
     add_model_arguments,
+    check_output,
     compile_options,
     open_model,
+    writing,
 )
 
 
@@ -65,7 +67,7 @@ def compile_model(arguments: argparse.Namespace) -> None:
     from glulam.runtime.artifact import write_artifact
 
     if arguments.output is not None:
-        _check_output(arguments.output)
+        check_output(arguments.output)
     progress = Console(stderr=True)
     with progress.status("importing"):
         case = open_model(arguments)
@@ -73,23 +75,14 @@ def compile_model(arguments: argparse.Namespace) -> None:
     with progress.status(f"compiling {len(case.graph.nodes)} nodes for {arguments.target}"):
         artifact = build_artifact(case.graph, compile_options(arguments))
     output = arguments.output or Path(f"{case.name}.glulam")
-    write_artifact(output, artifact)
+    with writing(output):
+        write_artifact(output, artifact)
     manifest = artifact.manifest
     print(
         f"{output}: {len(case.graph.nodes)} nodes compiled to {len(manifest.steps)} kernel calls for {manifest.target} "
         f"in {time.perf_counter() - begin:.1f} s; {output.stat().st_size / 1e6:.1f} MB, "
         f"arena {manifest.arena_bytes / 1e6:.1f} MB"
     )
-
-
-def _check_output(path: Path) -> None:
-    """Complains before the work rather than after it."""
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; give the name of a file, such as {path / 'model.glulam'}")
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is no regular file; give another name")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent} to write {path.name} to")
 
 
 def explain_model(arguments: argparse.Namespace) -> None:

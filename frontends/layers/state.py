@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +15,10 @@ from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.frontends.layers import safetensors
 from glulam.frontends.layers.arguments import numbers
 from glulam.frontends.layers.tensor import Parameter
+from glulam.runtime.array_files import ArrayFileError, read_arrays
 
 # what PyTorch writes into a state dict and inference does not need
 IGNORED_SUFFIXES = ("num_batches_tracked",)
-# what zipfile and numpy.lib.format raise on damaged archives (RuntimeError: a member that says it is encrypted)
-ZIP_ERRORS = (OSError, ValueError, EOFError, RuntimeError, IndexError, zipfile.BadZipFile, zlib.error, struct.error)
 
 
 class IncompatibleKeys(NamedTuple):
@@ -113,28 +109,9 @@ def _from_torch(tensor: Any, what: str) -> Array:
 
 def _read_npz(path: Path) -> dict[str, Array]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            return {
-                info.filename.removesuffix(".npy"): _read_member(archive, info)
-                for info in archive.infolist()
-                if not info.is_dir()
-            }
-    except ZIP_ERRORS as error:
-        raise ModelFileError(f"{path}: {error}") from error
-
-
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
-    """One array; what its header claims is checked against the member's size before anything is allocated."""
-    with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"{info.filename} has the unknown format version {version}")
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = header(member)
-        count = 1
-        for extent in shape:
-            count *= int(extent)
-        if dtype.hasobject or count * dtype.itemsize != info.file_size - member.tell():
-            raise ValueError(f"{info.filename} claims {shape} of {dtype}, which its size contradicts")
-    with archive.open(info) as member:
-        return np.lib.format.read_array(member, allow_pickle=False)
+        arrays = read_arrays(path)
+    except (OSError, ArrayFileError) as error:
+        raise ModelFileError(str(error)) from error
+    if not isinstance(arrays, dict):
+        raise ModelFileError(f"{path} is an .npy file with one array; a state dict is an .npz with several, by name")
+    return arrays
