@@ -191,7 +191,7 @@ class Block(Module):
         outputs = self(*inputs)
         if isinstance(outputs, Tensor):
             outputs = {"output": outputs}
-        elif not isinstance(outputs, Mapping):
+        elif isinstance(outputs, list | tuple):
             outputs = {f"output{i}": tensor for i, tensor in enumerate(outputs)}
         return Graph.of(list(inputs), outputs, name or self.name or _snake(type(self).__name__))
 

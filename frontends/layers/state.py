@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from glulam.compiler.errors import ModelFileError, ShapeError
+from glulam.compiler.errors import ArgumentError, ModelFileError, ShapeError
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.frontends.layers import safetensors
@@ -52,12 +53,15 @@ def count_parameters(graph: Graph) -> int:
 def read(source: Mapping[str, npt.ArrayLike] | str | Path) -> dict[str, Any]:
     """The arrays of a state dict by name.
 
-    Raises ModelFileError if a file cannot be read, ShapeError for a mapping whose keys are no names.
+    Raises ModelFileError if a file cannot be read, ShapeError for a mapping whose keys are no names, ArgumentError for
+    what is neither.
     """
     if isinstance(source, Mapping):
         if wrong := [key for key in source if not isinstance(key, str)]:
             raise ShapeError(f"a state dict has arrays by the names of parameters; {wrong[0]!r} is no name")
         return dict(source)
+    if not isinstance(source, str | os.PathLike):
+        raise ArgumentError(f"a state dict is a mapping, or the path of a file with one, not a {type(source).__name__}")
     path = Path(source)
     match path.suffix:
         case ".npz":
