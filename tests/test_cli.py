@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 
+import glulam.__main__
 from glulam.cli import build_parser, main
 from glulam.cli_common import UsageError, parse_shape
 from glulam.cli_run import read_inputs
@@ -60,6 +61,16 @@ def test_debug_lets_the_traceback_through(tmp_path):
 def test_python_m_glulam_is_the_command():
     done = subprocess.run([sys.executable, "-m", "glulam", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("glulam ")
+
+
+def test_an_interrupt_while_the_command_is_loaded_ends_it(monkeypatch):
+    class Loading:
+        @property
+        def main(self):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "glulam.cli", Loading())
+    assert glulam.__main__.main() == 130
 
 
 def test_help_loads_no_compiler():
