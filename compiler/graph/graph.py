@@ -281,13 +281,15 @@ def _copied(op: Op) -> Op:
 def _by_name(values: Named, what: str) -> dict[str, Value]:
     wrong = GraphError(f"the {what} are {values!r}; they must be a tensor, several, or tensors by name")
     if isinstance(values, Mapping):
-        if not all(isinstance(name, str) and isinstance(value, Value) for name, value in values.items()):
+        named = {name: value for name, value in values.items() if isinstance(name, str) and isinstance(value, Value)}
+        if len(named) != len(values):
             raise wrong
-        return dict(values)
+        return named
     if not isinstance(values, Value | Iterable):
         raise wrong
-    several = [values] if isinstance(values, Value) else list(values)
-    if not all(isinstance(value, Value) for value in several):
+    given: list[object] = [values] if isinstance(values, Value) else list(values)
+    several = [value for value in given if isinstance(value, Value)]
+    if len(several) != len(given):
         raise wrong
     table = {value.name: value for value in several}
     if len(table) != len(several):

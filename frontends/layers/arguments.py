@@ -27,6 +27,8 @@ def integer(value: Any, what: str, *, low: int | None = None) -> int:
         raise ShapeError(f"{what} is {value!r}, not an integer") from None
     if isinstance(value, bool):
         raise ShapeError(f"{what} is {value!r}, not an integer")
+    if abs(number) >= 2**64:
+        raise ShapeError(f"{what} is beyond 64 bits")
     if low is not None and number < low:
         raise ShapeError(f"{what} is {number}; it must be at least {low}")
     return number

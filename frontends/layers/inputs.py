@@ -112,7 +112,7 @@ class Input(Tensor):
     ) -> None:
         if not isinstance(name, str):
             raise ShapeError(f"Input: name is {name!r}; it must be a text")
-        if isinstance(shape, int | np.integer):
+        if isinstance(shape, int | np.integer) or (isinstance(shape, np.ndarray) and shape.ndim == 0):
             shape = (shape,)
         if isinstance(shape, str) or not isinstance(shape, Sequence | np.ndarray):
             raise ShapeError(f"Input {name!r}: shape is {shape!r}; give extents without the batch: (3, 32, 32)")

@@ -186,7 +186,7 @@ class Resize(Upsample):
 
 
 def _factors(value: Any, rank: int, what: str) -> tuple[float, ...]:
-    given = _reals(value, what) if isinstance(value, Sequence | np.ndarray) else (real(value, what),) * rank
+    given = _reals(value, what) if isinstance(value, Sequence) else (real(value, what),) * rank
     if len(given) != rank:
         raise ShapeError(f"{what} is {given}; give one number, or {rank}, one per spatial axis")
     if not all(entry > 0 and math.isfinite(entry) for entry in given):
