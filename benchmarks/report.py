@@ -36,6 +36,11 @@ def wide_console() -> Console:
     return _Output(width=shutil.get_terminal_size().columns if narrow else 200, highlight=False)
 
 
+def progress_console() -> Console:
+    """Standard error, for what is being done."""
+    return _Output(stderr=True)
+
+
 def write_json(path: Path, content: object) -> None:
     """A file for people and programs, in a folder that is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)

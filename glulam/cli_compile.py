@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from glulam.benchmarks.report import wide_console
+from glulam.benchmarks.report import progress_console, wide_console
 from glulam.cli_common import (
     Subparsers,
     UsageError,
@@ -68,7 +67,7 @@ def compile_model(arguments: argparse.Namespace) -> None:
 
     if arguments.output is not None:
         check_output(arguments.output)
-    progress = Console(stderr=True)
+    progress = progress_console()
     with progress.status("importing"):
         case = open_model(arguments)
     begin = time.perf_counter()

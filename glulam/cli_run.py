@@ -90,14 +90,14 @@ def run_model(arguments: argparse.Namespace) -> None:
     if output is not None:
         check_output(output)
     model = load(arguments.artifact, threads=arguments.threads)
-    if model.threads < arguments.threads:
-        print(f"note: {model.threads} of {arguments.threads} threads: this process may use no more", file=sys.stderr)
     if output is not None and output.suffix == ".npy" and len(model.outputs) != 1:
         raise UsageError(f"{output} can hold one array, and there are {', '.join(model.outputs)}; write an .npz")
     feeds = _feeds(model, arguments)
     outputs = model.run(feeds)
     if output is not None:
         _write(output, outputs)
+    if model.threads < arguments.threads:
+        print(f"note: {model.threads} of {arguments.threads} threads: this process may use no more", file=sys.stderr)
     wide_console().print(_output_table(outputs))
     if arguments.profile:
         wide_console().print(_profile_table(model, feeds))

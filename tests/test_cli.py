@@ -381,6 +381,18 @@ def test_a_reader_that_has_seen_enough_is_no_error(command, tiny, compiled, tmp_
     assert out.exists() == (words[0] == "run")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes of this kind are POSIX's")
+def test_what_is_noted_comes_after_the_output_is_written(compiled, tmp_path):
+    out = tmp_path / "y.npz"
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = ["run", str(compiled[0]), "--input", str(compiled[1]), "-o", str(out), "--threads", "100000"]
+    done = subprocess.run([sys.executable, "-m", "glulam", *words], stdout=writing, stderr=writing)
+    os.close(writing)
+    assert done.returncode == 0
+    assert out.exists()
+
+
 def test_profile_writes_before_it_prints(tiny, tmp_path, monkeypatch):
     def closed():
         raise BrokenPipeError
