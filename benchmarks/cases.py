@@ -58,6 +58,8 @@ def open_case(name: str, shapes: Shapes | None = None, batch: int | None = None)
         case = Case(name, from_onnx(path, shapes=shapes or catalogue()[name].shapes), path)
     else:
         path = Path(name)
+        if path.is_dir():
+            raise GlulamError(f"{name} is a folder; name the .onnx file in it")
         if not path.is_file():
             raise GlulamError(f"there is no file {name!r}, and no model of that name; {_known_names(name)}")
         case = Case(path.stem, from_onnx(path, shapes=shapes), path)

@@ -7,6 +7,7 @@ python -m glulam.benchmarks.report --compact out/some.json out/others.json     a
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import shutil
@@ -23,10 +24,21 @@ from rich.console import Console
 OURS = "glulam"
 
 
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads on, `head` for one. The program hears of it as from `print`; rich would exit with 1."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 def wide_console() -> Console:
     """Standard output; wide where it is a file or a pipe without COLUMNS, so that rows stay rows."""
     narrow = sys.stdout.isatty() or os.environ.get("COLUMNS", "").strip("0").isdecimal()
-    return Console(width=shutil.get_terminal_size().columns if narrow else 200, highlight=False)
+    return _Output(width=shutil.get_terminal_size().columns if narrow else 200, highlight=False)
+
+
+def progress_console() -> Console:
+    """Standard error, for what is being done."""
+    return _Output(stderr=True)
 
 
 def write_json(path: Path, content: object) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from glulam.runtime.errors import GlulamError
+from glulam.runtime.errors import GlulamError, InputError
 
 __all__ = [
+    "ArgumentError",
     "CompileError",
     "GlulamError",
     "GraphError",
+    "InputError",
     "LoopError",
     "ModelFileError",
     "ShapeError",
@@ -17,6 +19,10 @@ __all__ = [
     "TraceError",
     "UnsupportedError",
 ]
+
+
+class ArgumentError(InputError, TypeError, ValueError):
+    """An option or argument cannot be what it is. Python's own names for that serve in an `except` as well."""
 
 
 class GraphError(GlulamError):

@@ -7,6 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
+from glulam.compiler.errors import ArgumentError
+
 
 @dataclass(frozen=True)
 class Options:
@@ -36,22 +40,28 @@ class Options:
     cache: bool = True
 
     def __post_init__(self) -> None:
-        """Raises ValueError with the field that cannot be what it is."""
-        threads = _whole(self.threads)
+        """Raises ArgumentError, a ValueError too, with the field that cannot be what it is."""
+        if not isinstance(self.target, str):
+            raise ArgumentError(f"target={self.target!r}; it is a name, such as 'native' or 'x86-64-v3'")
+        for name in ("fuse", "tune", "cache"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise ArgumentError(f"{name}={getattr(self, name)!r}; it is True or False")
+            object.__setattr__(self, name, bool(getattr(self, name)))
+        threads = whole(self.threads)
         if threads is None or threads < 1:
-            raise ValueError(f"threads={self.threads!r}; it is a number of threads, at least 1")
+            raise ArgumentError(f"threads={self.threads!r}; it is a number of threads, at least 1")
         if self.numerics not in ("fast", "strict"):
-            raise ValueError(f"numerics={self.numerics!r}; it is 'fast' or 'strict'")
-        if self.stop_after is not None and ((stop := _whole(self.stop_after)) is None or stop < 0):
-            raise ValueError(f"stop_after={self.stop_after!r}; it is a number of rewrites, or None")
+            raise ArgumentError(f"numerics={self.numerics!r}; it is 'fast' or 'strict'")
+        if self.stop_after is not None and ((stop := whole(self.stop_after)) is None or stop < 0):
+            raise ArgumentError(f"stop_after={self.stop_after!r}; it is a number of rewrites, or None")
         names = self.disable if isinstance(self.disable, Iterable) and not isinstance(self.disable, str) else (None,)
         if not all(isinstance(name, str) for name in names):
-            raise ValueError(f"disable={self.disable!r}; it is a sequence of names of passes, such as ('fuse',)")
+            raise ArgumentError(f"disable={self.disable!r}; it is a sequence of names of passes, such as ('fuse',)")
         object.__setattr__(self, "threads", threads)
         object.__setattr__(self, "disable", tuple(self.disable))
 
 
-def _whole(value: Any) -> int | None:
+def whole(value: Any) -> int | None:
     """The integer that the value is, numpy's too; None for anything else, truth values included."""
     try:
         return None if isinstance(value, bool) else operator.index(value)

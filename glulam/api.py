@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from glulam.compiler.driver import compile_graph
+from glulam.compiler.errors import ArgumentError
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import Array
@@ -25,12 +27,17 @@ def compile(network: Network, options: Options | None = None, **settings: Any) -
     """Native code for the network, ready to run.
 
     Give the options as one object or by name: `gl.compile(net, threads=2, numerics="strict")`. Raises UnsupportedError
-    with everything that has no kernel, TargetError if this machine cannot execute the target.
+    with everything that has no kernel, TargetError if this machine cannot execute the target, ArgumentError for options
+    that cannot be.
     """
     if not isinstance(options, Options | None):
-        raise TypeError(f"options is a {type(options).__name__}; give gl.Options(...), or name the settings: threads=2")
+        kind = type(options).__name__
+        raise ArgumentError(f"options is of type {kind}; give gl.Options(...), or name the settings: threads=2")
     if options is not None and settings:
-        raise TypeError("give the options as one object or by name, not both")
+        raise ArgumentError("give the options as one object or by name, not both")
+    known = [field.name for field in fields(Options)]
+    if unknown := settings.keys() - set(known):
+        raise ArgumentError(f"there is no option {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     return compile_graph(as_graph(network), options or Options(**settings))
 
 

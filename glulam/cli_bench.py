@@ -6,9 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
-
-from glulam.benchmarks.report import wide_console
+from glulam.benchmarks.report import progress_console, wide_console
 from glulam.cli_common import (
     Subparsers,
     add_command,
@@ -49,7 +47,7 @@ def bench_model(arguments: argparse.Namespace) -> None:
     from glulam.benchmarks.peers import PEERS, installed_peers
     from glulam.runtime.cpu import processor_name
 
-    progress = Console(stderr=True)
+    progress = progress_console()
     peers = installed_peers() if arguments.peers else []
     for missing in [peer for peer in PEERS if arguments.peers and peer not in peers]:
         progress.print(f"{missing} is not installed: compared without it (pip install 'glulam[bench]')")

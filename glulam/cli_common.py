@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,3 +153,24 @@ def check_artifact(path: Path) -> None:
         raise UsageError(f"there is no file {path}; if that is a model, compile it first: glulam compile {path}")
     if path.is_file() and path.suffix == ".onnx" and not is_artifact(path):
         raise UsageError(f"{path} is not compiled yet: glulam compile {path} -o {path.with_suffix('.glulam').name}")
+
+
+def check_output(path: Path) -> None:
+    """Complains before the work rather than after it."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; give the name of a file, such as {path / 'result'}")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no regular file; give another name")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent} to write {path.name} to")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """An error of the system in here is one of writing `path`, whatever file it names."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error

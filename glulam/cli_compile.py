@@ -8,18 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from glulam.benchmarks.report import wide_console
+from glulam.benchmarks.report import progress_console, wide_console
 from glulam.cli_common import (
     Subparsers,
     UsageError,
     add_command,
     add_model_arguments,
+    check_output,
     compile_options,
     open_model,
+    writing,
 )
 
 
@@ -65,31 +66,22 @@ def compile_model(arguments: argparse.Namespace) -> None:
     from glulam.runtime.artifact import write_artifact
 
     if arguments.output is not None:
-        _check_output(arguments.output)
-    progress = Console(stderr=True)
+        check_output(arguments.output)
+    progress = progress_console()
     with progress.status("importing"):
         case = open_model(arguments)
     begin = time.perf_counter()
     with progress.status(f"compiling {len(case.graph.nodes)} nodes for {arguments.target}"):
         artifact = build_artifact(case.graph, compile_options(arguments))
     output = arguments.output or Path(f"{case.name}.glulam")
-    write_artifact(output, artifact)
+    with writing(output):
+        write_artifact(output, artifact)
     manifest = artifact.manifest
     print(
         f"{output}: {len(case.graph.nodes)} nodes compiled to {len(manifest.steps)} kernel calls for {manifest.target} "
         f"in {time.perf_counter() - begin:.1f} s; {output.stat().st_size / 1e6:.1f} MB, "
         f"arena {manifest.arena_bytes / 1e6:.1f} MB"
     )
-
-
-def _check_output(path: Path) -> None:
-    """Complains before the work rather than after it."""
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; give the name of a file, such as {path / 'model.glulam'}")
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is no regular file; give another name")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent} to write {path.name} to")
 
 
 def explain_model(arguments: argparse.Namespace) -> None:

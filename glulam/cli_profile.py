@@ -72,12 +72,12 @@ def profile_model(arguments: argparse.Namespace) -> None:
         profile = model.profile(case.feeds(), repeat=arguments.repeat, before=meter.sample)
         roof = Roofline(meter.median * model.threads, *rates)
         rows = figures(profile, model.manifest.steps, roof, meter.best * model.threads, work)
-    wide_console().print(table(case.name, profile, roof, rows, arguments.top))
     if arguments.json:
         whole = {"model": case.name, "threads": profile.threads, "seconds": profile.seconds}
         write_json(arguments.json, {**whole, **asdict(roof), "kernels": rows})
     if arguments.trace:
         write_json(arguments.trace, {"traceEvents": trace_events(rows)})
+    wide_console().print(table(case.name, profile, roof, rows, arguments.top))
 
 
 def figures(

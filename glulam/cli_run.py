@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from glulam.benchmarks.report import wide_console, write_arrays
-from glulam.cli_common import Subparsers, UsageError, add_command, check_artifact, positive, seed
+from glulam.cli_common import (
+    Subparsers,
+    UsageError,
+    add_command,
+    check_artifact,
+    check_output,
+    positive,
+    seed,
+    writing,
+)
+from glulam.runtime.array_files import ArrayFileError, read_arrays
 
 if TYPE_CHECKING:
     from glulam.runtime.artifact import Artifact
@@ -44,7 +53,13 @@ def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
         help="an array (.npy), or several by name (.npz); the name can be left out if the model has one input",
     )
     run.add_argument("--random", type=seed, metavar="SEED", help="fill the inputs that are not given")
-    run.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the outputs by name to this .npz")
+    run.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write the outputs by name to this .npz; or to an .npy, if there is one",
+    )
     run.add_argument("--threads", type=positive, default=1, metavar="N", help="threads (1)")
     run.add_argument("--profile", action="store_true", help="show where the time goes, kernel by kernel")
     run.set_defaults(action=run_model)
@@ -67,14 +82,35 @@ def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
 
 
 def run_model(arguments: argparse.Namespace) -> None:
-    """Load, run once, and print a row for each output."""
+    """Load, run once, write the outputs, and print a row for each."""
     from glulam.runtime.model import load
 
+    output = arguments.output
     check_artifact(arguments.artifact)
+    if output is not None:
+        check_output(output)
     model = load(arguments.artifact, threads=arguments.threads)
+    if output is not None and output.suffix == ".npy" and len(model.outputs) != 1:
+        raise UsageError(f"{output} can hold one array, and there are {', '.join(model.outputs)}; write an .npz")
+    feeds = _feeds(model, arguments)
+    outputs = model.run(feeds)
+    if output is not None:
+        _write(output, outputs)
     if model.threads < arguments.threads:
         print(f"note: {model.threads} of {arguments.threads} threads: this process may use no more", file=sys.stderr)
+    wide_console().print(_output_table(outputs))
+    if arguments.profile:
+        wide_console().print(_profile_table(model, feeds))
+    if output is not None:
+        print(f"written to {output}")
+
+
+def _feeds(model: Model, arguments: argparse.Namespace) -> dict[str, np.ndarray]:
+    """An array for every input: from its file, or random."""
     feeds = read_inputs(arguments.input, list(model.inputs))
+    if unknown := [name for name in feeds if name not in model.inputs]:
+        known = ", ".join(map(str, model.inputs.values()))
+        raise UsageError(f"the model has no input {', '.join(unknown)}; it has {known}")
     missing = [spec for name, spec in model.inputs.items() if name not in feeds]
     if missing and arguments.random is None:
         wanted = ", ".join(map(str, missing))
@@ -82,13 +118,7 @@ def run_model(arguments: argparse.Namespace) -> None:
     rng = np.random.default_rng(arguments.random)
     for spec in missing:
         feeds[spec.name] = rng.standard_normal(spec.shape).astype(spec.dtype)
-    outputs = model.run(feeds)
-    wide_console().print(_output_table(outputs))
-    if arguments.profile:
-        wide_console().print(_profile_table(model, feeds))
-    if arguments.output is not None:
-        write_arrays(arguments.output, outputs)
-        print(f"written to {arguments.output}")
+    return feeds
 
 
 def read_inputs(entries: Sequence[str], names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -117,13 +147,18 @@ def read_inputs(entries: Sequence[str], names: Sequence[str]) -> dict[str, np.nd
 
 def _read_array_file(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} is not an array file (.npy or .npz): {error}") from error
+        return read_arrays(path)
+    except ArrayFileError as error:
+        raise UsageError(str(error)) from error
+
+
+def _write(path: Path, outputs: Mapping[str, np.ndarray]) -> None:
+    with writing(path):
+        if path.suffix == ".npy":
+            (array,) = outputs.values()
+            np.save(path, array, allow_pickle=False)
+        else:
+            write_arrays(path, outputs)
 
 
 def _output_table(outputs: Mapping[str, np.ndarray]) -> Table:

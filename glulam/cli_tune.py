@@ -7,11 +7,10 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from glulam.benchmarks.report import wide_console
+from glulam.benchmarks.report import progress_console, wide_console
 from glulam.cli_common import Subparsers, add_command, add_model_arguments, compile_options, open_model
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def tune_model(arguments: argparse.Namespace) -> None:
     """Measure, then a table of layers and what the cost model's choices cost."""
     from glulam.compiler.driver import tuned
 
-    progress = Console(stderr=True)
+    progress = progress_console()
     case = open_model(arguments)
     with progress.status("measuring") as status:
         layers = tuned(case.graph, compile_options(arguments), status.update)

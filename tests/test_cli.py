@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 
+import glulam.__main__
 from glulam.cli import build_parser, main
 from glulam.cli_common import UsageError, parse_shape
 from glulam.cli_run import read_inputs
@@ -60,6 +61,16 @@ def test_debug_lets_the_traceback_through(tmp_path):
 def test_python_m_glulam_is_the_command():
     done = subprocess.run([sys.executable, "-m", "glulam", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("glulam ")
+
+
+def test_an_interrupt_while_the_command_is_loaded_ends_it(monkeypatch):
+    class Loading:
+        @property
+        def main(self):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "glulam.cli", Loading())
+    assert glulam.__main__.main() == 130
 
 
 def test_help_loads_no_compiler():
@@ -270,3 +281,132 @@ def test_tables_do_not_vanish_without_columns(tiny, columns, capsys, monkeypatch
     monkeypatch.setenv("COLUMNS", columns)
     assert main(["explain", str(tiny[0]), "--pass", "fuse"]) == 0
     assert "fuse" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def compiled(tiny):
+    """The small network compiled, and a file with an array for its input."""
+    artifact, feed = tiny[0].with_suffix(".glulam"), tiny[0].with_suffix(".npy")
+    assert main(["compile", str(tiny[0]), "-o", str(artifact)]) == 0
+    np.save(feed, np.ones((1, 3, 12, 12), np.float32))
+    return artifact, feed
+
+
+def _damaged_npy(tmp_path, header: bytes):
+    path = tmp_path / "bad.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    return path
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (3",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }\n",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }\n",
+        b"{'descr': 3, 'fortran_order': False, 'shape': (), }\n",
+        b"{1: 2, 'a': 3}\n",
+        b"\xff\xfe",
+        b"'''",
+        b"",
+    ],
+)
+def test_a_damaged_array_is_refused_in_one_line(header, compiled, tmp_path, capsys):
+    path = _damaged_npy(tmp_path, header)
+    assert main(["run", str(compiled[0]), "--input", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"glulam: error: {path} is not an array file")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", [*range(0, 60, 3), -40, -20])
+def test_a_damaged_archive_is_refused_or_holds_what_it_held(place, tmp_path):
+    path = tmp_path / "bad.npz"
+    np.savez_compressed(path, x=np.arange(64.0))
+    data = bytearray(path.read_bytes())
+    data[place] ^= 0x55
+    path.write_bytes(data)
+    try:
+        found = read_inputs([str(path)], ["x"])
+    except UsageError as error:
+        assert str(path) in str(error)  # noqa: PT017 - damage that zipfile does not look at is none
+    else:
+        assert all(np.array_equal(array, np.arange(64.0)) for array in found.values())
+
+
+def test_an_unknown_input_is_named(compiled, capsys):
+    assert main(["run", str(compiled[0]), "--input", f"nope={compiled[1]}"]) == 2
+    assert "no input nope; it has x: float32[1,3,12,12]" in capsys.readouterr().err
+
+
+def test_the_output_may_be_one_array(compiled, tmp_path, capsys):
+    result = tmp_path / "y.npy"
+    assert main(["run", str(compiled[0]), "--input", str(compiled[1]), "-o", str(result)]) == 0
+    assert np.load(result).shape == (1, 5)
+
+
+@pytest.mark.parametrize(("output", "told"), [("nobody/y.npz", "there is no folder"), (".", "is a folder")])
+def test_run_looks_at_its_output_first(output, told, compiled, tmp_path, capsys):
+    assert main(["run", str(compiled[0]), "--input", "missing.npy", "-o", str(tmp_path / output)]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_folder_is_no_model(tmp_path, capsys):
+    (tmp_path / "net.onnx").mkdir()
+    assert main(["compile", str(tmp_path / "net.onnx")]) == 1
+    assert "is a folder" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_named_as_the_user_did(compiled, tiny, tmp_path, capsys, monkeypatch):
+    def refuse(path, artifact):
+        raise PermissionError(13, "Permission denied", str(path.with_name(".hidden.tmp")))
+
+    monkeypatch.setattr("glulam.runtime.artifact.write_artifact", refuse)
+    assert main(["compile", str(tiny[0]), "-o", str(tmp_path / "out.glulam")]) == 1
+    assert capsys.readouterr().err == f"glulam: error: {tmp_path / 'out.glulam'}: Permission denied\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of this kind are POSIX's")
+@pytest.mark.parametrize(
+    "command", ["explain {model}", "inspect {artifact} --kernels", "run {artifact} --input {feed} -o {out}"]
+)
+def test_a_reader_that_has_seen_enough_is_no_error(command, tiny, compiled, tmp_path):
+    out = tmp_path / "y.npz"
+    words = command.format(model=tiny[0], artifact=compiled[0], feed=compiled[1], out=out).split()
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "glulam", *words], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert out.exists() == (words[0] == "run")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of this kind are POSIX's")
+def test_what_is_noted_comes_after_the_output_is_written(compiled, tmp_path):
+    out = tmp_path / "y.npz"
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = ["run", str(compiled[0]), "--input", str(compiled[1]), "-o", str(out), "--threads", "100000"]
+    done = subprocess.run([sys.executable, "-m", "glulam", *words], stdout=writing, stderr=writing)
+    os.close(writing)
+    assert done.returncode == 0
+    assert out.exists()
+
+
+def test_profile_writes_before_it_prints(tiny, tmp_path, monkeypatch):
+    def closed():
+        raise BrokenPipeError
+
+    monkeypatch.setattr("glulam.cli_profile.wide_console", closed)
+    figures, trace = tmp_path / "p.json", tmp_path / "t.json"
+    arguments = ["--repeat", "1", "--json", str(figures), "--trace", str(trace)]
+    with pytest.raises(BrokenPipeError):
+        main_action(["profile", str(tiny[0]), *arguments])
+    assert figures.exists()
+    assert trace.exists()
+
+
+def main_action(words):
+    """The command itself, without what `main` does about errors."""
+    options = build_parser().parse_args(words)
+    options.action(options)

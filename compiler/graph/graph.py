@@ -178,11 +178,13 @@ class Graph:
         """The graph of everything that `outputs` need, up to `inputs`.
 
         Both are one value, several, or values by name. Values and nodes whose name is taken already get another one.
-        Raises GraphError if an input is missing, or if two inputs or two outputs have the same name.
+        Raises GraphError if an input is missing, if there is no output, or if two of either have the same name.
         """
         graph = cls(name)
         graph.inputs = _by_name(inputs, "inputs")
         graph.outputs = _by_name(outputs, "outputs")
+        if not graph.outputs:
+            raise GraphError("a graph needs an output; give what it is to compute")
         given = set(graph.inputs.values())
         seen: set[Node] = set()
         nodes: list[Node] = []
@@ -277,9 +279,18 @@ def _copied(op: Op) -> Op:
 
 
 def _by_name(values: Named, what: str) -> dict[str, Value]:
+    wrong = GraphError(f"the {what} are {values!r}; they must be a tensor, several, or tensors by name")
     if isinstance(values, Mapping):
-        return dict(values)
-    several = [values] if isinstance(values, Value) else list(values)
+        named = {name: value for name, value in values.items() if isinstance(name, str) and isinstance(value, Value)}
+        if len(named) != len(values):
+            raise wrong
+        return named
+    if not isinstance(values, Value | Iterable):
+        raise wrong
+    given: list[object] = [values] if isinstance(values, Value) else list(values)
+    several = [value for value in given if isinstance(value, Value)]
+    if len(several) != len(given):
+        raise wrong
     table = {value.name: value for value in several}
     if len(table) != len(several):
         raise GraphError(f"two {what} have the same name ({', '.join(v.name for v in several)}); name them apart")

@@ -20,8 +20,8 @@ from glulam.compiler.graph.types import Array, DType, TensorType
 
 T = TypeVar("T")
 
-BARE_NAME = r"[A-Za-z0-9_./$+\-]+"
-"""A name that needs no quotes."""
+BARE_NAME = r"(?:[A-Za-z0-9_.$+\-]|/(?!/))+"
+"""A name that needs no quotes: two slashes begin a comment."""
 
 _NESTING_LIMIT = 50
 _BLANK = re.compile(r"(?:\s+|//[^\n]*)*")
@@ -31,6 +31,8 @@ _NUMBER = re.compile(r"-?(?:inf|nan|\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)(?![A-Za-z0-9
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DIGEST = re.compile(r"#([0-9a-f]{16})\b")
 _WORDS: dict[str, Any] = {"None": None, "True": True, "False": False, "inf": math.inf, "nan": math.nan}
+# what ops, which do not look at the types of their attributes, raise for others
+_MISFITS = (GraphError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _DTYPES = {member.value: member for member in DType}
 
 
@@ -246,7 +248,7 @@ class _Parser:
             inspect.signature(op.infer).bind(*types)
         except TypeError as error:
             self.fail(f"{op.name}: {error}", at)
-        made = len(self.guarded(at, lambda: op.infer(*types)))
+        made = self.guarded(at, lambda: len(op.infer(*types)))
         if made != outputs:
             self.fail(f"{op.name} gives {made} outputs, not {outputs}", at)
 
@@ -331,11 +333,7 @@ class _Parser:
         shape: list[int] = []
 
         def extent() -> None:
-            start = self.at
-            value = self.number()
-            if not isinstance(value, int) or value < 0:
-                self.fail("expected an extent, an integer >= 0", start)
-            shape.append(value)
+            shape.append(self.natural("an extent"))
 
         self.items("]", extent)
         return self.guarded(at, lambda: TensorType(dtype, tuple(shape)))
@@ -346,22 +344,28 @@ class _Parser:
         block, halo, halo_value = 1, [], 0.0
         at = self.at
         word = self.match(_WORD)
-        if word is not None and re.fullmatch(r"c\d{1,9}", word):
+        if word is not None and re.fullmatch(r"c[1-9]\d{0,8}", word):
             block = int(word[1:])
         elif word != "plain":
             self.fail("expected `plain` or `c` and the block size", at)
         rows_first = self.accept("rows")
         if self.accept("halo"):
             while True:
-                before = self.number()
+                before = self.natural("elements of padding")
                 self.expect("+")
-                halo.append((int(before), int(self.number())))
+                halo.append((before, self.natural("elements of padding")))
                 if not self.accept(","):
                     break
             if self.accept("of"):
                 halo_value = float(self.number())
         self.expect(">")
         return Layout(block, tuple(halo), halo_value, rows_first)
+
+    def natural(self, what: str) -> int:
+        self.blank()
+        at = self.at
+        value = self.number()
+        return value if isinstance(value, int) and value >= 0 else self.fail(f"expected {what}, an integer >= 0", at)
 
     def number(self) -> float | int:
         self.blank()
@@ -417,8 +421,8 @@ class _Parser:
         return self.depth - 1
 
     def guarded(self, at: int, make: Callable[[], T]) -> T:
-        """The result of `make`; an error of the graph gets the place in the text."""
+        """The result of `make`; what an op says of attributes that it cannot have gets the place in the text."""
         try:
             return make()
-        except GraphError as error:
+        except _MISFITS as error:
             self.fail(str(error), at)

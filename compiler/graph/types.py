@@ -53,11 +53,14 @@ class DType(enum.Enum):
     @classmethod
     def of(cls, dtype: npt.DTypeLike) -> DType:
         """The DType of a numpy dtype. Raises GraphError for one that no kernel handles."""
-        wanted = np.dtype(dtype).newbyteorder("=")
+        names = [member.value for member in cls]
+        try:
+            wanted = np.dtype(dtype).newbyteorder("=")
+        except TypeError as error:
+            raise GraphError(f"{dtype!r} is no dtype of numpy; give one of {names}") from error
         for member, known in _NUMPY.items():
             if known == wanted:
                 return member
-        names = [member.value for member in cls]
         raise GraphError(f"dtype {wanted} has no counterpart in the graph; convert it to one of {names}")
 
 

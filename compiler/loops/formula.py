@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import lru_cache
 
 from glulam.compiler.errors import LoopError
@@ -68,7 +68,7 @@ class _Printer:
         self.uses = Counter[Expr]()
 
     def text(self) -> str:
-        order = _postorder(self.expr)
+        order = postorder(self.expr)
         for e in order:
             self.uses.update(e.children())
         shown = ""
@@ -119,7 +119,8 @@ class _Printer:
         return "float" if dtype is self.own else dtype.value
 
 
-def _postorder(expr: Expr) -> list[Expr]:
+def postorder(expr: Expr, known: Container[Expr] = ()) -> list[Expr]:
+    """The expression and all that it is made of, each once and behind its own parts; what is known is left out."""
     order: list[Expr] = []
     seen: set[Expr] = set()
     stack = [(expr, False)]
@@ -127,7 +128,7 @@ def _postorder(expr: Expr) -> list[Expr]:
         e, done = stack.pop()
         if done:
             order.append(e)
-        elif e not in seen:
+        elif e not in seen and e not in known:
             seen.add(e)
             stack.append((e, True))
             stack.extend((child, False) for child in reversed(e.children()))

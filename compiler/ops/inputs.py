@@ -63,8 +63,8 @@ def check_shape(op: Op, what: str, type: TensorType | None, shape: Shape) -> Non
 
 def check_axis(op: Op, axis: int, rank: int) -> None:
     """Raises ShapeError unless 0 <= axis < rank: importers resolve negative axes."""
-    if not 0 <= axis < rank:
-        raise op.fail(f"axis {axis} is not one of the {rank} axes (negative axes are resolved before)")
+    if not isinstance(axis, int | np.integer) or not 0 <= axis < rank:
+        raise op.fail(f"axis {axis!r} is not one of the {rank} axes (negative axes are resolved before)")
 
 
 def check_spatial(op: Op, spatial: int, **attributes: Sequence[object]) -> None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.op import Op
-from glulam.frontends.layers.arguments import integer
+from glulam.frontends.layers.arguments import choice, integer, real
 from glulam.frontends.layers.initial import uniform
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply, normal_axis
@@ -37,9 +37,11 @@ class Clip(_Activation):
     """min(max(x, min), max); a bound that is None does not bind."""
 
     def __init__(self, min: float | None = None, max: float | None = None, *, name: str | None = None) -> None:
-        low, high = -math.inf if min is None else float(min), math.inf if max is None else float(max)
+        label = type(self).__name__
+        low = -math.inf if min is None else real(min, f"{label}: the lower bound")
+        high = math.inf if max is None else real(max, f"{label}: the upper bound")
         if not low <= high:
-            raise ShapeError(f"{type(self).__name__}: the lower bound {low} is above the upper bound {high}")
+            raise ShapeError(f"{label}: the lower bound {low} is above the upper bound {high}")
         super().__init__(ops.Clip(low, high), name)
 
 
@@ -63,7 +65,7 @@ class LeakyReLU(_Activation):
     """x where x >= 0, else negative_slope x."""
 
     def __init__(self, negative_slope: float = 0.01, inplace: bool = False, *, name: str | None = None) -> None:
-        super().__init__(ops.LeakyRelu(float(negative_slope)), name)
+        super().__init__(ops.LeakyRelu(real(negative_slope, "LeakyReLU: negative_slope")), name)
 
 
 class PReLU(Layer):
@@ -79,7 +81,7 @@ class PReLU(Layer):
     ) -> None:
         super().__init__(name)
         self.num_parameters = integer(num_parameters, "PReLU: num_parameters", low=1)
-        self.init = init
+        self.init = None if init is None else real(init, "PReLU: init")
         self._given_weight = weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,7 +102,7 @@ class ELU(_Activation):
     """x where x > 0, else alpha (exp(x) - 1)."""
 
     def __init__(self, alpha: float = 1.0, inplace: bool = False, *, name: str | None = None) -> None:
-        super().__init__(ops.Elu(float(alpha)), name)
+        super().__init__(ops.Elu(real(alpha, "ELU: alpha")), name)
 
 
 class SELU(_Activation):
@@ -114,18 +116,17 @@ class CELU(_Activation):
     """max(x, 0) + min(0, alpha (exp(x / alpha) - 1))."""
 
     def __init__(self, alpha: float = 1.0, inplace: bool = False, *, name: str | None = None) -> None:
+        op = ops.Celu(real(alpha, "CELU: alpha"))
         if alpha == 0:
             raise ShapeError("CELU: alpha is 0; it must not be, for x is divided by it")
-        super().__init__(ops.Celu(float(alpha)), name)
+        super().__init__(op, name)
 
 
 class GELU(_Activation):
     """x Phi(x); approximate="tanh" is 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
 
     def __init__(self, approximate: str = "none", *, name: str | None = None) -> None:
-        if approximate not in ("none", "tanh"):
-            raise ShapeError(f"GELU: approximate is {approximate!r}; it must be 'none' or 'tanh'")
-        super().__init__(ops.Gelu(approximate), name)
+        super().__init__(ops.Gelu(choice(approximate, ("none", "tanh"), "GELU: approximate")), name)
 
 
 class SiLU(_Activation):
@@ -167,9 +168,10 @@ class Softplus(_Activation):
     """log(1 + exp(beta x)) / beta; x itself where beta x > threshold."""
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0, *, name: str | None = None) -> None:
+        op = ops.Softplus(real(beta, "Softplus: beta"), real(threshold, "Softplus: threshold"))
         if beta == 0:
             raise ShapeError("Softplus: beta is 0; it must not be, for the result is divided by it")
-        super().__init__(ops.Softplus(float(beta), float(threshold)), name)
+        super().__init__(op, name)
 
 
 class Softsign(_Activation):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.types import Array
@@ -24,9 +27,49 @@ def integer(value: Any, what: str, *, low: int | None = None) -> int:
         raise ShapeError(f"{what} is {value!r}, not an integer") from None
     if isinstance(value, bool):
         raise ShapeError(f"{what} is {value!r}, not an integer")
+    if abs(number) >= 2**64:
+        raise ShapeError(f"{what} is beyond 64 bits")
     if low is not None and number < low:
         raise ShapeError(f"{what} is {number}; it must be at least {low}")
     return number
+
+
+def real(value: Any, what: str, *, low: float = -math.inf, high: float = math.inf) -> float:
+    """The value as a float. Raises ShapeError if it is no number, or outside [low, high], as NaN is."""
+    scalar = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
+    if isinstance(scalar, bool) or not isinstance(scalar, Real):
+        raise ShapeError(f"{what} is {value!r}, not a number")
+    try:
+        number = float(scalar)
+    except OverflowError:
+        raise ShapeError(f"{what} is beyond the largest float") from None
+    if not low <= number <= high and (low, high) != (-math.inf, math.inf):
+        wanted = f"in [{low:g}, {high:g}]" if high < math.inf else f"at least {low:g}"
+        raise ShapeError(f"{what} is {value}; it must be {wanted}")
+    return number
+
+
+def choice(value: Any, known: Collection[str], what: str) -> str:
+    """The value, one of the words known. Raises ShapeError for anything else."""
+    if not isinstance(value, str) or value not in known:
+        raise ShapeError(f"{what} is {value!r}; it must be one of {list(known)}")
+    return value
+
+
+def bias_argument(bias: bool | npt.ArrayLike | None) -> tuple[bool, npt.ArrayLike | None]:
+    """Whether there is a bias, and its array if that was given; truth values may be numpy's."""
+    if bias is None or isinstance(bias, bool | np.bool_):
+        return bool(bias), None
+    return True, bias
+
+
+def named_arrays(given: Any, what: str) -> dict[str, npt.ArrayLike]:
+    """The arrays of a mapping by name, none for None. Raises ShapeError for anything else."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise ShapeError(f"{what} is {given!r}; it must map names of parameters to arrays")
+    return dict(given)
 
 
 def extents(value: Any, rank: int, what: str, *, low: int = 1) -> tuple[int, ...]:

@@ -8,7 +8,16 @@ import numpy.typing as npt
 
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
-from glulam.frontends.layers.arguments import Extents, extents, integer, padding_argument, resolve_padding
+from glulam.frontends.layers.arguments import (
+    Extents,
+    bias_argument,
+    choice,
+    extents,
+    integer,
+    padding_argument,
+    real,
+    resolve_padding,
+)
 from glulam.frontends.layers.initial import he, uniform
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Parameter, Tensor, apply, require_rank
@@ -44,10 +53,9 @@ class _ConvNd(Layer):
         self.groups = integer(groups, f"{label}: groups", low=1)
         if self.out_channels % self.groups:
             raise ShapeError(f"{label}: {self.out_channels} output channels do not divide into {self.groups} groups")
-        self.has_bias = bias is not False and bias is not None
+        self.has_bias, self._given_bias = bias_argument(bias)
         self._given_weight = weight
-        self._given_bias = None if isinstance(bias, bool) else bias
-        self.init_gain = init_gain
+        self.init_gain = None if init_gain is None else real(init_gain, f"{label}: init_gain", low=0.0)
 
     def in_channels(self, x: Tensor) -> int:
         label = type(self).__name__
@@ -91,9 +99,7 @@ class _Conv(_ConvNd):
         super().__init__(out_channels, kernel_size, stride, dilation, groups, bias, weight, init_gain, name)
         label = type(self).__name__
         self.padding = padding_argument(padding, self.spatial, f"{label}: padding")
-        if padding_mode not in PADDING_MODES:
-            raise ShapeError(f"{label}: padding_mode is {padding_mode!r}; it must be one of {list(PADDING_MODES)}")
-        self.padding_mode = padding_mode
+        self.padding_mode = choice(padding_mode, PADDING_MODES, f"{label}: padding_mode")
 
     def forward(self, x: Tensor) -> Tensor:
         channels = self.in_channels(x) // self.groups

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
-from glulam.frontends.layers.arguments import integer
+from glulam.frontends.layers.arguments import integer, real
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply, reshape
 
@@ -39,9 +39,7 @@ class Dropout(Layer):
     ) -> None:
         super().__init__(name)
         label = type(self).__name__
-        if not 0.0 <= p <= 1.0:
-            raise ShapeError(f"{label}: p is {p}; it must be in [0, 1]")
-        self.p = float(p)
+        self.p = real(p, f"{label}: p", low=0.0, high=1.0)
         self.monte_carlo = bool(monte_carlo)
         self.seed = None if seed is None else integer(seed, f"{label}: seed")
 

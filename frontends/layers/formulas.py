@@ -29,6 +29,7 @@ from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.formula import own_float, show_formula
 from glulam.frontends.layers import initial
+from glulam.frontends.layers.arguments import real
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.symbol import Reduction, Symbol, Trace
 from glulam.frontends.layers.tensor import Tensor, apply, normal_axis
@@ -56,7 +57,7 @@ class Weight:
 
     @property
     def initializer(self) -> initial.Initializer:
-        return self.init if callable(self.init) else initial.constant(float(self.init))
+        return self.init if callable(self.init) else initial.constant(real(self.init, "Weight: init"))
 
 
 class FormulaLayer(Layer):

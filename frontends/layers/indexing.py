@@ -8,7 +8,7 @@ from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.types import DType
 from glulam.frontends.einsum import einsum
-from glulam.frontends.layers.arguments import integer
+from glulam.frontends.layers.arguments import choice, integer
 from glulam.frontends.layers.initial import uniform
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply, apply_all, normal_axis
@@ -80,7 +80,8 @@ class Gather(Layer):
 class Embedding(Layer):
     """Rows of a table by their numbers: [...] of integers becomes [..., embedding_dim] of float32.
 
-    weight: the table, [num_embeddings, embedding_dim]. A negative number counts from the end.
+    weight: the table, [num_embeddings, embedding_dim]. A negative number counts from the end;
+    one outside the table gives the nearest row.
     """
 
     def __init__(
@@ -107,9 +108,7 @@ class Scatter(Layer):
     def __init__(self, dim: int, reduction: str = "none", *, name: str | None = None) -> None:
         super().__init__(name)
         self.dim = integer(dim, "Scatter: dim")
-        if reduction not in ("none", "add", "mul", "max", "min"):
-            raise ShapeError(f"Scatter: reduction is {reduction!r}; it must be none, add, mul, max or min")
-        self.reduction = reduction
+        self.reduction = choice(reduction, ("none", "add", "mul", "max", "min"), "Scatter: reduction")
 
     def forward(self, x: Tensor, index: Tensor, source: Tensor) -> Tensor:
         op = ops.ScatterElements(normal_axis(self.dim, x.rank, "Scatter"), self.reduction)
@@ -121,6 +120,8 @@ class Einsum(Layer):
 
     def __init__(self, equation: str, *, name: str | None = None) -> None:
         super().__init__(name)
+        if not isinstance(equation, str):
+            raise ShapeError(f"Einsum: equation is {equation!r}; it must be a text such as 'bij,bjk->bik'")
         self.equation = equation
 
     def forward(self, *operands: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.types import Array, DType, TensorType
-from glulam.frontends.layers.arguments import integer
+from glulam.frontends.layers.arguments import integer, numbers
 from glulam.frontends.layers.tensor import Scope, Tensor, apply, literal
 
 
@@ -28,7 +28,9 @@ class Normalization:
         self.offset = offset
         self.divisor = divisor
         if divisor is not None and not np.all(np.isfinite(divisor) & (divisor != 0)):
-            raise ShapeError(f"{type(self).__name__} would divide by {divisor.tolist()}; every entry must be non-zero")
+            raise ShapeError(
+                f"{type(self).__name__} would divide by {divisor.tolist()}; every entry must be finite and non-zero"
+            )
         if not np.all(np.isfinite(offset)):
             raise ShapeError(f"{type(self).__name__} has statistics that are not finite")
 
@@ -49,21 +51,21 @@ class ZScore(Normalization):
     """(x - mean) / std."""
 
     def __init__(self, mean: npt.ArrayLike, std: npt.ArrayLike) -> None:
-        super().__init__(_statistic(mean, "mean"), _statistic(std, "std"))
+        super().__init__(*_statistics("ZScore", mean=mean, std=std))
 
 
 class ZeroCenter(Normalization):
     """x - mean."""
 
     def __init__(self, mean: npt.ArrayLike) -> None:
-        super().__init__(_statistic(mean, "mean"), None)
+        super().__init__(*_statistics("ZeroCenter", mean=mean), None)
 
 
 class Rescale01(Normalization):
     """(x - min) / (max - min): the range [min, max] becomes [0, 1]."""
 
     def __init__(self, min: npt.ArrayLike, max: npt.ArrayLike) -> None:
-        low, high = _statistic(min, "min"), _statistic(max, "max")
+        low, high = _statistics("Rescale01", min=min, max=max)
         super().__init__(low, high - low)
 
 
@@ -71,7 +73,7 @@ class RescaleSymmetric(Normalization):
     """2 (x - min) / (max - min) - 1: the range [min, max] becomes [-1, 1]."""
 
     def __init__(self, min: npt.ArrayLike, max: npt.ArrayLike) -> None:
-        low, high = _statistic(min, "min"), _statistic(max, "max")
+        low, high = _statistics("RescaleSymmetric", min=min, max=max)
         super().__init__((low + high) / 2, (high - low) / 2)
 
 
@@ -81,8 +83,7 @@ class Rescale(Normalization):
     def __init__(
         self, min: npt.ArrayLike, max: npt.ArrayLike, low: npt.ArrayLike = 0.0, high: npt.ArrayLike = 1.0
     ) -> None:
-        start, end = _statistic(min, "min"), _statistic(max, "max")
-        first, last = _statistic(low, "low"), _statistic(high, "high")
+        start, end, first, last = _statistics("Rescale", min=min, max=max, low=low, high=high)
         if np.any(first == last):
             raise ShapeError(f"Rescale to a range without width: low is {first.tolist()}, high {last.tolist()}")
         divisor = (end - start) / (last - first)
@@ -109,8 +110,12 @@ class Input(Tensor):
         normalize: Normalization | None = None,
         seed: int = 0,
     ) -> None:
-        if isinstance(shape, int | np.integer):
+        if not isinstance(name, str):
+            raise ShapeError(f"Input: name is {name!r}; it must be a text")
+        if isinstance(shape, int | np.integer) or (isinstance(shape, np.ndarray) and shape.ndim == 0):
             shape = (shape,)
+        if isinstance(shape, str) or not isinstance(shape, Sequence | np.ndarray):
+            raise ShapeError(f"Input {name!r}: shape is {shape!r}; give extents without the batch: (3, 32, 32)")
         leading = () if batch is None else (integer(batch, "batch", low=1),)
         full = (*leading, *(integer(e, f"Input {name!r}: an extent", low=1) for e in shape))
         element = dtype if isinstance(dtype, DType) else DType.of(dtype)
@@ -131,11 +136,20 @@ class Input(Tensor):
         return self._read
 
 
-def _statistic(value: npt.ArrayLike, what: str) -> Array:
-    array = np.array(value)
-    if array.dtype.kind not in "fiu":
-        raise ShapeError(f"{what} is {value!r}; it must be a number or an array of numbers")
-    return array.astype(np.float64)
+def _statistics(label: str, **given: npt.ArrayLike) -> list[Array]:
+    """Copies in float64. Raises ShapeError unless all are numbers or arrays of them, in shapes that go together."""
+    found = []
+    for key, value in given.items():
+        array = numbers(value, f"{label}: {key}")
+        if array.dtype.kind == "b":
+            raise ShapeError(f"{label}: {key} is {value!r}; numbers are needed, no truth values")
+        found.append(array.astype(np.float64))
+    try:
+        np.broadcast_shapes(*(array.shape for array in found))
+    except ValueError:
+        shapes = ", ".join(f"{key} {array.shape}" for key, array in zip(given, found, strict=True))
+        raise ShapeError(f"{label}: the shapes do not go together: {shapes}; give one number or one each") from None
+    return found
 
 
 def _spread(statistic: Array, x: Tensor, axis: int, what: str) -> Array:

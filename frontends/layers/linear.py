@@ -6,7 +6,7 @@ import numpy.typing as npt
 
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
-from glulam.frontends.layers.arguments import integer
+from glulam.frontends.layers.arguments import bias_argument, integer, real
 from glulam.frontends.layers.initial import he, uniform
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply
@@ -30,10 +30,9 @@ class Linear(Layer):
     ) -> None:
         super().__init__(name)
         self.out_features = integer(out_features, "Linear: out_features", low=1)
-        self.has_bias = bias is not False and bias is not None
+        self.has_bias, self._given_bias = bias_argument(bias)
         self._given_weight = weight
-        self._given_bias = None if isinstance(bias, bool) else bias
-        self.init_gain = init_gain
+        self.init_gain = None if init_gain is None else real(init_gain, "Linear: init_gain", low=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.rank < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ class Module:
     """
 
     def __init__(self, name: str | None = None) -> None:
+        if name is not None and not isinstance(name, str):
+            raise ShapeError(f"{type(self).__name__}: name is {name!r}; it must be a text")
         self.name = name
         self._parent: Module | None = None
         self._key = ""
@@ -42,8 +45,21 @@ class Module:
         """Apply the module to tensors, given one by one or as one list."""
         tensors = [tensor.read() for tensor in _tensors(self, inputs)]
         scope = same_scope(tensors)
+        if not self.takes(len(tensors)):
+            wanted = ", ".join(map(str, inspect.signature(self.forward).parameters.values()))
+            raise ShapeError(
+                f"{type(self).__name__} {self.path(scope)!r} was called on {len(tensors)} tensors; it takes ({wanted})"
+            )
         with scope.inside(self.path(scope)):
             return self.forward(*tensors)
+
+    def takes(self, count: int) -> bool:
+        """Whether the module can be called on so many tensors."""
+        try:
+            inspect.signature(self.forward).bind(*range(count))
+        except TypeError:
+            return False
+        return True
 
     def path(self, scope: Scope) -> str:
         """The dotted path, settled now if it was not before."""
@@ -175,7 +191,7 @@ class Block(Module):
         outputs = self(*inputs)
         if isinstance(outputs, Tensor):
             outputs = {"output": outputs}
-        elif not isinstance(outputs, Mapping):
+        elif isinstance(outputs, list | tuple):
             outputs = {f"output{i}": tensor for i, tensor in enumerate(outputs)}
         return Graph.of(list(inputs), outputs, name or self.name or _snake(type(self).__name__))
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.graph import Value
-from glulam.frontends.layers.arguments import extents, integer
+from glulam.frontends.layers.arguments import bias_argument, dimensions, extents, integer, real
 from glulam.frontends.layers.initial import uniform
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply, literal, normal_axis, require_rank
@@ -45,7 +45,7 @@ class BatchNorm(Layer):
             raise ShapeError(f"{type(self).__name__}: affine=False leaves no place for weight and bias")
         self.affine = affine
         self._given = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
-        self.init_gain = init_gain
+        self.init_gain = real(init_gain, f"{type(self).__name__}: init_gain")
 
     def forward(self, x: Tensor) -> Tensor:
         label = type(self).__name__
@@ -107,12 +107,12 @@ class LayerNorm(Layer):
         super().__init__(name)
         self.normalized_shape = _last_axes(normalized_shape, "LayerNorm")
         self.eps = _epsilon(eps, "LayerNorm")
-        if not elementwise_affine and (weight is not None or not (bias is None or isinstance(bias, bool))):
+        wants_bias, self._given_bias = bias_argument(bias)
+        self._given_weight = weight
+        if not elementwise_affine and (weight is not None or self._given_bias is not None):
             raise ShapeError("LayerNorm: elementwise_affine=False leaves no place for weight and bias")
         self.has_weight = elementwise_affine
-        self.has_bias = elementwise_affine and bias is not False and bias is not None
-        self._given_weight = weight
-        self._given_bias = None if isinstance(bias, bool) else bias
+        self.has_bias = elementwise_affine and wants_bias
 
     def forward(self, x: Tensor) -> Tensor:
         shape = self.normalized_shape or x.shape[-1:]
@@ -221,7 +221,7 @@ class InstanceNorm(GroupNorm):
         super().__init__(1, eps, affine, weight=weight, bias=bias, name=name)
 
     def groups(self, x: Tensor) -> int:
-        return x.shape[1] if x.rank > 1 else 1
+        return max(x.shape[1], 1) if x.rank > 1 else 1
 
     def forward(self, x: Tensor) -> Tensor:
         label = type(self).__name__
@@ -261,7 +261,9 @@ class LocalResponseNorm(Layer):
     ) -> None:
         super().__init__(name)
         self.size = integer(size, "LocalResponseNorm: size", low=1)
-        self.alpha, self.beta, self.k = float(alpha), float(beta), float(k)
+        self.alpha, self.beta, self.k = (
+            real(value, f"LocalResponseNorm: {key}") for key, value in (("alpha", alpha), ("beta", beta), ("k", k))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         if x.rank < 2:
@@ -275,9 +277,9 @@ class LpNormalize(Layer):
 
     def __init__(self, p: float = 2.0, dim: int = 1, eps: float = 1e-12, *, name: str | None = None) -> None:
         super().__init__(name)
-        if not p > 0:
+        self.p = real(p, "LpNormalize: p")
+        if not self.p > 0:
             raise ShapeError(f"LpNormalize: p is {p}; it must be positive")
-        self.p = float(p)
         self.dim = integer(dim, "LpNormalize: dim")
         self.eps = _epsilon(eps, "LpNormalize")
 
@@ -289,9 +291,9 @@ class LpNormalize(Layer):
 class MeanVarianceNorm(Layer):
     """(x - mean) / (deviation + eps) over the given axes; ONNX's MeanVarianceNormalization, by default over N, H, W."""
 
-    def __init__(self, axes: Sequence[int] = (0, 2, 3), eps: float = 1e-9, *, name: str | None = None) -> None:
+    def __init__(self, axes: int | Sequence[int] = (0, 2, 3), eps: float = 1e-9, *, name: str | None = None) -> None:
         super().__init__(name)
-        self.axes = tuple(integer(axis, "MeanVarianceNorm: axes") for axis in axes)
+        self.axes = dimensions(axes, "MeanVarianceNorm: axes")
         self.eps = _epsilon(eps, "MeanVarianceNorm")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -305,14 +307,12 @@ class MeanVarianceNorm(Layer):
 
 
 def _epsilon(eps: float, layer: str) -> float:
-    if not eps >= 0:
-        raise ShapeError(f"{layer}: eps is {eps}; it must not be negative")
-    return float(eps)
+    return real(eps, f"{layer}: eps", low=0.0)
 
 
 def _leading_epsilon(eps: float, layer: str) -> float:
     """The same where PyTorch wants the number of features at this place."""
-    if eps >= 1:
+    if real(eps, f"{layer}: eps") >= 1:
         raise ShapeError(f"{layer}: eps is {eps}; it is below 1 (the number of features is inferred: leave it out)")
     return _epsilon(eps, layer)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
-from glulam.frontends.layers.arguments import Extents, extents, integer, padding_argument, resolve_padding
+from glulam.frontends.layers.arguments import Extents, extents, integer, padding_argument, real, resolve_padding
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply, apply_all, require_rank, slice_axis
 
@@ -186,9 +186,9 @@ class _LPPool(Layer):
     ) -> None:
         super().__init__(name)
         label = type(self).__name__
-        if not norm_type > 0:
+        self.norm_type = real(norm_type, f"{label}: norm_type")
+        if not self.norm_type > 0:
             raise ShapeError(f"{label}: norm_type is {norm_type!r}; it must be above 0")
-        self.norm_type = float(norm_type)
         self.kernel_size = extents(kernel_size, self.spatial, f"{label}: kernel_size")
         self.stride = self.kernel_size if stride is None else extents(stride, self.spatial, f"{label}: stride")
         self.ceil_mode = bool(ceil_mode)
@@ -240,6 +240,8 @@ class _AdaptivePool(Layer):
         sizes = tuple(have if want is None else want for have, want in zip(x.shape[2:], self.output_size, strict=True))
         if all(size == 1 for size in sizes):
             return apply(ops.Reduce(self.kind, tuple(range(2, x.rank)), True), x, name=path)
+        if 0 in x.shape[2:]:
+            raise ShapeError(f"{type(self).__name__} {path!r}: there is nothing to pool in {x.name!r}: {x.type}")
         kernel = tuple(have // want if have % want == 0 else 1 for have, want in zip(x.shape[2:], sizes, strict=True))
         if any(extent > 1 for extent in kernel) or sizes == x.shape[2:]:
             x = apply(self._window(kernel), x, name=path)

@@ -14,7 +14,7 @@ from glulam.compiler.errors import GraphError, ShapeError
 from glulam.compiler.graph.graph import Value
 from glulam.compiler.graph.op import Op
 from glulam.compiler.ops.recurrent import activation
-from glulam.frontends.layers.arguments import integer
+from glulam.frontends.layers.arguments import choice, integer, named_arrays, real
 from glulam.frontends.layers.initial import uniform
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply, apply_all, literal, require_rank, reshape, slice_axis
@@ -60,10 +60,8 @@ class _Recurrent(Layer):
             raise ShapeError(f"{label}: bias is {bias!r}; it is True or False (input_size is inferred: leave it out)")
         self.has_bias, self.batch_first, self.bidirectional = bool(bias), bool(batch_first), bool(bidirectional)
         self.lengths, self.return_state = bool(lengths), bool(return_state)
-        if not 0.0 <= dropout <= 1.0:
-            raise ShapeError(f"{label}: dropout is {dropout}; it is a probability")
-        self.dropout = float(dropout)
-        self._given = dict(weights or {})
+        self.dropout = real(dropout, f"{label}: dropout", low=0.0, high=1.0)
+        self._given = named_arrays(weights, f"{label}: weights")
 
     @property
     def state_size(self) -> int:
@@ -249,9 +247,7 @@ class RNN(_Recurrent):
 
     def __init__(self, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh", *args: Any, **kwargs: Any):
         super().__init__(hidden_size, num_layers, *args, **kwargs)
-        if nonlinearity not in ("tanh", "relu"):
-            raise ShapeError(f"RNN: nonlinearity is {nonlinearity!r}; it must be 'tanh' or 'relu'")
-        self.nonlinearity = nonlinearity
+        self.nonlinearity = choice(nonlinearity, ("tanh", "relu"), "RNN: nonlinearity")
 
     def op(self, direction: str) -> Op:
         chosen = activation(self.nonlinearity.capitalize())

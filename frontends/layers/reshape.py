@@ -9,7 +9,7 @@ import numpy as np
 
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
-from glulam.frontends.layers.arguments import dimensions, extents, integer
+from glulam.frontends.layers.arguments import choice, dimensions, extents, integer, real
 from glulam.frontends.layers.conv import PADDING_MODES
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply, apply_all, normal_axis, require_rank, reshape
@@ -130,8 +130,11 @@ class Slice(Layer):
     ) -> None:
         super().__init__(name)
         self.dim = integer(dim, "Slice: dim")
-        if step == 0:
+        if integer(step, "Slice: step") == 0:
             raise ShapeError("Slice: step is 0; it must not be")
+        for key, bound in (("start", start), ("end", end)):
+            if bound is not None:
+                integer(bound, f"Slice: {key}")
         self.slice = slice(start, end, step)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -196,13 +199,11 @@ class Pad(Layer):
     ) -> None:
         super().__init__(name)
         modes = {"constant": "constant", **PADDING_MODES}
-        if mode not in modes:
-            raise ShapeError(f"Pad: mode is {mode!r}; it must be one of {list(modes)}")
+        self.mode = modes[choice(mode, modes, "Pad: mode")]
         if isinstance(padding, Sequence) and len(padding) % 2:
             raise ShapeError(f"Pad: {tuple(padding)} has an odd number of entries; give (before, after) per axis")
         self.padding = padding
-        self.mode = modes[mode]
-        self.value = int(value) if isinstance(value, int | np.integer) else float(value)
+        self.value = int(value) if isinstance(value, int | np.integer) else real(value, "Pad: value")
 
     def forward(self, x: Tensor) -> Tensor:
         flat = self.padding if isinstance(self.padding, Sequence) else (self.padding,) * (2 * max(x.rank - 2, 0))

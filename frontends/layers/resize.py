@@ -11,7 +11,7 @@ import numpy as np
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.ops.resize import COORDINATES, ROUNDINGS
-from glulam.frontends.layers.arguments import Extents, extents
+from glulam.frontends.layers.arguments import Extents, choice, extents, real
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply
 
@@ -24,7 +24,7 @@ MODES = {
     "trilinear": ("linear", 3),
     "bicubic": ("cubic", 2),
 }
-_NUMBERS = (int, float, np.integer, np.floating)
+MAX_EXTENT = 2**31 - 1
 
 
 class Upsample(Layer):
@@ -48,8 +48,7 @@ class Upsample(Layer):
         label = type(self).__name__
         if (size is None) == (scale_factor is None):
             raise ShapeError(f"{label}: give either size or scale_factor")
-        if mode not in MODES:
-            raise ShapeError(f"{label}: mode is {mode!r}; it must be one of {list(MODES)}")
+        choice(mode, MODES, f"{label}: mode")
         if align_corners and MODES[mode][0] == "nearest":
             raise ShapeError(f"{label}: align_corners has no meaning for mode {mode!r}")
         if scale_factor is not None:
@@ -89,13 +88,17 @@ class Upsample(Layer):
         return apply(op, x, name=self.path(x.scope))
 
     def _sizes(self, x: Tensor, spatial: int, label: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        if 0 in x.shape[2:]:
+            raise ShapeError(f"{label}: there is nothing to resample in {x.name!r}: {x.type}")
         if self.size is not None:
             sizes = extents(self.size, spatial, f"{label}: size")
         else:
             factors = _factors(self.scale_factor, spatial, f"{label}: scale_factor")
-            sizes = tuple(math.floor(extent * f) for extent, f in zip(x.shape[2:], factors, strict=True))
-            if min(sizes) < 1:
-                raise ShapeError(f"{label}: scale_factor {factors} leaves nothing of {x.name!r}: {x.type}")
+            wanted = [extent * f for extent, f in zip(x.shape[2:], factors, strict=True)]
+            if not 1 <= min(wanted) <= max(wanted) <= MAX_EXTENT:
+                much = "leaves nothing" if min(wanted) < 1 else "makes too much"
+                raise ShapeError(f"{label}: scale_factor {factors} {much} of {x.name!r}: {x.type}")
+            sizes = tuple(map(math.floor, wanted))
             if not self.recompute:
                 return sizes, factors
         return sizes, tuple(size / extent for size, extent in zip(sizes, x.shape[2:], strict=True))
@@ -129,8 +132,7 @@ class Resize(Upsample):
     ) -> None:
         Layer.__init__(self, name)
         kinds = {**MODES, "linear": ("linear", None), "cubic": ("cubic", None)}
-        if mode not in kinds:
-            raise ShapeError(f"Resize: mode is {mode!r}; it must be one of {list(kinds)}")
+        choice(mode, kinds, "Resize: mode")
         if size is not None and scale_factor is not None:
             raise ShapeError("Resize: give a size or a scale_factor, not both")
         self.kind, self.needs = kinds[mode]
@@ -144,20 +146,20 @@ class Resize(Upsample):
         if coordinates is not None:
             own_rounding = "round_prefer_floor"
         for what, value, known in (("coordinates", coordinates, COORDINATES), ("rounding", rounding, ROUNDINGS)):
-            if value is not None and value not in known:
-                raise ShapeError(f"Resize: {what} is {value!r}; it must be one of {list(known)}")
+            if value is not None:
+                choice(value, known, f"Resize: {what}")
         if (roi is None) == (coordinates == "tf_crop_and_resize"):
             raise ShapeError("Resize: coordinates 'tf_crop_and_resize' and a roi go together")
         self.size, self.scale_factor, self.mode = size, scale_factor, mode
         self.recompute = bool(recompute_scale_factor)
-        self.roi = roi
+        self.roi = None if roi is None else _reals(roi, "Resize: roi")
         self.settings: dict[str, Any] = {
             "mode": self.kind,
             "coordinates": coordinates or own,
             "rounding": rounding or own_rounding,
-            "cubic_coeff": float(cubic_coeff),
+            "cubic_coeff": real(cubic_coeff, "Resize: cubic_coeff"),
             "exclude_outside": bool(exclude_outside),
-            "extrapolation_value": float(extrapolation_value),
+            "extrapolation_value": real(extrapolation_value, "Resize: extrapolation_value"),
             "antialias": bool(antialias),
         }
 
@@ -178,15 +180,21 @@ class Resize(Upsample):
         if self.roi is not None:
             if len(self.roi) != 2 * spatial:
                 raise ShapeError(f"Resize: roi has {len(self.roi)} entries; give {spatial} starts and as many ends")
-            roi = (0.0, 0.0, *map(float, self.roi[:spatial]), 1.0, 1.0, *map(float, self.roi[spatial:]))
+            roi = (0.0, 0.0, *self.roi[:spatial], 1.0, 1.0, *self.roi[spatial:])
         op = ops.Resize((*x.shape[:2], *sizes), (1.0, 1.0, *scales), roi=roi, **self.settings)
         return apply(op, x, name=self.path(x.scope))
 
 
 def _factors(value: Any, rank: int, what: str) -> tuple[float, ...]:
-    given = tuple(value) if isinstance(value, Sequence) else (value,) * rank
+    given = _reals(value, what) if isinstance(value, Sequence) else (real(value, what),) * rank
     if len(given) != rank:
         raise ShapeError(f"{what} is {given}; give one number, or {rank}, one per spatial axis")
-    if not all(isinstance(entry, _NUMBERS) and entry > 0 and math.isfinite(entry) for entry in given):
+    if not all(entry > 0 and math.isfinite(entry) for entry in given):
         raise ShapeError(f"{what} is {given}; factors are positive numbers")
-    return tuple(float(entry) for entry in given)
+    return given
+
+
+def _reals(value: Any, what: str) -> tuple[float, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
+        raise ShapeError(f"{what} is {value!r}; it must be a sequence of numbers")
+    return tuple(real(entry, what) for entry in value)

@@ -35,7 +35,7 @@ _DTYPES = {
 
 
 def read(path: str | Path) -> dict[str, Array]:
-    """The tensors by name, as views of the mapped file (bfloat16 widened to float32).
+    """The tensors by name, copied out of the file (bfloat16 widened to float32).
 
     Raises ModelFileError if the file is missing, damaged, or lies about its contents.
     """
@@ -88,7 +88,10 @@ def _tensor(path: Path, name: str, entry: Any, body: Array) -> Array:
         raise ModelFileError(
             f"{path}: tensor {name!r} of {wanted} bytes lies at {begin}:{end} in {body.size} bytes of data"
         )
-    array = np.frombuffer(body[begin:end].tobytes(), dtype).reshape(shape)
+    try:
+        array = np.frombuffer(body[begin:end].tobytes(), dtype).reshape(shape)
+    except (ValueError, OverflowError) as error:
+        raise ModelFileError(f"{path}: tensor {name!r} of {len(shape)} axes cannot be an array ({error})") from error
     if kind == "BF16":
         return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return array.astype(dtype.newbyteorder("="), copy=False)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from glulam.compiler.errors import GraphError
+from glulam.compiler.errors import GraphError, ShapeError
 from glulam.compiler.graph.graph import Graph
 from glulam.frontends.layers.inputs import Input
 from glulam.frontends.layers.module import Block, Module
 from glulam.frontends.layers.summary import Summary, summary
-from glulam.frontends.layers.tensor import Parameter
+from glulam.frontends.layers.tensor import Parameter, Tensor
 
 
 class Sequential(Block):
@@ -56,8 +56,12 @@ class Sequential(Block):
 
     def forward(self, *inputs: Any) -> Any:
         result: Any = inputs if len(inputs) != 1 else inputs[0]
+        before: Module | None = None
         for module in self._chain:
+            if before is not None and isinstance(result, tuple) and not module.takes(len(result)):
+                raise _misfit(before, module, result)
             result = module(result)
+            before = module
         return result
 
     def graph(self, *inputs: Input, name: str | None = None) -> Graph:
@@ -80,6 +84,14 @@ class Sequential(Block):
         if self._input is not None:
             self.graph()
         return self.parameters()
+
+
+def _misfit(before: Module, module: Module, results: Sequence[Tensor]) -> ShapeError:
+    scope = results[0].scope
+    return ShapeError(
+        f"{type(module).__name__} {module.path(scope)!r} does not take the {len(results)} results of "
+        f"{type(before).__name__} {before.path(scope)!r} before it; write a Block whose forward says which goes where"
+    )
 
 
 def as_graph(model: Graph | Sequential) -> Graph:

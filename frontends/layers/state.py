@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import struct
-import zipfile
-import zlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,17 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from glulam.compiler.errors import ModelFileError, ShapeError
+from glulam.compiler.errors import ArgumentError, ModelFileError, ShapeError
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.frontends.layers import safetensors
 from glulam.frontends.layers.arguments import numbers
 from glulam.frontends.layers.tensor import Parameter
+from glulam.runtime.array_files import ArrayFileError, read_arrays
 
 # what PyTorch writes into a state dict and inference does not need
 IGNORED_SUFFIXES = ("num_batches_tracked",)
-# what zipfile and numpy.lib.format raise on damaged archives (RuntimeError: a member that says it is encrypted)
-ZIP_ERRORS = (OSError, ValueError, EOFError, RuntimeError, IndexError, zipfile.BadZipFile, zlib.error, struct.error)
 
 
 class IncompatibleKeys(NamedTuple):
@@ -56,12 +53,15 @@ def count_parameters(graph: Graph) -> int:
 def read(source: Mapping[str, npt.ArrayLike] | str | Path) -> dict[str, Any]:
     """The arrays of a state dict by name.
 
-    Raises ModelFileError if a file cannot be read, ShapeError for a mapping whose keys are no names.
+    Raises ModelFileError if a file cannot be read, ShapeError for a mapping whose keys are no names, ArgumentError for
+    what is neither.
     """
     if isinstance(source, Mapping):
         if wrong := [key for key in source if not isinstance(key, str)]:
             raise ShapeError(f"a state dict has arrays by the names of parameters; {wrong[0]!r} is no name")
         return dict(source)
+    if not isinstance(source, str | os.PathLike):
+        raise ArgumentError(f"a state dict is a mapping, or the path of a file with one, not a {type(source).__name__}")
     path = Path(source)
     match path.suffix:
         case ".npz":
@@ -113,28 +113,9 @@ def _from_torch(tensor: Any, what: str) -> Array:
 
 def _read_npz(path: Path) -> dict[str, Array]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            return {
-                info.filename.removesuffix(".npy"): _read_member(archive, info)
-                for info in archive.infolist()
-                if not info.is_dir()
-            }
-    except ZIP_ERRORS as error:
-        raise ModelFileError(f"{path}: {error}") from error
-
-
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
-    """One array; what its header claims is checked against the member's size before anything is allocated."""
-    with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"{info.filename} has the unknown format version {version}")
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = header(member)
-        count = 1
-        for extent in shape:
-            count *= int(extent)
-        if dtype.hasobject or count * dtype.itemsize != info.file_size - member.tell():
-            raise ValueError(f"{info.filename} claims {shape} of {dtype}, which its size contradicts")
-    with archive.open(info) as member:
-        return np.lib.format.read_array(member, allow_pickle=False)
+        arrays = read_arrays(path)
+    except (OSError, ArrayFileError) as error:
+        raise ModelFileError(str(error)) from error
+    if not isinstance(arrays, dict):
+        raise ModelFileError(f"{path} is an .npy file with one array; a state dict is an .npz with several, by name")
+    return arrays

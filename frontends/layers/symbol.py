@@ -20,8 +20,12 @@ from glulam.compiler.errors import LoopError, TraceError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
+from glulam.compiler.loops.formula import postorder
 from glulam.compiler.ops.activation import Sigmoid
 from glulam.compiler.ops.pointwise import Mod, Sign
+
+MAX_DEPTH = 128
+"""Operations, each on the result of the one before, that a formula may have."""
 
 _REMEDY = "use arithmetic, comparisons and the functions of gl.math (or numpy's of the same names)"
 _HERE = (str(Path(__file__).parent), str(Path(np.__file__).parent))
@@ -45,6 +49,15 @@ class Trace:
     inputs: int
     own: DType
     reductions: list[Reduction] = field(default_factory=list)
+    depths: dict[Expr, int] = field(default_factory=dict)
+
+    def symbol(self, expr: Expr) -> Symbol:
+        """The value that the expression stands for. Raises TraceError if it nests too deep for a compiler to read."""
+        for e in postorder(expr, self.depths):
+            self.depths[e] = max((1 + self.depths[child] for child in e.children()), default=0)
+        if self.depths[expr] > MAX_DEPTH:
+            raise self.fail(f"more than {MAX_DEPTH} operations in a row; split it into several layers")
+        return Symbol(expr, self)
 
     def fail(self, why: str) -> TraceError:
         return TraceError(f"{_place(self.label)}: {why}")
@@ -145,7 +158,7 @@ class Symbol:
         return _logic("xor", other, self)
 
     def __invert__(self) -> Symbol:
-        return Symbol(ex.unary("not", _condition(self, self._trace)), self._trace)
+        return _made(self._trace, ex.unary, "not", _condition(self, self._trace))
 
     def __lt__(self, other: Any) -> Symbol:
         return _compare("lt", self, other)
@@ -292,7 +305,7 @@ def _condition(x: Any, trace: Trace) -> Expr:
 
 def _made(trace: Trace, build: Callable[..., Expr], *args: Any) -> Symbol:
     try:
-        return Symbol(build(*args), trace)
+        return trace.symbol(build(*args))
     except LoopError as error:
         raise trace.fail(str(error)) from error
 

@@ -223,9 +223,9 @@ def _subscript(x: Tensor, index: tuple[Index, ...]) -> Tensor:
     starts, steps, sizes, kept = [], [], [], []
     for axis, (entry, extent) in enumerate(zip(full, x.shape, strict=True)):
         if isinstance(entry, slice):
-            span = range(*entry.indices(extent))
+            span = _span(x, entry, extent)
             kept.append(len(span))
-        elif isinstance(entry, int | np.integer):
+        elif isinstance(entry, int | np.integer) and not isinstance(entry, bool):
             if not -extent <= entry < extent:
                 raise ShapeError(f"{x.name}: index {entry} is outside axis {axis} of extent {extent}")
             span = range(entry % extent, entry % extent + 1)
@@ -237,6 +237,13 @@ def _subscript(x: Tensor, index: tuple[Index, ...]) -> Tensor:
     whole = tuple(sizes) == x.shape and all(step == 1 for step in steps)
     part = x if whole else apply(ops.Slice(tuple(starts), tuple(steps), tuple(sizes)), x)
     return reshape(part, kept)
+
+
+def _span(x: Tensor, part: slice, extent: int) -> range:
+    try:
+        return range(*part.indices(extent))
+    except (TypeError, ValueError) as error:
+        raise ShapeError(f"{x.name}: subscript {part!r}: {error}; bounds are integers, and a step is not 0") from None
 
 
 def require_rank(x: Tensor, rank: int, layer: str) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from glulam.compiler.errors import UnsupportedError
+from glulam.compiler.errors import ArgumentError, UnsupportedError
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.op import Op
+from glulam.compiler.options import whole
 from glulam.frontends.onnx import (
     export_formula,
     export_indexing,
@@ -51,9 +52,11 @@ def to_onnx(graph: Graph, path: str | os.PathLike[str] | None = None, opset: int
     Raises UnsupportedError listing every node that ONNX at this opset cannot say.
     """
     onnx = require_onnx()
-    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+    if (number := whole(opset)) is None:
+        raise ArgumentError(f"opset is {opset!r}; it is a number from {OLDEST_OPSET} to {NEWEST_OPSET}")
+    if not OLDEST_OPSET <= number <= NEWEST_OPSET:
         raise UnsupportedError(f"opset {opset} cannot be written; choose one from {OLDEST_OPSET} to {NEWEST_OPSET}")
-    writer = Writer(graph, opset)
+    writer = Writer(graph, number)
     refused = []
     for node in graph.nodes:
         export = EXPORTS.get(type(node.op))

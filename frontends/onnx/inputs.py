@@ -24,6 +24,8 @@ def input_types(inputs: Sequence[ValueInfoProto], shapes: Mapping[str, Sequence[
     leading dimensions (of inputs with at least two) stay open, they are batch sizes and become 1.
     Raises ShapeError for `shapes` that do not fit, or that are needed and missing: it lists all such inputs.
     """
+    if shapes is not None and not isinstance(shapes, Mapping):
+        raise ShapeError(f"shapes is {shapes!r}; it must map names of inputs to shapes: {{'x': (1, 3, 224, 224)}}")
     shapes = dict(shapes or {})
     declared = {value.name: _declared(value) for value in inputs}
     if unknown := sorted(set(shapes) - set(declared)):

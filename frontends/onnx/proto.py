@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from glulam.compiler.errors import GlulamError, GraphError, ModelFileError, UnsupportedError
+from glulam.compiler.errors import ArgumentError, GlulamError, GraphError, ModelFileError, UnsupportedError
 from glulam.compiler.graph.types import Array, DType
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def load_model(source: str | os.PathLike[str] | bytes | ModelProto) -> tuple[Mod
     Raises ModelFileError if the file cannot be read or is not an ONNX model.
     """
     onnx = require_onnx()
-    folder: Path | None = None
+    folder, shown = None, "the given model"
     if isinstance(source, onnx.ModelProto):
         model = source
     else:
@@ -49,11 +49,11 @@ def load_model(source: str | os.PathLike[str] | bytes | ModelProto) -> tuple[Mod
         elif isinstance(source, (bytes, bytearray, memoryview)):
             data, shown = bytes(source), "the given bytes"
         else:
-            raise TypeError(f"from_onnx takes a path, bytes or a ModelProto, not {type(source).__name__}")
+            raise ArgumentError(f"from_onnx takes a path, bytes or a ModelProto, not {type(source).__name__}")
         model = _parse(onnx, data, shown)
         del data  # as large as the model itself
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
-        raise ModelFileError("not an ONNX model: the file holds no graph (truncated, or of another format?)")
+        raise ModelFileError(f"{shown}: not an ONNX model: the file holds no graph (truncated, or of another format?)")
     _check_text(model)
     return model, folder
 

@@ -101,15 +101,17 @@ def run(suites: Sequence[str] = SUITES, *, only: str = "", timeout: float = 120.
     while True:
         worker = _Worker(suites, only, skip)
         finished = False
-        for score in worker.scores(timeout):
-            if score is None:
-                finished = True
-                break
-            board.scores.append(score)
-            skip += 1
-            if progress and sys.stderr.isatty():
-                print(f"\r{skip} {score.name[:70]:70}", end="", file=sys.stderr, flush=True)
-        worker.stop()
+        try:
+            for score in worker.scores(timeout):
+                if score is None:
+                    finished = True
+                    break
+                board.scores.append(score)
+                skip += 1
+                if progress and sys.stderr.isatty():
+                    print(f"\r{skip} {score.name[:70]:70}", end="", file=sys.stderr, flush=True)
+        finally:
+            worker.stop()
         if finished:
             return board
 
@@ -232,7 +234,8 @@ def compare(actual: Sequence[Any], expected: Sequence[Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; exit code 1 if a case failed."""
-    parser = argparse.ArgumentParser(prog="glulam onnx-scoreboard", description=(__doc__ or "").split("\n")[0])
+    about = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m glulam.frontends.onnx.scoreboard", description=about)
     add_arguments(parser)
     options = parser.parse_args(arguments)
     suites = options.suite or list(SUITES)

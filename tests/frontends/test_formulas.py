@@ -231,6 +231,30 @@ def test_refused(function, match):
     refused(function, match)
 
 
+@pytest.mark.parametrize("count", [129, 5000])
+def test_a_formula_may_not_nest_without_end(count):
+    def deep(x):
+        y = x
+        for _ in range(count):
+            y = y + x
+        return y
+
+    message = refused(deep, "more than 128 operations in a row; split it into several layers")
+    assert "`y = y + x`" in message
+
+
+def test_a_formula_may_nest_to_the_limit():
+    @gl.layer
+    def chain(x):
+        y = x
+        for _ in range(128):
+            y = y + x
+        return y
+
+    with gl.compile(gl.Sequential([L.Input((3,)), chain()])) as model:
+        np.testing.assert_array_equal(model(np.ones((1, 3), np.float32)), np.full((1, 3), 129.0, np.float32))
+
+
 def test_values_of_another_trace_are_refused():
     kept = []
 

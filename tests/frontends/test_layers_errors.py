@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from glulam.compiler.errors import GlulamError, GraphError, ShapeError
+from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
 from glulam.frontends import layers as L
 
@@ -14,6 +15,7 @@ ARGUMENTS = [
     (lambda: L.Conv2d(4, (3, 3, 3)), "Conv2d: kernel_size is .* one per spatial axis"),
     (lambda: L.Conv2d(4, 3.0), "Conv2d: kernel_size is 3.0, not an integer"),
     (lambda: L.Conv2d(4, True), "not an integer"),
+    (lambda: L.GRU(10**400), "GRU: hidden_size is beyond 64 bits"),
     (lambda: L.Conv2d(0, 3), "Conv2d: out_channels is 0"),
     (lambda: L.Conv2d(4, 3, stride=0), "Conv2d: stride is 0"),
     (lambda: L.Conv2d(4, 3, dilation=0), "Conv2d: dilation is 0"),
@@ -43,6 +45,53 @@ ARGUMENTS = [
     (lambda: L.LayerNorm(elementwise_affine=False, weight=[1]), "LayerNorm: elementwise_affine=False leaves no place"),
     (lambda: L.LayerNorm(elementwise_affine=False, bias=[1]), "LayerNorm: elementwise_affine=False leaves no place"),
     (lambda: L.RMSNorm(elementwise_affine=False, weight=[1]), "RMSNorm: elementwise_affine=False leaves no place"),
+    (lambda: L.ELU("x"), "ELU: alpha is 'x', not a number"),
+    (lambda: L.ELU("3"), "ELU: alpha is '3', not a number"),
+    (lambda: L.ELU(10**400), "ELU: alpha is beyond the largest float"),
+    (lambda: L.CELU(None), "CELU: alpha is None, not a number"),
+    (lambda: L.LeakyReLU([1]), r"LeakyReLU: negative_slope is \[1\], not a number"),
+    (lambda: L.Softplus(1, "x"), "Softplus: threshold is 'x', not a number"),
+    (lambda: L.ReLU6(name=6), "ReLU6: name is 6; it must be a text"),
+    (lambda: L.Hardtanh("a"), "Hardtanh: the lower bound is 'a', not a number"),
+    (lambda: L.GELU([]), r"GELU: approximate is \[\]; it must be one of"),
+    (lambda: L.PReLU(init="x"), "PReLU: init is 'x', not a number"),
+    (lambda: L.BatchNorm(eps="x"), "BatchNorm: eps is 'x', not a number"),
+    (lambda: L.BatchNorm(init_gain="x"), "BatchNorm: init_gain is 'x', not a number"),
+    (lambda: L.BatchNorm(np.nan), "BatchNorm: eps is nan; it must be at least 0"),
+    (lambda: L.LayerNorm(eps="x"), "LayerNorm: eps is 'x', not a number"),
+    (lambda: L.RMSNorm(eps="x"), "RMSNorm: eps is 'x', not a number"),
+    (lambda: L.GroupNorm(1, eps="x"), "GroupNorm: eps is 'x', not a number"),
+    (lambda: L.InstanceNorm2d(eps="x"), "InstanceNorm2d: eps is 'x', not a number"),
+    (lambda: L.LpNormalize(eps="x"), "LpNormalize: eps is 'x', not a number"),
+    (lambda: L.LpNormalize("3"), "LpNormalize: p is '3', not a number"),
+    (lambda: L.MeanVarianceNorm(eps="x"), "MeanVarianceNorm: eps is 'x', not a number"),
+    (lambda: L.LocalResponseNorm(3, beta="x"), "LocalResponseNorm: beta is 'x', not a number"),
+    (lambda: L.LPPool2d("3", 2), "LPPool2d: norm_type is '3', not a number"),
+    (lambda: L.Dropout("x"), "Dropout: p is 'x', not a number"),
+    (lambda: L.GRU(4, dropout="x"), "GRU: dropout is 'x', not a number"),
+    (lambda: L.GRU(4, dropout=2), r"GRU: dropout is 2; it must be in \[0, 1\]"),
+    (lambda: L.GRU(4, weights=1), "GRU: weights is 1; it must map names"),
+    (lambda: L.RNN(4, nonlinearity=[]), "RNN: nonlinearity is"),
+    (lambda: L.MultiheadAttention(8, 2, dropout="x"), "MultiheadAttention: dropout is 'x', not a number"),
+    (lambda: L.MultiheadAttention(8, 2, weights=1), "MultiheadAttention: weights is 1; it must map names"),
+    (lambda: L.MultiheadAttention(8, 2, kdim="x"), "MultiheadAttention: kdim is 'x', not an integer"),
+    (lambda: L.ScaledDotProductAttention(scale="x"), "scale is 'x', not a number"),
+    (lambda: L.Conv2d(4, 3, init_gain=-1), "Conv2d: init_gain is -1; it must be at least 0"),
+    (lambda: L.Conv2d(4, 3, init_gain="x"), "Conv2d: init_gain is 'x', not a number"),
+    (lambda: L.Linear(4, init_gain=-1), "Linear: init_gain is -1; it must be at least 0"),
+    (lambda: L.Conv2d(4, 3, padding_mode=[]), r"Conv2d: padding_mode is \[\]; it must be one of"),
+    (lambda: L.Pad(1, mode=[]), r"Pad: mode is \[\]; it must be one of"),
+    (lambda: L.Pad(1, value="x"), "Pad: value is 'x', not a number"),
+    (lambda: L.Resize(2, mode=[]), r"Resize: mode is \[\]; it must be one of"),
+    (lambda: L.Resize(2, cubic_coeff="x"), "Resize: cubic_coeff is 'x', not a number"),
+    (lambda: L.Resize(2, coordinates="tf_crop_and_resize", roi=3), "Resize: roi is 3; it must be a sequence"),
+    (lambda: L.Upsample(scale_factor="2"), "Upsample: scale_factor is '2'"),
+    (lambda: L.Upsample(scale_factor=np.ones(2)), "Upsample: scale_factor is array"),
+    (lambda: L.Einsum(None), "Einsum: equation is None; it must be a text"),
+    (lambda: L.Slice(1, start="x"), "Slice: start is 'x', not an integer"),
+    (lambda: L.Slice(1, 0.5), "Slice: start is 0.5, not an integer"),
+    (lambda: L.Slice(1, step="x"), "Slice: step is 'x', not an integer"),
+    (lambda: L.Scatter(1, []), "Scatter: reduction is"),
     (lambda: L.Mean(0.5), "Mean: dim is 0.5, not an integer"),
     (lambda: L.Max((1, "2")), "Max: dim is '2', not an integer"),
     (lambda: L.Squeeze("a"), "Squeeze: dim is 'a', not an integer"),
@@ -64,7 +113,17 @@ ARGUMENTS = [
     (lambda: L.Rescale(1.0, 1.0), "Rescale would divide"),
     (lambda: L.Rescale(0.0, 1.0, 2, 2), "a range without width"),
     (lambda: L.ZeroCenter(np.nan), "not finite"),
-    (lambda: L.ZeroCenter("mean"), "an array of numbers"),
+    (lambda: L.Input(None), "Input 'input': shape is None; give extents"),
+    (lambda: L.Input((3,), dtype="foo"), "'foo' is no dtype of numpy; give one of"),
+    (lambda: L.Input((3,), dtype="bfloat16"), "bfloat16.* one of"),
+    (lambda: L.Input((3,), name=3), "Input: name is 3; it must be a text"),
+    (lambda: L.ZScore(0, np.nan), "finite and non-zero"),
+    (lambda: L.ZScore([1, [2, 3]], 1), "ZScore: mean: not an array"),
+    (lambda: L.ZScore(0, True), "ZScore: std is True; numbers are needed"),
+    (lambda: L.Rescale01([1, 2], [3, 4, 5]), r"Rescale01: the shapes do not go together: min \(2,\), max \(3,\)"),
+    (lambda: L.ZScore(np.ma.array([1.0], mask=[True]), 1), "ZScore: mean: masked arrays are refused"),
+    (lambda: L.Rescale(0, 1, 0, np.ma.array(1.0, mask=True)), "Rescale: high: masked arrays are refused"),
+    (lambda: L.ZeroCenter("mean"), "ZeroCenter: mean: an array of <U4; numbers are needed"),
 ]
 
 
@@ -114,6 +173,19 @@ CALLS = [
     (lambda: image()[0, 0, 0, 0, 0], "5 subscripts"),
     (lambda: image()[..., ...], "one `...` at most"),
     (lambda: image()["a"], "integers, slices"),
+    (lambda: image()[True], "integers, slices"),
+    (lambda: image()[:, ::0], "input: subscript .*a step is not 0"),
+    (lambda: image()["a":], "input: subscript .*bounds are integers"),
+    (lambda: L.Upsample(scale_factor=1e308)(image()), "makes too much"),
+    (lambda: L.Upsample(5)(image()[:, :, :0]), "Upsample: there is nothing to resample"),
+    (lambda: L.Resize(5)(image()[:, :, :0]), "Resize: there is nothing to resample"),
+    (lambda: L.AdaptiveAvgPool2d(None)(image()[:, :, :0]), "there is nothing to pool"),
+    (lambda: L.ReLU()(image(), image()), r"ReLU 'relu' was called on 2 tensors; it takes \(x"),
+    (lambda: L.Matmul()(image()), r"Matmul 'matmul' was called on 1 tensors; it takes \(left"),
+    (
+        lambda: L.Sequential([image(4), L.Split(2, name="halves"), L.ReLU(name="last")]).graph(),
+        "ReLU 'last' does not take the 2 results of Split 'halves' before it; write a Block",
+    ),
     (lambda: image()[np.array([0, 1])], "integers, slices"),
     (lambda: L.PReLU(weight=[0.5])(image(dtype="int64")), "PReLU 'prelu': weight is a float, but 'input' is i64"),
     (lambda: L.RMSNorm(elementwise_affine=False)(image(dtype="int64")), "rms_norm: is not defined for i64"),
@@ -167,3 +239,29 @@ def test_a_graph_without_one_of_its_inputs_is_refused():
     a, b = L.Input((3,), name="a"), L.Input((3,), name="b")
     with pytest.raises(GraphError, match="'b' is needed"):
         Graph.of(a, a + b)
+
+
+@pytest.mark.parametrize("value", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [lambda bias: L.Conv2d(4, 3, bias=bias), lambda bias: L.Linear(4, bias), lambda bias: L.LayerNorm(bias=bias)],
+)
+def test_a_bias_may_be_a_truth_value_of_numpy(make, value):
+    layer = make(np.bool_(value))
+    layer(image())
+    assert ("bias" in layer.parameters()) == value
+
+
+def test_one_axis_of_a_mean_variance_norm_needs_no_tuple():
+    assert L.MeanVarianceNorm(axes=2).axes == (2,)
+
+
+def test_normalising_no_channels_gives_no_channels():
+    assert L.InstanceNorm(affine=True)(image()[:, :0]).shape == (1, 0, 8, 8)
+
+
+def test_a_masked_feed_is_refused():
+    x = image()
+    graph = Graph.of([x], {"y": L.ReLU()(x)})
+    with pytest.raises(GraphError, match="input 'input': masked arrays are refused"):
+        evaluate(graph, {"input": np.ma.zeros((1, 3, 8, 8), np.float32)})

@@ -206,6 +206,8 @@ def entry(**changes):
         entry(shape=[-2]),
         entry(shape="2"),
         entry(shape=[2**40, 2**40]),
+        entry(shape=[0, 2**70], data_offsets=[0, 0]),
+        entry(shape=[2, *[1] * 200]),
         entry(data_offsets=[0, 800]),
         entry(data_offsets=[8, 0]),
         entry(data_offsets=[0]),

@@ -54,6 +54,13 @@ def sample():
     return model(nodes, [x_info(1, 1, 4, 4)], constants=constants).SerializeToString()
 
 
+def test_an_empty_file_is_named(tmp_path):
+    path = tmp_path / "empty.onnx"
+    path.write_bytes(b"")
+    with pytest.raises(ModelFileError, match=r"empty\.onnx: not an ONNX model"):
+        from_onnx(path)
+
+
 def test_truncated_anywhere():
     whole = sample()
     for size in range(len(whole)):

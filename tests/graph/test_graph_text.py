@@ -16,6 +16,7 @@ from glulam.compiler.graph.layout import Layout
 from glulam.compiler.graph.text import constants_of, digest, parse, same_bits, to_text
 from glulam.compiler.graph.types import DType, TensorType, f32
 from glulam.compiler.graph.verify import verify
+from glulam.compiler.ops import OPS_BY_NAME
 from toy_ops import OPS, Halve, Note, Plus, Region
 
 
@@ -119,6 +120,10 @@ def test_hash_is_of_contents_not_of_memory():
 
 X = "graph g {\n  input %x: f32[4]\n"
 BAD = {
+    "graph g { input %x: f32[1,4,8] <c4 halo nan+1> }": "line 1, column 41: expected elements of padding, an integer",
+    "graph g { input %x: f32[1,4,8] <c4 halo inf+1> }": "line 1, column 41: expected elements of padding, an integer",
+    "graph g { input %x: f32[1,4,8] <c4 halo 1+-1> }": "line 1, column 43: expected elements of padding, an integer",
+    "graph g { input %x: f32[1,4,8] <c0> }": "expected `plain` or `c` and the block size",
     "graph g {": "line 1, column 10: expected `input`",
     X + "  %y = nothing(%x)\n}": "line 3, column 8: no op is named 'nothing'",
     X + "  %y = plus(%x, %z)\n}": "line 3, column 17: %z is not defined above",
@@ -150,6 +155,32 @@ BAD = {
 def test_errors_name_the_place(text):
     with pytest.raises(GraphError, match=BAD[text]):
         parse(text, OPS)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "reduce(%x) {kind='sum', axes=3, keepdims=True}",
+        "reduce(%x) {kind='sum', axes=(1e400,), keepdims=True}",
+        "transpose(%x) {perm=(0, 1, 2, 'a')}",
+        "softmax(%x) {axis=1.5}",
+        "softmax(%x) {axis='a'}",
+        "bit_cast(%x) {dtype=3}",
+    ],
+)
+def test_attributes_that_an_op_cannot_have_are_placed(node):
+    with pytest.raises(GraphError, match="line 2, column 6: "):
+        parse(f"graph g {{ input %x: f32[1,4,8,8]\n%y = {node}\noutput z = %y }}", OPS_BY_NAME)
+
+
+@pytest.mark.parametrize("name", ["//a", "a//b", "a/", "/a/b", "///", "a// }"])
+def test_slashes_in_names_come_back(name):
+    graph = Graph(name)
+    (value,) = graph.add(Note(name), graph.input(f"{name}x", f32(2)), name=name)
+    graph.output(f"{name}y", value)
+    twin = again(graph)
+    assert to_text(twin) == to_text(graph)
+    assert (twin.name, twin.nodes[0].name, list(twin.outputs)) == (name, name, [f"{name}y"])
 
 
 def test_error_points_at_the_place():
