@@ -20,7 +20,7 @@ from glulam.runtime.context import Context, ContextPool, Program, Ticks
 from glulam.runtime.errors import InputError
 from glulam.runtime.loader import NativeCode
 from glulam.runtime.manifest import Manifest, TensorSpec
-from glulam.runtime.memory import address_of, aligned
+from glulam.runtime.memory import address_of, aligned, new_array
 from glulam.runtime.profile import Profile
 
 
@@ -85,10 +85,11 @@ class Model:
         Raises:
             InputError: a name, shape or dtype does not fit, or an array of `out` cannot be written in place.
             ForeignError: an external Python function raised, or gave other types than declared.
+            OutOfMemoryError: the system gives too little memory for the arena or the outputs.
         """
         sources = [prepare_input(*pair) for pair in zip(named(inputs, self._inputs), self._inputs, strict=True)]
         if out is None:
-            results = [np.empty(argument.shape, argument.dtype) for argument in self._outputs]
+            results = [new_array(argument.shape, argument.dtype) for argument in self._outputs]
         else:
             results = named(out, self._outputs)
             check_outputs(results, self._outputs, sources)
@@ -115,7 +116,7 @@ class Model:
         if repeat < 1:
             raise InputError(f"repeat={repeat}; a profile needs at least 1 run")
         sources = [prepare_input(*pair) for pair in zip(named(inputs, self._inputs), self._inputs, strict=True)]
-        results = [np.empty(argument.shape, argument.dtype) for argument in self._outputs]
+        results = [new_array(argument.shape, argument.dtype) for argument in self._outputs]
         addresses = [address_of(array) for array in sources + results]
         rows, seconds_per_tick = self._contexts.use(lambda context: _timed(context, addresses, repeat, before))
         table = np.array(rows, np.float64).reshape(repeat, -1) * seconds_per_tick
@@ -200,6 +201,9 @@ def _timed(
 
 def load(path: str | os.PathLike[str] | Path, threads: int = 1, verify: bool = True) -> Model:
     """Loads a model file. It contains native code: load only files that you trust.
+
+    The weights are not read but mapped: while the model lives, the file must not be overwritten in place or truncated.
+    `Model.save` over it is fine, for it renames.
 
     Args:
         threads: as far as the process may use that many processors.
