@@ -75,7 +75,7 @@ class Cache:
         path = self._path(key)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY}")
         try:
-            with temporary.open("xb") as file:
+            with open(temporary, "xb", opener=_for_its_owner) as file:
                 file.writelines((_MAGIC, _seal(key, contents), contents))
             temporary.replace(path)
         finally:
@@ -118,7 +118,7 @@ def default_cache() -> Cache:
     """The user's cache: GLULAM_CACHE_DIR (empty or `off` for none), else where the platform keeps such things."""
     chosen = os.environ.get(VARIABLE)
     if chosen is not None:
-        return NO_CACHE if chosen.strip().lower() in ("", "off") else Cache(Path(chosen))
+        return NO_CACHE if chosen.strip().lower() in ("", "off") else Cache(Path(os.path.expanduser(chosen)))
     try:
         return Cache(_platform_folder() / "glulam" / "compiled")
     except RuntimeError:  # there is no home
@@ -155,6 +155,11 @@ def _opened(key: str, data: bytes) -> bytes | None:
     contents = data[start:]
     whole = len(data) >= start and data[: len(_MAGIC)] == _MAGIC and data[len(_MAGIC) : start] == _seal(key, contents)
     return contents if whole else None
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    """Whatever the umask is: files that others may write are not read."""
+    return os.open(path, flags, 0o600)
 
 
 def _is_ours(status: os.stat_result) -> bool:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from glulam.runtime.errors import InputError
 from glulam.runtime.manifest import TensorSpec
+from glulam.runtime.memory import new_array
 
 Array = npt.NDArray[np.generic]
 
@@ -26,13 +27,16 @@ class ArgumentSpec:
         self.shape = spec.shape
 
     def fits(self, array: object) -> bool:
-        """Whether kernels can use the array's memory as it is: type, byte order, shape, contiguity, alignment."""
+        """Whether kernels can use the array's memory as it is: type, byte order, shape, contiguity, alignment.
+
+        What a subclass of numpy's arrays adds to it does not count, unless it is a mask.
+        """
+        if type(array) is not np.ndarray:
+            if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+                return False
+            array = array.view(np.ndarray)
         return (
-            type(array) is np.ndarray
-            and array.shape == self.shape
-            and array.dtype == self.dtype
-            and array.flags.c_contiguous
-            and array.flags.aligned
+            array.shape == self.shape and array.dtype == self.dtype and array.flags.c_contiguous and array.flags.aligned
         )
 
 
@@ -49,21 +53,25 @@ def named(values: Mapping[str, Any], specs: Sequence[ArgumentSpec]) -> list[Any]
 
 
 def prepare_input(value: Any, argument: ArgumentSpec) -> Array:
-    """An array that kernels can read: the value itself where it fits, else a converted copy; the value never changes.
+    """An array that kernels can read: the value's own memory where it fits, else a converted copy; nothing changes it.
 
     Floats and integers convert to any float type, integers to integers that can hold every value, booleans to numbers.
 
     Raises:
         InputError: another shape, or a dtype that cannot be converted without a loss of meaning.
     """
-    if argument.fits(value):
-        return value  # type: ignore[no-any-return]
+    if type(value) is np.ndarray and argument.fits(value):
+        return value
     if isinstance(value, np.ma.MaskedArray):
         raise InputError(f"input {argument.name!r}: masked arrays are refused; fill the mask with `.filled(value)`")
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"input {argument.name!r}: expected {argument.spec}, got no array: {error}") from error
+    except (ValueError, TypeError, RuntimeError) as error:  # the last from tensors of torch that need a gradient
+        raise InputError(
+            f"input {argument.name!r}: expected {argument.spec}, got no array from {type(value).__name__}: {error}"
+        ) from error
+    if argument.fits(array):
+        return array
     if array.shape != argument.shape:
         raise InputError(f"input {argument.name!r}: expected shape {argument.shape}, got {array.shape}")
     return _converted(array, argument)
@@ -82,7 +90,7 @@ def _converted(array: Array, argument: ArgumentSpec) -> Array:
                 f"input {argument.name!r}: expected dtype {argument.dtype}, got {array.dtype} beyond its range"
             )
     with np.errstate(all="ignore"):
-        result = np.empty(argument.shape, argument.dtype)
+        result = new_array(argument.shape, argument.dtype)
         np.copyto(result, array, casting="unsafe")
     return result
 
@@ -104,8 +112,9 @@ def check_outputs(outputs: Sequence[Any], arguments: Sequence[ArgumentSpec], inp
 def _describe(value: object) -> str:
     if not isinstance(value, np.ndarray):
         return type(value).__name__
+    kind = "" if type(value) is np.ndarray else f"{type(value).__name__} "
     traits = [] if value.flags.c_contiguous else ["not contiguous"]
     traits += [] if value.flags.writeable else ["read-only"]
     traits += [] if value.flags.aligned else ["misaligned"]
     shape = ",".join(map(str, value.shape))
-    return f"{value.dtype}[{shape}]" + (f" ({', '.join(traits)})" if traits else "")
+    return f"{kind}{value.dtype}[{shape}]" + (f" ({', '.join(traits)})" if traits else "")

@@ -27,6 +27,7 @@ import secrets
 import struct
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -141,13 +142,14 @@ def _place(contents: Mapping[str, Bytes]) -> tuple[dict[str, _Part], int]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the rename durable, where folders can be synchronised."""
+    """Makes the rename durable, where folders can be read and synchronised; the file is in its place anyway."""
     if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def is_artifact(path: str | os.PathLike[str]) -> bool:

@@ -8,20 +8,22 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from glulam.runtime import abi
 from glulam.runtime.errors import GlulamError
-from glulam.runtime.foreign import Foreign, raise_first
+from glulam.runtime.foreign import Foreign, Inside, raise_first
 from glulam.runtime.loader import NativeCode
 from glulam.runtime.memory import Bytes, address_of, allocate
 from glulam.runtime.workers import Workers
 
 Ticks = npt.NDArray[np.int64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,29 +43,35 @@ class Program:
 class ContextPool:
     """The contexts of a model. With one thread as many as there are runs at a time; with more one, which runs share.
 
-    Contexts, and the lock for the only one, belong to a process: a forked child starts with none.
+    Contexts, and the lock for the only one, belong to a process: a forked child starts with none. An external function
+    may use the pool that calls it, on whatever thread: it has the lock of its caller, and gets a context of its own.
     """
 
     def __init__(self, program: Program, threads: int) -> None:
         self._program = program
         self._threads = threads
         self._home = Home()
+        self._inside = Inside()
         self.closed = False
 
-    def take(self) -> tuple[Context, Home]:
-        """A context for one run, and where to `give` it back. Raises GlulamError if the pool is closed."""
+    def use(self, work: Callable[[Context], T]) -> T:
+        """What `work` gives on a context that nobody else has meanwhile. Raises GlulamError if the pool is closed."""
         home = self._home
         if home.pid != os.getpid():
             home = self._home = Home()
-        if self._threads > 1:
-            home.lock.acquire()
-        context = None
+        if self._threads == 1 or self._inside.here:
+            return self._use(home, work)
+        with home.lock:  # no signal comes between this and the block; one would between a call and a `try`
+            return self._use(home, work)
+
+    def _use(self, home: Home, work: Callable[[Context], T]) -> T:
+        context = self._next(home)
         try:
-            context = self._next(home)
+            return work(context)
         finally:
-            if context is None and self._threads > 1:
-                home.lock.release()
-        return context, home
+            home.free.append(context)
+            if self.closed:
+                home.clear()
 
     def _next(self, home: Home) -> Context:
         if self.closed:
@@ -71,22 +79,19 @@ class ContextPool:
         try:
             return home.free.pop()
         except IndexError:
-            return Context(self._program, self._threads)
-
-    def give(self, context: Context, home: Home) -> None:
-        home.free.append(context)
-        if self._threads > 1:
-            home.lock.release()
+            return Context(self._program, self._threads, self._inside)
 
     def close(self) -> None:
-        """Stops all workers, after the run that they are in; `take` fails from now on."""
+        """Stops all workers, after the run that they are in; `use` fails from now on.
+
+        In an external function that the pool calls it does not wait: the run that goes on stops them at its end.
+        """
         self.closed = True
         home = self._home
-        if home.pid != os.getpid():
+        if home.pid != os.getpid() or self._inside.here:
             return
         with home.lock:
-            while home.free:
-                home.free.pop().close()
+            home.clear()
 
 
 class Home:
@@ -97,6 +102,15 @@ class Home:
         self.lock = threading.RLock()  # what is called between the runs of a profile may run the model itself
         self.free: list[Context] = []
 
+    def clear(self) -> None:
+        """Closes the contexts that are free; several threads may at a time."""
+        while True:
+            try:
+                context = self.free.pop()
+            except IndexError:
+                return
+            context.close()
+
 
 class Context:
     """Arena, scratch, binding table and, for threads > 1, counters and workers.
@@ -104,13 +118,14 @@ class Context:
     The arena is zero at first, and belongs to the program from then on: what one run leaves there, the next one finds.
     """
 
-    def __init__(self, program: Program, threads: int) -> None:
+    def __init__(self, program: Program, threads: int, inside: Inside) -> None:
+        """`inside` is told by the threads that call external functions."""
         self.threads = threads
         self._program = program
         arena = allocate(program.arena_bytes)
         scratch = allocate(abi.scratch_stride(program.scratch_bytes) * threads)
         self._failures: list[BaseException] = []
-        bound = [function.bind(self._failures) for function in program.foreign]
+        bound = [function.bind(self._failures, inside) for function in program.foreign]
         self._first_function = abi.BIND_FIRST_INPUT + program.inputs + program.outputs
         slots = self._first_function + 2 * len(bound)
         self._bind: Any = (ctypes.c_void_p * slots)(address_of(arena), address_of(program.weights), address_of(scratch))
@@ -128,6 +143,7 @@ class Context:
     def run(self, addresses: list[int]) -> None:
         """One inference on inputs and outputs at `addresses`. Raises what an external Python function raised."""
         self._bind[abi.BIND_FIRST_INPUT : self._first_function] = addresses
+        self._failures.clear()  # of a run that was interrupted before it could raise them
         if self._workers is None:
             self._single(self._bind_at)
         else:
@@ -139,6 +155,7 @@ class Context:
     def run_profiled(self, addresses: list[int]) -> Ticks:
         """As `run`; returns the duration of every step, as the caller saw it, in ticks of the clock."""
         self._bind[abi.BIND_FIRST_INPUT : self._first_function] = addresses
+        self._failures.clear()  # of a run that was interrupted before it could raise them
         if self._ticks is None:
             self._ticks = np.zeros((self.threads, abi.ticks_count(self._program.steps)), np.int64)
             self._memory.append(self._ticks)

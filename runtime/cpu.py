@@ -5,25 +5,32 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from glulam.runtime.errors import CpuMismatchError
 
-_ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
+ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
+"""LLVM's names of the architectures that there is code for, by the names of systems and triples."""
 _SYSTEMS = {"linux": ("linux",), "darwin": ("darwin", "macosx"), "win32": ("windows",)}
 
 
 def host_architecture() -> str:
     """x86_64, aarch64, or whatever the operating system calls the machine."""
     machine = platform.machine().lower()
-    return _ARCHITECTURES.get(machine, machine)
+    return ARCHITECTURES.get(machine, machine)
 
 
+@cache
 def host_features() -> frozenset[str]:
-    """LLVM names of the CPU features of this machine."""
+    """LLVM's names of what this processor can do; empty where LLVM cannot tell."""
     import llvmlite.binding as llvm
 
-    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+    try:
+        found = llvm.get_host_cpu_features()
+    except RuntimeError:
+        return frozenset()
+    return frozenset(name for name, present in found.items() if present)
 
 
 def processor_name() -> str:
@@ -39,7 +46,7 @@ def processor_name() -> str:
 def check_host(triple: str, features: Iterable[str]) -> None:
     """Raises CpuMismatchError unless this machine can execute code for `triple` that uses `features`."""
     architecture, _, rest = triple.lower().partition("-")
-    if _ARCHITECTURES.get(architecture, architecture) != host_architecture():
+    if ARCHITECTURES.get(architecture, architecture) != host_architecture():
         raise CpuMismatchError(
             f"the model was compiled for {triple}, this machine is {host_architecture()}; compile it for this machine"
         )

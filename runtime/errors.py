@@ -11,6 +11,10 @@ class InputError(GlulamError):
     """An array handed to `run` has the wrong name, shape or dtype."""
 
 
+class OutOfMemoryError(GlulamError, MemoryError):
+    """The system gives no more memory for arenas or arrays of a run."""
+
+
 class ForeignError(GlulamError):
     """An external function raised, or gave something else than it was declared to give."""
 

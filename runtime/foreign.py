@@ -13,6 +13,7 @@ callable takes the interpreter lock for its time; what it raises is raised again
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,12 @@ Array = npt.NDArray[np.generic]
 
 _POINTERS = ctypes.POINTER(ctypes.c_void_p)
 _SIGNATURE = ctypes.CFUNCTYPE(None, _POINTERS, _POINTERS, ctypes.c_void_p)
+
+
+class Inside(threading.local):
+    """Whether the current thread is `here`: in a Python callable of some runs."""
+
+    here = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,21 +51,28 @@ class Foreign:
     python: Callable[..., Any] | None = None
     keep: object = None
 
-    def bind(self, failures: list[BaseException]) -> Bound:
-        """The function as native code calls it. What a Python callable raises goes to `failures`."""
+    def bind(self, failures: list[BaseException], inside: Inside) -> Bound:
+        """The function as native code calls it. What a Python callable raises goes to `failures`.
+
+        A thread is `inside` while it is in a Python callable, which may be a worker.
+        """
         if self.python is None:
             return Bound(self.address, self.user, self.keep)
 
         def callback(inputs: Any, outputs: Any, user: Any) -> None:
             if failures:  # the run has failed already, and its arrays hold anything
                 return
+            outer = inside.here
             try:
+                inside.here = True
                 self.call(
                     [_kept(_view(inputs[i], spec)) for i, spec in enumerate(self.inputs)],
                     [_view(outputs[i], spec) for i, spec in enumerate(self.outputs)],
                 )
             except BaseException as error:  # nothing can be raised through native code
                 failures.append(self._failure(error))
+            finally:
+                inside.here = outer
 
         function = _SIGNATURE(callback)
         address = ctypes.cast(function, ctypes.c_void_p).value

@@ -20,7 +20,8 @@ DTYPES = (
 )
 Option = str | int | float | bool | None
 
-_MAX_BYTES = 1 << 48
+_MAX_BYTES = 1 << 47  # of one block: no process has more
+_MAX_RANK = int(getattr(np, "MAXDIMS", 64))  # of numpy's arrays; 32 before numpy 2
 T = TypeVar("T")
 
 
@@ -36,8 +37,8 @@ class TensorSpec:
         _require(isinstance(self.name, str), f"tensor name {self.name!r} is not a string")
         _require(self.dtype in DTYPES, f"tensor {self.name}: dtype {self.dtype!r}; known are {', '.join(DTYPES)}")
         _require(
-            all(_is_count(extent) for extent in self.shape) and self.nbytes < _MAX_BYTES,
-            f"tensor {self.name}: shape {self.shape!r}",
+            len(self.shape) <= _MAX_RANK and all(map(_is_count, self.shape)) and _is_possible(self),
+            f"tensor {self.name}: shape {_shortened(self.shape)}",
         )
 
     @cached_property
@@ -161,6 +162,16 @@ def _sequence(data: object, what: str) -> Sequence[Any]:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_possible(spec: TensorSpec) -> bool:
+    """Whether numpy makes such arrays: their bytes are counted as if they had elements."""
+    return math.prod(extent for extent in spec.shape if extent) * int(spec.numpy.itemsize) < _MAX_BYTES
+
+
+def _shortened(shape: tuple[object, ...]) -> str:
+    text = repr(shape)
+    return text if len(text) <= 200 else f"{text[:200]}... of rank {len(shape)}"
 
 
 def _require(condition: bool, message: str) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from ctypes import addressof, c_char
 from threading import Lock
 from typing import BinaryIO
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glulam.runtime import abi
+from glulam.runtime.errors import OutOfMemoryError
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -31,12 +33,35 @@ def address_of(array: npt.NDArray[np.generic]) -> int:
 
 
 def allocate(size: int) -> Bytes:
-    """Zeroed bytes at an address aligned for kernels; on huge pages, where they exist and the size makes them pay."""
-    if size >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        memory = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    """Zeroed bytes at an address aligned for kernels; on huge pages, where they exist and the size makes them pay.
+
+    Raises OutOfMemoryError if the system does not give so many.
+    """
+    try:
+        if size >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+            return _from_aligned(_huge_pages(size + _HUGE_PAGE), size, _HUGE_PAGE)
+        return _from_aligned(np.zeros(size + abi.ALIGNMENT, np.uint8), size, abi.ALIGNMENT)
+    except (MemoryError, OSError) as error:
+        raise _too_much(size) from error
+
+
+def _huge_pages(size: int) -> Bytes:
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a system without them has small ones
         memory.madvise(mmap.MADV_HUGEPAGE)
-        return _from_aligned(np.frombuffer(memory, np.uint8), size, _HUGE_PAGE)
-    return _from_aligned(np.zeros(size + abi.ALIGNMENT, np.uint8), size, abi.ALIGNMENT)
+    return np.frombuffer(memory, np.uint8)
+
+
+def new_array(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
+    """An array that holds anything. Raises OutOfMemoryError as `allocate` does."""
+    try:
+        return np.empty(shape, dtype)
+    except MemoryError as error:
+        raise _too_much(math.prod(shape) * dtype.itemsize) from error
+
+
+def _too_much(size: int) -> OutOfMemoryError:
+    return OutOfMemoryError(f"the system gives no {size:,} bytes of memory; free some, or use a smaller model or batch")
 
 
 def aligned(data: Bytes | bytes | bytearray | memoryview) -> Bytes:

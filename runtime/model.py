@@ -16,11 +16,11 @@ import numpy.typing as npt
 from glulam.runtime import abi, processors
 from glulam.runtime.arrays import ArgumentSpec, Array, check_outputs, named, prepare_input
 from glulam.runtime.artifact import Artifact, Check, open_artifact, write_artifact
-from glulam.runtime.context import ContextPool, Program
+from glulam.runtime.context import Context, ContextPool, Program, Ticks
 from glulam.runtime.errors import InputError
 from glulam.runtime.loader import NativeCode
 from glulam.runtime.manifest import Manifest, TensorSpec
-from glulam.runtime.memory import address_of, aligned
+from glulam.runtime.memory import address_of, aligned, new_array
 from glulam.runtime.profile import Profile
 
 
@@ -85,19 +85,16 @@ class Model:
         Raises:
             InputError: a name, shape or dtype does not fit, or an array of `out` cannot be written in place.
             ForeignError: an external Python function raised, or gave other types than declared.
+            OutOfMemoryError: the system gives too little memory for the arena or the outputs.
         """
         sources = [prepare_input(*pair) for pair in zip(named(inputs, self._inputs), self._inputs, strict=True)]
         if out is None:
-            results = [np.empty(argument.shape, argument.dtype) for argument in self._outputs]
+            results = [new_array(argument.shape, argument.dtype) for argument in self._outputs]
         else:
             results = named(out, self._outputs)
             check_outputs(results, self._outputs, sources)
         addresses = [address_of(array) for array in sources + results]
-        context, home = self._contexts.take()
-        try:
-            context.run(addresses)
-        finally:
-            self._contexts.give(context, home)
+        self._contexts.use(lambda context: context.run(addresses))
         return {argument.name: array for argument, array in zip(self._outputs, results, strict=True)}
 
     def __call__(self, x: Any) -> Array:
@@ -119,21 +116,10 @@ class Model:
         if repeat < 1:
             raise InputError(f"repeat={repeat}; a profile needs at least 1 run")
         sources = [prepare_input(*pair) for pair in zip(named(inputs, self._inputs), self._inputs, strict=True)]
-        results = [np.empty(argument.shape, argument.dtype) for argument in self._outputs]
+        results = [new_array(argument.shape, argument.dtype) for argument in self._outputs]
         addresses = [address_of(array) for array in sources + results]
-        context, home = self._contexts.take()
-        try:
-            clock = context.read_ticks
-            context.run_profiled(addresses)
-            began, first_tick = time.perf_counter(), clock()
-            rows = []
-            for _ in range(repeat):
-                before()
-                rows.append(context.run_profiled(addresses))
-            elapsed, last_tick = time.perf_counter() - began, clock()
-        finally:
-            self._contexts.give(context, home)
-        table = np.array(rows, np.float64).reshape(repeat, -1) * (elapsed / max(1, last_tick - first_tick))
+        rows, seconds_per_tick = self._contexts.use(lambda context: _timed(context, addresses, repeat, before))
+        table = np.array(rows, np.float64).reshape(repeat, -1) * seconds_per_tick
         durations: list[float] = np.median(table, axis=0).tolist()
         shortest: list[float] = table.min(axis=0).tolist()
         seconds = float(np.median(table.sum(axis=1)))
@@ -178,7 +164,11 @@ class Model:
         return self._threads
 
     def close(self) -> None:
-        """Stops the workers and gives up the memory, after a run on several threads has ended; then `run` fails."""
+        """Stops the workers and gives up the arenas, those in use when their runs end; then `run` fails.
+
+        Where runs use several threads it waits for the one that goes on, but not in an external function that this one
+        calls. Code and weights stay, for `save`, until the model is dropped.
+        """
         self._contexts.close()
 
     def __enter__(self) -> Model:
@@ -195,8 +185,25 @@ class Model:
         return f"<glulam.Model {' -> '.join(sides)}, {len(self.manifest.steps)} steps, {self.manifest.target}, {state}>"
 
 
+def _timed(
+    context: Context, addresses: list[int], repeat: int, before: Callable[[], object]
+) -> tuple[list[Ticks], float]:
+    """The ticks of every step of `repeat` runs, and how long a tick is."""
+    context.run_profiled(addresses)
+    began, first_tick = time.perf_counter(), context.read_ticks()
+    rows = []
+    for _ in range(repeat):
+        before()
+        rows.append(context.run_profiled(addresses))
+    elapsed, last_tick = time.perf_counter() - began, context.read_ticks()
+    return rows, elapsed / max(1, last_tick - first_tick)
+
+
 def load(path: str | os.PathLike[str] | Path, threads: int = 1, verify: bool = True) -> Model:
     """Loads a model file. It contains native code: load only files that you trust.
+
+    The weights are not read but mapped: while the model lives, the file must not be overwritten in place or truncated.
+    `Model.save` over it is fine, for it renames.
 
     Args:
         threads: as far as the process may use that many processors.

@@ -100,6 +100,26 @@ def test_other_code_is_another_entry(folder, builds, settings):
     assert len(entries(folder)) == len(builds)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="there are no such permissions")
+@pytest.mark.parametrize("mask", [0o000, 0o002, 0o077])
+def test_entries_are_read_whatever_the_umask_was(tmp_path, mask):
+    cache = Cache(tmp_path / "entries")
+    before = os.umask(mask)
+    try:
+        cache.put(KEY, b"contents")
+    finally:
+        os.umask(before)
+    assert cache.get(KEY) == b"contents"
+    assert [path.stat().st_mode & 0o777 for path in entries(cache.folder)] == [0o600]
+
+
+def test_a_folder_may_be_named_from_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv(caches.VARIABLE, "~/mine")
+    assert default_cache().folder == tmp_path / "mine"
+
+
 def test_whoever_wants_none_gets_none(folder, builds, monkeypatch):
     gl.compile(network(), cache=False)
     gl.compile(network(), cache=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 
@@ -89,3 +90,48 @@ def test_compilations_that_overlap_leave_the_switch_interval_as_it_was():
         thread.join()
         assert sys.getswitchinterval() < before
     assert sys.getswitchinterval() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("forks_itself", [True, False])
+def test_a_child_that_is_forked_during_a_compilation_has_the_settings_of_before(collector, forks_itself):
+    before = sys.getswitchinterval()
+    inside, done = threading.Event(), threading.Event()
+
+    def compilation():
+        with without_collector(), quick_switches():
+            inside.set()
+            assert done.wait(20)
+
+    def as_before():
+        return gc.isenabled() is collector and sys.getswitchinterval() == before
+
+    def child():
+        if not as_before():
+            return 1
+        with without_collector(), quick_switches():
+            if gc.isenabled():
+                return 2
+        return 0 if as_before() else 3
+
+    def status():
+        if forks_itself:
+            with without_collector(), quick_switches():
+                if pid := os.fork():
+                    return os.waitpid(pid, 0)[1]
+                if not as_before():
+                    os._exit(4)
+        elif pid := os.fork():
+            return os.waitpid(pid, 0)[1]
+        os._exit(child())
+
+    other = threading.Thread(target=compilation)
+    other.start()
+    try:
+        assert inside.wait(20)
+        assert os.waitstatus_to_exitcode(status()) == 0
+    finally:
+        done.set()
+        other.join()
+    assert as_before()

@@ -32,6 +32,8 @@ USES_RUNTIME = {
     "compiler/codegen/workers.py": {"runtime.abi"},
     "compiler/codegen/module.py": {"runtime.archive"},
     "compiler/codegen/processes.py": {"runtime.processors"},
+    "compiler/codegen/platform.py": {"runtime.cpu"},
+    "compiler/targets/host.py": {"runtime.cpu"},
     "compiler/driver.py": {"runtime.artifact", "runtime.manifest", "runtime.model"},
     "compiler/emission.py": {"runtime.archive"},
     "compiler/tuning.py": {"runtime.artifact", "runtime.cpu", "runtime.model"},

@@ -1,4 +1,4 @@
-"""Half precision: computed in float32 and rounded after each operation, as numpy does.
+"""Half precision: computed in float32 and rounded after each operation, once, as numpy does.
 
 Processors without conversion instructions get the conversions as operations on bits.
 """
@@ -37,6 +37,8 @@ def _cast(source: DType, target: DType, has_conversions: bool) -> Expr | None:
         return None if has_conversions else _to_single()
     if source is DType.F32 and target is DType.F16:
         return None if has_conversions else _to_half()
+    if source is DType.F64 and target is DType.F16:
+        return Cast(_to_odd_single(), DType.F16)
     return Cast(Cast(Param(0, source), DType.F32), target)
 
 
@@ -53,6 +55,21 @@ def _to_single() -> Expr:
     special = moved | _int(0x7F800000)
     sign = ex.binary("shl", bits & _int(0x8000), 16)
     return Bitcast(ex.where(magnitude < 0x7C00, finite, special) | sign, DType.F32)
+
+
+@cache
+def _to_odd_single() -> Expr:
+    """A float64 between two float32 becomes the one with the odd last bit: rounded on, it is as if rounded once.
+
+    Boldo, Melquiond: "Emulation of a FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008.
+    """
+    x = Param(0, DType.F64)
+    single = Cast(x, DType.F32)
+    back = Cast(single, DType.F64)
+    bits = Bitcast(single, DType.I32)
+    even = _int(1) - (bits & _int(1))
+    between = ex.where(ex.absolute(x) < ex.absolute(back), bits - even, bits + even)
+    return Bitcast(ex.where(ex.not_equal(back, x), between, bits), DType.F32)
 
 
 @cache

@@ -2,18 +2,25 @@
 
 llvmlite lets one thread at a time into LLVM, so more cores help only in more processes. Such a process runs this file
 as it is, which therefore imports nothing of glulam. It reads requests and writes answers, each with its length before
-it (8 bytes, little-endian): first the triple, processor and features, separated by zero bytes, then texts, each of
-which is answered by object code behind b"+", or by what LLVM said against it behind b"-".
+it (8 bytes, little-endian): first the triple, processor and features, separated by zero bytes, answered by `READY`
+alone; then texts, each of which is answered by object code behind b"+", or by what LLVM said against it behind b"-".
+
+Requests are its standard input. Answers go to the descriptor that its argument names, else to its standard output,
+which is nobody else's from then on: what the process prints goes where errors go.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 from functools import cache
 from typing import IO
 
 import llvmlite.binding as llvm
+
+READY = b"glulam llvm 1\n"
+LONGEST = 1 << 30  # bytes of a message
 
 _LENGTH = struct.Struct("<Q")
 
@@ -46,11 +53,13 @@ def send(stream: IO[bytes], message: bytes) -> None:
 
 
 def receive(stream: IO[bytes]) -> bytes | None:
-    """The next message; None at the end of the stream, even if it comes within a message."""
+    """The next message; None at the end of the stream, even if it comes within a message, and for one too long."""
     head = stream.read(_LENGTH.size)
     if len(head) < _LENGTH.size:
         return None
     (length,) = _LENGTH.unpack(head)
+    if length > LONGEST:
+        return None
     message = stream.read(length)
     return message if len(message) == length else None
 
@@ -62,12 +71,20 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         return
     triple, cpu, features = first.decode().split("\0")
     machine = target_machine(triple, cpu, features)
+    answers.write(READY)
+    answers.flush()
     while (text := receive(requests)) is not None:
         try:
             answer = b"+" + object_code(text.decode(), machine)
         except RuntimeError as error:
             answer = b"-" + str(error).encode()
         send(answers, answer)
+
+
+def _answers() -> IO[bytes]:
+    descriptor = int(sys.argv[1]) if len(sys.argv) > 1 else os.dup(1)
+    os.dup2(2, 1)
+    return os.fdopen(descriptor, "wb")
 
 
 @cache
@@ -77,4 +94,4 @@ def _initialise() -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.stdin.buffer, sys.stdout.buffer)
+    serve(sys.stdin.buffer, _answers())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from glulam.compiler.errors import TargetError
+from glulam.runtime.cpu import ARCHITECTURES
 
 _LINUX_SYSCALLS = {"x86_64": 202, "aarch64": 98}  # futex
 _PAUSE = {
@@ -13,7 +14,6 @@ _PAUSE = {
 }
 _CLOCK = {"x86_64": "llvm.readcyclecounter", "aarch64": "llvm.readsteadycounter"}
 _SPINS = {"x86_64": 3000, "aarch64": 60000}
-_ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 _SYSTEMS = {"linux": "linux", "darwin": "darwin", "macosx": "darwin", "windows": "windows"}
 
 
@@ -37,11 +37,11 @@ class Platform:
     def of_triple(cls, triple: str) -> Platform:
         """Raises TargetError for an architecture or operating system without an entry in the tables above."""
         architecture, _, rest = triple.partition("-")
-        machine = _ARCHITECTURES.get(architecture)
+        machine = ARCHITECTURES.get(architecture)
         system = next((system for prefix, system in _SYSTEMS.items() if prefix in rest), None)
         if machine is None or system is None:
             raise TargetError(
-                f"no thread primitives for triple {triple!r}; architectures: {sorted(set(_ARCHITECTURES.values()))}, "
+                f"no thread primitives for triple {triple!r}; architectures: {sorted(set(ARCHITECTURES.values()))}, "
                 f"systems: {sorted(set(_SYSTEMS.values()))}"
             )
         declare, wait, wake, relinquish = _system_calls(system, machine)

@@ -40,9 +40,10 @@ class Value:
     @property
     def data(self) -> Array | None:
         """The elements of a constant, which may have to be computed first."""
-        if isinstance(self._data, Deferred):
-            self._data = self._data.array()
-        return self._data
+        data = self._data  # once: another thread may put the array in its place meanwhile
+        if isinstance(data, Deferred):
+            data = self._data = data.array()
+        return data
 
     @data.setter
     def data(self, data: Array | None) -> None:
@@ -51,7 +52,8 @@ class Value:
     @property
     def deferred(self) -> Deferred | None:
         """The data, if nobody has asked for them yet and they may still have to be computed."""
-        return self._data if isinstance(self._data, Deferred) else None
+        data = self._data
+        return data if isinstance(data, Deferred) else None
 
     @property
     def is_constant(self) -> bool:

@@ -24,6 +24,7 @@ from glulam.compiler.targets.x86 import (
     ZEN5,
     ZEN5_OVERHEAD,
 )
+from glulam.runtime.cpu import host_architecture, host_features
 
 NAMED = (X86_64_V4, X86_64_V3, X86_64_V2, AARCH64)
 """Every target with a name, the widest of an architecture first."""
@@ -31,7 +32,6 @@ NAMED = (X86_64_V4, X86_64_V3, X86_64_V2, AARCH64)
 NATIVE = "native"
 """The machine that the compiler runs on."""
 
-_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 _SYSFS_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
@@ -54,19 +54,8 @@ def target(name: str = NATIVE) -> Target:
 @cache
 def runnable_targets() -> tuple[Target, ...]:
     """The named targets whose code this machine executes, the best one first."""
-    machine = platform.machine().lower()
-    architecture = _ARCHITECTURES.get(machine, machine)
-    return tuple(t for t in NAMED if t.architecture == architecture and host_features().issuperset(t.required_features))
-
-
-@cache
-def host_features() -> frozenset[str]:
-    """LLVM's names of what this processor can do; empty where LLVM cannot tell."""
-    try:
-        found = llvm.get_host_cpu_features()
-    except RuntimeError:
-        return frozenset()
-    return frozenset(feature for feature, present in found.items() if present)
+    here = [known for known in NAMED if known.architecture == host_architecture()]
+    return tuple(known for known in here if host_features().issuperset(known.required_features))
 
 
 @cache

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
+import time
 from functools import partial
 
 import pytest
@@ -49,30 +51,108 @@ def unwilling(text):
     raise AssertionError("this was to be compiled in another process")
 
 
+COMMAND = [sys.executable, "-P", llvm_process.__file__]
+
+
+@pytest.fixture
+def helper():
+    """Starts a helper, which is closed afterwards."""
+    made = []
+
+    def start(command=COMMAND):
+        made.append(Helper(TARGET, command))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
+
+
+def script(folder, text):
+    """An executable file."""
+    path = folder / "executable"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_the_code_is_the_same_wherever_it_is_compiled(count):
     assert compiled(texts(), here, TARGET, count) == [here(text) for text in texts()]
 
 
-def test_a_process_compiles_by_itself():
-    helper = Helper(TARGET, [sys.executable, "-P", llvm_process.__file__])
-    try:
-        assert helper.compiler(unwilling)(texts()[0]) == here(texts()[0])
-        assert helper.object_code(BROKEN) is None
-        assert helper.compiler(unwilling)(texts()[1]) == here(texts()[1]), "it goes on after a text that was refused"
-    finally:
-        helper.close()
+def test_a_process_compiles_by_itself(helper):
+    process = helper()
+    assert process.is_ready()
+    assert process.compiler(unwilling)(texts()[0]) == here(texts()[0])
+    assert process.object_code(BROKEN) is None
+    assert process.compiler(unwilling)(texts()[1]) == here(texts()[1]), "it goes on after a text that was refused"
+
+
+def test_a_process_may_print_when_it_starts(helper, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import os\nprint('hello' * 100, flush=True)\nos.write(1, b'+')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = helper()
+    assert process.is_ready()
+    assert process.compiler(unwilling)(texts()[0]) == here(texts()[0])
+
+
+@pytest.mark.parametrize("text", ["exit 0", "yes", 'shift 2; head -c 50; echo "+no no no no no no" >&$1'])
+def test_what_is_no_helper_is_never_ready(helper, tmp_path, text, monkeypatch):
+    monkeypatch.setattr(processes, "_PATIENCE", 0.2)
+    assert not helper([script(tmp_path, text), "-P", "file"]).is_ready()
+
+
+@pytest.mark.parametrize("text", ["exec sleep 60", "sleep 3; true"], ids=["itself", "a child of it"])
+def test_nobody_waits_for_a_process_that_is_not_ready(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(sys, "executable", script(tmp_path, text))
+    began = time.monotonic()
+    assert compiled(texts()[:2], here, TARGET, 2) == [here(text) for text in texts()[:2]]
+    assert time.monotonic() - began < 2.5
+
+
+def test_a_process_that_ends_before_the_first_request_is_reaped(started):
+    found = started(2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(llvm_process, "send", refuse)
+        build_objects(KERNELS[:2], TARGET)
+    assert len(found) == 2
+    assert all(helper._process.returncode is not None and helper._answers.closed for helper in found)
+
+
+def refuse(stream, message):
+    raise BrokenPipeError("nobody reads this")
+
+
+def test_no_process_is_started_from_a_frozen_program(monkeypatch):
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(subprocess, "Popen", unwilling)
+    assert processes._start(TARGET) is None
+
+
+def test_an_exception_cancels_what_has_not_begun():
+    begun = []
+
+    def slowly(text):
+        begun.append(text)
+        time.sleep(0.2)
+        return b""
+
+    def interrupted():
+        yield from "abcdef"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compiled(interrupted(), slowly, TARGET, 0)
+    assert len(begun) <= 1
 
 
 @pytest.mark.parametrize(
     "command", [[sys.executable, "-c", "pass"], [sys.executable, "-c", "import sys; sys.stdin.read(50); print('+no')"]]
 )
-def test_what_a_process_does_not_compile_is_compiled_here(command):
-    helper = Helper(TARGET, command)
-    try:
-        assert [helper.compiler(here)(text) for text in texts()] == [here(text) for text in texts()]
-    finally:
-        helper.close()
+def test_what_a_process_does_not_compile_is_compiled_here(command, helper):
+    process = helper(command)
+    assert [process.compiler(here)(text) for text in texts()] == [here(text) for text in texts()]
 
 
 @pytest.mark.parametrize("executable", ["", "/no/such/python"])
@@ -128,3 +208,5 @@ def test_messages_come_whole_or_not_at_all():
     assert [receive() for _ in range(4)] == [b"", b"abc", b"x" * 1000, None]
     cut = io.BytesIO(whole[:-1])
     assert [llvm_process.receive(cut) for _ in range(3)] == [b"", b"abc", None]
+    too_long = io.BytesIO((llvm_process.LONGEST + 1).to_bytes(8, "little") + b"abc")
+    assert llvm_process.receive(too_long) is None

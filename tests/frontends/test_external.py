@@ -16,7 +16,8 @@ from glulam.compiler.graph.parser import parse
 from glulam.compiler.graph.text import constants_of, to_text
 from glulam.compiler.loops.program import interpret_program
 from glulam.compiler.ops import OPS_BY_NAME
-from glulam.runtime.errors import ArtifactError, ForeignError
+from glulam.runtime import context, processors
+from glulam.runtime.errors import ArtifactError, ForeignError, GlulamError
 
 L = gl.layers
 COUNT = 8 * 12 * 12
@@ -209,6 +210,85 @@ def test_many_runs_at_a_time(feeds):
             thread.join()
     assert "zero" in outcomes[0]
     assert outcomes[1] == 1
+
+
+class OnAWorker:
+    """A model with a function that calls `act` once, when it is on a worker.
+
+    Before it there is enough to do for the worker to wake up and take part, so that either thread may be there first.
+    """
+
+    def __init__(self, act, monkeypatch):
+        monkeypatch.setattr(processors, "usable", lambda: 2)
+        self.act, self.done = act, False
+        x = L.Input((16, 64, 64), name="x")
+        y = L.Conv2d(1, 1)(L.Conv2d(32, 3)(x))
+        graph = gl.Graph.of([x], {"z": gl.external(self, y, outputs=y.shape)})
+        self.feeds = {"x": np.random.default_rng(0).uniform(-1, 1, x.shape).astype(np.float32)}
+        self.right = gl.reference(graph, self.feeds)["z"]
+        self.model = gl.compile(graph, threads=2)
+
+    def __call__(self, x):
+        if not self.done and threading.current_thread().name.startswith("glulam-worker"):
+            self.done = True
+            self.act(self)
+        return x + np.float32(1)
+
+    def check(self):
+        np.testing.assert_allclose(self.model.run(self.feeds)["z"], self.right, rtol=1e-3, atol=1e-4)
+
+    def run(self):
+        """Runs until it is done, in another thread, since it may hang. Who calls the function is a matter of chance."""
+
+        def work():
+            for _ in range(5000):
+                self.check()
+                if self.done:
+                    break
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive(), "the run hangs"
+        assert self.done
+
+
+def test_a_function_on_a_worker_may_run_its_own_model(monkeypatch):
+    case = OnAWorker(lambda case: case.check(), monkeypatch)
+    with case.model:
+        case.run()
+        case.check()
+
+
+def test_a_function_on_a_worker_may_close_its_own_model(monkeypatch):
+    case = OnAWorker(lambda case: case.model.close(), monkeypatch)
+    before = set(threading.enumerate())
+    case.run()
+    assert set(threading.enumerate()) <= before
+    with pytest.raises(GlulamError, match="closed"):
+        case.check()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_run_does_not_raise_what_went_wrong_in_one_that_was_interrupted(feeds, threads, monkeypatch):
+    calls = []
+
+    def moody(x):
+        calls.append(x)
+        if len(calls) == 1:
+            raise ValueError("not today")
+        return x
+
+    def interrupt(failures):
+        raise KeyboardInterrupt
+
+    with gl.compile(around(moody), threads=threads) as model:
+        with monkeypatch.context() as patch:
+            patch.setattr(context, "raise_first", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                model.run(feeds)
+        model.run(feeds)
+    assert len(calls) == 2
 
 
 def test_saving_is_refused_by_name(tmp_path, feeds):

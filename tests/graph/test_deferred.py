@@ -9,7 +9,7 @@ import pytest
 
 from glulam.compiler.errors import GraphError
 from glulam.compiler.graph.deferred import Deferred, compute_aside
-from glulam.compiler.graph.graph import Graph
+from glulam.compiler.graph.graph import Graph, Value
 from glulam.compiler.graph.types import f32
 from glulam.compiler.graph.verify import verify
 from glulam.compiler.ops import Add
@@ -64,3 +64,22 @@ def test_a_constant_of_another_type_than_its_value_breaks_the_graph():
     value.type = f32(3, 2)
     with pytest.raises(GraphError, match=r"%late is f32\[3,2\], but its data will be f32\[2,3\]"):
         verify(graph)
+
+
+def test_another_thread_may_put_the_array_in_its_place_between_any_two_steps():
+    array = np.zeros((2, 3), np.float32)
+
+    class Raced(Value):
+        """Whoever looks a second time finds what another thread has stored."""
+
+        @property
+        def _data(self):
+            now, self.index = self.index, 1
+            return array if now else Deferred(f32(2, 3), lambda: array)
+
+        @_data.setter
+        def _data(self, data):
+            pass
+
+    assert Raced("late", f32(2, 3)).data is array
+    assert isinstance(Raced("late", f32(2, 3)).deferred, Deferred)

@@ -1,12 +1,14 @@
 """The model file: it comes back as it was, and no damage to it is ever more than a typed error."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
 import random
 import resource
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -73,6 +75,21 @@ def test_a_loaded_model_can_be_saved_over_its_own_file(saved, tmp_path):
         model.save(path)
         assert model(np.zeros(1000, np.float32))[3] == 3
     assert path.read_bytes() == saved.read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are not synchronised")
+def test_a_folder_that_cannot_be_synchronised_is_no_failure_to_save(saved, tmp_path, monkeypatch):
+    synchronise = os.fsync
+
+    def of_files_only(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "no such thing here")
+        synchronise(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files_only)
+    with programs.adder() as model:
+        model.save(tmp_path / "c.glulam")
+    assert (tmp_path / "c.glulam").read_bytes() == saved.read_bytes()
 
 
 def test_saving_is_reproducible(saved, tmp_path):
@@ -192,6 +209,10 @@ def test_sums_notice_what_hashes_do(long_weights, tmp_path, damage):
         lambda t: t["manifest"].update(inputs={}),
         lambda t: t["manifest"]["inputs"][0].update(shape=[1 << 31, 1 << 31, 1 << 31]),
         lambda t: t["manifest"]["inputs"][0].update(shape=[-5]),
+        lambda t: t["manifest"]["inputs"][0].update(shape=[0, 1 << 60]),
+        lambda t: t["manifest"]["outputs"][0].update(shape=[1] * 65),
+        lambda t: t["manifest"].update(arena_bytes=1 << 47),
+        lambda t: t["manifest"].update(scratch_bytes=1 << 47),
         lambda t: t["manifest"]["inputs"][0].update(shape="12"),
         lambda t: t["manifest"]["inputs"][0].update(dtype="object"),
         lambda t: t["manifest"]["inputs"].append(t["manifest"]["inputs"][0]),

@@ -7,7 +7,8 @@ import pytest
 import runtime_programs as programs
 
 from glulam.compiler.codegen.steps import EntryStep
-from glulam.runtime.errors import InputError
+from glulam.runtime import arrays
+from glulam.runtime.errors import GlulamError, InputError, OutOfMemoryError
 from glulam.runtime.manifest import TensorSpec
 
 RAMP = np.arange(1000, dtype=np.float32)
@@ -140,6 +141,71 @@ def test_out_is_written_in_place(model):
     results = model.run({"x": VALUES}, out={"y": y})
     assert results["y"] is y
     assert np.array_equal(y, VALUES + RAMP)
+
+
+class Sub(np.ndarray):
+    """An array with something more."""
+
+
+@pytest.mark.parametrize("kind", [np.memmap, Sub], ids=lambda kind: kind.__name__)
+def test_memory_of_arrays_with_something_more_is_used_in_place(model, kind, tmp_path, monkeypatch):
+    def memory(name):
+        if kind is np.memmap:
+            return np.memmap(tmp_path / name, np.float32, "w+", shape=(1000,))
+        return np.empty(1000, np.float32).view(kind)
+
+    def refuse(array, argument):
+        raise AssertionError("it was copied")
+
+    monkeypatch.setattr(arrays, "_converted", refuse)
+    x, y = memory("x"), memory("y")
+    x[:] = VALUES
+    results = model.run({"x": x}, out={"y": y})
+    assert results["y"] is y
+    assert np.array_equal(np.asarray(y), VALUES + RAMP)
+    with pytest.raises(InputError, match="shares memory with an input"):
+        model.run({"x": x}, out={"y": x})
+
+
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        (np.ma.masked_equal(VALUES, 0), r"got MaskedArray float32\[1000\]"),
+        (readonly(VALUES).view(Sub), r"got Sub float32\[1000\] \(read-only\)"),
+        (memoryview(VALUES), "got memoryview"),
+    ],
+)
+def test_a_refusal_says_the_type(model, bad, named):
+    with pytest.raises(InputError, match=named):
+        model.run({"x": VALUES}, out={"y": bad})
+
+
+def test_what_cannot_become_an_array_is_an_input_error(model):
+    class Tensor:
+        def __array__(self, *arguments, **options):
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad")
+
+    with pytest.raises(InputError, match=r"'x'.*Tensor.*requires grad"):
+        model(Tensor())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_memory_that_the_system_does_not_give_is_named(threads):
+    with programs.build("", [], (), (), arena_bytes=(1 << 47) - 1, threads=threads) as model:
+        with pytest.raises(OutOfMemoryError, match="140,737,488,355,327 bytes"):
+            model.run({})
+        with pytest.raises(GlulamError, match="140,737,488,355,327 bytes"):
+            model.run({})
+
+
+def test_outputs_that_the_system_has_no_memory_for_are_named():
+    spec = TensorSpec("y", "float32", ((1 << 45) - 1,))
+    step = EntryStep("who", (("output", 0, 0),), 1, 1)
+    with (
+        programs.build(programs.WHO_KERNEL, [step], (), (spec,)) as model,
+        pytest.raises(OutOfMemoryError, match="bytes"),
+    ):
+        model.run({})
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,53 @@ PRELUDE = """
 """
 
 
+@pytest.mark.parametrize("call", ["run", "profile"])
+def test_an_exception_between_any_two_calls_of_a_run_leaves_the_model_to_others(call):
+    """Handlers of signals raise where a function is entered or left; each such place has its turn."""
+    x, right = np.zeros(1000, np.float32), np.arange(1000, dtype=np.float32)
+    with programs.adder(threads=2) as model:
+        model(x)
+        work = {"run": lambda: model.run({"x": x}), "profile": lambda: model.profile({"x": x}, 1)}[call]
+        for place in range(10_000):
+            if not interrupted(work, place):
+                break
+            seen = []
+            other = threading.Thread(target=lambda seen=seen: seen.append(model(x)), daemon=True)
+            other.start()
+            other.join(10)
+            assert seen, place
+            assert np.array_equal(seen[0], right)
+    assert place > 10
+    assert worker_count() == 0
+
+
+class Interruption(Exception):
+    """What a handler of signals raises."""
+
+
+def interrupted(work, place):
+    """Whether there are more such places than `place` in the work, which ends there."""
+    passed = 0
+
+    def raise_there(frame, event, arg):
+        nonlocal passed
+        if event != "c_call" and frame.f_globals["__name__"].startswith(
+            ("glulam.runtime.model", "glulam.runtime.context")
+        ):
+            passed += 1
+            if passed > place:
+                raise Interruption
+
+    sys.setprofile(raise_there)
+    try:
+        work()
+    except Interruption:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
 def test_interpreter_exit_with_a_live_pool():
     done = run_script(PRELUDE + "    model = programs.adder(threads=4)\n    assert (model(x) == right).all()")
     assert (done.returncode, done.stderr) == (0, "")

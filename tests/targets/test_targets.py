@@ -7,7 +7,10 @@ import dataclasses
 import pytest
 
 from glulam.compiler.errors import TargetError
-from glulam.compiler.targets import NAMED, host, host_features, runnable_targets, target
+from glulam.compiler.targets import NAMED, host, runnable_targets, target
+from glulam.runtime import cpu
+from glulam.runtime.cpu import host_features
+from glulam.runtime.errors import CpuMismatchError
 
 
 def test_a_name_finds_its_target():
@@ -53,6 +56,18 @@ def test_a_level_of_this_machine_has_its_caches():
 def test_levels_that_this_machine_does_not_run_are_refused_with_those_that_it_does(name):
     with pytest.raises(TargetError, match=runnable_targets()[0].name):
         target(name)
+
+
+def test_a_processor_that_llvm_does_not_know_has_no_features(monkeypatch):
+    def unknown():
+        raise RuntimeError("failed to get host cpu features")
+
+    monkeypatch.setattr(host.llvm, "get_host_cpu_features", unknown)
+    monkeypatch.setattr(cpu, "host_features", host_features.__wrapped__)
+    assert cpu.host_features() == frozenset()
+    cpu.check_host(target().triple, [])
+    with pytest.raises(CpuMismatchError, match="lacks: avx2"):
+        cpu.check_host(target().triple, ["+avx2"])
 
 
 def test_the_host_has_what_runnable_targets_need():
