@@ -1,1 +1,1 @@
-"""Part of glulam: frontends."""
+"""Where graphs come from: layers in Python, with the zoo built of them, and ONNX files."""
