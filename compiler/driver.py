@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 from glulam.compiler.cache import NO_CACHE, Cache, default_cache
 from glulam.compiler.emission import VERSION, emit_program
+from glulam.compiler.errors import TargetError
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.text import to_text
 from glulam.compiler.loops.program import Program
@@ -31,6 +32,8 @@ from glulam.compiler.pipeline import disabled_passes, pipeline
 from glulam.compiler.targets import Target, target
 from glulam.compiler.tuning import Tuned, tune
 from glulam.runtime.artifact import Artifact
+from glulam.runtime.cpu import check_host
+from glulam.runtime.errors import CpuMismatchError
 from glulam.runtime.manifest import Manifest, StepInfo, TensorSpec
 from glulam.runtime.model import Model
 
@@ -44,6 +47,11 @@ def compile_graph(graph: Graph, options: Options | None = None) -> Model:
     Raises UnsupportedError for ops without a kernel, TargetError for a target that this machine cannot execute.
     """
     options = options or Options()
+    machine = target(options.target)
+    try:
+        check_host(machine.triple, machine.required_features)
+    except CpuMismatchError as error:
+        raise TargetError(f"{error}; `glulam compile --target` writes files for other machines") from error
     return Model(build_artifact(graph, options), options.threads)
 
 

@@ -10,12 +10,14 @@ import threading
 import numpy as np
 import pytest
 
+from glulam.compiler import driver
 from glulam.compiler.driver import build_artifact, quick_switches, without_collector
-from glulam.compiler.errors import UnsupportedError
+from glulam.compiler.errors import TargetError, UnsupportedError
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import f32
 from glulam.compiler.ops import Conv, Relu
 from glulam.compiler.options import Options
+from glulam.runtime.cpu import host_architecture
 
 
 def network():
@@ -135,3 +137,12 @@ def test_a_child_that_is_forked_during_a_compilation_has_the_settings_of_before(
         done.set()
         other.join()
     assert as_before()
+
+
+def test_a_target_that_this_machine_cannot_execute_is_refused_before_it_is_compiled(monkeypatch):
+    graph = Graph("g")
+    graph.output("y", graph.apply(Relu(), graph.input("x", f32(4))))
+    monkeypatch.setattr(driver, "build_artifact", lambda *_: pytest.fail("it was compiled"))
+    foreign = "x86-64-v2" if host_architecture() == "aarch64" else "aarch64"
+    with pytest.raises(TargetError, match="compile --target"):
+        driver.compile_graph(graph, Options(target=foreign))

@@ -34,7 +34,13 @@ USES_RUNTIME = {
     "compiler/codegen/processes.py": {"runtime.processors"},
     "compiler/codegen/platform.py": {"runtime.cpu"},
     "compiler/targets/host.py": {"runtime.cpu"},
-    "compiler/driver.py": {"runtime.artifact", "runtime.manifest", "runtime.model"},
+    "compiler/driver.py": {
+        "runtime.artifact",
+        "runtime.cpu",
+        "runtime.errors",
+        "runtime.manifest",
+        "runtime.model",
+    },
     "compiler/emission.py": {"runtime.archive"},
     "compiler/tuning.py": {"runtime.artifact", "runtime.cpu", "runtime.model"},
     # an external function is one object from the op to the binding table

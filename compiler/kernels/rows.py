@@ -146,7 +146,7 @@ def _over_lines(ctx: Context, body: Callable[[_Line], None]) -> Lowered:
     if not ctx.output.type.size:
         return ctx.finished()
     b, lanes = ctx.builder, ctx.target.vector_bytes // ctx.output.type.dtype.size
-    if inner == 1 and (length > _SHORT or outer < lanes):
+    if inner == 1 and length > _SHORT:  # whatever `outer` is: a line has the same bits in any batch
         with b.section(o=outer) as (o,):
             body(_Along(ctx, Affine.of(o), Affine.of(0)))
         return ctx.finished()

@@ -7,12 +7,15 @@ import numpy as np
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.uses import Uses
-from glulam.compiler.ops import Linear, Slice, Split
+from glulam.compiler.ops import Add, Linear, Slice, Split
 from glulam.compiler.passes.manager import Decision, NodePass
 
 
 class SlicedLinear(NodePass):
-    """The slices are of neighbouring outputs; together they compute no more than the whole did."""
+    """The slices are of neighbouring outputs; together they compute no more than the whole did.
+
+    A bias may come behind the layer, as a constant that is added.
+    """
 
     name = "sliced_linear"
 
@@ -22,11 +25,12 @@ class SlicedLinear(NodePass):
         x, weights, *bias = node.inputs
         assert x is not None
         assert weights is not None
-        readers = uses.users(node.output)
-        parts = [_columns(reader) for reader in readers]
-        if None in parts:
+        whole, added = _with_bias(uses, node)
+        bias = bias if added is None else [added]
+        parts = [_columns(reader) for reader in uses.users(whole)]
+        if None in parts or not parts:
             return None
-        if uses.is_output(node.output) or weights.data is None or any(b is not None and b.data is None for b in bias):
+        if uses.is_output(whole) or weights.data is None or any(b is not None and b.data is None for b in bias):
             return Decision(node.name, False, "its slices are not all that is read, or its weights are not constant")
         pieces = [piece for part in parts if part is not None for piece in part]
         if sum(end - first for first, end, _ in pieces) > weights.shape[0]:
@@ -38,6 +42,17 @@ class SlicedLinear(NodePass):
             name = value.producer.name if len(value.producer.outputs) == 1 else value.name
             patch.replace(value, patch.apply(node.op, x, *own, name=name))
         return patch
+
+
+def _with_bias(uses: Uses, node: Node) -> tuple[Value, Value | None]:
+    """The layer's result, and the bias that is added to it if the layer has none and nothing else reads it."""
+    result, (reader, *others) = node.output, uses.users(node.output)
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        return result, None
+    if others or uses.is_output(result) or not isinstance(reader.op, Add) or reader.output.shape != result.shape:
+        return result, None
+    added = next((v for v in reader.present_inputs() if v.is_constant and v.shape == result.shape[-1:]), None)
+    return (result, None) if added is None else (reader.output, added)
 
 
 def _columns(reader: Node) -> list[tuple[int, int, Value]] | None:

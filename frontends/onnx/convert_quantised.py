@@ -1,8 +1,9 @@
-"""ONNX's quantised operators, composed of float arithmetic that is exact for the integers that occur."""
+"""ONNX's quantised operators, composed of float arithmetic that is exact for the integers that occur.
+
+Sums of products of codes are in float64, which holds them all, and for which no algorithm adds up anything else.
+"""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 
@@ -12,9 +13,6 @@ from glulam.compiler.graph.types import DType
 from glulam.frontends.onnx.context import Context, Converter
 from glulam.frontends.onnx.convert_conv import window_of
 from glulam.frontends.onnx.proto import dtype_of
-
-_EXACT = 1 << 24  # integers up to here are floats
-_LARGEST_CODE = 255
 
 
 def quantize_linear(ctx: Context) -> Value:
@@ -69,21 +67,18 @@ def qlinear_conv(ctx: Context) -> Value:
     rank = len(ctx[0].shape)
     sums = _convolved(ctx, ctx[0], ctx[2], ctx[3], ctx[5])
     if ctx.optional(8) is not None:
-        sums = ctx.apply(ops.Add(), sums, _per_channel(ctx, ctx.cast(ctx[8], DType.F32), rank))
+        sums = ctx.apply(ops.Add(), sums, _per_channel(ctx, ctx.cast(ctx[8], DType.F64), rank))
     scale = ctx.apply(ops.Div(), ctx.apply(ops.Mul(), x_scale, _per_channel(ctx, w_scale, rank)), y_scale)
-    codes = ctx.apply(ops.Round(), ctx.apply(ops.Mul(), sums, scale))
+    codes = ctx.apply(ops.Round(), ctx.apply(ops.Mul(), ctx.cast(sums, DType.F32), scale))
     return _saturated(ctx, codes, ctx[7], ctx[7].type.dtype)
 
 
 def _convolved(ctx: Context, x: Value, x_zero: Value | None, w: Value, w_zero: Value | None) -> Value:
-    """The sums of a convolution of codes, in float32. Padding stands for the zero point, which is 0 here."""
-    terms = math.prod(w.shape[1:])
-    if terms * _LARGEST_CODE * _LARGEST_CODE >= _EXACT:
-        raise ctx.unsupported(f"sums of {terms} products of 8-bit codes would not be exact")
-    codes = _centred(ctx, x, x_zero, DType.F32)
-    weights = ctx.cast(w, DType.F32)
+    """The sums of a convolution of codes, in float64. Padding stands for the zero point, which is 0 here."""
+    codes = _centred(ctx, x, x_zero, DType.F64)
+    weights = ctx.cast(w, DType.F64)
     if w_zero is not None:
-        zero = ctx.cast(w_zero, DType.F32)
+        zero = ctx.cast(w_zero, DType.F64)
         if zero.type.size > 1:
             zero = ctx.apply(ops.Reshape((zero.type.size, *[1] * (len(w.shape) - 1))), zero)
         weights = ctx.apply(ops.Sub(), weights, zero)

@@ -34,6 +34,30 @@ def test_a_split():
     assert rewrite(HEAD + text, SlicedLinear()).ops == "linear linear"
 
 
+WITHOUT = HEAD.replace(", %b)", ")").replace("%y =", "%l =")
+HALVES = "%p, %q = split(%y) {axis=2, sizes=(6, 6)}\noutput p = %p\noutput q = %q"
+
+
+@pytest.mark.parametrize("operands", ["%l, %b", "%b, %l"])
+def test_a_bias_that_is_added_behind(operands):
+    result = rewrite(f"{WITHOUT}%y = add({operands})\n{HALVES}", SlicedLinear())
+    assert result.ops == "linear linear"
+    assert result.error < 1e-6
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["%y = add(%l, %l)\n", "%y = add(%l, %b)\noutput l = %l\n", "const %k: f32[5,1] = random\n%y = add(%l, %k)\n"],
+    ids=["itself", "read elsewhere", "for each row"],
+)
+def test_declines_what_is_no_bias(more):
+    assert rewrite(WITHOUT + more + HALVES, SlicedLinear()).ops == "linear add split"
+
+
+def test_declines_if_the_sum_is_read_too():
+    assert rewrite(f"{WITHOUT}%y = add(%l, %b)\n{HALVES}\noutput y = %y", SlicedLinear()).ops == "linear add split"
+
+
 @pytest.mark.parametrize(
     ("more", "ops"),
     [

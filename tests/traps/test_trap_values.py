@@ -100,6 +100,28 @@ def test_trap_36_a_row_does_not_depend_on_the_batch(target):
         np.testing.assert_array_equal(together[i : i + 1], alone)
 
 
+SHORT_LINES = {
+    "softmax": "%y = softmax(%x) {axis=1}",
+    "log_softmax": "%y = log_softmax(%x) {axis=1}",
+    "layer_norm": "%y = layer_norm(%x, %w, %w) {axis=1}",
+    "rms_norm": "%y = rms_norm(%x, %w) {axis=1}",
+    "lp_normalize": "%y = lp_normalize(%x) {axis=1, p=2}",
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("op", SHORT_LINES)
+def test_trap_36_a_short_line_does_not_depend_on_how_many_there_are(op, target):
+    """Lines of up to eight elements may be one for each lane, or one after the other: whichever, for any number."""
+    body = f"input %x: f32[BATCH,5]\nconst %w: f32[5] = random\n{SHORT_LINES[op]}\noutput y = %y"
+    batch = random(graph_of(body.replace("BATCH", "19")).inputs["x"].type, "x")
+    options = Options(target=target)
+    together = native(graph_of(body.replace("BATCH", "19")), {"x": batch}, options)["y"]
+    for first, end in ((0, 1), (4, 7), (2, 19)):
+        some = native(graph_of(body.replace("BATCH", str(end - first))), {"x": batch[first:end]}, options)["y"]
+        np.testing.assert_array_equal(some, together[first:end])
+
+
 @pytest.mark.parametrize(
     "op", ["sigmoid", "exp", "tanh", "silu", "softplus", "mish", "gelu", "erf", "elu", "log", "sqrt"]
 )

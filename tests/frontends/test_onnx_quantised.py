@@ -1,0 +1,67 @@
+"""Quantised convolutions give the integers of their definition, whatever algorithm would be faster."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import glulam as gl
+
+SHAPES = [(17, 8, 3, 8), (40, 32, 3, 9), (256, 128, 1, 14), (3, 16, 7, 23)]
+"""(input channels, output channels, taps, extent): 40 channels of 3x3 add up to more than 2**24."""
+
+
+def model(op, names, constants, shape, taps, result):
+    node = helper.make_node(op, names, ["y"], pads=[taps // 2] * 4)
+    given = [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.UINT8, shape)]
+    outputs = [helper.make_tensor_value_info("y", result, None)]
+    graph = helper.make_graph([node], "g", inputs, outputs, given)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=9).SerializeToString()
+
+
+def results(onnx_bytes, x, **options):
+    """By ONNX Runtime, by the reference, and natively."""
+    graph = gl.from_onnx(onnx_bytes)
+    (theirs,) = onnxruntime.InferenceSession(onnx_bytes).run(None, {"x": x})
+    with gl.compile(graph, **options) as compiled:
+        return theirs, gl.reference(graph, {"x": x})["y"], compiled(x)
+
+
+@pytest.mark.parametrize("numerics", ["fast", "strict"])
+@pytest.mark.parametrize(("channels", "outs", "taps", "extent"), SHAPES)
+def test_conv_integer_is_exact(channels, outs, taps, extent, numerics):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (1, channels, extent, extent)).astype(np.uint8)
+    constants = {
+        "w": rng.integers(0, 256, (outs, channels, taps, taps)).astype(np.uint8),
+        "x_zero": np.uint8(3),
+        "w_zero": np.uint8(128),
+    }
+    made = model("ConvInteger", ["x", *constants], constants, x.shape, taps, TensorProto.INT32)
+    theirs, reference, native = results(made, x, numerics=numerics)
+    np.testing.assert_array_equal(reference, theirs)
+    np.testing.assert_array_equal(native, theirs)
+
+
+@pytest.mark.parametrize(("channels", "outs", "taps", "extent"), SHAPES)
+def test_qlinear_conv_rounds_exact_sums(channels, outs, taps, extent):
+    rng = np.random.default_rng(1)
+    x = rng.integers(0, 256, (1, channels, extent, extent)).astype(np.uint8)
+    constants = {
+        "x_scale": np.float32(0.02),
+        "x_zero": np.uint8(100),
+        "w": rng.integers(-127, 128, (outs, channels, taps, taps)).astype(np.int8),
+        "w_scale": rng.uniform(0.005, 0.01, outs).astype(np.float32),
+        "w_zero": np.zeros(outs, np.int8),
+        "y_scale": np.float32(0.02 * taps * np.sqrt(channels)),
+        "y_zero": np.uint8(120),
+        "bias": rng.integers(-1000, 1000, outs).astype(np.int32),
+    }
+    made = model("QLinearConv", ["x", *constants], constants, x.shape, taps, TensorProto.UINT8)
+    theirs, reference, native = results(made, x)
+    np.testing.assert_array_equal(native, reference)
+    assert np.abs(native.astype(int) - theirs).max() <= 1  # ties: ONNX Runtime multiplies by one scale
+    assert (native != theirs).mean() < 1e-3
