@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain, count
+from itertools import count
 
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.layout import dense_strides
@@ -45,6 +45,8 @@ class Builder:
     _stack: list[list[Stmt]] = field(default_factory=list)
     _names: list[set[str]] = field(default_factory=list)
     """Of the loop variables and tiles that exist in each body of the stack."""
+    _buffers: set[str] = field(default_factory=set)
+    """Names of all buffers."""
     _tiles: set[str] = field(default_factory=set)
     """Names of all tiles."""
 
@@ -100,7 +102,7 @@ class Builder:
         return _LoopScope(self, name, extent, Kind.VECTOR)
 
     def tile(self, name: str, *shape: int, dtype: DType = DType.F32) -> Tile:
-        tile = Tile(_unlike(name, *self._names, self._buffers()), shape, dtype)
+        tile = Tile(_unlike(name, *self._names, self._buffers), shape, dtype)
         self._tiles.add(tile.name)
         self._emit(Declare(tile))
         self._names[-1].add(tile.name)
@@ -134,11 +136,10 @@ class Builder:
     def kernel(self) -> Kernel:
         return Kernel(self.name, tuple(self.params), tuple(self.scratch_buffers), tuple(self.sections))
 
-    def _buffers(self) -> set[str]:
-        return {buffer.name for buffer in (*self.params, *self.scratch_buffers)}
-
-    def _of_buffer(self, name: str) -> str:
-        return _unlike(name, self._buffers(), self._tiles)
+    def _of_buffer(self, wanted: str) -> str:
+        name = _unlike(wanted, self._buffers, self._tiles)
+        self._buffers.add(name)
+        return name
 
     def _enter(self, variables: Mapping[str, int]) -> tuple[Var, ...]:
         """A new body, with loop variables of these names and extents."""
@@ -159,8 +160,10 @@ class Builder:
 
 def _unlike(name: str, *known: Set[str]) -> str:
     """The name, numbered if it means something else already, so that kernels with the same text are the same."""
-    numbered = (f"{name}_{n}" for n in count(1))
-    return next(each for each in chain([name], numbered) if not any(each in names for names in known))
+    numbers, made = count(1), name
+    while any(made in names for names in known):
+        made = f"{name}_{next(numbers)}"
+    return made
 
 
 class _SectionScope:

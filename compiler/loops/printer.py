@@ -6,7 +6,7 @@ statement uses more than once has a name, so the text is as long as the expressi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, assert_never
 from weakref import WeakKeyDictionary
 
@@ -14,7 +14,7 @@ from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.index import Affine, Bounded, Index
+from glulam.compiler.loops.index import Bounded, Index
 from glulam.compiler.loops.ir import (
     Buffer,
     Declare,
@@ -34,6 +34,7 @@ from glulam.compiler.loops.ir import (
 )
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "and": "&", "or": "|", "xor": "^", "shl": "<<"}
+_LEAVES = frozenset({ex.Const, ex.Param, IndexValue, TileRead})
 _INFIX |= {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 
 
@@ -116,7 +117,7 @@ class _Text:
         return name
 
     def index(self, index: Iterable[Index]) -> str:
-        entries = [str(i) if isinstance(i, Affine) else f"clamp({self.of(i.value)}, {i.extent})" for i in index]
+        entries = [f"clamp({self.of(i.value)}, {i.extent})" if isinstance(i, Bounded) else str(i) for i in index]
         return f"[{', '.join(entries)}]"
 
     def lines(self, pad: str) -> list[str]:
@@ -125,11 +126,7 @@ class _Text:
 
 
 def _computed(index: Iterable[Index]) -> list[Expr]:
-    return [entry.value for entry in index if isinstance(entry, Bounded)]
-
-
-def _operands(e: Expr) -> Sequence[Expr]:
-    return _computed(e.index) if type(e) is Load else e.children()
+    return [entry.value for entry in index if type(entry) is Bounded]
 
 
 def _shared(expressions: Iterable[Expr]) -> set[Expr]:
@@ -137,9 +134,11 @@ def _shared(expressions: Iterable[Expr]) -> set[Expr]:
     pending, seen, shared = list(expressions), set[Expr](), set[Expr]()
     while pending:
         e = pending.pop()
+        if type(e) in _LEAVES:
+            continue
         if e in seen:
             shared.add(e)
-        elif operands := _operands(e):
+        elif operands := _computed(e.index) if type(e) is Load else e.children():
             seen.add(e)
             pending += operands
     return shared
