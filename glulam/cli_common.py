@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,14 +162,3 @@ def check_output(path: Path) -> None:
         raise UsageError(f"{path} is no regular file; give another name")
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent} to write {path.name} to")
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """An error of the system in here is one of writing `path`, whatever file it names."""
-    try:
-        yield
-    except OSError as error:
-        if error.strerror is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error

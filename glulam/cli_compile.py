@@ -20,7 +20,6 @@ from glulam.cli_common import (
     check_output,
     compile_options,
     open_model,
-    writing,
 )
 
 
@@ -74,8 +73,7 @@ def compile_model(arguments: argparse.Namespace) -> None:
     with progress.status(f"compiling {len(case.graph.nodes)} nodes for {arguments.target}"):
         artifact = build_artifact(case.graph, compile_options(arguments))
     output = arguments.output or Path(f"{case.name}.glulam")
-    with writing(output):
-        write_artifact(output, artifact)
+    write_artifact(output, artifact)
     manifest = artifact.manifest
     print(
         f"{output}: {len(case.graph.nodes)} nodes compiled to {len(manifest.steps)} kernel calls for {manifest.target} "

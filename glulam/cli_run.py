@@ -22,9 +22,9 @@ from glulam.cli_common import (
     check_output,
     positive,
     seed,
-    writing,
 )
 from glulam.runtime.array_files import ArrayFileError, read_arrays
+from glulam.runtime.errors import writing
 
 if TYPE_CHECKING:
     from glulam.runtime.artifact import Artifact

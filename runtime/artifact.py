@@ -35,7 +35,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from glulam.runtime import processors
-from glulam.runtime.errors import ArtifactError, ArtifactVersionError
+from glulam.runtime.errors import ArtifactError, ArtifactVersionError, writing
 from glulam.runtime.foreign import Foreign
 from glulam.runtime.manifest import FORMAT_VERSION, Manifest
 from glulam.runtime.memory import Bytes, let_go
@@ -75,8 +75,8 @@ class _Part:
 def write_artifact(path: str | os.PathLike[str], artifact: Artifact) -> None:
     """Writes the file under a temporary name beside `path`, then renames it.
 
-    Raises OSError if that fails, or if `path` is a folder, a pipe or a device; then there is no temporary file, and
-    what `path` was before, it still is. Raises ArtifactError for what a file cannot hold.
+    Raises OSError, which names `path`, if that fails, or if `path` is a folder, a pipe or a device; then there is no
+    temporary file, and what `path` was before, it still is. Raises ArtifactError for what a file cannot hold.
     """
     if artifact.foreign:
         names = ", ".join(repr(function.name) for function in artifact.foreign)
@@ -85,16 +85,17 @@ def write_artifact(path: str | os.PathLike[str], artifact: Artifact) -> None:
             "write them as formulas (gl.layer), or compile where the functions are"
         )
     target = Path(path)
-    _check_target(target)
-    temporary = target.with_name(f".{target.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            _write(file, artifact)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        _check_target(target)
+        temporary = target.with_name(f".{target.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        try:
+            with temporary.open("xb") as file:
+                _write(file, artifact)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
     _sync_folder(target.parent)
 
 

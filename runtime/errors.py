@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class GlulamError(Exception):
     """Base class of everything glulam raises on purpose."""
@@ -29,3 +33,14 @@ class ArtifactVersionError(ArtifactError):
 
 class CpuMismatchError(ArtifactError):
     """The artifact needs CPU features that this machine lacks."""
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """An error of the system in here is one of writing `path`, as the user named it, whatever file it is about."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error

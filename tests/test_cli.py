@@ -358,10 +358,10 @@ def test_a_folder_is_no_model(tmp_path, capsys):
 
 
 def test_what_cannot_be_written_is_named_as_the_user_did(compiled, tiny, tmp_path, capsys, monkeypatch):
-    def refuse(path, artifact):
-        raise PermissionError(13, "Permission denied", str(path.with_name(".hidden.tmp")))
+    def refuse(file, artifact):
+        raise PermissionError(13, "Permission denied", ".hidden.tmp")
 
-    monkeypatch.setattr("glulam.runtime.artifact.write_artifact", refuse)
+    monkeypatch.setattr("glulam.runtime.artifact._write", refuse)
     assert main(["compile", str(tiny[0]), "-o", str(tmp_path / "out.glulam")]) == 1
     assert capsys.readouterr().err == f"glulam: error: {tmp_path / 'out.glulam'}: Permission denied\n"
 

@@ -282,8 +282,9 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(saved, tmp_path):
         handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
         try:
-            with pytest.raises(OSError, match="large"):
+            with pytest.raises(OSError, match="large") as caught:
                 model.save(path)
+            assert caught.value.filename == str(path)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
             signal.signal(signal.SIGXFSZ, handler)
@@ -292,8 +293,10 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(saved, tmp_path):
 
 
 def test_a_missing_folder_is_an_oserror(tmp_path):
-    with programs.adder() as model, pytest.raises(FileNotFoundError):
-        model.save(tmp_path / "no" / "m.glulam")
+    wanted = tmp_path / "no" / "m.glulam"
+    with programs.adder() as model, pytest.raises(FileNotFoundError) as caught:
+        model.save(wanted)
+    assert caught.value.filename == str(wanted)
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none.glulam")
 
