@@ -37,12 +37,7 @@ class Model:
     def __init__(self, artifact: Artifact, threads: int = 1) -> None:
         """Raises CpuMismatchError if this machine cannot execute the code, ArtifactError if it is no code at all."""
         manifest = artifact.manifest
-        try:
-            threads = operator.index(threads)
-        except TypeError as error:
-            raise InputError(f"threads={threads!r}; it is a number of threads") from error
-        if threads < 1:
-            raise InputError(f"threads={threads}; a model runs on 1 thread or more")
+        threads = _at_least_one(threads, "threads", "a model runs on 1 thread or more")
         self._artifact = artifact
         self._threads = min(threads, processors.usable(), abi.MAX_THREADS)
         self._inputs = [ArgumentSpec(spec) for spec in manifest.inputs]
@@ -113,8 +108,7 @@ class Model:
 
         `before` is called before each run, to empty the caches for example.
         """
-        if repeat < 1:
-            raise InputError(f"repeat={repeat}; a profile needs at least 1 run")
+        repeat = _at_least_one(repeat, "repeat", "a profile needs at least 1 run")
         sources = [prepare_input(*pair) for pair in zip(named(inputs, self._inputs), self._inputs, strict=True)]
         results = [new_array(argument.shape, argument.dtype) for argument in self._outputs]
         addresses = [address_of(array) for array in sources + results]
@@ -183,6 +177,17 @@ class Model:
         sides = ["(" + ", ".join(map(str, specs)) + ")" for specs in (self.manifest.inputs, self.manifest.outputs)]
         state = f"{self._threads} thread{'s' if self._threads > 1 else ''}" if not self._contexts.closed else "closed"
         return f"<glulam.Model {' -> '.join(sides)}, {len(self.manifest.steps)} steps, {self.manifest.target}, {state}>"
+
+
+def _at_least_one(value: Any, name: str, why: str) -> int:
+    """The number as an int, numpy's too. Raises InputError if it is below 1, or none; truth values are none."""
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise InputError(f"{name}={value!r}; {why}")
+    return number
 
 
 def _timed(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from glulam.compiler.errors import ModelFileError, ShapeError, UnsupportedError
 from glulam.compiler.graph.types import TensorType
+from glulam.compiler.options import whole
 from glulam.frontends.onnx.proto import MAX_TENSOR_BYTES, dtype_of
 
 if TYPE_CHECKING:
@@ -74,10 +74,11 @@ def _pinned(name: str, shape: Sequence[int]) -> tuple[int, ...]:
     """The given extents, numpy's integers too. Raises ShapeError for what is no list of integers >= 0."""
     wrong = ShapeError(f"shapes[{name!r}] is {shape}; a shape is made of integers >= 0")
     try:
-        extents = tuple(operator.index(extent) for extent in shape)
+        given = tuple(shape)
     except TypeError:
         raise wrong from None
-    if min(extents, default=0) < 0:
+    extents = tuple(extent for extent in map(whole, given) if extent is not None and extent >= 0)
+    if len(extents) < len(given):
         raise wrong
     return extents
 

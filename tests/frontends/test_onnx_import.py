@@ -84,7 +84,9 @@ def test_shapes_override_static_declarations():
     assert from_onnx(proto, {"x": np.array([1, 3, 48, 64])}).outputs["y"].shape == (1, 3, 48, 64)
 
 
-@pytest.mark.parametrize("shapes", [{"z": (1,)}, {"x": (1, 2, 3)}, {"x": (1, -2)}, {"x": ("a", 2)}, {"x": (1.0, 3)}])
+@pytest.mark.parametrize(
+    "shapes", [{"z": (1,)}, {"x": (1, 2, 3)}, {"x": (1, -2)}, {"x": ("a", 2)}, {"x": (1.0, 3)}, {"x": (True, 3)}]
+)
 def test_wrong_shapes_are_refused(shapes):
     with pytest.raises(ShapeError, match="shapes"):
         from_onnx(model([node("Relu", "x", "y")], [x_info("N", 3)]), shapes)

@@ -292,9 +292,11 @@ def test_profile_names_every_step_and_adds_up(threads):
         assert "layer 3 (tick)" in str(profile)
         with pytest.raises(InputError, match="repeat=0"):
             model.profile({"x": x}, repeat=0)
+        with pytest.raises(InputError, match="repeat=True"):
+            model.profile({"x": x}, repeat=True)
 
 
-@pytest.mark.parametrize("threads", [0, -1, 2.5, "2", None])
+@pytest.mark.parametrize("threads", [0, -1, 2.5, "2", None, True])
 def test_threads_are_a_positive_number(threads):
     with pytest.raises(InputError, match=f"threads={threads!r}"):
         programs.adder(threads=threads)
