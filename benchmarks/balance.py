@@ -20,16 +20,15 @@ from __future__ import annotations
 
 import argparse
 import heapq
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from glulam.benchmarks.cases import Case, open_case
 from glulam.benchmarks.counting import rounds
+from glulam.benchmarks.report import exit_with, wide_console
 from glulam.compiler.driver import build_artifact, lower
 from glulam.compiler.loops.hazards import dependences
 from glulam.compiler.loops.ir import Declare, For, Kernel, Kind, Prefetch, Section, Stmt
@@ -165,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bar", type=float, default=0.0, help="fail if a share is below this")
     chosen = parser.parse_args(arguments)
     counts = [int(count) for count in chosen.threads.split(",")]
-    console, worst = Console(width=160, highlight=False), 1.0
+    console, worst = wide_console(160), 1.0
     table = Table("model", *(f"{count} threads" for count in counts), title="share of balanced work", box=None)
     for name in chosen.models:
         case = open_case(name)
@@ -187,4 +186,4 @@ def _steps_table(steps: list[Balance], count: int, name: str) -> Table:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

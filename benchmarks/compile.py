@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from glulam.benchmarks.cases import open_case
+from glulam.benchmarks.report import exit_with, wide_console
 from glulam.compiler.cache import VARIABLE
 from glulam.frontends.zoo import NETWORKS
 from glulam.runtime.errors import GlulamError
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             times, more = chosen.most
             missed |= costs.peak > times * costs.file_bytes + more * 1e6
         table.add_row(name, *_cells(costs))
-    Console(width=160, highlight=False).print(table)
+    wide_console(160).print(table)
     return int(missed)
 
 
@@ -121,4 +121,4 @@ def _shown(number: float | None, digits: int = 0) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

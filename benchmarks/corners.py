@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from glulam.benchmarks.corner_cases import CORNERS, Corner
 from glulam.benchmarks.peers import PEERS, installed_peers
-from glulam.benchmarks.report import wide_console, write_json
+from glulam.benchmarks.report import exit_with, output_file, wide_console, write_json
 from glulam.benchmarks.run import Setup, measure, table_of
 from glulam.runtime.cpu import processor_name
 from glulam.runtime.errors import GlulamError
@@ -39,7 +37,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--numerics", default="fast", choices=("fast", "strict"))
     parser.add_argument("--rounds", type=int, default=5, help="rounds in which each engine has one turn")
     parser.add_argument("--turn", type=float, default=0.05, metavar="SECONDS", help="about how long a turn lasts")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured here")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write everything that was measured here")
     return parser.parse_args(arguments)
 
 
@@ -56,18 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, corner in corners.items():
             status.update(f"{len(measured) + 1} of {len(corners)}: {name}")
             measured.append(measure(corner.case(name), setup))
+    if options.json:
+        write_json(options.json, {"cpu": processor_name(), "cases": measured})
     console.print(table_of(measured, peers, f"{processor_name()}, worst first", worst_first=True))
     ratios = [case["ratios"]["fastest"]["median"] for case in measured]
     console.print(
         f"geometric mean {statistics.geometric_mean(ratios):.3f}; {sum(r > 1 for r in ratios)} of {len(ratios)} above 1"
     )
-    if options.json:
-        write_json(options.json, {"cpu": processor_name(), "cases": measured})
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except GlulamError as error:
-        sys.exit(f"error: {error}")
+    exit_with(main)

@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import importlib.util
 import statistics
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,12 +22,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from glulam.benchmarks.cases import Case, open_case, random_feeds
-from glulam.benchmarks.report import write_json
+from glulam.benchmarks.report import exit_with, output_file, wide_console, write_json
 from glulam.benchmarks.run import at_least_one
 from glulam.benchmarks.worker import OnnxRuntime
 from glulam.compiler.driver import compile_graph
@@ -235,7 +233,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--size", type=at_least_one, metavar="N", help="spatial extents of the zoo's networks (their own)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured here")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write everything that was measured here")
     options = parser.parse_args(arguments)
     options.models = options.models or list(DEFAULT_MODELS)
     return options
@@ -247,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise GlulamError("onnxruntime is not installed, and nothing to compare with: pip install 'glulam[bench]'")
     import onnxruntime
 
-    console = Console()
+    console = wide_console()
     table: list[Errors] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
@@ -269,7 +267,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except GlulamError as error:
-        sys.exit(f"error: {error}")
+    exit_with(main)

@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from glulam.benchmarks.cases import random_feeds
 from glulam.benchmarks.measure import Spread, difference, take_turns
 from glulam.benchmarks.peers import EngineProcess
-from glulam.benchmarks.report import write_json
+from glulam.benchmarks.report import exit_with, output_file, wide_console, write_json
 from glulam.compiler.driver import build_artifact
 from glulam.compiler.options import Options
 from glulam.frontends import layers
@@ -145,13 +143,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9, help="rounds in which each build has one turn (9)")
     parser.add_argument("--turn", type=float, default=0.1, metavar="SECONDS", help="about how long a turn lasts (0.1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured here")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write what was measured here")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    console = Console()
+    console = wide_console()
     names = options.activations.split(",")
     if unknown := sorted(set(names) - set(PAIRS)):
         raise GlulamError(f"no activation {', '.join(unknown)} here; there are {', '.join(PAIRS)}")
@@ -169,4 +167,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -14,12 +14,14 @@ import shutil
 import statistics
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from rich.console import Console
+
+from glulam.runtime.errors import GlulamError
 
 OURS = "glulam"
 
@@ -30,15 +32,44 @@ class _Output(Console):
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
-def wide_console() -> Console:
-    """Standard output; wide where it is a file or a pipe without COLUMNS, so that rows stay rows."""
+def wide_console(width: int | None = None) -> Console:
+    """Standard output; wide where it is a file or a pipe without COLUMNS, so that rows stay rows. `width` fixes it."""
     narrow = sys.stdout.isatty() or os.environ.get("COLUMNS", "").strip("0").isdecimal()
-    return _Output(width=shutil.get_terminal_size().columns if narrow else 200, highlight=False)
+    return _Output(width=width or (shutil.get_terminal_size().columns if narrow else 200), highlight=False)
+
+
+def stop_writing() -> None:
+    """What goes to standard output goes nowhere from now on: nobody reads it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def exit_with(program: Callable[[], int]) -> NoReturn:
+    """Ends the process by what `program` gives: with a line for an error, without one if nobody reads its output."""
+    try:
+        code = program()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        stop_writing()
+        code = 0
+    except GlulamError as error:
+        sys.exit(f"error: {error}")
+    sys.exit(code)
 
 
 def progress_console() -> Console:
     """Standard error, for what is being done."""
     return _Output(stderr=True)
+
+
+def output_file(text: str) -> Path:
+    """For argparse: where a file can be written, in a folder that is made if need be. It tells before the work."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder; give the name of a file, such as {path / 'result.json'}")
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    if not there.is_dir():
+        raise argparse.ArgumentTypeError(f"{there} is no folder, so {path} cannot be in it")
+    return path
 
 
 def write_json(path: Path, content: object) -> None:
@@ -148,4 +179,4 @@ def _row(cells: Iterable[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

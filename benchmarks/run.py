@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -23,11 +22,10 @@ from rich.table import Table
 from glulam.benchmarks.cases import Case, all_names, open_case
 from glulam.benchmarks.measure import Rounds, difference, take_turns
 from glulam.benchmarks.peers import PEERS, SWITCHES, EngineProcess, installed_peers
-from glulam.benchmarks.report import wide_console, write_json
+from glulam.benchmarks.report import exit_with, output_file, wide_console, write_json
 from glulam.compiler.driver import compile_graph
 from glulam.compiler.options import Options
 from glulam.runtime.cpu import processor_name
-from glulam.runtime.errors import GlulamError
 
 OURS = "glulam"
 TARGETS: Mapping[str, str] = {"native": "native", "avx2": "native:x86-64-v3"}
@@ -185,7 +183,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", action="store_true", help="measure ONNX Runtime and OpenVINO as well")
     parser.add_argument("--rounds", type=int, default=9, help="rounds in which each engine has one turn")
     parser.add_argument("--turn", type=float, default=0.3, metavar="SECONDS", help="about how long a turn lasts")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured here")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write everything that was measured here")
     return parser.parse_args(arguments)
 
 
@@ -217,14 +215,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "versions": {label: engine["version"] for label, engine in cases[0]["engines"].items()},
         "cases": cases,
     }
-    console.print(table_of(cases, peers, processor_name()))
     if options.json:
         write_json(options.json, result)
+    console.print(table_of(cases, peers, processor_name()))
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except GlulamError as error:
-        sys.exit(f"error: {error}")
+    exit_with(main)

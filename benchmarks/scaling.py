@@ -13,19 +13,18 @@ of a single run can be expected to.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from glulam.benchmarks.cases import open_case
 from glulam.benchmarks.distance import distance
 from glulam.benchmarks.measure import TURN_SECONDS, Rounds, Runner, take_turns
+from glulam.benchmarks.report import exit_with, wide_console
 from glulam.compiler.driver import compile_graph
 from glulam.compiler.options import Options
 from glulam.runtime.cpu import processor_name
@@ -108,9 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             most = f"{2 * rounds.ratio(_ONE, _APART).median:.2f}"
             table.add_row(name, place, str(len(rounds.medians[_ONE])), *figures, most)
     table.title = processor_name()
-    Console(width=160, highlight=False).print(table)
+    wide_console(160).print(table)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

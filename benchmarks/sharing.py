@@ -20,16 +20,15 @@ other. So each line that a thread reads of another one's costs whoever writes th
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from glulam.benchmarks.cases import open_case
+from glulam.benchmarks.report import exit_with, wide_console
 from glulam.compiler.driver import lower
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, Index, Var
@@ -191,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, help="samples per run (as the model has it, mostly 1)")
     parser.add_argument("--steps", type=int, default=0, metavar="N", help="also the N steps in which most moves")
     chosen = parser.parse_args(arguments)
-    console = Console(width=160, highlight=False)
+    console = wide_console(160)
     table = Table("model", "met", "read", "written", title="MB that move between threads' caches in a run", box=None)
     for name in chosen.models:
         graph = open_case(name, batch=chosen.batch).graph
@@ -215,4 +214,4 @@ def _megabytes(size: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import glulam
 from glulam import cli_bench, cli_compile, cli_profile, cli_run, cli_show, cli_tune
+from glulam.benchmarks.report import stop_writing
 from glulam.cli_common import UsageError
 from glulam.runtime.errors import GlulamError
 
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.action(options)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stop_writing()
     except KeyboardInterrupt:
         return 130
     except (GlulamError, OSError) as error:

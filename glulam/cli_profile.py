@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from glulam.benchmarks.report import wide_console, write_json
+from glulam.benchmarks.report import output_file, wide_console, write_json
 from glulam.cli_common import Subparsers, add_command, add_model_arguments, compile_options, open_model, positive, seed
 
 if TYPE_CHECKING:
@@ -37,8 +36,8 @@ def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
     add_model_arguments(profile)
     profile.add_argument("--repeat", type=positive, default=50, metavar="N", help="runs to take the median of (50)")
     profile.add_argument("--top", type=seed, default=0, metavar="N", help="only the N most expensive kernels")
-    profile.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
-    profile.add_argument("--trace", type=Path, metavar="FILE", help="write a trace for chrome://tracing")
+    profile.add_argument("--json", type=output_file, metavar="FILE", help="write the figures to this file")
+    profile.add_argument("--trace", type=output_file, metavar="FILE", help="write a trace for chrome://tracing")
     profile.set_defaults(action=profile_model)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from glulam.benchmarks.cases import Case, open_case, with_batch
 from glulam.benchmarks.fusion import build_variants, group_times, variants
 from glulam.benchmarks.measure import Rounds, difference, take_turns
 from glulam.benchmarks.peers import EngineError, EngineProcess
-from glulam.benchmarks.report import markdown
+from glulam.benchmarks.report import markdown, output_file
 from glulam.compiler.graph.types import DType, TensorType
 from glulam.compiler.ops.pointwise import Add, Cast
 from glulam.runtime.errors import GlulamError
@@ -33,6 +36,47 @@ def test_every_command_explains_itself(name, capsys):
         import_module(f"glulam.benchmarks.{name}").main(["--help"])
     assert ended.value.code == 0
     assert "usage:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_ends_by_the_same_way(name):
+    source = (BENCHMARKS / f"{name}.py").read_text(encoding="utf-8")
+    assert source.endswith('\n\nif __name__ == "__main__":\n    exit_with(main)\n')
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of this kind are POSIX's")
+@pytest.mark.parametrize(
+    ("program", "code", "told"),
+    [
+        ("wide_console().print('nobody reads this')", 0, ""),
+        ("print('nor this')", 0, ""),
+        ("fail()", 1, "error: why\n"),
+    ],
+)
+def test_how_commands_end(program, code, told):
+    setup = (
+        "from glulam.benchmarks.report import exit_with, wide_console\n"
+        "from glulam.runtime.errors import GlulamError\n"
+        "def fail():\n    raise GlulamError('why')\n"
+        f"def main():\n    {program}\n    return 0\n"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", f"{setup}exit_with(main)"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (code, told)
+
+
+@pytest.mark.parametrize("command", ["run", "corners", "error", "formula"])
+def test_where_figures_go_is_looked_at_first(command, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for place, told in ((tmp_path, "is a folder"), (tmp_path / "file" / "a" / "b.json", "is no folder")):
+        with pytest.raises(SystemExit) as ended:
+            import_module(f"glulam.benchmarks.{command}").main(["--json", str(place)])
+        assert ended.value.code == 2
+        assert told in capsys.readouterr().err
+    assert output_file(str(tmp_path / "new" / "b.json")) == tmp_path / "new" / "b.json"
 
 
 class Metronome:

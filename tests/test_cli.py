@@ -393,6 +393,14 @@ def test_what_is_noted_comes_after_the_output_is_written(compiled, tmp_path):
     assert out.exists()
 
 
+@pytest.mark.parametrize("option", ["--json", "--trace"])
+def test_profile_looks_at_its_outputs_first(option, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["profile", "no_such_model", option, str(tmp_path)])
+    assert ended.value.code == 2
+    assert "is a folder" in capsys.readouterr().err
+
+
 def test_profile_writes_before_it_prints(tiny, tmp_path, monkeypatch):
     def closed():
         raise BrokenPipeError
