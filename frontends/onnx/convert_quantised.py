@@ -41,6 +41,23 @@ def dequantize_linear(ctx: Context) -> Value:
     return ctx.cast(ctx.apply(ops.Mul(), ctx.cast(codes, DType.F32), steps), dtype)
 
 
+def dynamic_quantize_linear(ctx: Context) -> tuple[Value, ...]:
+    """Codes 0 to 255 for what lies between the least and the largest element, and 0; their scale and zero point.
+
+    Where all elements are 0 the scale is 1, as ONNX Runtime has it: by the text it were 0, and codes were 0 / 0.
+    """
+    x, axes = ctx[0], tuple(range(len(ctx[0].shape)))
+    nothing = ctx.constant(0, DType.F32)
+    low = ctx.apply(ops.Minimum(), ctx.apply(ops.Reduce("min", axes, False), x), nothing)
+    high = ctx.apply(ops.Maximum(), ctx.apply(ops.Reduce("max", axes, False), x), nothing)
+    step = ctx.apply(ops.Div(), ctx.apply(ops.Sub(), high, low), ctx.constant(255, DType.F32))
+    scale = ctx.apply(ops.Where(), ctx.apply(ops.Equal(), step, nothing), ctx.constant(1, DType.F32), step)
+    start = ctx.apply(ops.Round(), ctx.apply(ops.Sub(), nothing, ctx.apply(ops.Div(), low, scale)))
+    zero = _saturated(ctx, start, None, DType.U8)
+    codes = ctx.apply(ops.Round(), ctx.apply(ops.Div(), x, scale))
+    return _saturated(ctx, codes, zero, DType.U8), scale, zero
+
+
 def matmul_integer(ctx: Context) -> Value:
     a = _centred(ctx, ctx[0], ctx.optional(2), DType.F64, rows=True)
     b = _centred(ctx, ctx[1], ctx.optional(3), DType.F64)
@@ -134,6 +151,7 @@ def _saturated(ctx: Context, codes: Value, zero: Value | None, dtype: DType) -> 
 TABLE: dict[str, Converter] = {
     "QuantizeLinear": quantize_linear,
     "DequantizeLinear": dequantize_linear,
+    "DynamicQuantizeLinear": dynamic_quantize_linear,
     "MatMulInteger": matmul_integer,
     "QLinearMatMul": qlinear_matmul,
     "ConvInteger": conv_integer,

@@ -1,4 +1,4 @@
-"""Quantised convolutions give the integers of their definition, whatever algorithm would be faster."""
+"""Quantised operators: convolutions give the integers of their definition; scales that are found at run time."""
 
 from __future__ import annotations
 
@@ -65,3 +65,22 @@ def test_qlinear_conv_rounds_exact_sums(channels, outs, taps, extent):
     np.testing.assert_array_equal(native, reference)
     assert np.abs(native.astype(int) - theirs).max() <= 1  # ties: ONNX Runtime multiplies by one scale
     assert (native != theirs).mean() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "values", [[0.0, -0.0, 0.0], [-2.0, -2.0, -1.0], [0.5, 3.0, 7.25], [-1.0, 0.25, 4.0], [1e-38] * 3]
+)
+def test_dynamic_scales_are_onnx_runtimes_those_of_zeros_too(values):
+    x = np.array([values], np.float32)
+    node = helper.make_node("DynamicQuantizeLinear", ["x"], ["y", "scale", "zero"])
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)]
+    kinds = {"y": TensorProto.UINT8, "scale": TensorProto.FLOAT, "zero": TensorProto.UINT8}
+    outputs = [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()]
+    graph = helper.make_graph([node], "g", inputs, outputs)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=9).SerializeToString()
+    theirs = onnxruntime.InferenceSession(made).run(None, {"x": x})
+    ours = gl.from_onnx(made)
+    with gl.compile(ours) as compiled:
+        for found in (gl.reference(ours, {"x": x}), compiled.run({"x": x})):
+            for expected, name in zip(theirs, kinds, strict=True):
+                np.testing.assert_array_equal(found[name], expected)
