@@ -17,9 +17,9 @@ class Dropout(Layer):
 
     What is dropped depends on the seed and on the element's place alone, so the same model on the same input gives the
     same bits, run after run, with any number of threads, on any processor, and in `reference`. seed: by default it
-    comes from the Input's seed and the layer's path, so layers differ. For further samples call the layer on (x, run):
-    `run` is an int64 scalar tensor, and each of its values is another sample; copies of x along the batch axis are
-    others, too.
+    comes from the Input's seed and name and the layer's path, so layers differ. For further samples call the layer on
+    (x, run): `run` is an int64 scalar tensor, and each of its values is another sample; copies of x along the batch
+    axis are others, too.
 
     >>> run = Input((), "run", "int64", batch=None)
     >>> y = Dropout(0.3, monte_carlo=True)(x, run)
@@ -51,7 +51,7 @@ class Dropout(Layer):
             return apply(ops.Dropout(self.p), x, name=path)
         seed = self.seed
         if seed is None:
-            digest = hashlib.sha256(f"{x.scope.seed}/{path}".encode()).digest()
+            digest = hashlib.sha256(f"{x.scope.seed}/{x.scope.drawn(path)}".encode()).digest()
             seed = int.from_bytes(digest[:8], "little")
         op = ops.RandomDropout(self.p, seed, self.alpha, self.whole_channels)
         if run is None:

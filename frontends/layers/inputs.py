@@ -13,6 +13,9 @@ from glulam.compiler.graph.types import Array, DType, TensorType
 from glulam.frontends.layers.arguments import integer, numbers
 from glulam.frontends.layers.tensor import Scope, Tensor, apply, literal
 
+NAME = "input"
+"""What an input is called that is not given a name."""
+
 
 class Normalization:
     """Base of the input normalisations: (x - offset) / divisor, statistics scalar, per channel or per element.
@@ -96,7 +99,8 @@ class Input(Tensor):
     shape: without the batch axis, channels first: (C, H, W) for images, (C, D, H, W) for volumes, (C, L) for sequences.
     dtype: a numpy dtype or its name. batch: the extent of the batch axis, None for no such axis; every
     shape is fixed. normalize: ZScore, ZeroCenter, Rescale01, RescaleSymmetric or Rescale, computed in the
-    graph. seed: from which all weights are drawn that layers on this input are not given.
+    graph. seed: from which all weights are drawn that layers on this input are not given; with another name than the
+    default they are others, so that layers on two inputs of one network differ.
     """
 
     __slots__ = ("_channels", "_read", "normalize")
@@ -104,7 +108,7 @@ class Input(Tensor):
     def __init__(
         self,
         shape: Sequence[int],
-        name: str = "input",
+        name: str = NAME,
         dtype: npt.DTypeLike | DType = "float32",
         batch: int | None = 1,
         normalize: Normalization | None = None,
@@ -119,7 +123,7 @@ class Input(Tensor):
         leading = () if batch is None else (integer(batch, "batch", low=1),)
         full = (*leading, *(integer(e, f"Input {name!r}: an extent", low=1) for e in shape))
         element = dtype if isinstance(dtype, DType) else DType.of(dtype)
-        scope = Scope(integer(seed, "seed", low=0))
+        scope = Scope(integer(seed, "seed", low=0), "" if name == NAME else name)
         super().__init__(scope.unique(name), TensorType(element, full), scope)
         if normalize is not None and not isinstance(normalize, Normalization):
             raise ShapeError(f"Input {name!r}: normalize is {normalize!r}; it must be a layers.ZScore or the like")

@@ -135,7 +135,7 @@ class Module:
             if not dtype.is_float:
                 raise ShapeError(f"{type(self).__name__} {path!r}: {key} is a float, but {like.name!r} is {like.type}")
             if given is None:
-                data = initializer(shape, like.scope.seed, name).astype(dtype.numpy, copy=False)
+                data = initializer(shape, like.scope.seed, like.scope.drawn(name)).astype(dtype.numpy, copy=False)
             else:
                 data = state.checked_copy(given, shape, dtype, f"{type(self).__name__} {path!r}: {key}")
             known = self._parameters[key] = Parameter(name, data, learned=learned)

@@ -26,10 +26,15 @@ Index = int | slice | EllipsisType
 
 
 class Scope:
-    """Names already given, the path of the block being called, and the seed of what is drawn."""
+    """Names already given, the path of the block being called, and what is drawn there.
 
-    def __init__(self, seed: int = 0) -> None:
+    Layers on two inputs have scopes of their own, and maybe the same path; so draws depend on the input's name too.
+    `source` is that name, or empty for the one that inputs have by default.
+    """
+
+    def __init__(self, seed: int = 0, source: str = "") -> None:
         self.seed = seed
+        self.source = source
         self.path = ""
         self._nodes: dict[str, int] = {}
         self._paths: dict[str, int] = {}
@@ -41,6 +46,10 @@ class Scope:
     def unique_path(self, wanted: str) -> str:
         """The same for the path of a module, which its node may have as its name."""
         return _untaken(wanted, self._paths)
+
+    def drawn(self, path: str) -> str:
+        """By what name something at this path is drawn, besides the seed."""
+        return f"{self.source}/{path}" if self.source else path
 
     def inner(self, name: str) -> str:
         """The name inside the block being called."""

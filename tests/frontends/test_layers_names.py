@@ -12,6 +12,7 @@ from glulam.compiler.errors import GraphError, ModelFileError, ShapeError
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.verify import verify
+from glulam.compiler.ops import RandomDropout
 from glulam.frontends import layers as L
 
 
@@ -301,6 +302,22 @@ def test_two_inputs_meet_and_nothing_shares_a_name():
     assert set(outputs(graph)) == {"sum", "again"}
     with pytest.raises(GraphError, match="two inputs have the same name"):
         Graph.of([a, L.Input((4,), name="a")], y)
+
+
+def test_layers_on_two_inputs_draw_weights_of_their_own():
+    def build():
+        left, right = L.Input((2, 5, 5)), L.Input((2, 5, 5), "right")
+        branches = [L.Dropout(monte_carlo=True)(L.Conv2d(3, 3)(x)) for x in (left, right)]
+        return Graph.of([left, right], L.Add()(*branches))
+
+    one, again = build(), build()
+    weights = [array for name, array in L.state_dict(one).items() if "weight" in name]
+    assert len(weights) == 2
+    assert not np.any(weights[0] == weights[1])
+    for name, array in L.state_dict(again).items():
+        np.testing.assert_array_equal(array, L.state_dict(one)[name])
+    masks = [node.op for node in one.nodes if isinstance(node.op, RandomDropout)]
+    assert masks[0].seed != masks[1].seed
 
 
 def test_a_layer_called_twice_shares_its_parameters():
