@@ -194,3 +194,23 @@ def test_statistics_of_a_layer_norm_are_float32(dtype):
     for name, array in wanted.items():
         assert found[name].dtype == array.dtype == (dtype if name == "y0" else np.float32)
         np.testing.assert_allclose(found[name], array, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("scale_shape", [(7,), (1, 7)])
+@pytest.mark.parametrize(
+    ("own", "other"), [(np.float16, np.float32), (np.float32, np.float16), (np.float64, np.float32)]
+)
+def test_a_norm_has_the_type_of_its_input_whatever_its_scale_is(own, other, scale_shape):
+    """So ONNX's shape inference and reference have it, though the text gives the output the scale's type."""
+    rng = np.random.default_rng(0)
+    feeds = {"x": rng.standard_normal((3, 7)).astype(own), "s": rng.uniform(0.5, 1.5, scale_shape).astype(other)}
+    proto = model(
+        [helper.make_node("RMSNormalization", ["x", "s"], ["y"])],
+        [value_info(*item) for item in feeds.items()],
+        opset=23,
+    )
+    (wanted,) = ReferenceEvaluator(proto).run(None, feeds)
+    graph = from_onnx(proto)
+    for got in (evaluate(graph, feeds)["y"], native(graph, feeds)["y"]):
+        assert got.dtype == wanted.dtype == own
+        np.testing.assert_allclose(got, wanted, rtol=2e-3 if own is np.float16 else 1e-5)
