@@ -25,6 +25,9 @@ from glulam.runtime.workers import Workers
 Ticks = npt.NDArray[np.int64]
 T = TypeVar("T")
 
+_PATIENCE = 0.1
+"""Seconds after which a thread no longer waits for the end of an external function that another run calls."""
+
 
 @dataclass(frozen=True)
 class Program:
@@ -45,13 +48,14 @@ class ContextPool:
 
     Contexts, and the lock for the only one, belong to a process: a forked child starts with none. An external function
     may use the pool that calls it, on whatever thread: it has the lock of its caller, and gets a context of its own.
+    So does a thread that has waited for a while, for the function may be waiting for this very thread.
     """
 
     def __init__(self, program: Program, threads: int) -> None:
         self._program = program
         self._threads = threads
         self._home = Home()
-        self._inside = Inside()
+        self._inside = Inside(set())
         self.closed = False
 
     def use(self, work: Callable[[Context], T]) -> T:
@@ -59,7 +63,8 @@ class ContextPool:
         home = self._home
         if home.pid != os.getpid():
             home = self._home = Home()
-        if self._threads == 1 or self._inside.here:
+            self._inside.calls.clear()  # they go on in the parent
+        if self._threads == 1 or self._inside.here or self._inside.lasts(_PATIENCE):
             return self._use(home, work)
         with home.lock:  # no signal comes between this and the block; one would between a call and a `try`
             return self._use(home, work)
@@ -84,11 +89,12 @@ class ContextPool:
     def close(self) -> None:
         """Stops all workers, after the run that they are in; `use` fails from now on.
 
-        In an external function that the pool calls it does not wait: the run that goes on stops them at its end.
+        In an external function that the pool calls it does not wait, nor long for one that another thread is in: then
+        the run that goes on stops them at its end.
         """
         self.closed = True
         home = self._home
-        if home.pid != os.getpid() or self._inside.here:
+        if home.pid != os.getpid() or self._inside.here or self._inside.lasts(_PATIENCE):
             return
         with home.lock:
             home.clear()

@@ -7,13 +7,15 @@ A function has the signature
 `inputs[i]` and `outputs[j]` point to dense arrays, C order, of the types that were declared; the inputs must not be
 changed, and every element of the outputs must be written. `user` is what the caller gave. A run with several threads
 calls the function once, on any one of them; runs of a model on one thread may call it at the same time. A Python
-callable takes the interpreter lock for its time; what it raises is raised again by the run.
+callable takes the interpreter lock for its time; what it raises is raised again by the run. It may run the model that
+calls it, also by a thread that it waits for, but each such thread waits a little first for its turn.
 """
 
 from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,9 +33,18 @@ _SIGNATURE = ctypes.CFUNCTYPE(None, _POINTERS, _POINTERS, ctypes.c_void_p)
 
 
 class Inside(threading.local):
-    """Whether the current thread is `here`: in a Python callable of some runs."""
+    """Whether the current thread is `here`, in a Python callable of some runs; and the `calls` that go on in any."""
 
     here = False
+
+    def __init__(self, calls: set[threading.Event]) -> None:
+        """Called in every thread, each time with the same set."""
+        self.calls = calls
+
+    def lasts(self, seconds: float) -> bool:
+        """Whether one of the calls that go on does so for longer than that; it waits for them to end."""
+        end = time.monotonic() + seconds
+        return any(not call.wait(max(0.0, end - time.monotonic())) for call in tuple(self.calls))
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +73,10 @@ class Foreign:
         def callback(inputs: Any, outputs: Any, user: Any) -> None:
             if failures:  # the run has failed already, and its arrays hold anything
                 return
-            outer = inside.here
+            outer, ended = inside.here, threading.Event()
             try:
                 inside.here = True
+                inside.calls.add(ended)
                 self.call(
                     [_kept(_view(inputs[i], spec)) for i, spec in enumerate(self.inputs)],
                     [_view(outputs[i], spec) for i, spec in enumerate(self.outputs)],
@@ -73,6 +85,8 @@ class Foreign:
                 failures.append(self._failure(error))
             finally:
                 inside.here = outer
+                inside.calls.discard(ended)
+                ended.set()
 
         function = _SIGNATURE(callback)
         address = ctypes.cast(function, ctypes.c_void_p).value

@@ -161,7 +161,7 @@ class Model:
         """Stops the workers and gives up the arenas, those in use when their runs end; then `run` fails.
 
         Where runs use several threads it waits for the one that goes on, but not in an external function that this one
-        calls. Code and weights stay, for `save`, until the model is dropped.
+        calls, nor long for one. Code and weights stay, for `save`, until the model is dropped.
         """
         self._contexts.close()
 

@@ -269,6 +269,35 @@ def test_a_function_on_a_worker_may_close_its_own_model(monkeypatch):
         case.check()
 
 
+@pytest.mark.parametrize("act", ["run", "close"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_function_may_wait_for_a_thread_that_uses_its_own_model(act, threads, monkeypatch):
+    monkeypatch.setattr(processors, "usable", lambda: 2)
+    found, known = [], set()
+
+    def use():
+        if act == "close":
+            model.close()
+        else:
+            found.append(model.run({"x": np.full((1, 4), 2, np.float32)})["y"][0])
+
+    def ask(x):
+        if x.flat[0] != 2 and act not in known:
+            known.add(act)
+            other = threading.Thread(target=use, daemon=True)
+            other.start()
+            other.join(20)
+            assert not other.is_alive(), "it hangs"
+        return x + 1
+
+    x = L.Input((4,), name="x")
+    model = gl.compile(gl.Graph.of([x], {"y": gl.external(ask, x, outputs=x.shape)}), threads=threads)
+    for _ in range(2 if act == "run" else 1):
+        found.append(model.run({"x": np.zeros((1, 4), np.float32)})["y"][0])
+    assert [int(row[0]) for row in found] == ([3, 1, 1] if act == "run" else [1])
+    model.close()
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_run_does_not_raise_what_went_wrong_in_one_that_was_interrupted(feeds, threads, monkeypatch):
     calls = []
