@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.types import Array
+from glulam.frontends.padding import same
 
 Extents = int | Sequence[int]
 Pads = tuple[tuple[int, int], ...]
@@ -128,9 +129,8 @@ def resolve_padding(
     """Pads in numbers. "same" gives ceil(extent / stride) outputs; an odd pad goes behind ("same_lower": in front)."""
     if not isinstance(padding, str):
         return padding
-    pads = []
-    for extent, k, s, d in zip(spatial, kernel, stride, dilation, strict=True):
-        total = 0 if padding == "valid" else max((-(-extent // s) - 1) * s + (k - 1) * d + 1 - extent, 0)
-        less, more = total // 2, total - total // 2
-        pads.append((more, less) if padding == "same_lower" else (less, more))
-    return tuple(pads)
+    if padding == "valid":
+        return ((0, 0),) * len(spatial)
+    behind = padding != "same_lower"
+    windows = zip(spatial, kernel, stride, dilation, strict=True)
+    return tuple(same(extent, s, (k - 1) * d + 1, behind=behind) for extent, k, s, d in windows)

@@ -10,10 +10,11 @@ import numpy.typing as npt
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.graph import Value
+from glulam.frontends.compositions import mean_variance_norm
 from glulam.frontends.layers.arguments import bias_argument, dimensions, extents, integer, real
 from glulam.frontends.layers.initial import uniform
 from glulam.frontends.layers.module import Layer
-from glulam.frontends.layers.tensor import Tensor, apply, literal, normal_axis, require_rank
+from glulam.frontends.layers.tensor import Tensor, apply, literal, normal_axis, parts, require_rank
 
 
 class BatchNorm(Layer):
@@ -297,13 +298,8 @@ class MeanVarianceNorm(Layer):
         self.eps = _epsilon(eps, "MeanVarianceNorm")
 
     def forward(self, x: Tensor) -> Tensor:
-        path = self.path(x.scope)
         axes = sorted({normal_axis(axis, x.rank, "MeanVarianceNorm") for axis in self.axes})
-        mean_of = ops.Reduce("mean", tuple(axes), True)
-        centred = apply(ops.Sub(), x, apply(mean_of, x, name=f"{path}.mean"), name=f"{path}.centred")
-        square = apply(ops.Mul(), centred, centred, name=f"{path}.square")
-        deviation = apply(ops.Sqrt(), apply(mean_of, square, name=f"{path}.variance"), name=f"{path}.deviation")
-        return apply(ops.Div(), centred, deviation + self.eps, name=path)
+        return mean_variance_norm(x, axes, literal(self.eps, x), parts(self.path(x.scope)))
 
 
 def _epsilon(eps: float, layer: str) -> float:

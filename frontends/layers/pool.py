@@ -8,9 +8,10 @@ from typing import ClassVar
 
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
+from glulam.frontends.compositions import lp_pool
 from glulam.frontends.layers.arguments import Extents, extents, integer, padding_argument, real, resolve_padding
 from glulam.frontends.layers.module import Layer
-from glulam.frontends.layers.tensor import Tensor, apply, apply_all, require_rank, slice_axis
+from glulam.frontends.layers.tensor import Tensor, apply, apply_all, literal, parts, require_rank, slice_axis
 
 Padding = Extents | str | tuple[tuple[int, int], ...]
 
@@ -197,8 +198,9 @@ class _LPPool(Layer):
         require_rank(x, self.spatial + 2, type(self).__name__)
         ones, pads = (1,) * self.spatial, ((0, 0),) * self.spatial
         op = ops.AveragePool(self.kernel_size, self.stride, pads, ones, self.ceil_mode, True)
-        mean = apply(op, apply(ops.Abs(), x) ** self.norm_type, name=self.path(x.scope))
-        return (mean * float(math.prod(self.kernel_size))) ** (1 / self.norm_type)
+        numbers = (self.norm_type, math.prod(self.kernel_size), 1 / self.norm_type)
+        power, count, root = (literal(float(number), x) for number in numbers)
+        return lp_pool(x, op, power, count, root, parts(self.path(x.scope)))
 
 
 class LPPool1d(_LPPool):
@@ -258,12 +260,12 @@ class _AdaptivePool(Layer):
 
     def _cut(self, x: Tensor, axis: int, want: int, path: str) -> Tensor:
         have = x.shape[axis]
-        parts = []
+        pieces = []
         for i in range(want):
             start, stop = i * have // want, -(-(i + 1) * have // want)
             part = slice_axis(x, axis, start, stop - start, f"{path}.window")
-            parts.append(apply(ops.Reduce(self.kind, (axis,), True), part, name=f"{path}.{self.kind}"))
-        return apply(ops.Concat(axis), *parts, name=path)
+            pieces.append(apply(ops.Reduce(self.kind, (axis,), True), part, name=f"{path}.{self.kind}"))
+        return apply(ops.Concat(axis), *pieces, name=path)
 
 
 class AdaptiveAvgPool1d(_AdaptivePool):

@@ -9,10 +9,11 @@ import numpy as np
 
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
+from glulam.frontends.compositions import depth_to_space, space_to_depth
 from glulam.frontends.layers.arguments import choice, dimensions, extents, integer, real
 from glulam.frontends.layers.conv import PADDING_MODES
 from glulam.frontends.layers.module import Layer
-from glulam.frontends.layers.tensor import Tensor, apply, apply_all, normal_axis, require_rank, reshape
+from glulam.frontends.layers.tensor import Tensor, apply, apply_all, normal_axis, parts, require_rank, reshape
 
 
 class Flatten(Layer):
@@ -242,13 +243,9 @@ class PixelShuffle(Layer):
     def forward(self, x: Tensor) -> Tensor:
         require_rank(x, 4, "PixelShuffle")
         r = self.factor
-        n, c, h, w = x.shape
-        if c % (r * r):
-            raise ShapeError(f"PixelShuffle: {c} channels of {x.name!r} do not divide by {r}^2")
-        path = self.path(x.scope)
-        y = reshape(x, (n, c // (r * r), r, r, h, w), f"{path}.split")
-        y = apply(ops.Transpose((0, 1, 4, 2, 5, 3)), y, name=f"{path}.transpose")
-        return reshape(y, (n, c // (r * r), h * r, w * r), path)
+        if x.shape[1] % (r * r):
+            raise ShapeError(f"PixelShuffle: {x.shape[1]} channels of {x.name!r} do not divide by {r}^2")
+        return depth_to_space(x, r, parts(self.path(x.scope)), channels_first=True)
 
 
 class PixelUnshuffle(Layer):
@@ -261,13 +258,9 @@ class PixelUnshuffle(Layer):
     def forward(self, x: Tensor) -> Tensor:
         require_rank(x, 4, "PixelUnshuffle")
         r = self.factor
-        n, c, h, w = x.shape
-        if h % r or w % r:
+        if x.shape[2] % r or x.shape[3] % r:
             raise ShapeError(f"PixelUnshuffle: the extents of {x.name!r}: {x.type} do not divide by {r}")
-        path = self.path(x.scope)
-        y = reshape(x, (n, c, h // r, r, w // r, r), f"{path}.split")
-        y = apply(ops.Transpose((0, 1, 3, 5, 2, 4)), y, name=f"{path}.transpose")
-        return reshape(y, (n, c * r * r, h // r, w // r), path)
+        return space_to_depth(x, r, parts(self.path(x.scope)), channels_first=True)
 
 
 class Identity(Layer):

@@ -19,6 +19,7 @@ from glulam.compiler.errors import GraphError, ShapeError
 from glulam.compiler.graph.graph import Node, Value
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import Array, DType, TensorType
+from glulam.frontends.compositions import Apply, sliced
 from glulam.frontends.layers.arguments import numbers
 
 Operand: TypeAlias = "Tensor | float | Array"
@@ -182,6 +183,15 @@ def apply(op: Op, *inputs: Value | None, name: str | None = None, scope: Scope |
     return output
 
 
+def parts(path: str) -> Apply[Tensor]:
+    """`apply` for a composition whose nodes are named by their part of it below a path, the last one by the path."""
+
+    def made(op: Op, *inputs: Value | None, part: str = "") -> Tensor:
+        return apply(op, *inputs, name=f"{path}.{part}" if part else path)
+
+    return made
+
+
 def literal(data: npt.ArrayLike, like: Tensor, name: str = "const") -> Value:
     """A constant of the tensor's dtype that is no parameter.
 
@@ -229,7 +239,7 @@ def _subscript(x: Tensor, index: tuple[Index, ...]) -> Tensor:
     at = gaps[0] if gaps else len(index)
     rest = (slice(None),) * (x.rank - given)
     full = (*index[:at], *rest, *index[at + 1 :])
-    starts, steps, sizes, kept = [], [], [], []
+    ranges, kept = [], []
     for axis, (entry, extent) in enumerate(zip(full, x.shape, strict=True)):
         if isinstance(entry, slice):
             span = _span(x, entry, extent)
@@ -240,12 +250,8 @@ def _subscript(x: Tensor, index: tuple[Index, ...]) -> Tensor:
             span = range(entry % extent, entry % extent + 1)
         else:
             raise ShapeError(f"{x.name}: subscript {entry!r}; integers, slices and `...` are possible")
-        starts.append(span.start if len(span) else 0)
-        steps.append(span.step)
-        sizes.append(len(span))
-    whole = tuple(sizes) == x.shape and all(step == 1 for step in steps)
-    part = x if whole else apply(ops.Slice(tuple(starts), tuple(steps), tuple(sizes)), x)
-    return reshape(part, kept)
+        ranges.append(span)
+    return reshape(sliced(x, ranges, parts(x.scope.inner(ops.Slice.name))), kept)
 
 
 def _span(x: Tensor, part: slice, extent: int) -> range:

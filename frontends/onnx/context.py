@@ -182,6 +182,10 @@ class Context:
     def apply(self, op: Op, *inputs: Value | None) -> Value:
         return self.builder.apply(op, *inputs, name=self.base)
 
+    def part(self, op: Op, *inputs: Value | None, part: str = "") -> Value:
+        """`apply` for a composition: whatever part of it a node is, it is named like the ONNX node."""
+        return self.apply(op, *inputs)
+
     def add(self, op: Op, *inputs: Value | None) -> tuple[Value, ...]:
         return self.builder.add(op, *inputs, name=self.base)
 

@@ -6,6 +6,7 @@ from glulam.compiler.graph.graph import Value
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.frontends.onnx.context import Context, Converter
 from glulam.frontends.onnx.windows import Window, read_window
+from glulam.frontends.padding import halves
 
 
 def _kernel(ctx: Context, x: Value, w: Value) -> tuple[int, ...]:
@@ -50,8 +51,7 @@ def conv_transpose(ctx: Context) -> Value:
             total = full[i] + output_padding[i] - wanted
             if total < 0:
                 output_padding[i] -= total
-            small, large = max(total, 0) // 2, max(total, 0) - max(total, 0) // 2
-            found.append((small, large) if window.rule == "SAME_UPPER" else (large, small))
+            found.append(halves(max(total, 0), behind=window.rule == "SAME_UPPER"))
         pads = tuple(found)
     op = ConvTranspose(window.strides, pads, window.dilations, tuple(output_padding), ctx.integer("group", 1))
     return ctx.apply(op, x, w, ctx.optional(2))

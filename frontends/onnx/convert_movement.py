@@ -8,6 +8,7 @@ import numpy as np
 
 from glulam.compiler import ops
 from glulam.compiler.graph.graph import Value
+from glulam.frontends import compositions
 from glulam.frontends.onnx.context import Context, Converter
 
 
@@ -120,16 +121,7 @@ def slice_(ctx: Context) -> Value:
         extent = x.shape[axis]
         first = max(start, -extent) if step < 0 else start  # numpy would begin before the first element
         ranges[axis] = range(*slice(first, end, step).indices(extent))
-    return _sliced(ctx, x, ranges)
-
-
-def _sliced(ctx: Context, x: Value, ranges: list[range]) -> Value:
-    """The elements at these indices; a range of at most one index has step 1."""
-    if all(len(r) == extent and r.step > 0 for r, extent in zip(ranges, x.shape, strict=True)):
-        return x
-    starts = tuple(r.start if len(r) else 0 for r in ranges)
-    steps = tuple(r.step if len(r) > 1 else 1 for r in ranges)
-    return ctx.apply(ops.Slice(starts, steps, tuple(len(r) for r in ranges)), x)
+    return compositions.sliced(x, ranges, ctx.part)
 
 
 def pad(ctx: Context) -> Value:
@@ -197,7 +189,7 @@ def gather(ctx: Context) -> Value:
         return ctx.apply(ops.Gather(axis), data, indices)
     ranges = [range(extent) for extent in data.shape]
     ranges[axis] = range(int(flat[0]), int(flat[-1]) + (1 if step > 0 else -1), step)
-    part = _sliced(ctx, data, ranges)
+    part = compositions.sliced(data, ranges, ctx.part)
     return _reshaped(ctx, part, data.shape[:axis] + places.shape + data.shape[axis + 1 :])
 
 
@@ -220,30 +212,19 @@ def dropout(ctx: Context) -> tuple[Value, ...]:
 def depth_to_space(ctx: Context) -> Value:
     x, block = _block(ctx)
     mode = ctx.text("mode", "DCR")
-    n, c, h, w = x.shape
-    if c % (block * block) or mode not in ("DCR", "CRD"):
+    if x.shape[1] % (block * block) or mode not in ("DCR", "CRD"):
         raise ctx.malformed(f"blocks of {block} from {x.type}, mode {mode}")
-    deep = c // (block * block)
-    if mode == "DCR":
-        shape, perm = (n, block, block, deep, h, w), (0, 3, 4, 1, 5, 2)
-    else:
-        shape, perm = (n, deep, block, block, h, w), (0, 1, 4, 2, 5, 3)
-    moved = ctx.apply(ops.Transpose(perm), ctx.apply(ops.Reshape(shape), x))
-    return ctx.apply(ops.Reshape((n, deep, h * block, w * block)), moved)
+    return compositions.depth_to_space(x, block, ctx.part, channels_first=mode == "CRD")
 
 
 def space_to_depth(ctx: Context) -> Value:
     x, block = _block(ctx)
-    n, c, h, w = x.shape
-    if h % block or w % block:
+    if x.shape[2] % block or x.shape[3] % block:
         raise ctx.malformed(f"blocks of {block} in {x.type}")
     mode = ctx.text("mode", "DCR")
     if mode not in ("DCR", "CRD"):
         raise ctx.malformed(f"mode {mode!r}")
-    shape = (n, c, h // block, block, w // block, block)
-    perm = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
-    moved = ctx.apply(ops.Transpose(perm), ctx.apply(ops.Reshape(shape), x))
-    return ctx.apply(ops.Reshape((n, c * block * block, h // block, w // block)), moved)
+    return compositions.space_to_depth(x, block, ctx.part, channels_first=mode == "CRD")
 
 
 def _block(ctx: Context) -> tuple[Value, int]:

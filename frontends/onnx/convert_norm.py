@@ -13,6 +13,7 @@ from glulam.compiler.ops.norm import BatchNorm, LayerNorm
 from glulam.compiler.ops.pointwise import Add, Div, Mul, Reciprocal, ScaleShift, Sqrt, Sub
 from glulam.compiler.ops.reduce import Reduce
 from glulam.compiler.ops.vector_norm import LpNormalize, RMSNorm
+from glulam.frontends import compositions
 from glulam.frontends.onnx.context import Context, Converter
 from glulam.frontends.onnx.proto import dtype_of
 
@@ -71,10 +72,7 @@ def layer_norm(ctx: Context) -> tuple[Value, ...]:
 
 def _statistics(ctx: Context, x: Value, op: LayerNorm) -> tuple[Value, Value]:
     """The mean, and one over the standard deviation, of each sample."""
-    mean_of = Reduce("mean", tuple(range(op.axis, len(x.shape))), True)
-    mean = ctx.apply(mean_of, x)
-    centred = ctx.apply(Sub(), x, mean)
-    variance = ctx.apply(mean_of, ctx.apply(Mul(), centred, centred))
+    mean, _, variance = compositions.moments(x, range(op.axis, len(x.shape)), ctx.part)
     deviation = ctx.apply(Sqrt(), ctx.apply(Add(), variance, ctx.constant(op.epsilon, x.type.dtype)))
     return mean, ctx.apply(Reciprocal(), deviation)
 
@@ -149,10 +147,8 @@ def mean_variance_norm(ctx: Context) -> Value:
     x = ctx[0]
     axes = ctx.integers("axes", (0, 2, 3))
     assert axes is not None
-    mean_of = Reduce("mean", tuple(sorted(ctx.axes(axes, len(x.shape)))), True)
-    centred = ctx.apply(Sub(), x, ctx.apply(mean_of, x))
-    deviation = ctx.apply(Sqrt(), ctx.apply(mean_of, ctx.apply(Mul(), centred, centred)))
-    return ctx.apply(Div(), centred, ctx.apply(Add(), deviation, ctx.constant(1e-9, x.type.dtype)))
+    epsilon = ctx.constant(1e-9, x.type.dtype)
+    return compositions.mean_variance_norm(x, sorted(ctx.axes(axes, len(x.shape))), epsilon, ctx.part)
 
 
 TABLE: dict[str, Converter] = {

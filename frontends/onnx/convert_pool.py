@@ -9,10 +9,11 @@ import numpy as np
 from glulam.compiler.graph.graph import Value
 from glulam.compiler.graph.types import DType
 from glulam.compiler.ops.pad import Pad
-from glulam.compiler.ops.pointwise import Abs, Cast, Mul, Pow
+from glulam.compiler.ops.pointwise import Abs, Cast, Pow
 from glulam.compiler.ops.pool import AveragePool, MaxPool
 from glulam.compiler.ops.reduce import Reduce
 from glulam.compiler.ops.unpool import MaxPoolIndices, MaxUnpool
+from glulam.frontends import compositions
 from glulam.frontends.onnx.context import Context, Converter
 from glulam.frontends.onnx.windows import Window, read_window
 
@@ -74,13 +75,12 @@ def lp_pool(ctx: Context) -> Value:
     p = float(ctx.integer("p", 2))
     x = ctx[0]
     dtype = x.type.dtype
-    powers = ctx.apply(Pow(), ctx.apply(Abs(), x), ctx.constant(p, dtype))
     pool = AveragePool(window.kernel, window.strides, window.pads, window.dilations, ceil, True)
-    mean = ctx.apply(pool, powers)
     counts = reduce(np.multiply.outer, map(np.array, pool.counts(x.shape[2:])))
     even = bool((counts == counts.flat[0]).all())  # windows that reach beyond the padding have fewer
-    total = ctx.apply(Mul(), mean, ctx.constant(float(counts.flat[0]) if even else counts, dtype))
-    return ctx.apply(Pow(), total, ctx.constant(1.0 / p, dtype))
+    numbers = (p, float(counts.flat[0]) if even else counts, 1.0 / p)
+    power, count, root = (ctx.constant(number, dtype) for number in numbers)
+    return compositions.lp_pool(x, pool, power, count, root, ctx.part)
 
 
 def _spatial(ctx: Context, x: Value) -> tuple[int, ...]:

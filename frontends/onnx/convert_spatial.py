@@ -10,6 +10,7 @@ import numpy as np
 from glulam.compiler import ops
 from glulam.compiler.graph.graph import Value
 from glulam.frontends.onnx.context import Context, Converter
+from glulam.frontends.padding import halves
 
 
 def center_crop_pad(ctx: Context) -> Value:
@@ -24,7 +25,7 @@ def center_crop_pad(ctx: Context) -> Value:
     for axis, size in zip(places, wanted, strict=True):
         extra = size - x.shape[axis]
         if extra > 0:
-            pads[axis] = (extra // 2, extra - extra // 2)
+            pads[axis] = halves(extra, behind=True)
         else:
             starts[axis], sizes[axis] = -extra // 2, size
     if tuple(sizes) != x.shape:

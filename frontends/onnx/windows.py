@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from glulam.frontends.onnx.context import Context
+from glulam.frontends.padding import same
 
 LIMIT = 1 << 24  # no network has a stride, a pad or a kernel extent like that
 
@@ -55,13 +56,7 @@ def read_window(ctx: Context, extents: Sequence[int], kernel: Sequence[int], *, 
     if rule == "NOTSET" or not auto:
         return window
     ruled = [
-        (0, 0) if rule == "VALID" else _same(n, s, r, upper=rule == "SAME_UPPER")
+        (0, 0) if rule == "VALID" else same(n, s, r, behind=rule == "SAME_UPPER")
         for n, s, r in zip(extents, strides, window.reach, strict=True)
     ]
     return replace(window, pads=tuple(ruled))
-
-
-def _same(extent: int, stride: int, reach: int, *, upper: bool) -> tuple[int, int]:
-    total = max((-(-extent // stride) - 1) * stride + reach - extent, 0)
-    small, large = total // 2, total - total // 2
-    return (small, large) if upper else (large, small)

@@ -314,6 +314,14 @@ def test_operators_and_subscripts():
     close(out["row"], a[1])
 
 
+def test_subscripts_that_take_everything_in_order_make_no_node():
+    x = L.Input((3, 4))
+    assert x[:, 0:3, ...] is x
+    assert x[::2] is x
+    assert x[-1:].producer is None
+    assert x[:, ::-1].producer is not None
+
+
 def test_upsample_nearest_and_linear():
     y, x = run(L.Upsample(scale_factor=2), (1, 2, 3))
     close(y, x.repeat(2, 2).repeat(2, 3))
