@@ -15,6 +15,7 @@ from glulam.compiler.loops.printer import show_kernel
 from glulam.compiler.loops.program import Program, Repeat, Step
 from glulam.compiler.loops.verify import verify_kernel
 from glulam.compiler.targets import Target
+from glulam.runtime import abi
 from glulam.runtime.archive import pack
 
 VERSION = "0.1.0"
@@ -43,6 +44,14 @@ def emit_program(program: Program, machine: Target, cache: Cache = NO_CACHE) -> 
         inputs=len(program.inputs),
         outputs=len(program.outputs),
         scratch_bytes=program.scratch_bytes,
+        sizes=abi.sizes(
+            arena_bytes=program.arena_bytes,
+            scratch_bytes=program.scratch_bytes,
+            weights_bytes=program.weights.nbytes,
+            steps=len(program.steps),
+            inputs=[type.nbytes for type in program.inputs.values()],
+            outputs=[type.nbytes for type in program.outputs.values()],
+        ),
         triple=machine.triple,
     )
     keys = {unit.name: unit.key for unit in units} | {_ENTRY: key_of("entry", (*made_by, entry))}

@@ -23,7 +23,9 @@ Control block (used by runs with more than one thread; every counter has a cache
 
 from __future__ import annotations
 
-ABI_VERSION = 1
+from collections.abc import Sequence
+
+ABI_VERSION = 2
 
 RUN_SINGLE = "glulam_run_single"
 RUN_SINGLE_PROFILED = "glulam_run_single_profiled"
@@ -31,6 +33,8 @@ RUN_SHARED = "glulam_run_shared"
 WORKER = "glulam_worker"
 STOP_WORKERS = "glulam_stop_workers"
 READ_TICKS = "glulam_read_ticks"
+SIZES = "glulam_sizes"
+"""An array of i64: how many follow, and these, which are the `sizes` of what the code works on."""
 ENTRY_SYMBOLS = (RUN_SINGLE, RUN_SINGLE_PROFILED, RUN_SHARED, WORKER, STOP_WORKERS, READ_TICKS)
 
 POINTER_BYTES = 8
@@ -54,6 +58,22 @@ MAX_BANKS = 8
 MAX_THREADS = 256
 CLAIM_PART = 2
 """A thread claims one part in 2 of what is left of a share, less if several threads have that share as their own."""
+
+
+def sizes(
+    *,
+    arena_bytes: int,
+    scratch_bytes: int,
+    weights_bytes: int,
+    steps: int,
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+) -> list[int]:
+    """The sizes that code and manifest must agree in, for the code reads and writes by them unchecked.
+
+    inputs, outputs: the bytes of each.
+    """
+    return [arena_bytes, scratch_bytes, weights_bytes, steps, len(inputs), *inputs, *outputs]
 
 
 def shares(threads: int) -> int:

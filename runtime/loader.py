@@ -55,6 +55,14 @@ class NativeCode:
         self.stop_workers = functions[abi.STOP_WORKERS]
         self.read_ticks = functions[abi.READ_TICKS]
 
+    def sizes(self) -> list[int]:
+        """What the code was compiled for, as `abi.sizes` has it."""
+        address = self._engine.get_global_value_address(abi.SIZES)
+        if not address:
+            raise ArtifactError(f"the object code has no {abi.SIZES}; compile the model again")
+        count = _I64.from_address(address).value
+        return list((_I64 * count).from_address(address + ctypes.sizeof(_I64)))
+
     def _function(self, name: str) -> Any:
         address = self._engine.get_function_address(name)
         if not address:

@@ -17,7 +17,7 @@ from glulam.runtime import abi, processors
 from glulam.runtime.arrays import ArgumentSpec, Array, check_outputs, named, prepare_input
 from glulam.runtime.artifact import Artifact, Check, open_artifact, write_artifact
 from glulam.runtime.context import Context, ContextPool, Program, Ticks
-from glulam.runtime.errors import InputError
+from glulam.runtime.errors import ArtifactError, InputError
 from glulam.runtime.loader import NativeCode
 from glulam.runtime.manifest import Manifest, TensorSpec
 from glulam.runtime.memory import address_of, aligned, new_array
@@ -35,15 +35,20 @@ class Model:
     """
 
     def __init__(self, artifact: Artifact, threads: int = 1) -> None:
-        """Raises CpuMismatchError if this machine cannot execute the code, ArtifactError if it is no code at all."""
+        """Raises CpuMismatchError if this machine cannot execute the code, ArtifactError if it is no code at all, or
+        works on memory of other sizes than the manifest says.
+        """
         manifest = artifact.manifest
         threads = _at_least_one(threads, "threads", "a model runs on 1 thread or more")
         self._artifact = artifact
         self._threads = min(threads, processors.usable(), abi.MAX_THREADS)
         self._inputs = [ArgumentSpec(spec) for spec in manifest.inputs]
         self._outputs = [ArgumentSpec(spec) for spec in manifest.outputs]
+        code = NativeCode(artifact.object_code, manifest.triple, manifest.cpu_features)
+        if code.sizes() != _sizes(artifact):
+            raise ArtifactError("the manifest is not that of the code beside it; compile the model again")
         program = Program(
-            code=NativeCode(artifact.object_code, manifest.triple, manifest.cpu_features),
+            code=code,
             weights=artifact.weights,
             arena_bytes=manifest.arena_bytes,
             scratch_bytes=manifest.scratch_bytes,
@@ -177,6 +182,18 @@ class Model:
         sides = ["(" + ", ".join(map(str, specs)) + ")" for specs in (self.manifest.inputs, self.manifest.outputs)]
         state = f"{self._threads} thread{'s' if self._threads > 1 else ''}" if not self._contexts.closed else "closed"
         return f"<glulam.Model {' -> '.join(sides)}, {len(self.manifest.steps)} steps, {self.manifest.target}, {state}>"
+
+
+def _sizes(artifact: Artifact) -> list[int]:
+    manifest = artifact.manifest
+    return abi.sizes(
+        arena_bytes=manifest.arena_bytes,
+        scratch_bytes=manifest.scratch_bytes,
+        weights_bytes=artifact.weights.nbytes,
+        steps=len(manifest.steps),
+        inputs=[spec.nbytes for spec in manifest.inputs],
+        outputs=[spec.nbytes for spec in manifest.outputs],
+    )
 
 
 def _at_least_one(value: Any, name: str, why: str) -> int:

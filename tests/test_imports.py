@@ -41,7 +41,7 @@ USES_RUNTIME = {
         "runtime.manifest",
         "runtime.model",
     },
-    "compiler/emission.py": {"runtime.archive"},
+    "compiler/emission.py": {"runtime.abi", "runtime.archive"},
     "compiler/tuning.py": {"runtime.artifact", "runtime.cpu", "runtime.model"},
     # an external function is one object from the op to the binding table
     "compiler/kernels/context.py": {"runtime.foreign"},

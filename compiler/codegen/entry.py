@@ -29,14 +29,21 @@ from glulam.runtime import abi
 
 
 def emit_entry(
-    program: Sequence[EntryStep | EntryLoop], *, inputs: int, outputs: int, scratch_bytes: int, triple: str
+    program: Sequence[EntryStep | EntryLoop],
+    *,
+    inputs: int,
+    outputs: int,
+    scratch_bytes: int,
+    sizes: Sequence[int],
+    triple: str,
 ) -> str:
-    """LLVM text of all functions in `abi.ENTRY_SYMBOLS`; the kernels are expected in the same module.
+    """LLVM text of all functions in `abi.ENTRY_SYMBOLS`, and `abi.SIZES`; the kernels are expected in the same module.
 
     Args:
         program: what to run, in order. A step with extent 0 is allowed and does nothing.
         inputs, outputs: number of each in the binding table.
         scratch_bytes: private memory of each thread.
+        sizes: what `abi.sizes` gives for the program.
         triple: target triple; selects the system calls that park a thread, and the clock.
 
     Raises:
@@ -52,7 +59,9 @@ def emit_entry(
     singles = [(tuple(single_groups(loop, first)), loop.rounds) for loop, first in loops]
     groups = dict.fromkeys(group for row, _ in (*joined, *singles) for group in row)
     bodies = {group: f"@glulam.body.{number}" for number, group in enumerate(groups)}
+    numbers = ", ".join(f"i64 {number}" for number in (len(sizes), *sizes))
     texts = [
+        f"@{abi.SIZES} = constant [{len(sizes) + 1} x i64] [{numbers}]",
         *(_body(name, group, bindings) for group, name in bodies.items()),
         run_single(abi.RUN_SINGLE, joined, bodies, profiled=False),
         run_single(abi.RUN_SINGLE_PROFILED, singles, bodies, profiled=True),

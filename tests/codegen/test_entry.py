@@ -15,7 +15,7 @@ STEPS = [EntryStep("k", (("output", 0, 64),), extent, 4) for extent in (1, 4, 0,
 
 
 def text(steps=STEPS, triple="x86_64-unknown-linux-gnu", outputs=1):
-    return emit_entry(steps, inputs=0, outputs=outputs, scratch_bytes=100, triple=triple)
+    return emit_entry(steps, inputs=0, outputs=outputs, scratch_bytes=100, sizes=(), triple=triple)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 
 from glulam.compiler.codegen.entry import emit_entry
 from glulam.compiler.codegen.steps import EntryStep
+from glulam.runtime import abi
 from glulam.runtime.manifest import Manifest, StepInfo, TensorSpec
 from glulam.runtime.model import Model
 
@@ -199,7 +200,10 @@ def manifest(steps, inputs, outputs, *, arena_bytes=0, scratch_bytes=0, features
 
 def build(text, steps, inputs, outputs, *, arena_bytes=0, scratch_bytes=0, weights=b"", threads=1, change=str):
     """A model of kernels `text` called by `steps`; `change` may alter the emitted entry points."""
-    entry = emit_entry(steps, inputs=len(inputs), outputs=len(outputs), scratch_bytes=scratch_bytes, triple=TRIPLE)
+    memory = {"arena_bytes": arena_bytes, "scratch_bytes": scratch_bytes, "weights_bytes": len(weights)}
+    memory |= {"steps": len(steps), "inputs": [i.nbytes for i in inputs], "outputs": [o.nbytes for o in outputs]}
+    counts = {"inputs": len(inputs), "outputs": len(outputs), "scratch_bytes": scratch_bytes}
+    entry = emit_entry(steps, **counts, sizes=abi.sizes(**memory), triple=TRIPLE)
     made = manifest(steps, inputs, outputs, arena_bytes=arena_bytes, scratch_bytes=scratch_bytes)
     return Model.from_parts(made, object_code(text + change(entry)), weights, "graph of a test", threads)
 

@@ -22,7 +22,7 @@ from glulam.runtime.artifact import Check, open_artifact, write_artifact
 from glulam.runtime.errors import ArtifactError, ArtifactVersionError, CpuMismatchError
 from glulam.runtime.manifest import Manifest, StepInfo, TensorSpec
 from glulam.runtime.memory import address_of
-from glulam.runtime.model import load
+from glulam.runtime.model import Model, load
 
 HEADER = struct.Struct("<8sIIQQ32s")
 
@@ -232,6 +232,31 @@ def test_sums_notice_what_hashes_do(long_weights, tmp_path, damage):
 def test_a_hostile_table_with_right_hashes_is_refused(saved, tmp_path, change):
     with pytest.raises(ArtifactError):
         open_artifact(rewritten(saved, tmp_path / "hostile.glulam", change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.update(arena_bytes=64),
+        lambda m: m.update(scratch_bytes=m["scratch_bytes"] - 64),
+        lambda m: m["inputs"][0].update(shape=[999]),
+        lambda m: m["outputs"][0].update(dtype="float16"),
+        lambda m: m["outputs"].append({**m["outputs"][0], "name": "z"}),
+        lambda m: m.update(inputs=[]),
+        lambda m: m.update(steps=[]),
+    ],
+)
+def test_a_manifest_of_other_sizes_than_the_code_has_is_refused(saved, tmp_path, change):
+    path = rewritten(saved, tmp_path / "other.glulam", lambda table: change(table["manifest"]))
+    open_artifact(path)
+    with pytest.raises(ArtifactError, match="the manifest is not that of the code"):
+        load(path)
+
+
+def test_fewer_weights_than_the_code_reads_are_refused(saved):
+    artifact = open_artifact(saved)
+    with pytest.raises(ArtifactError, match="the manifest is not that of the code"):
+        Model(dataclasses.replace(artifact, weights=artifact.weights[:64]))
 
 
 def test_deep_json_is_refused(saved, tmp_path):
