@@ -24,6 +24,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     abi.STOP_WORKERS: (None, _POINTER),
     abi.READ_TICKS: (_I64,),
 }
+_SYMBOLS = (*abi.ENTRY_SYMBOLS, abi.SIZES)
 
 # (first bytes, where the machine field is, its values) of the object format of each system
 _ELF_MACHINE = {"x86_64": b"\x3e\x00", "aarch64": b"\xb7\x00"}
@@ -46,8 +47,9 @@ class NativeCode:
         objects = list(unpack(object_code).values()) if is_archive(object_code) else [object_code]
         for code in objects:
             _check_object(code)
-        self._engine = _load(objects)
-        functions = {name: self._function(name) for name in abi.ENTRY_SYMBOLS}
+        self._loaded, addresses = _load(objects)
+        self._sizes = addresses[abi.SIZES]
+        functions = {name: ctypes.CFUNCTYPE(*_SIGNATURES[name])(addresses[name]) for name in abi.ENTRY_SYMBOLS}
         self.run_single = functions[abi.RUN_SINGLE]
         self.run_single_profiled = functions[abi.RUN_SINGLE_PROFILED]
         self.run_shared = functions[abi.RUN_SHARED]
@@ -57,17 +59,8 @@ class NativeCode:
 
     def sizes(self) -> list[int]:
         """What the code was compiled for, as `abi.sizes` has it."""
-        address = self._engine.get_global_value_address(abi.SIZES)
-        if not address:
-            raise ArtifactError(f"the object code has no {abi.SIZES}; compile the model again")
-        count = _I64.from_address(address).value
-        return list((_I64 * count).from_address(address + ctypes.sizeof(_I64)))
-
-    def _function(self, name: str) -> Any:
-        address = self._engine.get_function_address(name)
-        if not address:
-            raise ArtifactError(f"the object code has no function {name}; compile the model again")
-        return ctypes.CFUNCTYPE(*_SIGNATURES[name])(address)
+        count = _I64.from_address(self._sizes).value
+        return list((_I64 * count).from_address(self._sizes + ctypes.sizeof(_I64)))
 
 
 def _check_object(code: bytes) -> None:
@@ -82,22 +75,46 @@ def _check_object(code: bytes) -> None:
         raise ArtifactError(f"the object code is not in the format of {sys.platform} on {machine}")
 
 
-def _load(objects: Sequence[bytes]) -> Any:
-    """An MCJIT engine that owns its TargetMachine and holds the code of all objects, which may call each other."""
+def _load(objects: Sequence[bytes]) -> tuple[Any, dict[str, int]]:
+    """What keeps the code of all objects in memory, which may call each other, and the addresses of `_SYMBOLS`."""
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    _add_system_symbols(llvm)
     machine = llvm.Target.from_default_triple().create_target_machine(reloc="pic", codemodel="small")
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     try:
-        for code in objects:
-            engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        return (_load_by_mcjit if sys.platform == "win32" else _link)(llvm, machine, objects)
     except RuntimeError as error:
-        raise ArtifactError(f"LLVM refused the object code: {error}") from error
+        raise ArtifactError(f"LLVM refused the object code: {error}; compile the model again") from error
+
+
+def _link(llvm: Any, machine: Any, objects: Sequence[bytes]) -> tuple[Any, dict[str, int]]:
+    """JITLink maps each object in one piece, wherever there is room, for code reads its constants by 32-bit offsets.
+
+    (MCJIT maps every section by itself; where two come to lie more than 2 GB apart, LLVM ends the process.)
+    """
+    builder = llvm.JITLibraryBuilder().add_current_process()
+    for code in objects:
+        builder.add_object_img(code)
+    for name in _SYMBOLS:
+        builder.export_symbol(name)
+    linker = llvm.create_lljit_compiler(machine, use_jit_link=True, suppress_errors=True)
+    library = builder.link(linker, "model")
+    return library, {name: library[name] for name in _SYMBOLS}
+
+
+def _load_by_mcjit(llvm: Any, machine: Any, objects: Sequence[bytes]) -> tuple[Any, dict[str, int]]:
+    """For COFF, which JITLink does not know well. The engine owns its TargetMachine."""
+    _add_system_symbols(llvm)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    for code in objects:
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    return engine
+    addresses = {name: engine.get_global_value_address(name) for name in _SYMBOLS}
+    for name, address in addresses.items():
+        if not address:
+            raise ArtifactError(f"the object code has no {name}; compile the model again")
+    return engine, addresses
 
 
 def _add_system_symbols(llvm: Any) -> None:

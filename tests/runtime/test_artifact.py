@@ -295,7 +295,7 @@ def test_object_code_of_another_format_is_refused(saved, tmp_path):
 def test_object_code_without_entry_points_is_refused(saved, tmp_path):
     artifact = dataclasses.replace(open_artifact(saved), object_code=programs.object_code(programs.ADD_KERNEL))
     write_artifact(tmp_path / "x.glulam", artifact)
-    with pytest.raises(ArtifactError, match="glulam_run_single"):
+    with pytest.raises(ArtifactError, match="glulam_"):
         load(tmp_path / "x.glulam")
 
 
