@@ -65,6 +65,13 @@ def compress(ctx: Context) -> Value:
     return ctx.apply(ops.Gather(axis), x, ctx.constant(kept))
 
 
+def non_zero(ctx: Context) -> Value:
+    """How many places there are must be known, so the tensor is; a scalar's places have no coordinates."""
+    array = ctx.known(0, "the tensor")
+    places = np.argwhere(array).T if array.ndim else np.empty((0, np.count_nonzero(array)))
+    return ctx.constant(places, DType.I64)
+
+
 def hardmax(ctx: Context) -> Value:
     """1 at the first largest element along the axis; before opset 13, along all axes from `axis` on together."""
     x = ctx[0]
@@ -121,6 +128,7 @@ TABLE: dict[str, Converter] = {
     "CumSum": cumulative("sum"),
     "CumProd": cumulative("prod"),
     "Compress": compress,
+    "NonZero": non_zero,
     "Hardmax": hardmax,
     "ReverseSequence": reverse_sequence,
     "Einsum": einsum,

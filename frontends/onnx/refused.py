@@ -44,7 +44,7 @@ OPERATORS: Mapping[str, str] = MappingProxyType(
             ),
             _RANDOM,
         ),
-        **dict.fromkeys(("NonZero", "Unique", "NonMaxSuppression"), _COUNTS),
+        **dict.fromkeys(("Unique", "NonMaxSuppression"), _COUNTS),
         "ImageDecoder": "decoding image files is not a computation on tensors",
     }
 )

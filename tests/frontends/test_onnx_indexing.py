@@ -130,6 +130,22 @@ def test_compress_of_a_computed_condition_is_refused():
         from_onnx(proto)
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (7,), (0, 2)])
+def test_non_zero_of_a_constant(shape):
+    nodes = [
+        onnx.helper.make_node("NonZero", ["x"], ["places"]),
+        onnx.helper.make_node("Mul", ["places", "a"], ["y"]),
+    ]
+    x = (RNG.random(shape) > 0.4).astype(np.float32)
+    assert_agrees(model(nodes, [value_info("a", i64(3))], constants={"x": x}), {"a": i64(3)})
+
+
+def test_non_zero_of_a_computed_tensor_is_refused():
+    proto, _ = single("NonZero", [f(3, 4)], 13)
+    with pytest.raises(UnsupportedError, match="NonZero.*computed from the model's inputs"):
+        from_onnx(proto)
+
+
 def test_center_crop_pad():
     check("CenterCropPad", [f(5, 6), i64(3, 9)], 18, [1])
     check("CenterCropPad", [f(5, 6, 3), i64(8, 2)], 18, [1], axes=[0, 2])
