@@ -70,8 +70,13 @@ def _matrix(length: int, used: int, bins: int, parts: int, *, inverse: bool, mir
 
 
 def stft(ctx: Context) -> Value:
-    """The transform of windows of a signal [batch, samples, 1 or 2], `frame_step` apart."""
+    """The transform of windows of a signal [batch, samples, 1 or 2], `frame_step` apart.
+
+    Exporters leave the last axis of real signals out, and runtimes take that.
+    """
     x, window = ctx[0], ctx.optional(2)
+    if len(x.shape) == 2:
+        x = ctx.apply(ops.Reshape((*x.shape, 1)), x)
     step = int(ctx.known_scalar(1, "frame_step") or 0)
     length = ctx.known_scalar(3, "frame_length")
     size = int(length) if length is not None else window.shape[0] if window is not None else 0

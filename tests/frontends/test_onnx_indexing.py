@@ -142,7 +142,7 @@ def test_non_zero_of_a_constant(shape):
 
 def test_non_zero_of_a_computed_tensor_is_refused():
     proto, _ = single("NonZero", [f(3, 4)], 13)
-    with pytest.raises(UnsupportedError, match="NonZero.*computed from the model's inputs"):
+    with pytest.raises(UnsupportedError, match=r"NonZero.*computed from the model's inputs"):
         from_onnx(proto)
 
 
@@ -224,3 +224,8 @@ def test_a_huge_index_constant_costs_nothing():
     proto = model([node], [value_info("x", i64(1, 2))], constants=stored)
     with pytest.raises((ModelFileError, UnsupportedError)):
         from_onnx(proto)
+
+
+def test_stft_of_a_real_signal_without_its_last_axis():
+    inputs = [f(2, 40), np.array(5), np.hanning(16).astype(np.float32), np.array(16)]
+    check("STFT", inputs, 17, [1, 2, 3], onesided=1)
