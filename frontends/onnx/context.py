@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,16 @@ from glulam.frontends.onnx.refused import USES
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, TensorProto
 
-Result = Value | tuple[Value, ...]
+
+@dataclass(frozen=True)
+class Tensors:
+    """An ONNX sequence: so many values of the graph, known at import. It is none itself."""
+
+    values: tuple[Value, ...]
+
+
+Held = Value | Tensors
+Result = Held | tuple[Held, ...]
 
 
 class Context:
@@ -30,12 +40,12 @@ class Context:
         self,
         node: NodeProto,
         attributes: Mapping[str, Any],
-        inputs: Sequence[Value | None],
+        inputs: Sequence[Held | None],
         opset: int,
         builder: Builder,
         used_outputs: Sequence[bool],
         tensor: Callable[[TensorProto], Array],
-        inline: Callable[[GraphProto, Sequence[Value]], tuple[Value, ...]],
+        inline: Callable[[GraphProto, Sequence[Held]], tuple[Held, ...]],
     ) -> None:
         self.op_type = node.op_type
         self.base = next((name for name in node.output if name), node.name or node.op_type)
@@ -130,7 +140,25 @@ class Context:
         return value
 
     def optional(self, index: int) -> Value | None:
-        return self.inputs[index] if index < len(self.inputs) else None
+        value = self.inputs[index] if index < len(self.inputs) else None
+        return None if value is None else self.tensor_of(value)
+
+    def held(self, index: int) -> Held:
+        """A required input where a sequence will do, too."""
+        value = self.inputs[index] if index < len(self.inputs) else None
+        return self[index] if value is None else value
+
+    def sequence(self, index: int) -> tuple[Value, ...]:
+        """The tensors of a required input that is a sequence."""
+        value = self.held(index)
+        if isinstance(value, Value):
+            raise self.malformed(f"input {index} is a tensor, not a sequence")
+        return value.values
+
+    def tensor_of(self, value: Held) -> Value:
+        if isinstance(value, Tensors):
+            raise self.malformed("a sequence stands where a tensor is needed")
+        return value
 
     def known(self, index: int, what: str) -> Array:
         """The value of a required input that must not depend on the graph's inputs."""

@@ -8,37 +8,37 @@ import numpy as np
 
 from glulam.compiler import ops
 from glulam.compiler.graph.graph import Value
-from glulam.frontends.onnx.context import Context, Converter
+from glulam.frontends.onnx.context import Context, Converter, Held
 
 
-def if_(ctx: Context) -> tuple[Value, ...]:
+def if_(ctx: Context) -> tuple[Held, ...]:
     """The branch that a constant condition takes, in place."""
     condition = ctx.known_scalar(0, "condition")
     then, otherwise = ctx.branch("then_branch"), ctx.branch("else_branch")
     return ctx.inline(then if condition else otherwise, ())
 
 
-def loop(ctx: Context) -> tuple[Value, ...]:
+def loop(ctx: Context) -> tuple[Held, ...]:
     """The body as often as the trip count and the condition say; both must be known, the condition of every round."""
     body = ctx.branch("body")
     trips = ctx.known_scalar(0, "trip count")
     going = ctx.known_scalar(1, "condition")
-    carried = [ctx[i] for i in range(2, len(ctx.inputs))]
+    carried = [ctx.held(i) for i in range(2, len(ctx.inputs))]
     stacks: list[list[Value]] = [[] for _ in body.output[1 + len(carried) :]]
     condition = ctx.optional(1)
     round = 0
     while (trips is None or round < trips) and (going is None or going):
         number = ctx.constant(np.asarray(round, np.int64))
         results = ctx.inline(body, (number, condition or ctx.constant(np.asarray(True)), *carried))
-        condition, carried = results[0], list(results[1 : 1 + len(carried)])
+        condition, carried = ctx.tensor_of(results[0]), list(results[1 : 1 + len(carried)])
         for stack, value in zip(stacks, results[1 + len(carried) :], strict=True):
-            stack.append(value)
+            stack.append(ctx.tensor_of(value))
         array = ctx.builder.demanded(condition)
         if array is None:
             raise ctx.unsupported("the loop ends when a computed value says so; only known trip counts are offered")
         going = bool(array)
         round += 1
-    return (*carried, *(_stacked(ctx, stack, 0) for stack in stacks))
+    return (*carried, *(stacked(ctx, stack, 0) for stack in stacks))
 
 
 def scan(ctx: Context) -> tuple[Value, ...]:
@@ -63,17 +63,17 @@ def scan(ctx: Context) -> tuple[Value, ...]:
     stacks: list[list[Value]] = [[] for _ in range(results)]
     for step in range(length):
         parts = [
-            _element(ctx, x, axis, length - 1 - step if back else step)
+            element(ctx, x, axis, length - 1 - step if back else step)
             for x, axis, back in zip(scanned, places, backwards[0], strict=True)
         ]
-        made = ctx.inline(body, (*states, *parts))
+        made = [ctx.tensor_of(value) for value in ctx.inline(body, (*states, *parts))]
         states = list(made[: len(states)])
         for stack, value in zip(stacks, made[len(states) :], strict=True):
             stack.append(value)
     for stack, back in zip(stacks, backwards[1], strict=True):
         if back:
             stack.reverse()
-    return (*states, *(_stacked(ctx, stack, axis) for stack, axis in zip(stacks, outer, strict=True)))
+    return (*states, *(stacked(ctx, stack, axis) for stack, axis in zip(stacks, outer, strict=True)))
 
 
 def _batched_scan(ctx: Context, count: int) -> tuple[Value, ...]:
@@ -86,16 +86,17 @@ def _batched_scan(ctx: Context, count: int) -> tuple[Value, ...]:
     first, scanned = operands[: len(operands) - count], operands[len(operands) - count :]
     batches: list[list[Value]] = []
     for batch in range(operands[0].shape[0]):
-        states = [_element(ctx, x, 0, batch) for x in first]
-        rows = [_element(ctx, x, 0, batch) for x in scanned]
+        states = [element(ctx, x, 0, batch) for x in first]
+        rows = [element(ctx, x, 0, batch) for x in scanned]
         stacks: list[list[Value]] = [[] for _ in range(len(body.output) - len(states))]
         for step in range(rows[0].shape[0]):
-            made = ctx.inline(body, (*states, *(_element(ctx, x, 0, step) for x in rows)))
+            parts = [element(ctx, x, 0, step) for x in rows]
+            made = [ctx.tensor_of(value) for value in ctx.inline(body, (*states, *parts))]
             states = list(made[: len(states)])
             for stack, value in zip(stacks, made[len(states) :], strict=True):
                 stack.append(value)
-        batches.append([*states, *(_stacked(ctx, stack, 0) for stack in stacks)])
-    return tuple(_stacked(ctx, list(parts), 0) for parts in zip(*batches, strict=True))
+        batches.append([*states, *(stacked(ctx, stack, 0) for stack in stacks)])
+    return tuple(stacked(ctx, list(results), 0) for results in zip(*batches, strict=True))
 
 
 def _each(ctx: Context, name: str, count: int) -> tuple[int, ...]:
@@ -105,7 +106,7 @@ def _each(ctx: Context, name: str, count: int) -> tuple[int, ...]:
     return values
 
 
-def _element(ctx: Context, x: Value, axis: int, index: int) -> Value:
+def element(ctx: Context, x: Value, axis: int, index: int) -> Value:
     """One element along an axis, without the axis."""
     starts = tuple(index if a == axis else 0 for a in range(len(x.shape)))
     sizes = tuple(1 if a == axis else extent for a, extent in enumerate(x.shape))
@@ -113,7 +114,7 @@ def _element(ctx: Context, x: Value, axis: int, index: int) -> Value:
     return ctx.apply(ops.Reshape((*x.shape[:axis], *x.shape[axis + 1 :])), part)
 
 
-def _stacked(ctx: Context, parts: Sequence[Value], axis: int) -> Value:
+def stacked(ctx: Context, parts: Sequence[Value], axis: int) -> Value:
     """Equal tensors side by side along a new axis."""
     if not parts:
         raise ctx.unsupported("a loop that never runs has results of unknown shapes")

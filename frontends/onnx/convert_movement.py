@@ -9,7 +9,7 @@ import numpy as np
 from glulam.compiler import ops
 from glulam.compiler.graph.graph import Value
 from glulam.frontends import compositions
-from glulam.frontends.onnx.context import Context, Converter
+from glulam.frontends.onnx.context import Context, Converter, Held
 
 
 def reshape(ctx: Context) -> Value:
@@ -193,8 +193,8 @@ def gather(ctx: Context) -> Value:
     return _reshaped(ctx, part, data.shape[:axis] + places.shape + data.shape[axis + 1 :])
 
 
-def identity(ctx: Context) -> Value:
-    return ctx[0]
+def identity(ctx: Context) -> Held:
+    return ctx.held(0)
 
 
 def dropout(ctx: Context) -> tuple[Value, ...]:

@@ -13,7 +13,7 @@ from glulam.compiler.errors import GlulamError, GraphError, ModelFileError, Unsu
 from glulam.compiler.graph.graph import Graph, Value
 from glulam.compiler.graph.types import Array
 from glulam.frontends.onnx.build import Builder
-from glulam.frontends.onnx.context import Context, Result
+from glulam.frontends.onnx.context import Context, Held, Result, Tensors
 from glulam.frontends.onnx.functions import Functions
 from glulam.frontends.onnx.inputs import input_types
 from glulam.frontends.onnx.proto import load_model, require_onnx, tensor_array
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 OLDEST_OPSET, NEWEST_OPSET = 6, 28
 MAX_NODES = 50_000  # functions may call functions: a small file can stand for a great many nodes
 
-Scope = MutableMapping[str, Value | None]  # None: could not be converted, the reason is noted
+Scope = MutableMapping[str, Held | None]  # None: could not be converted, the reason is noted
 
 
 def from_onnx(
@@ -91,12 +91,15 @@ class _Importer:
                 self.builder.offer(value, self.values[name])
         self._initialisers(proto, scope, nodes, names)
         self._nodes(nodes, scope, names)
+        for name in names:
+            if isinstance(scope[name], Tensors):
+                self._refuse(UnsupportedError("it is a sequence; split it into tensors"), f"output {name!r}")
         if self.refused:
             raise UnsupportedError("the model uses what glulam does not offer:", self.refused)
         graph = self.builder.graph
         for name in names:
             value = scope[name]
-            assert value is not None
+            assert isinstance(value, Value)
             graph.output(name, value)
         return Graph.of(graph.inputs, graph.outputs, graph.name)
 
@@ -135,7 +138,7 @@ class _Importer:
         if self.converted > MAX_NODES:
             raise ModelFileError(f"the model unfolds to more than {MAX_NODES} nodes")
 
-    def _node(self, node: NodeProto, scope: Scope, used: set[str], call: Call | None) -> Sequence[Value | None]:
+    def _node(self, node: NodeProto, scope: Scope, used: set[str], call: Call | None) -> Sequence[Held | None]:
         """The values of the node's outputs; none of them if the node, or one before it, is refused."""
         inputs = [scope[name] if name else None for name in node.input]
         if any(name and value is None for name, value in zip(node.input, inputs, strict=True)):
@@ -143,7 +146,7 @@ class _Importer:
         try:
             attributes = _attributes(node, call)
             given = node if call is None else _resolved(node, attributes)
-            function = self.functions.body(given, [None if v is None else v.type for v in inputs])
+            function = self.functions.body(given, [v.type if isinstance(v, Value) else None for v in inputs])
             if function is not None:
                 attributes = {**self.functions.defaults(node), **attributes}
                 return self._function(node, function, attributes, inputs)
@@ -167,11 +170,11 @@ class _Importer:
         self,
         node: NodeProto,
         attributes: Mapping[str, Any],
-        inputs: Sequence[Value | None],
+        inputs: Sequence[Held | None],
         scope: Scope,
         used: set[str],
         call: Call | None,
-    ) -> Sequence[Value | None]:
+    ) -> Sequence[Held | None]:
         context = Context(
             node,
             attributes,
@@ -189,16 +192,16 @@ class _Importer:
         self._rename(node, values, known)
         return values
 
-    def _rename(self, node: NodeProto, values: Sequence[Value], before: set[Any]) -> None:
+    def _rename(self, node: NodeProto, values: Sequence[Held], before: set[Any]) -> None:
         """Give fresh results the names that the model has for them."""
         last = self.builder.graph.nodes[-1:]
         if not last or last[0] in before:
             return
         for name, value in zip(node.output, values, strict=False):
-            if name and value.producer is last[0] and value.name != name:
+            if name and isinstance(value, Value) and value.producer is last[0] and value.name != name:
                 value.name = self.builder.graph.unique(name)
 
-    def _branch(self, proto: GraphProto, inputs: Sequence[Value], scope: Scope, call: Call | None) -> tuple[Value, ...]:
+    def _branch(self, proto: GraphProto, inputs: Sequence[Held], scope: Scope, call: Call | None) -> tuple[Held, ...]:
         """The outputs of a subgraph that is put in place of its node, with these values as its inputs."""
         _check_names(proto)
         if len(inputs) != len(proto.input):
@@ -217,8 +220,8 @@ class _Importer:
         return self._all_there([inner[name] for name in names])
 
     def _function(
-        self, node: NodeProto, function: FunctionProto, attributes: Mapping[str, Any], inputs: Sequence[Value | None]
-    ) -> Sequence[Value | None]:
+        self, node: NodeProto, function: FunctionProto, attributes: Mapping[str, Any], inputs: Sequence[Held | None]
+    ) -> Sequence[Held | None]:
         """The outputs of a function's body, put in place of the call."""
         wanted = [inner for inner, name in zip(function.output, node.output, strict=False) if name]
         with self.functions.entered(function):
@@ -235,7 +238,7 @@ class _Importer:
             return [scope.get(name) for name in function.output]
 
     @staticmethod
-    def _all_there(values: Sequence[Value | None]) -> tuple[Value, ...]:
+    def _all_there(values: Sequence[Held | None]) -> tuple[Held, ...]:
         if any(value is None for value in values):
             raise _BranchRefused("the branch is not offered")
         return tuple(value for value in values if value is not None)

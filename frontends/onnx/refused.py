@@ -25,13 +25,6 @@ _COUNTS = "how many elements its result has depends on the values of its inputs"
 
 OPERATORS: Mapping[str, str] = MappingProxyType(
     {
-        **dict.fromkeys(
-            (
-                *("SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert"),
-                *("SequenceLength", "SequenceMap", "ConcatFromSequence", "SplitToSequence"),
-            ),
-            _SEQUENCES,
-        ),
         **dict.fromkeys(("Optional", "OptionalGetElement", "OptionalHasElement"), _OPTIONALS),
         **dict.fromkeys(
             ("StringConcat", "StringNormalizer", "StringSplit", "RegexFullMatch", "TfIdfVectorizer"), _STRINGS
