@@ -157,6 +157,7 @@ TABLE: dict[str, Converter] = {
     "InstanceNormalization": instance_norm,
     "GroupNormalization": group_norm,
     "RMSNormalization": rms_norm,
+    "SimplifiedLayerNormalization": rms_norm,  # so ONNX Runtime calls it in files that it optimised
     "LpNormalization": lp_norm,
     "LRN": local_response_norm,
     "MeanVarianceNormalization": mean_variance_norm,

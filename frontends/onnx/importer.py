@@ -17,7 +17,7 @@ from glulam.frontends.onnx.context import Context, Held, Result, Tensors
 from glulam.frontends.onnx.functions import Functions
 from glulam.frontends.onnx.inputs import input_types
 from glulam.frontends.onnx.proto import load_model, require_onnx, tensor_array
-from glulam.frontends.onnx.structure import ordered, shown, subgraphs
+from glulam.frontends.onnx.structure import full_name, ordered, shown, subgraphs
 from glulam.frontends.onnx.table import CONVERTERS
 
 if TYPE_CHECKING:
@@ -150,8 +150,8 @@ class _Importer:
             if function is not None:
                 attributes = {**self.functions.defaults(node), **attributes}
                 return self._function(node, function, attributes, inputs)
-            if not _is_standard(node) or node.op_type not in CONVERTERS:
-                raise UnsupportedError("the operator is not offered")
+            if full_name(node) not in CONVERTERS:
+                raise UnsupportedError(_not_offered(node))
             return self._convert(node, attributes, inputs, scope, used, call)
         except _BranchRefused:
             return ()
@@ -186,7 +186,7 @@ class _Importer:
             partial(self._branch, scope=scope, call=call),
         )
         known = set(self.builder.graph.nodes[-1:])
-        result: Result = CONVERTERS[node.op_type](context)
+        result: Result = CONVERTERS[full_name(node)](context)
         context.check_all_read()
         values = result if isinstance(result, tuple) else (result,)
         self._rename(node, values, known)
@@ -255,8 +255,8 @@ class _Importer:
     def _refuse_unknown(self, nodes: Sequence[NodeProto]) -> None:
         """Collect the operators that nothing can be done about, before any work is spent on the others."""
         for node in nodes:
-            if (not _is_standard(node) or node.op_type not in CONVERTERS) and not self.functions.may_expand(node):
-                self.refused.append(f"{shown(node)}: the operator is not offered")
+            if full_name(node) not in CONVERTERS and not self.functions.may_expand(node):
+                self.refused.append(f"{shown(node)}: {_not_offered(node)}")
 
 
 class _BranchRefused(UnsupportedError):
@@ -368,8 +368,10 @@ def _check_names(proto: GraphProto) -> None:
         raise ModelFileError("the graph has no outputs")
 
 
-def _is_standard(node: NodeProto) -> bool:
-    return node.domain in ("", "ai.onnx")
+def _not_offered(node: NodeProto) -> str:
+    if node.domain.startswith("com.microsoft"):
+        return "the operator is not offered: it is ONNX Runtime's own; take the model as it was before optimising"
+    return "the operator is not offered"
 
 
 def _all_names(node: NodeProto) -> set[str]:

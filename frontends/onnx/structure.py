@@ -32,8 +32,12 @@ def reads(node: NodeProto) -> set[str]:
 def shown(node: NodeProto) -> str:
     """How messages call a node."""
     name = node.name or next((name for name in node.output if name), "")
-    domain = f"{node.domain}." if node.domain not in ("", "ai.onnx") else ""
-    return f"{domain}{node.op_type} {name!r}"
+    return f"{full_name(node)} {name!r}"
+
+
+def full_name(node: NodeProto) -> str:
+    """The operator: with its domain, unless that is ONNX's own."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
 
 
 def ordered(nodes: Sequence[NodeProto], given: Collection[str], wanted: Collection[str]) -> list[NodeProto]:

@@ -1,4 +1,4 @@
-"""Every ONNX operator that can be imported, with its converter."""
+"""Every ONNX operator that can be imported, with its converter; those of other domains have them in their names."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from glulam.frontends.onnx import (
     convert_fourier,
     convert_indexing,
     convert_matmul,
+    convert_microsoft,
     convert_movement,
     convert_norm,
     convert_pointwise,
@@ -39,6 +40,7 @@ CONVERTERS: Mapping[str, Converter] = MappingProxyType(
         **convert_recurrent.TABLE,
         **convert_reduce.TABLE,
         **convert_movement.TABLE,
+        **convert_microsoft.TABLE,
         **convert_sequence.TABLE,
         **convert_resize.TABLE,
         **convert_indexing.TABLE,
