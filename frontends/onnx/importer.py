@@ -17,6 +17,7 @@ from glulam.frontends.onnx.context import Context, Held, Result, Tensors
 from glulam.frontends.onnx.functions import Functions
 from glulam.frontends.onnx.inputs import input_types
 from glulam.frontends.onnx.proto import load_model, require_onnx, tensor_array
+from glulam.frontends.onnx.refused import DOMAINS, OPERATORS
 from glulam.frontends.onnx.structure import full_name, ordered, shown, subgraphs
 from glulam.frontends.onnx.table import CONVERTERS
 
@@ -371,7 +372,8 @@ def _check_names(proto: GraphProto) -> None:
 def _not_offered(node: NodeProto) -> str:
     if node.domain.startswith("com.microsoft"):
         return "the operator is not offered: it is ONNX Runtime's own; take the model as it was before optimising"
-    return "the operator is not offered"
+    reason = OPERATORS.get(full_name(node), DOMAINS.get(node.domain))
+    return f"the operator is not offered: {reason}" if reason else "the operator is not offered"
 
 
 def _all_names(node: NodeProto) -> set[str]:
