@@ -18,8 +18,8 @@ class Options:
 
     target: a name from `glulam.compiler.targets`, `native` for this machine, `native:x86-64-v3` for it without AVX-512.
     threads: how many threads the returned model runs with, and how many its code is cut for: a batch is divided among
-        them, two threads have half of every tensor each (`Target.halves`), and with more each kernel's work is cut
-        into more parts (`Target.many_threads`). The code serves any number, with the same bits.
+        them, two threads have half of every tensor each (`Target.for_partners`), and with more threads each kernel is
+        cut into more parts (`Target.many_threads`). The code serves any number, with the same bits.
     numerics: `strict` keeps to the definition's sums; `fast` also admits algorithms that round differently.
     fuse: False leaves every layer a kernel of its own (of the same quality), norms included, for comparison.
     disable: names of passes to leave out.

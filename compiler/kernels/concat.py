@@ -16,7 +16,7 @@ from glulam.compiler.kernels.strided import Side
 from glulam.compiler.kernels.tiling import LINE, unroll_factor
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, Var
-from glulam.compiler.loops.ir import Half
+from glulam.compiler.loops.ir import Partner
 
 _SHORT = 2 * LINE  # bytes of pieces that are copied together
 
@@ -162,7 +162,7 @@ class _Selection:
                 self.b.store(self.target.buffer[place], self.value(n, q, pixel, v))
 
         cost = 2 * unroll * self.block * self.operand.type.dtype.size
-        with self.b.of_half(Half.BOTH if parts > 1 else None):
+        with self.b.of_partner(Partner.BOTH if parts > 1 else None):
             nest(self.b, [parts, self.operand.shape[0], self.run.count, *outer, last // unroll], cost, pixels)
 
     def parts(self) -> tuple[int, int]:

@@ -28,7 +28,7 @@ from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var
-from glulam.compiler.loops.ir import Access, Buffer, Half, Kernel, Load
+from glulam.compiler.loops.ir import Access, Buffer, Kernel, Load, Partner
 from glulam.compiler.targets import Target
 from glulam.runtime.foreign import Foreign
 
@@ -183,7 +183,7 @@ class Context:
     def memory(self, kind: Literal["input", "output"], i: int, shape: Shape | None = None) -> Buffer:
         """An operand's memory as a dense array of `shape`, or as one row of elements, strides and halo included.
 
-        For templates that only copy: bools and halves come as integers of their size.
+        For templates that only copy: bool and float16 come as integers of their size.
         """
         operand = self.operand(i) if kind == "input" else self.outputs[i]
         span = math.prod(shape) if shape is not None else operand.span
@@ -313,7 +313,7 @@ class Context:
         inner = {f"o{d}": extent for d, extent in enumerate((length, *rest))}
         outer = {"n": self.output.shape[0], "h": first // length if length else 0}
         with (
-            self.builder.of_half(Half.BOTH if halved else None),
+            self.builder.of_partner(Partner.BOTH if halved else None),
             self.builder.section(**outer, c=channels, **inner) as (n, h, c, row, *others),
         ):
             yield n, c, [h * length + row, *map(Affine.of, others)]
@@ -326,13 +326,13 @@ class Context:
     def rows(self) -> int | None:
         """The axis of the rows of an image of which two threads had better take half each, None if there is none."""
         batch, *_ = shape = self.output.shape or (0,)
-        return 2 if self.halves_rows and batch == 1 and len(shape) > 3 else None
+        return 2 if self.partners_share_rows and batch == 1 and len(shape) > 3 else None
 
     @property
-    def halves_rows(self) -> bool:
+    def partners_share_rows(self) -> bool:
         """Whether two threads had better take half of the rows of an image each, however many weights there are."""
         by_channel = any(o is not None and o.by_channel for o in (*self.inputs, *self.outputs))
-        return self.target.halves and not by_channel
+        return self.target.for_partners and not by_channel
 
     def run(self, count: int, weights: int, others: int = 0) -> int:
         """How many of `count` rows, or tiles, of an image go through all channels before the next ones do.
@@ -341,7 +341,7 @@ class Context:
         there in the kernel before. Then both read all weights, so these must not be much larger than the pixels: input
         0, the output and what further inputs there are (all in bytes).
         """
-        if not self.halves_rows:
+        if not self.partners_share_rows:
             return max(1, count)
         pixels = self.operand(0).type.nbytes + self.output.type.nbytes + others
         return max(1, -(-count // 2) if weights <= OFTEN * pixels else count)

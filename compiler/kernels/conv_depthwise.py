@@ -25,7 +25,7 @@ from glulam.compiler.kernels.tiling import pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.index import Affine, IndexLike, Var
 from glulam.compiler.loops.ir import Tile
-from glulam.compiler.targets import HALVES
+from glulam.compiler.targets import PARTNERS
 
 _CHUNK_FMAS = 20_000  # vector FMAs of an iteration that are worth a thread's while
 _ENOUGH = 16  # iterations of the parallel space that every layer should have, if it can
@@ -66,7 +66,7 @@ def chunks_with_means(result: Shape, taps: int, block: int) -> int:
     _, channels, height, width = result
     rows = _useful_rows(width, taps)
     parallel = height * -(-channels // block) // _ENOUGH_MEANS
-    length = height if height % HALVES else height // HALVES
+    length = height if height % PARTNERS else height // PARTNERS
     return height // unroll_factor(length, max(1, min(rows, parallel)))
 
 
@@ -179,7 +179,11 @@ class Depthwise:
         most = height
         if height and not planes:
             height //= self.ctx.parts(height)
-            if self.ctx.halves_rows and height == most and (third := unroll_factor(height, max(1, height // 3))) > 1:
+            if (
+                self.ctx.partners_share_rows
+                and height == most
+                and (third := unroll_factor(height, max(1, height // 3))) > 1
+            ):
                 most = third
         outer = self.ctx.output.shape[0] * self.ctx.output.blocks * math.prod(planes)
         parallel = max(1, height * outer // max(_ENOUGH, 2 * self.ctx.target.threads))

@@ -75,14 +75,14 @@ def cost(
 ) -> float:  # fmt: skip
     """Estimated cycles of the whole convolution on one core, with the best tile if none is given."""
     *outer, width = spatial
-    blocks, half = whole_blocks(target, out_channels)
+    blocks, narrow = whole_blocks(target, out_channels)
     depth = in_channels * taps
     again = second_reading(target, outer, blocks, depth)
     tiling = tiling or choose_tiling(target, width, blocks, depth, again)
     weights = depth * blocks * target.lanes * 4
     cycles = row_cycles(target, tiling, width, blocks, depth)
-    if half is not None:
-        cycles += row_cycles(half, Tiling(tiling.pixels, 1), width, 1, depth)
+    if narrow is not None:
+        cycles += row_cycles(narrow, Tiling(tiling.pixels, 1), width, 1, depth)
     computing = math.prod(outer) * cycles + (again if width % tiling.pixels else 0.0)
     rate = memory_rate(target, weights) if target.l3_is_slow else stream_rate(target, weights)
     return batch * fetched(target, computing, weights, rate)
@@ -91,9 +91,9 @@ def cost(
 def whole_blocks(target: Target, out_channels: int) -> tuple[int, Target | None]:
     """Channel blocks of whole vectors, and the target with half of them if one serves for the channels behind."""
     blocks, rest = divmod(out_channels, target.lanes)
-    half = target.half
-    if rest and blocks and half is not None and rest <= half.lanes:
-        return blocks, half
+    narrow = target.half_width
+    if rest and blocks and narrow is not None and rest <= narrow.lanes:
+        return blocks, narrow
     return blocks + (rest > 0), None
 
 
@@ -118,12 +118,12 @@ class DirectConv(ConvTile):
             rows = ctx.output.shape[0] * self.groups * -(-self.group_blocks // tiling.blocks)
             return Parts(rows * math.prod(outer)) if outer else Parts.of(rows, width, tiling.pixels)
 
-        whole, half = (self.group_blocks, None) if self.groups > 1 else whole_blocks(ctx.target, len(self.weights))
+        whole, narrow = (self.group_blocks, None) if self.groups > 1 else whole_blocks(ctx.target, len(self.weights))
         tiling = tiling or choose_tiling(ctx.target, width, whole, depth, again, parts=parts)
         ctx.output_view()
         groups = [self.group(*each) for each in tiling.channel_groups(whole)]
-        if half is not None:
-            groups.append(self.group(whole, 1, 1, half.lanes))
+        if narrow is not None:
+            groups.append(self.group(whole, 1, 1, narrow.lanes))
         # The second and later ones find the pixels in L2.
         self.image_level = 2 if sum(group.count for group in groups) == 1 else 1
         if not outer and width // tiling.pixels > 1 and not self.bare:
@@ -136,11 +136,11 @@ class DirectConv(ConvTile):
         batch, run = self.ctx.output.shape[0], self.chunk(full)
         deep = self.deep_run(groups, full, run, 1, pixels)
         last = rest if deep >= full else 0
-        for begin, times, length, half in runs(full, deep or run, together=len(groups) == 1 or deep > 0):
+        for begin, times, length, partner in runs(full, deep or run, together=len(groups) == 1 or deep > 0):
             for group in groups:
                 extents = {} if deep else {"s": length}
                 with (
-                    self.b.of_half(half),
+                    self.b.of_partner(partner),
                     self.b.section(n=batch, q=self.groups, h=times, g=group.count, **extents) as (n, q, h, g, *inner),
                 ):
                     where = Where(group, n, q, g)
@@ -171,12 +171,12 @@ class DirectConv(ConvTile):
         deep = self.deep_run(
             groups, count, run, math.prod(others) * -(-width // tiling.pixels), math.prod(others) * width
         )
-        for begin, times, length, half in runs(count, deep or run, together=len(groups) == 1 or deep > 0):
+        for begin, times, length, partner in runs(count, deep or run, together=len(groups) == 1 or deep > 0):
             extents = (length, *others)
             inner = {} if deep else {f"o{d}": extent for d, extent in enumerate(extents)}
             for group in groups:
                 space = {"n": self.ctx.output.shape[0], "h": times, "q": self.groups, "g": group.count}
-                with self.b.of_half(half), self.b.section(**space, **inner) as (n, h, q, g, *opened):
+                with self.b.of_partner(partner), self.b.section(**space, **inner) as (n, h, q, g, *opened):
                     where = Where(group, n, q, g)
                     first = h * length + begin if outer else None
                     tiles = partial(self.row_tiles, where, opened, first, extents, columns)

@@ -153,11 +153,11 @@ class _Pointwise(ConvTile):
     def cut(self, pixels: int) -> tuple[list[ChannelGroups], int]:
         """The groups of channel blocks, and the pixels of a register tile."""
         target = self.ctx.target
-        blocks, half = whole_blocks(target, len(self.weights))
+        blocks, narrow = whole_blocks(target, len(self.weights))
         tiling = choose_tiling(target, pixels, blocks, self.in_channels)
         groups = [self.group(*each) for each in tiling.channel_groups(blocks)]
-        if half is not None:
-            groups.append(self.group(blocks, 1, 1, half.lanes))
+        if narrow is not None:
+            groups.append(self.group(blocks, 1, 1, narrow.lanes))
         return groups, tiling.pixels
 
     def band(self, where: Where, row: Affine, rows: int, width: int, pixels: int) -> None:

@@ -47,7 +47,7 @@ def cost(target: Target, batch: int, geometry: TransposedGeometry, shape: ConvSh
         taps = math.prod(s.taps.shape[1] for s in stripes)
         tiling = choose_tiling(target, last.count, per_group, depth * taps)
         for _, vectors, lanes in pieces(last.length, target.lanes):
-            width = target.half if target.half is not None and lanes <= target.half.lanes else target
+            width = target.half_width if target.half_width is not None and lanes <= target.half_width.lanes else target
             total += rows * vectors * row_cycles(width, tiling, last.count, per_group, depth * taps)
     return batch * geometry.groups * total
 

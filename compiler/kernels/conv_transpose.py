@@ -18,7 +18,7 @@ from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, ConvShape, Grid, Phase, TransposedGeometry
 from glulam.compiler.kernels.conv_template import ConvTemplate, constant_weights
 from glulam.compiler.kernels.operand import pack_channels
-from glulam.compiler.loops.ir import Half
+from glulam.compiler.loops.ir import Partner
 from glulam.compiler.targets import Target
 
 _MAX_PHASES = 16  # each has code of its own
@@ -66,7 +66,7 @@ def _direct_cost(target: Target, batch: int, phases: Sequence[Phase], in_channel
 def build(template: ConvTemplate, ctx: Context, geometry: TransposedGeometry) -> Lowered:
     """The kernel. Inputs: x[N,C,*S], w[C,OC/g,*K], b?[OC], then what the epilogue reads."""
     weights = convolution_weights(constant_weights(ctx), geometry.groups)
-    with ctx.builder.of_half(Half.BOTH if ctx.rows else None):
+    with ctx.builder.of_partner(Partner.BOTH if ctx.rows else None):
         _phases(template, ctx, geometry, weights)
     return ctx.finished()
 

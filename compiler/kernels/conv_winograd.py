@@ -34,7 +34,7 @@ from glulam.compiler.kernels.winograd_plan import choose_plan
 from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, Var
-from glulam.compiler.loops.ir import Buffer, Half, Load, scratch_size
+from glulam.compiler.loops.ir import Buffer, Load, Partner, scratch_size
 
 _TILES_AHEAD = 2  # of a channel block, for whose transformed inputs room is fetched
 
@@ -149,32 +149,34 @@ class _Winograd:
     def blocks(self, splits: int, frames: Met, down: _Run, across: _Run) -> Iterator[tuple[Var, ...]]:
         """Parallel loops over volumes, some frames, groups, rows and columns of blocks of tiles, and channel parts.
 
-        The parts come first unless there is one, or images are shared by halves.
+        The parts come first unless there is one, or partners share images.
         """
         ctx = self.ctx
         inner = {"n": ctx.output.shape[0], "t": frames.count, "k": self.groups, "a": down.count, "e": across.count}
         taps = self.frames.taps * self.depth
         weights = round(self.f.points * self.weights.shape[0] * taps * weight_bytes(self.digits))
         if splits == 1 or ctx.run(2, weights) == 1:
-            with self.b.of_half(self.half(frames, down)), self.b.section(**inner, q=splits) as vars:
+            with self.b.of_partner(self.partner(frames, down)), self.b.section(**inner, q=splits) as vars:
                 yield vars
         else:
             with self.b.section(q=splits, **inner) as (q, *vars):
                 yield (*vars, q)
 
-    def half(self, frames: Met, down: _Run) -> Half | None:
-        """Which half rows of blocks of tiles of an image belong to, or these frames of a volume, or a batch.
+    def partner(self, frames: Met, down: _Run) -> Partner | None:
+        """Which of two threads rows of blocks of tiles of an image are for, or these frames of a volume, or a batch.
 
         None if two threads do not share it.
         """
-        if not self.ctx.target.halves:
+        if not self.ctx.target.for_partners:
             return None
         if self.ctx.output.shape[0] > 1:
-            return Half.BOTH
+            return Partner.BOTH
         count, first, length = self.frames.outputs, frames.first, frames.count
         if count == 1:
             count, first, length = self.f.tiles(self.finished.wanted)[0] // self.plan.rows, down.first, down.count
-        return Half.FIRST if 2 * (first + length) <= count else Half.SECOND if 2 * first >= count else Half.BOTH
+        return (
+            Partner.FIRST if 2 * (first + length) <= count else Partner.SECOND if 2 * first >= count else Partner.BOTH
+        )
 
     def classes(self) -> list[list[_Run]]:
         """Rows of blocks of tiles, and columns. Blocks at a ragged edge stand by themselves, and so do shared ones."""

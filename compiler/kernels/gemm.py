@@ -42,7 +42,7 @@ from glulam.compiler.kernels.tiling import (
 )
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, IndexLike, Var
-from glulam.compiler.loops.ir import Buffer, Half, Tile
+from glulam.compiler.loops.ir import Buffer, Partner, Tile
 from glulam.compiler.targets import Target
 
 _ROW_BLOCKS = 8  # column blocks of a tile of one row: as many sums as hide the latency of an addition
@@ -197,7 +197,7 @@ class _Columns:
         length = -(-full // 2) if halved else max(1, full)
         found = runs(full, length, together=True) or [Run(0, 1, 0)]
         if rest and found[-1].times > 1 and self.inside(chunk, length):  # only the second one has the rest
-            found = [Run(0, 1, length, Half.FIRST), Run(length, 1, length, Half.SECOND)]
+            found = [Run(0, 1, length, Partner.FIRST), Run(length, 1, length, Partner.SECOND)]
         return [*(_Rows(run, 0) for run in found[:-1]), _Rows(found[-1], rest)]
 
     def inside(self, chunk: _Chunk, tiles: int) -> bool:
@@ -206,7 +206,7 @@ class _Columns:
 
     def sections(self, panel: _Panel, rows: _Rows) -> None:
         """A run of rows of a chunk."""
-        chunk, ((first, times, length, half), rest) = panel.chunk, rows
+        chunk, ((first, times, length, partner), rest) = panel.chunk, rows
         batch = {f"d{i}": extent for i, extent in enumerate(self.batch)}
         passes = length + (rest > 0)
 
@@ -214,17 +214,17 @@ class _Columns:
             self.tile(panel, _Place(outer, g, number * chunk.rows, rows, turn, passes))
 
         if self.inside(chunk, length):
-            with self.b.of_half(half), self.b.section(**batch, h=times, g=chunk.count) as (*outer, h, g):
+            with self.b.of_partner(partner), self.b.section(**batch, h=times, g=chunk.count) as (*outer, h, g):
                 if length:
                     with self.b.serial("s", length) as s:
                         tile(outer, g, h * length + s + first, Affine.of(s), chunk.rows)
                 if rest:
                     tile(outer, g, Affine.of(first + length), Affine.of(length), rest)
             return
-        with self.b.of_half(half), self.b.section(**batch, h=times, g=chunk.count, s=length) as (*outer, h, g, s):
+        with self.b.of_partner(partner), self.b.section(**batch, h=times, g=chunk.count, s=length) as (*outer, h, g, s):
             tile(outer, g, h * length + s + first, Affine.of(s), chunk.rows)
         if rest:
-            with self.b.of_half(half and Half.SECOND), self.b.section(**batch, g=chunk.count) as (*outer, g):
+            with self.b.of_partner(partner and Partner.SECOND), self.b.section(**batch, g=chunk.count) as (*outer, g):
                 tile(outer, g, Affine.of(first + times * length), Affine.of(length), rest)
 
     def weights(self, chunk: _Chunk) -> Buffer | FixedPoint | None:

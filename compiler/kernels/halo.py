@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from glulam.compiler.graph.layout import Layout
 from glulam.compiler.graph.types import Shape
-from glulam.compiler.targets import HALVES
+from glulam.compiler.targets import PARTNERS
 
 Span = tuple[int, int]
 """(start, length)"""
@@ -29,7 +29,7 @@ class Share:
 def shares(layout: Layout, shape: Shape, threads: int) -> list[Share]:
     """All padding of a tensor. Of two threads, each writes what lies around its half of the tensor."""
     slabs, images, blocks = _slabs(shape[2:], layout.halo), (0, shape[0]), (0, -(-shape[1] // layout.block))
-    if threads != HALVES:
+    if threads != PARTNERS:
         return [Share(images, blocks, slabs)]
     if shape[0] > 1:
         return [Share(_half(shape[0], first), blocks, slabs, first) for first in (True, False)]

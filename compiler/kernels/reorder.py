@@ -8,7 +8,7 @@ from glulam.compiler.kernels import strided
 from glulam.compiler.kernels.concat import box
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.strided import Dim, Side
-from glulam.compiler.loops.ir import Half
+from glulam.compiler.loops.ir import Partner
 
 
 def build(ctx: Context) -> Lowered:
@@ -29,7 +29,7 @@ def build(ctx: Context) -> Lowered:
     strided.copy(ctx, (batch, whole, *spatial, block), source, target, ctx.rows)
     if rest and 0 not in y.shape:
         source, target = source.moved(1, whole), target.moved(1, whole)
-        with ctx.builder.of_half(Half.BOTH if ctx.rows else None):
+        with ctx.builder.of_partner(Partner.BOTH if ctx.rows else None):
             _last_block(ctx, (batch, *spatial), _without_blocks(source), _without_blocks(target), rest)
     return ctx.finished()
 

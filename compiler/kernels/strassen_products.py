@@ -25,7 +25,7 @@ from glulam.compiler.kernels.tiling import Parts, Run, Tiling, choose_tiling, pi
 from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.index import Affine, IndexLike
-from glulam.compiler.loops.ir import Half
+from glulam.compiler.loops.ir import Partner
 
 _A11, _A12, _A22, _S1, _S2, _S3, _S4 = range(PRODUCTS)  # by their left factor
 _MANY_GROUPS = 8  # of columns, which threads can share
@@ -79,7 +79,7 @@ class _Products:
     def groups_in_runs(self, groups: Sequence[_Group], units: int) -> None:
         """Some units go through all groups before the next ones do."""
         for run in runs(units, self.run(units), together=len(groups) == 1):
-            with self.b.of_half(run.half):
+            with self.b.of_partner(run.partner):
                 for group in groups:
                     group.runs(run)
         for group in groups:
@@ -103,10 +103,10 @@ class _Products:
                 group.whole(range(group.count), range(count))
             return
         middle, rest = divmod(count, 2)
-        first = Half.FIRST, range(middle + rest), range(middle)
-        second = Half.SECOND, range(middle + rest, count), range(middle, count)
-        for half, of_some, of_others in (first, second):
-            with self.b.of_half(half):
+        first = Partner.FIRST, range(middle + rest), range(middle)
+        second = Partner.SECOND, range(middle + rest, count), range(middle, count)
+        for partner, of_some, of_others in (first, second):
+            with self.b.of_partner(partner):
                 for group in groups:
                     group.whole(range(group.count // 2), of_some)
                     group.whole(range(group.count // 2, group.count), of_others)
@@ -305,7 +305,7 @@ class _Group:
             if paired:
                 for slot, span in placed:
                     self.product(slot, span, span.bottom, Affine.of(_A22), x, Affine.of(1), form.taken(form.below))
-            first, step = (0, 1) if paired else (1, 2)  # without a partner S1 is zero, and S3 is for the bottom half
+            first, step = (0, 1) if paired else (1, 2)  # unpaired, S1 is zero, and S3 is for the bottom half
             with self.b.serial("e", SUMS // step) as e:
                 for slot, span in placed:
                     self.product(slot, span, span.top, e * step + (first + _S1), s, e * step + first, list)

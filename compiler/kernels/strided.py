@@ -23,7 +23,7 @@ from glulam.compiler.kernels.shuffles import assembled, transposed
 from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, IndexLike, Var
-from glulam.compiler.loops.ir import Buffer, Half, Load
+from glulam.compiler.loops.ir import Buffer, Load, Partner
 
 _CLOSE = 8  # strides up to this many elements are read as whole vectors
 _SAME_SET = 4096  # bytes between places that fall into one set of a first-level cache, of 8 or 12 lines
@@ -121,7 +121,7 @@ def copy(ctx: Context, extents: Sequence[int], source: Side, target: Side, rows:
         dims[rows] = replace(axis, extent=length)
     *outer, inner = merged(dims)
     outer = head + outer
-    with ctx.builder.of_half(Half.BOTH if head else None):
+    with ctx.builder.of_partner(Partner.BOTH if head else None):
         _Copier(ctx, source, target).copy(outer, inner)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from glulam.compiler.loops.ir import Half
+from glulam.compiler.loops.ir import Partner
 from glulam.compiler.targets import Target
 
 _ROUND, _MOST_STEPS = 56, 4  # FMAs, and steps, of a round of an unrolled loop; more is more code, not more speed
@@ -141,12 +141,12 @@ def row_cycles(
 
 
 class Run(NamedTuple):
-    """`times` times `length` rows, or tiles, from `first` on: those of a half of the image, if there are two."""
+    """`times` times `length` rows, or tiles, from `first` on: those of a partner's half, if two share the image."""
 
     first: int
     times: int
     length: int
-    half: Half | None = None
+    partner: Partner | None = None
 
 
 def runs(count: int, length: int, together: bool) -> list[Run]:
@@ -157,8 +157,8 @@ def runs(count: int, length: int, together: bool) -> list[Run]:
     found = pieces(count, length)
     if count > 1 and length == -(-count // 2):
         if len(found) == 1:
-            return [Run(*found[0], Half.BOTH)]
-        return [Run(*each, half) for each, half in zip(found, (Half.FIRST, Half.SECOND), strict=True)]
+            return [Run(*found[0], Partner.BOTH)]
+        return [Run(*each, partner) for each, partner in zip(found, (Partner.FIRST, Partner.SECOND), strict=True)]
     if together:
         return [Run(*each) for each in found]
     return [Run(first + i * each, 1, each) for first, times, each in found for i in range(times)]

@@ -67,7 +67,7 @@ def choose_plan(
     """
     height, width = f.tiles(spatial)
     blocks = -(-out_channels // target.lanes)
-    least = 2 if target.halves else _PARTS
+    least = 2 if target.for_partners else _PARTS
     candidates = []
     for rows, columns in _cuts(height, width):
         iterations = images * (height // rows) * (width // columns)
@@ -78,7 +78,7 @@ def choose_plan(
                     continue
                 plan = Plan(rows, columns, splits, tiling)
                 ways = [(plan, _parts(plan, iterations, blocks))]
-                if target.halves and splits == 1 and _has_middle(plan, images, height, width, blocks):
+                if target.for_partners and splits == 1 and _has_middle(plan, images, height, width, blocks):
                     ways.append((replace(plan, shares_middle=True), Parts(iterations - 1, 2, 0.5)))
                 for way, parts in ways:
                     cycles = _cycles(target, way, row, iterations, in_channels, out_channels, f, digits, frames)
@@ -179,7 +179,7 @@ def _input_moves(target: Target, inputs: int, results: int, passes: int) -> floa
 
 def _filter_rate(target: Target, together: int) -> float:
     """Bytes a cycle of filters that are read again: two threads, each at a place of its own, crowd each other out."""
-    return target.memory_rate if target.halves and overcrowds(target, together) else stream_rate(target, together)
+    return target.memory_rate if target.for_partners and overcrowds(target, together) else stream_rate(target, together)
 
 
 def _turning_cycles(f: Filtering, lanes: int) -> float:

@@ -33,7 +33,7 @@ from glulam.compiler.kernels.winograd import (
 )
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, IndexLike, Var
-from glulam.compiler.loops.ir import Buffer, Half, Load
+from glulam.compiler.loops.ir import Buffer, Load, Partner
 from glulam.compiler.targets import Target
 
 Pads = tuple[tuple[int, int], ...]
@@ -140,11 +140,11 @@ def build_products(
         filters[first, per_group, count] = packed_filters(ctx, packing, digits)
     b = ctx.builder
     for part in parts:
-        with b.of_half(part.half), b.section(p=len(part.points), g=part.channels[-1]) as (p, g):
+        with b.of_partner(part.partner), b.section(p=len(part.points), g=part.channels[-1]) as (p, g):
             _products(ctx, inputs, filters[part.channels], outputs, part, (p, g), tiling.pixels, frames)
     if f.slots > f.points:
         with (
-            b.of_half(parts[0].half and Half.BOTH), b.section(j=blocks) as (j,),
+            b.of_partner(parts[0].partner and Partner.BOTH), b.section(j=blocks) as (j,),
             b.serial("t", outputs.shape[1]) as t, b.vector("v", lanes) as v,
         ):  # fmt: skip
             b.store(outputs[j, t, f.points, v], 0.0)
@@ -152,35 +152,35 @@ def build_products(
 
 
 class _Part(NamedTuple):
-    """Products of some points, channels and tiles, which belong to a half if there are such."""
+    """Products of some points, channels and tiles, for one of two partners if they share the work."""
 
-    half: Half | None
+    partner: Partner | None
     channels: _Channels
     points: range
     tiles: range
 
 
 def _parts(shared: _Shared, groups: Iterable[_Channels], points: int, tiles: int) -> Iterator[_Part]:
-    """All products. The group in the middle of an odd number of them is in either half for half of the points."""
+    """All products. Either partner takes half of the points of a group in the middle of an odd number of them."""
     for first, per_group, count in groups:
         if shared is _Shared.POINTS:
             yield _Part(None, (first, per_group, count), range(points), range(tiles))
         elif shared is _Shared.TILES:
-            for half, some in _halves(tiles):
-                yield _Part(half, (first, per_group, count), range(points), some)
+            for partner, some in _by_partner(tiles):
+                yield _Part(partner, (first, per_group, count), range(points), some)
         else:
             middle = count // 2
             behind = first + (count - middle) * per_group
-            for half, begin in ((Half.FIRST, first), (Half.SECOND, behind)) if middle else ():
-                yield _Part(half, (begin, per_group, middle), range(points), range(tiles))
-            for half, some in _halves(points) if count % 2 else ():
-                yield _Part(half, (first + middle * per_group, per_group, 1), some, range(tiles))
+            for partner, begin in ((Partner.FIRST, first), (Partner.SECOND, behind)) if middle else ():
+                yield _Part(partner, (begin, per_group, middle), range(points), range(tiles))
+            for partner, some in _by_partner(points) if count % 2 else ():
+                yield _Part(partner, (first + middle * per_group, per_group, 1), some, range(tiles))
 
 
-def _halves(count: int) -> list[tuple[Half, range]]:
+def _by_partner(count: int) -> list[tuple[Partner, range]]:
     middle = -(-count // 2)
-    found = [(Half.FIRST, range(middle)), (Half.SECOND, range(middle, count))]
-    return [(half, part) for half, part in found if part]
+    found = [(Partner.FIRST, range(middle)), (Partner.SECOND, range(middle, count))]
+    return [(partner, part) for partner, part in found if part]
 
 
 class _Shared(enum.Enum):
@@ -197,7 +197,7 @@ def _shared(target: Target, tiles: int, frames: int, out_channels: int) -> _Shar
     Else half of the channels; where a slow cache sends the filters, of the points. So where several frames have so
     many `tiles` each, since the filters have several taps along them.
     """
-    if not target.halves:
+    if not target.for_partners:
         return _Shared.POINTS
     if frames == 1 and OFTEN * 2 * tiles >= out_channels:
         return _Shared.TILES
@@ -231,7 +231,7 @@ def _products(
                 ctx.builder, len(tiles), channels, pixels, per_group, lanes,
                 inputs=partial(input, t + met.first), store=partial(store, t + met.first),
                 filters=filters, place=(point, place[1]), following=(point, place[1] + 1),
-                come_from_far=part.half is not None and not ctx.target.l3_is_slow, taps=met.taps,
+                come_from_far=part.partner is not None and not ctx.target.l3_is_slow, taps=met.taps,
             ).emit()  # fmt: skip
 
 

@@ -17,10 +17,10 @@ from glulam.compiler.loops.ir import (
     Buffer,
     Declare,
     For,
-    Half,
     Kernel,
     Kind,
     Load,
+    Partner,
     Prefetch,
     Section,
     Span,
@@ -40,7 +40,7 @@ class Builder:
     params: list[Buffer] = field(default_factory=list)
     scratch_buffers: list[Buffer] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
-    half: Half | None = None
+    partner: Partner | None = None
     """Of the sections that come next."""
     _stack: list[list[Stmt]] = field(default_factory=list)
     _names: list[set[str]] = field(default_factory=list)
@@ -86,11 +86,11 @@ class Builder:
         return _SectionScope(self, extents, leading)
 
     @contextmanager
-    def of_half(self, half: Half | None) -> Iterator[None]:
-        """What comes in this context are sections of that half; None leaves it to what is around."""
-        before, self.half = self.half, half or self.half
+    def of_partner(self, partner: Partner | None) -> Iterator[None]:
+        """What comes in this context are sections of that partner; None leaves it to what is around."""
+        before, self.partner = self.partner, partner or self.partner
         yield
-        self.half = before
+        self.partner = before
 
     def serial(self, name: str, extent: int, span: Span | None = None) -> _LoopScope:
         return _LoopScope(self, name, extent, Kind.SERIAL, span)
@@ -178,7 +178,7 @@ class _SectionScope:
         body = self.builder._leave()
         if exc[0] is None and all(v.extent for v in self.vars):
             sections = self.builder.sections
-            sections.insert(0 if self.leading else len(sections), Section(self.vars, body, self.builder.half))
+            sections.insert(0 if self.leading else len(sections), Section(self.vars, body, self.builder.partner))
 
 
 class _LoopScope:

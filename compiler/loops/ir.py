@@ -2,8 +2,8 @@
 
 A kernel is a list of sections. A section is a perfect nest of parallel loops around a body; sections of one kernel are
 independent of each other, so their iterations form one parallel space that threads share, each a piece of it. Of
-sections that go over the same rows one after the other each `Half` is a piece of its own, so that two threads have half
-of the rows each.
+sections that go over the same rows one after the other each `Partner` has a piece of its own, so that two threads have
+half of the rows each.
 
 A `vector` loop is run for all its iterations at once: everything inside it, serial loops included, happens in lockstep.
 What depends on its variable is a vector, the rest is scalar, and where they meet the scalar is broadcast. A register
@@ -210,35 +210,35 @@ class Prefetch:
 Stmt = For | Store | Declare | TileWrite | Prefetch
 
 
-class Half(enum.Enum):
-    """To which half of what a kernel computes the iterations of a section belong."""
+class Partner(enum.Enum):
+    """Of two threads that compute half of a tensor each, the one that a section's iterations are meant for."""
 
-    FIRST = "first"
-    SECOND = "second"
-    BOTH = "both"  # the first ones to the first, the others to the second
+    FIRST = "first partner"
+    SECOND = "second partner"
+    BOTH = "both partners"  # the first half of the iterations is for the first, the rest for the second
 
 
 @dataclass(frozen=True, eq=False)
 class Section:
     """A perfect nest of parallel loops, outermost first, around a body.
 
-    Of neighbouring sections with a `half` all first halves come before all second ones in the parallel space.
+    Of neighbouring sections for partners, all that is for the first comes before the rest in the parallel space.
     """
 
     vars: tuple[Var, ...]
     body: list[Stmt]
-    half: Half | None = None
+    partner: Partner | None = None
 
     @property
     def extent(self) -> int:
         return math.prod(v.extent for v in self.vars)
 
-    def in_half(self, half: Half) -> range:
-        """Those of its iterations that belong to the first, or the second, half."""
-        if self.half is Half.BOTH:
+    def iterations(self, partner: Partner | None) -> range:
+        """Those that are for a partner, first or second; for None, all of a section that is for nobody."""
+        if self.partner is Partner.BOTH:
             middle = self.extent // 2
-            return range(middle) if half is Half.FIRST else range(middle, self.extent)
-        return range(self.extent) if self.half is half else range(0)
+            return range(middle) if partner is Partner.FIRST else range(middle, self.extent)
+        return range(self.extent) if self.partner is partner else range(0)
 
 
 class Piece(NamedTuple):
@@ -267,12 +267,11 @@ class Kernel:
         """The parallel space, from its begin to its end."""
         found: list[Piece] = []
         end = 0
-        for halved, sections in groupby(self.sections, lambda section: section.half is not None):
+        for for_partners, sections in groupby(self.sections, lambda section: section.partner is not None):
             group = list(sections)
-            for half in (Half.FIRST, Half.SECOND) if halved else (None,):
+            for partner in (Partner.FIRST, Partner.SECOND) if for_partners else (None,):
                 for section in group:
-                    iterations = range(section.extent) if half is None else section.in_half(half)
-                    if iterations:
+                    if iterations := section.iterations(partner):
                         found.append(Piece(section, iterations, end))
                         end += len(iterations)
         return found

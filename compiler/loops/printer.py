@@ -54,8 +54,8 @@ def _section(section: Section) -> str:
     text = _SECTIONS.get(section)
     if text is None:
         head = ", ".join(f"{v.name} < {v.extent}" for v in section.vars)
-        half = "" if section.half is None else f" of half {section.half.value}"
-        text = "\n".join([f"  parallel {head}{half} {{", *_body(section.body, 2), "  }"])
+        partner = "" if section.partner is None else f" of {section.partner.value}"
+        text = "\n".join([f"  parallel {head}{partner} {{", *_body(section.body, 2), "  }"])
         _SECTIONS[section] = text
     return text
 

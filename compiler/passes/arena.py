@@ -34,15 +34,15 @@ class Tenant(Generic[Key]):
     middle: int | None = None
 
 
-def arrange(tenants: Iterable[Tenant[Key]], by_halves: bool = False) -> tuple[dict[Key, int], int]:
+def arrange(tenants: Iterable[Tenant[Key]], for_partners: bool = False) -> tuple[dict[Key, int], int]:
     """The offset of each tenant, and the bytes of the arena.
 
-    Largest first, each at the lowest place; `by_halves` at the lowest of those that cost least, counting the bytes by
-    which the arena grows and those that different threads write.
+    Largest first, each at the lowest place; `for_partners` at the lowest of those that cost least, counting the bytes
+    by which the arena grows and those that different threads write.
     """
     order = sorted(tenants, key=lambda each: (-each.size, each.birth, each.death))
     arena = _Arena(len(order))
-    return {each.key: arena.place(each, by_halves) for each in order}, arena.size
+    return {each.key: arena.place(each, for_partners) for each in order}, arena.size
 
 
 class _Arena:
@@ -52,14 +52,14 @@ class _Arena:
         self.count, self.size = 0, 0
         self._table = np.zeros((6, count), np.int64)
 
-    def place(self, tenant: Tenant[Key], by_halves: bool) -> int:
+    def place(self, tenant: Tenant[Key], for_partners: bool) -> int:
         """Take the best place and return it."""
         size = -(-tenant.size // _ALIGNMENT) * _ALIGNMENT
         known, middle = tenant.middle is not None, (tenant.middle or 0) // _ALIGNMENT * _ALIGNMENT
         placed = self._table[:, : self.count]
         together = (placed[4] <= tenant.death) & (tenant.birth <= placed[5])
         low, high = placed[0, together], placed[1, together]
-        if by_halves:
+        if for_partners:
             best = self._cheapest(placed[:, ~together], low, high, size, middle, known)
         else:
             best = _lowest(low, high, size)

@@ -9,7 +9,7 @@ from glulam.compiler.graph.op import Trait
 from glulam.compiler.ops.averaged import AveragedRegion
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.ops.fused import anchor_op
-from glulam.compiler.targets import HALVES
+from glulam.compiler.targets import PARTNERS
 
 
 def by_channel(graph: Graph) -> set[Value]:
@@ -18,7 +18,7 @@ def by_channel(graph: Graph) -> set[Value]:
     for node in reversed(graph.nodes):
         for value in node.present_inputs():
             one = (*value.shape[:2], *(1,) * (value.type.rank - 2))
-            reduced = value.shape != one and any(v.shape == one for v in node.outputs) and not _by_halves(value)
+            reduced = value.shape != one and any(v.shape == one for v in node.outputs) and not _by_partner(value)
             if value.layout.block > 1 and (reduced or (_keeps_channels(node) and not found.isdisjoint(node.outputs))):
                 found.add(value)
     return found
@@ -31,13 +31,13 @@ def written_by_channel(graph: Graph) -> set[Value]:
     return found.union(value for value in made if value.layout.block > 1)
 
 
-def _by_halves(value: Value) -> bool:
-    """Whether the value is means of rows, so many that either half of an image has its own: nothing leads up to it.
+def _by_partner(value: Value) -> bool:
+    """Whether the value is means of rows, so many that either partner has its own: nothing leads up to it.
 
     Not where channels outnumber pixels, and so weights, which threads then share, the elements of the image.
     """
     node = value.producer
-    if node is None or not isinstance(node.op, AveragedRegion) or node.op.chunks % HALVES:
+    if node is None or not isinstance(node.op, AveragedRegion) or node.op.chunks % PARTNERS:
         return False
     _, channels, *spatial = node.outputs[0].shape
     return math.prod(spatial) >= channels

@@ -19,7 +19,7 @@ from glulam.compiler.ops.separable import SeparableConv
 from glulam.compiler.passes.arena import Tenant, arrange
 from glulam.compiler.passes.by_channel import written_by_channel
 from glulam.compiler.passes.storage import Storage, is_view
-from glulam.compiler.targets import HALVES
+from glulam.compiler.targets import PARTNERS
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def plan_memory(graph: Graph, threads: int = 1) -> MemoryPlan:
 class _Planner:
     def __init__(self, graph: Graph, threads: int) -> None:
         self.graph, self.threads = graph, threads
-        self.by_channel = written_by_channel(graph) if threads == HALVES else set()
+        self.by_channel = written_by_channel(graph) if threads == PARTNERS else set()
         self.storage = Storage(graph.nodes)
         self.outputs = {self.storage.root(value): i for i, value in enumerate(graph.outputs.values())}
         self.inputs = {value: i for i, value in enumerate(graph.inputs.values())}
@@ -135,7 +135,7 @@ class _Planner:
             lives[owner] = (min(old[0], birth), max(old[1], self.death[root]))
         lives |= {node: (i, i) for i, node in enumerate(self.graph.nodes) if node in self.inner}
         tenants = [self.tenant(each, *life) for each, life in lives.items()]
-        return arrange(tenants, by_halves=self.threads == HALVES)
+        return arrange(tenants, for_partners=self.threads == PARTNERS)
 
     def tenant(self, each: Value | Node, birth: int, death: int) -> Tenant[Value | Node]:
         if isinstance(each, Node):

@@ -19,7 +19,7 @@ from glulam.compiler.ops.batch_map import BatchMap
 from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.passes.conv_algorithms import winograd_cycles
 from glulam.compiler.passes.manager import Decision, Pass
-from glulam.compiler.targets import HALVES, Target
+from glulam.compiler.targets import PARTNERS, Target
 
 _WORTH_IT = 1.12  # times the cycles of the stages: about as fast then while cores share a cache, and faster where not
 _KEPT = 4  # times the second-level cache of filters; more of them come sooner if nothing but products goes on
@@ -36,7 +36,7 @@ class OwnTiles(Pass):
     nested = False  # what one thread computes by itself stays as it is
 
     def proposals(self, graph: Graph, uses: Uses) -> Iterator[Patch | Decision]:
-        for node in list(graph.nodes) if self.threads == HALVES else []:
+        for node in list(graph.nodes) if self.threads == PARTNERS else []:
             if isinstance(node.op, BatchMap) and not node.op.parallel:
                 yield from self.proposals(node.op.body, Uses(node.op.body))
             elif isinstance(node.op, WinogradConv) and _may_be_whole(node.op):
@@ -44,7 +44,7 @@ class OwnTiles(Pass):
 
     def proposal(self, graph: Graph, node: Node, op: WinogradConv) -> Patch | Decision:
         whole = replace(op, staged=False)
-        single = winograd_cycles(replace(self.target, threads=HALVES), node, whole)
+        single = winograd_cycles(replace(self.target, threads=PARTNERS), node, whole)
         staged = winograd_cycles(self.target, node, op)
         why = f"winograd {op.filtering.name}: {single / 1e3:.0f}k cycles in one kernel, {staged / 1e3:.0f}k in stages"
         if single > _WORTH_IT * staged:

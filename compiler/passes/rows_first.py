@@ -22,7 +22,7 @@ from glulam.compiler.ops.fused import anchor_op
 from glulam.compiler.passes.by_channel import written_by_channel
 from glulam.compiler.passes.manager import Decision, Pass, PassReport
 from glulam.compiler.passes.storage import Storage
-from glulam.compiler.targets import HALVES
+from glulam.compiler.targets import PARTNERS
 
 _LEAST_PIXELS = 64
 
@@ -39,7 +39,7 @@ class RowsFirst(Pass):
 
     def run(self, graph: Graph, limit: int | None = None) -> PassReport:
         report = PassReport(self.name)
-        if self.threads != HALVES:
+        if self.threads != PARTNERS:
             return report
         for root, values in _turned(graph):
             if limit is not None and report.patches >= limit:
@@ -78,4 +78,4 @@ def _is_large_image(value: Value) -> bool:
     layout, shape = value.layout, value.shape
     if layout.block == 1 or len(shape) < 4 or shape[1] <= layout.block:
         return False
-    return math.prod(shape[2:]) >= _LEAST_PIXELS and shape[2] >= HALVES
+    return math.prod(shape[2:]) >= _LEAST_PIXELS and shape[2] >= PARTNERS

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-HALVES = 2
-"""Threads that each compute half of every tensor where they can, and so find in their own caches what they wrote.
+PARTNERS = 2
+"""So many threads are partners: each computes half of every tensor where it can, and finds in its caches what it wrote.
 
 Layouts, the arena, padding and kernels are arranged for it. More threads would have too small parts; they claim what
 comes next.
@@ -60,9 +60,9 @@ class Target:
     """How many threads kernels are cut for; any number can run them, with the same bits."""
 
     @property
-    def halves(self) -> bool:
-        """Whether kernels are cut so that each of two threads has half of every tensor, see HALVES."""
-        return self.threads == HALVES
+    def for_partners(self) -> bool:
+        """Whether kernels are cut for two threads that have half of every tensor each, see PARTNERS."""
+        return self.threads == PARTNERS
 
     @property
     def many_threads(self) -> bool:
@@ -70,7 +70,7 @@ class Target:
         return self.threads > 2
 
     @property
-    def half(self) -> Target | None:
+    def half_width(self) -> Target | None:
         """The same with vectors of half the width, where two of those start in the time of one; else None."""
         if self.vector_bytes < 64 or self.fmas_per_cycle >= 2:
             return None

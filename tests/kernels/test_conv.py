@@ -463,9 +463,9 @@ def test_half_a_block(outs, native):
 def test_half_a_block_is_computed_where_halves_take_half_the_time():
     """On a processor that starts one whole vector at a time, or two halves, 24 channels are a block and a half."""
     whole, narrow = WIDE, NARROW
-    assert (whole.half, target("x86-64-v3").half) == (None, None)
-    assert narrow.half is not None
-    assert narrow.half.lanes == 8
+    assert (whole.half_width, target("x86-64-v3").half_width) == (None, None)
+    assert narrow.half_width is not None
+    assert narrow.half_width.lanes == 8
     assert [conv_direct.whole_blocks(narrow, n)[0] for n in (8, 16, 17, 24, 25, 33)] == [1, 1, 1, 1, 2, 2]
     assert [conv_direct.whole_blocks(narrow, n)[1] is None for n in (8, 16, 17, 24, 25, 33)] == [
         True, True, False, False, True, False,

@@ -14,7 +14,7 @@ from glulam.compiler.driver import lower
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import f32
 from glulam.compiler.kernels.tiling import Parts, Run, runs
-from glulam.compiler.loops.ir import Half
+from glulam.compiler.loops.ir import Partner
 from glulam.compiler.ops.strassen import StrassenLinear
 from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.options import Options
@@ -143,19 +143,19 @@ def test_two_threads_take_half_an_image_each_unless_weights_are_many(channels, k
     assert math.prod(halves_of(8)) == 1 or halves == 1, "many threads share channels, or parts of long sums"
 
 
-def test_runs_of_rows_know_their_half():
-    assert runs(14, 7, together=False) == [Run(0, 2, 7, Half.BOTH)]
-    assert runs(7, 4, together=True) == [Run(0, 1, 4, Half.FIRST), Run(4, 1, 3, Half.SECOND)]
+def test_runs_of_rows_know_their_partner():
+    assert runs(14, 7, together=False) == [Run(0, 2, 7, Partner.BOTH)]
+    assert runs(7, 4, together=True) == [Run(0, 1, 4, Partner.FIRST), Run(4, 1, 3, Partner.SECOND)]
     assert runs(7, 7, together=False) == runs(7, 7, together=True) == [Run(0, 1, 7)]
     assert runs(9, 2, together=True) == [Run(0, 4, 2), Run(8, 1, 1)]
     assert runs(5, 2, together=False) == [Run(0, 1, 2), Run(2, 1, 2), Run(4, 1, 1)]
 
 
-def test_only_two_threads_have_halves():
+def test_only_two_threads_are_partners():
     net = gl.Sequential([layers.Input((20, 60, 160)), layers.Conv2d(24, 3, padding=1)])
     for threads in (1, 2, 8):
         sections = [s for step in lower(net.graph(), Options(threads=threads)).steps for s in step.kernel.sections]
-        assert any(section.half is not None for section in sections) is (threads == 2)
+        assert any(section.partner is not None for section in sections) is (threads == 2)
 
 
 @pytest.mark.parametrize("parts", [Parts(11), Parts(10, 1, 0.5), Parts(0, 3, 0.25), Parts(6, 6, 0.9)])

@@ -14,7 +14,7 @@ from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.index import Bounded
-from glulam.compiler.loops.ir import Access, Half, LaneReduce, LaneShuffle
+from glulam.compiler.loops.ir import Access, LaneReduce, LaneShuffle, Partner
 from glulam.compiler.targets import runnable_targets
 
 TARGETS = [pytest.param(t, id=t.name) for t in runnable_targets()]
@@ -268,24 +268,31 @@ def test_a_formula_used_often_gives_each_its_own_value():
     np.testing.assert_allclose(fast["y"], slow["y"], rtol=1e-5, atol=1e-5)
 
 
-def halved_kernel():
+def kernel_for_partners():
     """Sections that count how often each of their iterations is executed, all in one array."""
-    b = Builder("halved")
+    b = Builder("partners")
     y = b.param("y", (25,), Access.UPDATE, dtype=DType.I32)
     first = 0
-    for half, rows, columns in (
-        (None, 2, 1), (Half.BOTH, 2, 3), (Half.SECOND, 1, 3), (Half.FIRST, 4, 1), (Half.BOTH, 1, 1), (None, 1, 1),
-        (None, 1, 2), (Half.BOTH, 1, 5), (Half.SECOND, 1, 1),
-    ):  # fmt: skip
-        with b.of_half(half), b.section(i=rows, j=columns) as (i, j):
+    for partner, rows, columns in (
+        (None, 2, 1),
+        (Partner.BOTH, 2, 3),
+        (Partner.SECOND, 1, 3),
+        (Partner.FIRST, 4, 1),
+        (Partner.BOTH, 1, 1),
+        (None, 1, 1),
+        (None, 1, 2),
+        (Partner.BOTH, 1, 5),
+        (Partner.SECOND, 1, 1),
+    ):
+        with b.of_partner(partner), b.section(i=rows, j=columns) as (i, j):
             place = y[i * columns + j + first]
             b.store(place, place + 1)
         first += rows * columns
     return b.kernel()
 
 
-def test_halves_of_sections_come_one_after_the_other():
-    found = [(piece.first, list(piece.iterations), piece.section.extent) for piece in halved_kernel().pieces()]
+def test_what_is_for_a_partner_is_one_piece_of_neighbouring_sections():
+    found = [(piece.first, list(piece.iterations), piece.section.extent) for piece in kernel_for_partners().pieces()]
     assert found == [
         (0, [0, 1], 2),
         *((2, [0, 1, 2], 6), (5, [0, 1, 2, 3], 4)),
@@ -295,8 +302,8 @@ def test_halves_of_sections_come_one_after_the_other():
     ]
 
 
-def test_any_part_of_halved_sections_is_executed_once():
-    kernel = halved_kernel()
+def test_any_part_of_sections_for_partners_is_executed_once():
+    kernel = kernel_for_partners()
     starts = dict(zip(kernel.sections, np.cumsum([0, *(section.extent for section in kernel.sections)]), strict=False))
     order = [starts[section] + i for section, iterations, _ in kernel.pieces() for i in iterations]
     assert sorted(order) == list(range(25))

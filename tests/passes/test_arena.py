@@ -22,8 +22,8 @@ def tenants(draw):
 
 
 @given(tenants(), st.booleans())
-def test_what_lives_together_does_not_overlap(found, by_halves):
-    offsets, size = arrange(found, by_halves)
+def test_what_lives_together_does_not_overlap(found, for_partners):
+    offsets, size = arrange(found, for_partners)
     assert all(offset >= 0 and offset % 64 == 0 for offset in offsets.values())
     assert all(offsets[each.key] + each.size <= size for each in found)
     for a, b in combinations(found, 2):
@@ -39,13 +39,13 @@ def test_the_lowest_place_that_is_free():
 
 def test_middles_lie_on_each_other():
     found = [Tenant("a", 6400, 0, 1, 3200), Tenant("b", 1280, 2, 3, 640)]
-    assert arrange(found, by_halves=True) == ({"a": 0, "b": 3200 - 640}, 6400)
+    assert arrange(found, for_partners=True) == ({"a": 0, "b": 3200 - 640}, 6400)
 
 
 def test_what_is_written_in_no_halves_has_memory_of_its_own_where_others_come_back():
     halves = [Tenant(f"a{i}", 640, i, i, 320) for i in range(8)]
     mixed = [Tenant(f"m{i}", 640, i, i) for i in range(8)]
-    offsets, size = arrange([*halves, *mixed], by_halves=True)
+    offsets, size = arrange([*halves, *mixed], for_partners=True)
     assert size == 1280
     assert len({offsets[each.key] for each in halves}) == len({offsets[each.key] for each in mixed}) == 1
     assert offsets["a0"] != offsets["m0"]
