@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -117,6 +118,23 @@ class _Part:
     bias: Buffer
 
 
+@dataclass(frozen=True)
+class _Run:
+    """`count` tiles of so many vectors of pixels, from `first` on: side by side in a row, or below each other."""
+
+    first: int
+    count: int
+    vectors: int
+    lanes: int
+    goes_down: bool = False
+
+    def pixel(self, s: Var, t: Var, v: Var) -> list[Affine]:
+        """Where lane `v` of vector `t` of tile `s` lies: its column, below each other its row and column."""
+        if self.goes_down:
+            return [s * self.vectors + self.first + t, Affine.of(v)]
+        return [s * (self.vectors * self.lanes) + self.first + t * self.lanes + v]
+
+
 class _Narrow:
     def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array, bias: Array) -> None:
         self.ctx, self.b, self.geometry = ctx, ctx.builder, geometry
@@ -135,65 +153,59 @@ class _Narrow:
             kept = ctx.constant(packed, "w"), ctx.constant(biases[:, part].reshape(shape), "b")
             self.parts.append(_Part(first, count, channels, *kept))
 
-    def sections(self) -> None:
-        """All pixels: whole tiles, the vectors that are left, and a narrower vector for the last few."""
-        self.ctx.output_view()
-        batch, _, *outer, width = self.ctx.output.shape
+    def runs(self) -> list[_Run]:
+        """Of a row: whole tiles, the vectors that are left, and a narrower one for the last few pixels."""
+        width = self.ctx.output.shape[-1]
         if self.goes_down:
-            self.below_each_other(batch, outer, width)
-            return
+            height = self.ctx.output.shape[-2]
+            return [_Run(*each, width, goes_down=True) for each in pieces(height, self.vectors)]
         vectors, rest = divmod(width, self.lanes)
-        runs = [
-            (first * self.lanes, count, length, self.lanes) for first, count, length in pieces(vectors, self.vectors)
+        found = [
+            _Run(first * self.lanes, count, length, self.lanes)
+            for first, count, length in pieces(vectors, self.vectors)
         ]
-        if rest:
-            runs.append((vectors * self.lanes, 1, 1, rest))
-        extents = {"n": batch, "q": self.geometry.groups, **{f"o{d}": extent for d, extent in enumerate(outer)}}
-        if math.prod(extents.values()) >= _ENOUGH:
-            with self.b.section(**extents) as (n, q, *rows):
+        return [*found, _Run(vectors * self.lanes, 1, 1, rest)] if rest else found
+
+    def sections(self) -> None:
+        """All pixels. Where rows are too few for threads, tiles of a row are parallel too, then parts of channels."""
+        self.ctx.output_view()
+        b, runs = self.b, self.runs()
+        batch, _, *spatial = self.ctx.output.shape
+        rows = {f"o{d}": extent for d, extent in enumerate(spatial[: -2 if self.goes_down else -1])}
+        space = {"n": batch, "q": self.geometry.groups, **rows}
+        iterations = math.prod(space.values())
+        if self.goes_down:
+            for run, part in product(runs, self.parts):
+                with b.section(**space, r=run.count, g=part.count) as (n, q, *row, r, g):
+                    self.tile(part, (n, q, g), row, run, r)
+        elif iterations >= _ENOUGH:
+            with b.section(**space) as (n, q, *row):
                 for part in self.parts:
-                    with self.b.serial("g", part.count) as g:
-                        for first, count, length, lanes in runs:
-                            with self.b.serial("s", count) as s:
-                                self.tile(part, (n, q, g), rows, s * (length * lanes) + first, length, lanes)
-            return
-        if math.prod(extents.values()) * runs[0][1] >= _ENOUGH:
-            for first, count, length, lanes in runs:
-                with self.b.section(**extents, s=count) as (n, q, *rows, s):
+                    with b.serial("g", part.count) as g:
+                        for run in runs:
+                            with b.serial("s", run.count) as s:
+                                self.tile(part, (n, q, g), row, run, s)
+        elif iterations * runs[0].count >= _ENOUGH:
+            for run in runs:
+                with b.section(**space, s=run.count) as (n, q, *row, s):
                     for part in self.parts:
-                        with self.b.serial("g", part.count) as g:
-                            self.tile(part, (n, q, g), rows, s * (length * lanes) + first, length, lanes)
-            return
-        for part in self.parts:
-            for first, count, length, lanes in runs:
-                with self.b.section(**extents, g=part.count, s=count) as (n, q, *rows, g, s):
-                    self.tile(part, (n, q, g), rows, s * (length * lanes) + first, length, lanes)
+                        with b.serial("g", part.count) as g:
+                            self.tile(part, (n, q, g), row, run, s)
+        else:
+            for part, run in product(self.parts, runs):
+                with b.section(**space, g=part.count, s=run.count) as (n, q, *row, g, s):
+                    self.tile(part, (n, q, g), row, run, s)
 
-    def below_each_other(self, batch: int, outer: Sequence[int], width: int) -> None:
-        """All pixels of an image whose rows are a vector each, in runs of rows."""
-        *middle, height = outer
-        extents = {"n": batch, "q": self.geometry.groups, **{f"o{d}": extent for d, extent in enumerate(middle)}}
-        for first, count, length in pieces(height, self.vectors):
-            for part in self.parts:
-                with self.b.section(**extents, r=count, g=part.count) as (n, q, *rows, r, g):
-                    self.tile(part, (n, q, g), [*rows, r * length + first], Affine.of(0), length, width)
-
-    def tile(
-        self, part: _Part, head: tuple[Var, Var, Var], rows: Sequence[Var | Affine], column: Affine, vectors: int,
-        lanes: int,
-    ) -> None:  # fmt: skip
-        """`vectors` of so many lanes from a row and column on, for one part of the channels of a group."""
+    def tile(self, part: _Part, head: tuple[Var, Var, Var], row: Sequence[Var], run: _Run, s: Var) -> None:
+        """The `s`-th of a run in a row (of an image if it goes down), for one part of the channels of a group."""
         b, (n, q, g), channels, (*kernel, last) = self.b, head, part.channels, self.geometry.kernel
 
         def pixel(t: Var, v: Var) -> list[Affine]:
-            if not self.goes_down:
-                return [*map(Affine.of, rows), column + t * lanes + v]
-            *above, row = map(Affine.of, rows)
-            return [*above, row + t, column + v]
+            return [*map(Affine.of, row), *run.pixel(s, t, v)]
 
-        with b.vector("v", lanes) as v:
-            acc = b.tile("acc", vectors, channels)
-            with b.unrolled("t", vectors) as t, b.unrolled("j", channels) as j:
+        with b.vector("v", run.lanes) as v:
+            acc = b.tile("acc", run.vectors, channels)
+            with b.unrolled("t", run.vectors) as t, b.unrolled("j", channels) as j:
                 b.store(acc[t, j], part.bias[q, g, j])
             with ExitStack() as stack:
                 c = stack.enter_context(b.serial("c", self.in_channels))
@@ -201,12 +213,12 @@ class _Narrow:
                 unroll = unroll_factor(last, _UNROLLED_TAPS)
                 i = stack.enter_context(b.serial("i", last // unroll))
                 u = stack.enter_context(b.unrolled("u", unroll))
-                j, t = stack.enter_context(b.unrolled("j", channels)), stack.enter_context(b.unrolled("t", vectors))
+                j, t = stack.enter_context(b.unrolled("j", channels)), stack.enter_context(b.unrolled("t", run.vectors))
                 tap: list[IndexLike] = [*taps, i * unroll + u]
                 place = self.geometry.input_place(pixel(t, v), tap)
                 value = self.x[n, q * self.in_channels + c, *place]
                 b.store(acc[t, j], Fma(value, part.weights[q, g, c, *tap, j], acc[t, j]))
-            with b.unrolled("t", vectors) as t, b.unrolled("j", channels) as j:
+            with b.unrolled("t", run.vectors) as t, b.unrolled("j", channels) as j:
                 channel = q * self.out_channels + g * channels + j + part.first
                 point: Point = (n, channel, *pixel(t, v))
                 self.ctx.write(point, self.ctx.finish(acc[t, j], point))
