@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -176,7 +177,7 @@ class _Copier:
             elif along.target == inner.extent <= _CLOSE:
                 self.put_together(others, along, inner)
             else:
-                self.tiles(others, along, inner)
+                _Tiles(self, others, along, inner).sections()
         elif inner.target == 1 and abs(inner.source) <= _CLOSE and (room := self.room([*outer, inner])) is not None:
             self.strided_rows(outer, inner, room)
         else:
@@ -288,75 +289,6 @@ class _Copier:
 
         self.row_loops(outer, row.extent, self.shuffled, 2 * self.size, move)
 
-    def tiles(
-        self, outer: Sequence[Dim], along: Dim, row: Dim, real: int | None = None, kept: int | None = None
-    ) -> None:
-        """Transpose: the source is dense along `along`, the target along `row`.
-
-        With `real`, only that many elements of `row` exist in the source and zeros follow; with `kept`, only that many
-        of `along` are stored. Both need extents that whole tiles cover.
-        """
-        width = self.shuffled
-        while width > min(along.extent, row.extent):
-            width //= 2
-        covers = list(product(_cover(row.extent, width), _cover(along.extent, width)))
-        extents, cost = [d.extent for d in outer], 2 * self.size * width * width
-
-        def tile(coords: list[Affine], t_first: int, s_first: int) -> None:
-            *head, t, s = coords
-            x, y = self.base(outer, head)
-            t, s = t * width + t_first, s * width + s_first
-            with self.b.vector("v", width) as v:
-                columns = self.turned(x + t * row.source + s, row.source, v, real)
-                for j in range(width if kept is None else kept):
-                    self.store(y + t + v + (s + j) * along.target, columns[j])
-
-        def all_tiles(head: list[Affine]) -> None:
-            for (t_first, t_count), (s_first, s_count) in covers:
-                with self.b.serial("t", t_count) as t, self.b.serial("s", s_count) as s:
-                    tile([*head, Affine.of(t), Affine.of(s)], t_first, s_first)
-
-        whole = sum(t_count * s_count for (_, t_count), (_, s_count) in covers) * cost
-        in_one_set = along.target * self.size % _SAME_SET == 0 and math.prod(extents) * whole <= self.cached
-        in_runs = kept is None and in_one_set and row.extent >= _RUN * width
-        if len(covers) > 1 and not in_runs and math.prod(extents) >= tasks(math.prod(extents), whole):
-            nest(self.b, extents, whole, all_tiles)  # those that overlap are one thread's
-            return
-        for (t_first, t_count), (s_first, s_count) in covers:
-            if in_runs and t_count >= _RUN:
-                self.runs_of_tiles(outer, along, row, (t_first, t_count), (s_first, s_count), width, real)
-                continue
-            each = partial(tile, t_first=t_first, s_first=s_first)
-            nest(self.b, [*extents, t_count, s_count], cost, each)
-
-    def runs_of_tiles(
-        self, outer: Sequence[Dim], along: Dim, row: Dim, across: tuple[int, int], down: tuple[int, int], width: int,
-        real: int | None,
-    ) -> None:  # fmt: skip
-        """Tiles whose rows would all go to one set of a cache: several side by side, then row by row."""
-        (t_first, t_count), (s_first, s_count) = across, down
-        kept = self.b.scratch(f"kept{len(self.b.scratch_buffers)}", (width, _RUN * width), self.dtype)
-        for begin, count, length in pieces(t_count, _RUN):
-
-            def run(coords: list[Affine], begin: int = begin, length: int = length) -> None:
-                *head, s, t = coords
-                x, y = self.base(outer, head)
-                t, s = (t * length + begin) * width + t_first, s * width + s_first
-                with self.b.serial("i", length) as i, self.b.vector("v", width) as v:
-                    columns = self.turned(x + (t + i * width) * row.source + s, row.source, v, real)
-                    for number, column in enumerate(columns):
-                        self.b.store(kept[number, i * width + v], column)
-                with self.b.serial("j", width) as j, self.b.serial("i", length) as i, self.b.vector("v", width) as v:
-                    self.store(y + t + i * width + v + (s + j) * along.target, kept[j, i * width + v])
-
-            extents = [*(d.extent for d in outer), s_count, count]
-            nest(self.b, extents, 2 * self.size * width * width * length, run)
-
-    def turned(self, corner: Affine, step: int, v: Var, real: int | None) -> list[Expr]:
-        """The columns of a tile whose rows begin `step` elements apart; those from number `real` on are zeros."""
-        rows = [self.load(corner + i * step + v) if real is None or i < real else None for i in range(v.extent)]
-        return transposed(self.b, rows, self.dtype)
-
     def elements(self, dims: Sequence[Dim]) -> None:
         """One by one."""
 
@@ -367,17 +299,104 @@ class _Copier:
         nest(self.b, [d.extent for d in dims], 8 * self.size, element)
 
 
+class _Grid(NamedTuple):
+    """Tiles side by side: so many along the target's rows, and along the source's, from these elements on."""
+
+    t_first: int
+    t_count: int
+    s_first: int
+    s_count: int
+
+
+class _Tiles:
+    """A transposition by square tiles in registers: the source is dense along `along`, the target along `row`.
+
+    With `real`, only that many elements of `row` exist in the source and zeros follow; with `kept`, only that many of
+    `along` are stored. Both need extents that whole tiles cover.
+    """
+
+    def __init__(
+        self, copier: _Copier, outer: Sequence[Dim], along: Dim, row: Dim, real: int | None = None,
+        kept: int | None = None,
+    ) -> None:  # fmt: skip
+        self.copier, self.b = copier, copier.b
+        self.outer, self.along, self.row, self.real, self.kept = outer, along, row, real, kept
+        self.width = copier.shuffled
+        while self.width > min(along.extent, row.extent):
+            self.width //= 2
+        self.cost = 2 * copier.size * self.width * self.width
+
+    def sections(self) -> None:
+        """A box of `along` and `row` is one thread's, for its tiles may overlap, unless there are too few of them."""
+        covers = product(_cover(self.row.extent, self.width), _cover(self.along.extent, self.width))
+        grids = [_Grid(*across, *down) for across, down in covers]
+        extents = [dim.extent for dim in self.outer]
+        boxes, box_cost = math.prod(extents), sum(grid.t_count * grid.s_count for grid in grids) * self.cost
+        in_runs = self.rows_collide(boxes * box_cost)
+        if len(grids) > 1 and not in_runs and boxes >= tasks(boxes, box_cost):
+            nest(self.b, extents, box_cost, partial(self.box, grids))
+            return
+        for grid in grids:
+            if in_runs and grid.t_count >= _RUN:
+                self.runs(grid)
+            else:
+                nest(self.b, [*extents, grid.t_count, grid.s_count], self.cost, partial(self.tile, grid))
+
+    def rows_collide(self, total: int) -> bool:
+        """Whether a tile's rows, parts of long ones that stay in the last cache, all go to one set of the first."""
+        copier = self.copier
+        in_one_set = self.along.target * copier.size % _SAME_SET == 0 and total <= copier.cached
+        return self.kept is None and in_one_set and self.row.extent >= _RUN * self.width
+
+    def box(self, grids: Sequence[_Grid], head: list[Affine]) -> None:
+        for grid in grids:
+            with self.b.serial("t", grid.t_count) as t, self.b.serial("s", grid.s_count) as s:
+                self.tile(grid, [*head, Affine.of(t), Affine.of(s)])
+
+    def tile(self, grid: _Grid, point: list[Affine]) -> None:
+        *head, t, s = point
+        x, y = self.copier.base(self.outer, head)
+        t, s = t * self.width + grid.t_first, s * self.width + grid.s_first
+        with self.b.vector("v", self.width) as v:
+            for j, column in enumerate(self.columns(x, t, s, v)[: self.kept]):
+                self.copier.store(y + t + v + (s + j) * self.along.target, column)
+
+    def runs(self, grid: _Grid) -> None:
+        """Several tiles side by side are kept, then written row by row."""
+        b, width = self.b, self.width
+        kept = b.scratch(f"kept{len(b.scratch_buffers)}", (width, _RUN * width), self.copier.dtype)
+        for begin, count, length in pieces(grid.t_count, _RUN):
+
+            def run(point: list[Affine], begin: int = begin, length: int = length) -> None:
+                *head, s, t = point
+                x, y = self.copier.base(self.outer, head)
+                t, s = (t * length + begin) * width + grid.t_first, s * width + grid.s_first
+                with b.serial("i", length) as i, b.vector("v", width) as v:
+                    for j, column in enumerate(self.columns(x, t + i * width, s, v)):
+                        b.store(kept[j, i * width + v], column)
+                with b.serial("j", width) as j, b.serial("i", length) as i, b.vector("v", width) as v:
+                    self.copier.store(y + t + i * width + v + (s + j) * self.along.target, kept[j, i * width + v])
+
+            nest(b, [*(dim.extent for dim in self.outer), grid.s_count, count], self.cost * length, run)
+
+    def columns(self, x: Affine, t: Affine, s: Affine, v: Var) -> list[Expr]:
+        """Of the tile at element `t` of the target's rows and `s` of the source's, in a box that starts at `x`."""
+        places = [x + (t + i) * self.row.source + s + v for i in range(self.width)]
+        rows = [self.copier.load(at) if self.real is None or i < self.real else None for i, at in enumerate(places)]
+        return transposed(self.b, rows, self.copier.dtype)
+
+
 def transpose_blocks(
     ctx: Context, outer: Sequence[Dim], along: Dim, row: Dim, source: Side, target: Side, *,
     real: int | None = None, kept: int | None = None,
 ) -> bool:  # fmt: skip
-    """Tiles as wide as a channel block that is not full (see `_Copier.tiles`); False if the extents do not allow it."""
+    """Tiles as wide as a channel block that is not full (see `_Tiles`); False if the extents do not allow it."""
     copier = _Copier(ctx, source, target)
     block = row.extent if real is not None else along.extent
     dense = along.source == row.target == 1
     if not dense or copier.shuffled != block or min(along.extent, row.extent) < block:
         return False
-    copier.tiles(outer, along, row, real, kept)
+    _Tiles(copier, outer, along, row, real, kept).sections()
     return True
 
 
