@@ -372,8 +372,8 @@ class _Tiles:
                 x, y = self.copier.base(self.outer, head)
                 t, s = (t * length + begin) * width + grid.t_first, s * width + grid.s_first
                 with b.serial("i", length) as i, b.vector("v", width) as v:
-                    for j, column in enumerate(self.columns(x, t + i * width, s, v)):
-                        b.store(kept[j, i * width + v], column)
+                    for number, column in enumerate(self.columns(x, t + i * width, s, v)):
+                        b.store(kept[number, i * width + v], column)
                 with b.serial("j", width) as j, b.serial("i", length) as i, b.vector("v", width) as v:
                     self.copier.store(y + t + i * width + v + (s + j) * self.along.target, kept[j, i * width + v])
 
