@@ -8,7 +8,7 @@ Recurrent weights are [D, H, gates * H]; known at compile time, they are packed 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,6 +94,29 @@ class _Chunk:
     lanes: int
 
 
+@dataclass(frozen=True)
+class _Units:
+    """One group of a chunk: a vector of units for each `block`, and the chunk's weights if they are packed."""
+
+    chunk: _Chunk
+    packed: Buffer | None
+    group: Var
+    lane: Var
+
+    def of(self, block: int) -> Affine:
+        return (self.group * self.chunk.blocks + block) * self.chunk.lanes + self.lane + self.chunk.first
+
+
+@dataclass(frozen=True)
+class _Products:
+    """For each row r and unit u: finish([start(g, r, u) + weights[g] state[r] for g in gates], r, u)."""
+
+    gates: Gates
+    state: Buffer
+    start: Start
+    finish: Finish
+
+
 class _Recurrence(ABC):
     """What the cells have in common. `flag` is the variant of the cell."""
 
@@ -163,29 +186,30 @@ class _Recurrence(ABC):
         states = [(self.h, HIDDEN), *self.more_states()]
         for state, i in states:
             start = self.optional(i)
-            self.units(rows, lambda r, u, s=state, x=start: self.b.store(  # type: ignore[misc]
-                s[r, u], zero(self.dtype) if x is None else x[(d, batch + r, u)]))  # fmt: skip
+            for r, u in self.units(rows):
+                self.b.store(state[r, u], zero(self.dtype) if start is None else start[(d, batch + r, u)])
         with self.b.serial("t", self.steps) as t:
             self.step(_Share(direction, t, batch, rows))
-            self.units(rows, lambda r, u: self.b.store(self.h[r, u], self.next[r, u]))
+            for r, u in self.units(rows):
+                self.b.store(self.h[r, u], self.next[r, u])
         for output, (state, _) in enumerate(states, start=1):
-            self.units(rows, lambda r, u, s=state, i=output: self.b.store(  # type: ignore[misc]
-                self.ctx.output_view(i)[(d, batch + r, u)], s[r, u]))  # fmt: skip
+            for r, u in self.units(rows):
+                self.b.store(self.ctx.output_view(output)[(d, batch + r, u)], state[r, u])
 
     def more_states(self) -> list[tuple[Buffer, int]]:
         """States beside the hidden one, with the inputs that they start from."""
         return []
 
-    def units(self, rows: int, body: Callable[[Var, Affine], None]) -> None:
-        """`body` for each hidden unit of each row."""
+    def units(self, rows: int) -> Iterator[tuple[Var, Affine]]:
+        """Each hidden unit of each row: a loop over whole vectors to write a body in, then a vector of those left."""
         full, rest = divmod(self.hidden, self.width)
         with self.b.serial("r", rows) as r:
             if full:
                 with self.b.serial("j", full) as j, self.b.vector("v", self.width) as v:
-                    body(r, j * self.width + v)
+                    yield r, j * self.width + v
             if rest:
                 with self.b.vector("v", rest) as v:
-                    body(r, v + full * self.width)
+                    yield r, v + full * self.width
 
     def at(self, share: _Share, row: Affine, rows: int) -> _Tile:
         lengths, reverse = self.optional(LENGTHS), share.direction.reverse
@@ -217,15 +241,14 @@ class _Recurrence(ABC):
     # ---- products with the recurrent weights
 
     def products(self, share: _Share, gates: Gates, state: Buffer, start: Start, finish: Finish) -> None:
-        """For each row r and unit u: finish([start(g, r, u) + weights[g] state[r] for g in gates], r, u)."""
-        tile_rows = self.tile_rows(share.rows)
+        """See `_Products`."""
+        wanted, tile_rows = _Products(gates, state, start, finish), self.tile_rows(share.rows)
         for chunk in self.chunks(len(gates), tile_rows):
-            weights = self.pack(share.direction, gates, chunk)
+            packed = self.pack(share.direction, gates, chunk)
             with self.b.serial("j", chunk.count) as j, self.b.vector("v", chunk.lanes) as v:
                 for first, count, rows in pieces(share.rows, tile_rows):
                     with self.b.serial("s", count) as s:
-                        at = self.at(share, s * rows + first, rows)
-                        self.tile(at, gates, state, chunk, (weights, j, v), start, finish)
+                        self.tile(self.at(share, s * rows + first, rows), _Units(chunk, packed, j, v), wanted)
 
     def chunks(self, gates: int, rows: int) -> list[_Chunk]:
         full, rest = divmod(self.hidden, self.width)
@@ -256,50 +279,41 @@ class _Recurrence(ABC):
             self._packed[key] = self.ctx.constant(np.ascontiguousarray(part.transpose(2, 0, 1, 3, 4)), "r")
         return self._packed[key]
 
-    def tile(
-        self,
-        at: _Tile,
-        gates: Gates,
-        state: Buffer,
-        chunk: _Chunk,
-        where: tuple[Buffer | None, Var, Var],
-        start: Start,
-        finish: Finish,
-    ) -> None:
-        b, rows, (weights, group, v) = self.b, at.rows, where
-        split = self.partial_sums(len(gates), chunk)
-        acc = b.tile("acc", split, len(gates), rows, chunk.blocks, dtype=self.dtype)
-
-        def unit(block: int) -> Affine:
-            return (group * chunk.blocks + block) * chunk.lanes + v + chunk.first
-
-        places = [(g, r, j) for j in range(chunk.blocks) for g in range(len(gates)) for r in range(rows)]
+    def tile(self, at: _Tile, units: _Units, wanted: _Products) -> None:
+        """The products of the tile's rows for some units, whose sums for all gates are in registers together."""
+        b, gates, rows, blocks = self.b, range(len(wanted.gates)), range(at.rows), range(units.chunk.blocks)
+        parts = range(self.partial_sums(len(gates), units.chunk))
+        acc = b.tile("acc", len(parts), len(gates), len(rows), len(blocks), dtype=self.dtype)
+        places = [(g, r, j) for j in blocks for g in gates for r in rows]
         for g, r, j in places:
-            b.store(acc[0, g, r, j], start(at, gates[g], r, unit(j)))
-            for part in range(1, split):
+            b.store(acc[0, g, r, j], wanted.start(at, wanted.gates[g], r, units.of(j)))
+            for part in parts[1:]:
                 b.store(acc[part, g, r, j], zero(self.dtype))
 
-        def add(depth: Affine, u: Affine | int) -> None:
+        def add(k: Affine, u: Var) -> None:
+            part = u if len(parts) > 1 else 0
             for g, r, j in places:
-                weight = self.weight(at, weights, (group, depth, g, j, v), gates[g], unit(j))
-                b.store(acc[u, g, r, j], multiply_add(state[at.row + r, depth], weight, acc[u, g, r, j]))
+                weight = self.weight(at, units, wanted.gates, (k, g, j))
+                b.store(acc[part, g, r, j], multiply_add(wanted.state[at.row + r, k], weight, acc[part, g, r, j]))
 
         full, rest = divmod(self.hidden, _UNROLL)
         if full:
             with b.serial("k", full) as k, b.unrolled("u", _UNROLL) as u:
-                add(k * _UNROLL + u, 0 if split == 1 else Affine.of(u))
+                add(k * _UNROLL + u, u)
         if rest:
             with b.unrolled("u", rest) as u:
-                add(u + full * _UNROLL, 0 if split == 1 else Affine.of(u))
-        for j in range(chunk.blocks):
-            for r in range(rows):
-                sums_of_gates = [_total([acc[u, g, r, j] for u in range(split)]) for g in range(len(gates))]
-                finish(at, sums_of_gates, r, unit(j))
+                add(u + full * _UNROLL, u)
+        for j in blocks:
+            for r in rows:
+                sums = [_total([acc[part, g, r, j] for part in parts]) for g in gates]
+                wanted.finish(at, sums, r, units.of(j))
 
-    def weight(self, at: _Tile, packed: Buffer | None, place: tuple[IndexLike, ...], gate: int, unit: Affine) -> Expr:
-        if packed is not None:
-            return packed[place]
-        return self.input(WEIGHTS)[(at.direction.index, place[1], unit + gate * self.hidden)]
+    def weight(self, at: _Tile, units: _Units, gates: Gates, place: tuple[Affine, int, int]) -> Expr:
+        """Of unit `k` before in the `g`-th of the gates of the units of block `j`, the place (k, g, j)."""
+        k, g, j = place
+        if units.packed is not None:
+            return units.packed[units.group, k, g, j, units.lane]
+        return self.input(WEIGHTS)[(at.direction.index, k, units.of(j) + gates[g] * self.hidden)]
 
 
 def _total(parts: Sequence[Expr]) -> Expr:
