@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 
@@ -16,9 +19,50 @@ from glulam.compiler.kernels.windows import PoolGeometry
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Const, Expr
 from glulam.compiler.loops.index import Affine, Bounded, Var
-from glulam.compiler.loops.ir import IndexValue
+from glulam.compiler.loops.ir import Buffer, IndexValue
 
 _NARROW = 1 << 31  # places below it are counted in 32 bits, so that as many fit into a vector as elements do
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Counts the elements of planes of `size`, `strides` for each coordinate, in integers as narrow as they may be.
+
+    first: for each dimension, what the first element of each window counts along it.
+    """
+
+    size: int
+    strides: Shape
+    dtype: DType
+    first: Sequence[Buffer]
+
+    @classmethod
+    def of(cls, ctx: Context, first: Sequence[Sequence[int]], strides: Shape) -> _Places:
+        """For the planes of input 0; `first` are coordinates."""
+        size = math.prod(ctx.operand(0).spatial)
+        dtype = DType.I32 if size < _NARROW else DType.I64
+        rows = [
+            ctx.constant(np.array(row, np.int64).astype(dtype.numpy) * dtype.numpy.type(stride), "f")
+            for row, stride in zip(first, strides, strict=True)
+        ]
+        return cls(size, strides, dtype, rows)
+
+    def of_first(self, window: Sequence[Affine]) -> Expr:
+        """The place of the first element of a window."""
+        parts: list[Expr] = [row[coordinate] for row, coordinate in zip(self.first, window, strict=True)]
+        return reduce(add, parts)
+
+    def of_element(self, coordinates: Sequence[Affine]) -> Expr:
+        place = Affine.of(0)
+        for coordinate, stride in zip(coordinates, self.strides, strict=True):
+            place = place + coordinate * stride
+        wide: Expr = IndexValue(place)
+        return wide if self.dtype is DType.I64 else Cast(wide, self.dtype)
+
+    def whole(self, place: Expr, planes: Affine | None) -> Expr:
+        """A place in a plane, or in a tensor of which so many `planes` come before, in 64 bits."""
+        wide = place if self.dtype is DType.I64 else Cast(place, DType.I64)
+        return wide if planes is None else wide + IndexValue(planes * self.size)
 
 
 def maximum_and_place(
@@ -30,58 +74,30 @@ def maximum_and_place(
     first: for each spatial dimension and window the coordinate of its first element, where a window of nothing but -inf
     is said to have its maximum. NaN wins over all, the last one of several.
     """
-    x, y, places = ctx.input_view(0), ctx.output_view(0), ctx.output_view(1)
+    x, y, result = ctx.input_view(0), ctx.output_view(0), ctx.output_view(1)
     if not ctx.output.type.size:
         return ctx.finished()
-    b, spatial = ctx.builder, ctx.operand(0).spatial
-    size = math.prod(spatial)
-    counter = DType.I32 if size < _NARROW else DType.I64
-    tables = [
-        ctx.constant(np.array(row, np.int64).astype(counter.numpy) * counter.numpy.type(stride), "f")
-        for row, stride in zip(first, strides, strict=True)
-    ]
-    dtype = ctx.output.type.dtype
-    *outer, width = ctx.output.spatial
-    lanes = ctx.target.vector_bytes // dtype.size
-    channels = ctx.output.shape[1]
+    b, dtype, places = ctx.builder, ctx.output.type.dtype, _Places.of(ctx, first, strides)
+    batch, channels, *outer, width = ctx.output.shape
 
-    def counted(place: Affine) -> Expr:
-        wide: Expr = IndexValue(place)
-        return wide if counter is DType.I64 else Cast(wide, counter)
-
-    def pixel(head: tuple[Var, Var], rows: Sequence[Var], start: Affine, v: Var) -> None:
-        at = [*map(Affine.of, rows), start + v]
-        best, index = b.tile("best", dtype=dtype), b.tile("index", dtype=counter)
+    def pixel(n: Var, c: Var, window: Sequence[Affine]) -> None:
+        best, place = b.tile("best", dtype=dtype), b.tile("index", dtype=places.dtype)
         b.store(best[()], Const(-math.inf, dtype))
-        begin: Expr = tables[0][at[0]]
-        for table, coordinate in zip(tables[1:], at[1:], strict=True):
-            begin = begin + table[coordinate]
-        b.store(index[()], begin)
+        b.store(place[()], places.of_first(window))
         with ExitStack() as stack:
             taps = [stack.enter_context(b.serial("k", extent)) for extent in geometry.kernel]
-            seen = [
-                o * s + Affine.of(k) * d - before
-                for o, s, k, d, before in zip(
-                    at, geometry.strides, taps, geometry.dilations, geometry.before, strict=True
-                )
-            ]
-            flat = Affine.of(0)
-            for coordinate, stride in zip(seen, strides, strict=True):
-                flat = flat + coordinate * stride
+            element = geometry.input_place(window, taps)
             value, wins = b.tile("value", dtype=dtype), b.tile("wins", dtype=DType.BOOL)
-            b.store(value[()], x[(*head, *seen)])
+            b.store(value[()], x[(n, c, *element)])
             b.store(wins[()], (value[()] > best[()]) | ex.not_equal(value[()], value[()]))
             b.store(best[()], ex.where(wins[()], value[()], best[()]))
-            b.store(index[()], ex.where(wins[()], counted(flat), index[()]))
-        b.store(y[(*head, *at)], best[()])
-        place: Expr = index[()] if counter is DType.I64 else Cast(index[()], DType.I64)
-        if not per_plane:
-            place = place + IndexValue((head[0] * channels + head[1]) * size)
-        b.store(places[(*head, *at)], place)
+            b.store(place[()], ex.where(wins[()], places.of_element(element), place[()]))
+        b.store(y[(n, c, *window)], best[()])
+        b.store(result[(n, c, *window)], places.whole(place[()], None if per_plane else n * channels + c))
 
-    extents = {"n": ctx.output.shape[0], "c": channels} | {f"o{d}": extent for d, extent in enumerate(outer)}
-    with b.section(**extents) as (n, c, *rows):
-        overlapping_vectors(b, width, lanes, lambda start, v: pixel((n, c), rows, start, v))
+    with b.section(n=batch, c=channels, **{f"o{d}": extent for d, extent in enumerate(outer)}) as (n, c, *rows):
+        row, lanes = [*map(Affine.of, rows)], ctx.target.vector_bytes // dtype.size
+        overlapping_vectors(b, width, lanes, lambda start, v: pixel(n, c, [*row, start + v]))
     return ctx.finished()
 
 
@@ -108,6 +124,6 @@ def scatter_planes(ctx: Context, per_plane: bool) -> Lowered:
     return ctx.finished()
 
 
-def _rows(ctx: Context, i: int, shape: Shape):  # type: ignore[no-untyped-def]
+def _rows(ctx: Context, i: int, shape: Shape) -> Buffer:
     data = ctx.data(i)
     return ctx.memory("input", i, shape) if data is None else ctx.constant(data.reshape(shape), "c")

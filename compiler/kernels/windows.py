@@ -42,6 +42,13 @@ class PoolGeometry:
     def taps(self) -> int:
         return math.prod(self.kernel)
 
+    def input_place(self, output: Sequence[Affine], tap: Sequence[IndexLike]) -> list[Affine]:
+        """Where a tap meets the input for an output pixel."""
+        return [
+            o * s + Affine.of(k) * d - before
+            for o, s, k, d, before in zip(output, self.strides, tap, self.dilations, self.before, strict=True)
+        ]
+
     def span(self, d: int, outputs: int) -> int:
         """Input elements along dimension `d` that `outputs` neighbouring windows cover."""
         return (outputs - 1) * self.strides[d] + (self.kernel[d] - 1) * self.dilations[d] + 1
