@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered
@@ -11,7 +13,7 @@ from glulam.compiler.kernels.nest import overlapping_vectors
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Cast, Const, Expr
-from glulam.compiler.loops.index import Affine, Bounded, Var
+from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var
 from glulam.compiler.loops.ir import Buffer, IndexValue
 
 
@@ -26,59 +28,69 @@ def build(ctx: Context, scale: float) -> Lowered:
     y = ctx.memory("output", 0, (count, channels, rows, columns))
     dtype = y.dtype
     lanes = ctx.target.vector_bytes // dtype.size
-    down, across = (b.scratch(name, (2, bins), dtype) for name, bins in (("down", rows), ("across", columns)))
+    down, across = (_Bins(b, b.scratch(name, (2, bins), dtype)) for name, bins in (("down", rows), ("across", columns)))
     line = b.scratch("line", (width,), dtype)
-    lowest = Const(-math.inf, dtype)
-
-    def number(index: Var) -> Expr:
-        return Cast(IndexValue(Affine.of(index)), dtype)
-
-    def within(bounds: Buffer, bin_: Affine, place: Var) -> Expr:
-        return (bounds[0, bin_] <= number(place)) & (number(place) < bounds[1, bin_])
-
     with b.section(r=count) as (r,):
-        _bins(b, boxes, Affine.of(r), 1, scale, height, down)
-        _bins(b, boxes, Affine.of(r), 0, scale, width, across)
+        down.find(boxes[r, 2] * scale, boxes[r, 4] * scale, height)
+        across.find(boxes[r, 1] * scale, boxes[r, 3] * scale, width)
         chosen = b.tile("image", 1, dtype=DType.I64)
         b.store(chosen[0], Cast(ex.minimum(ex.maximum(boxes[r, 0], 0.0), float(images - 1)), DType.I64))
         image = Bounded(chosen[0], images)
         with b.serial("c", channels) as c, b.serial("i", rows) as i:
 
             def row(start: Affine, v: Var) -> None:
-                best = b.tile("best", 1, dtype=dtype)
-                b.store(best[0], lowest)
-                with b.serial("h", height) as h:
-                    larger = ex.maximum(best[0], x[image, c, h, start + v])
-                    b.store(best[0], ex.where(within(down, Affine.of(i), h), larger, best[0]))
-                b.store(line[start + v], best[0])
+                b.store(line[start + v], down.largest(i, "h", height, lambda h: x[image, c, h, start + v]))
 
             def column(start: Affine, v: Var) -> None:
-                best = b.tile("best", 1, dtype=dtype)
-                b.store(best[0], lowest)
-                with b.serial("w", width) as w:
-                    larger = ex.maximum(best[0], line[w])
-                    b.store(best[0], ex.where(within(across, start + v, w), larger, best[0]))
-                full = (down[0, i] < down[1, i]) & (across[0, start + v] < across[1, start + v])
-                b.store(y[r, c, i, start + v], ex.where(full, best[0], 0.0))
+                found = across.largest(start + v, "w", width, lambda w: line[w])
+                full = down.holds_any(i) & across.holds_any(start + v)
+                b.store(y[r, c, i, start + v], ex.where(full, found, 0.0))
 
             overlapping_vectors(b, width, lanes, row)
             overlapping_vectors(b, columns, lanes, column)
     return ctx.finished()
 
 
-def _bins(b: Builder, boxes: Buffer, r: Affine, axis: int, scale: float, extent: int, bounds: Buffer) -> None:
-    """The first element of each bin along an axis, and the one behind its last."""
-    dtype, (_, count) = bounds.dtype, bounds.shape
-    start, size = b.tile("start", 1, dtype=dtype), b.tile("size", 1, dtype=dtype)
-    b.store(start[0], _rounded(b, boxes[r, 1 + axis] * scale))
-    end = _rounded(b, boxes[r, 3 + axis] * scale)
-    b.store(size[0], ex.maximum(end - start[0] + 1.0, 1.0) / float(count))
-    with b.serial("b", count) as bin_:
-        place = Cast(IndexValue(Affine.of(bin_)), dtype)
-        first = start[0] + ex.unary("floor", place * size[0])
-        behind = start[0] + ex.unary("ceil", (place + 1.0) * size[0])
-        for which, edge in enumerate((first, behind)):
-            b.store(bounds[which, bin_], ex.minimum(ex.maximum(edge, 0.0), float(extent)))
+@dataclass(frozen=True)
+class _Bins:
+    """Parts of a box along an axis: in `bounds` the first element of each, and the one behind its last."""
+
+    b: Builder
+    bounds: Buffer
+
+    def find(self, first: Expr, last: Expr, extent: int) -> None:
+        """Cut the elements from the first to the last, of which those beyond the extent belong to no bin."""
+        b, dtype, (_, count) = self.b, self.bounds.dtype, self.bounds.shape
+        start, size = b.tile("start", 1, dtype=dtype), b.tile("size", 1, dtype=dtype)
+        b.store(start[0], _rounded(b, first))
+        b.store(size[0], ex.maximum(_rounded(b, last) - start[0] + 1.0, 1.0) / float(count))
+        with b.serial("b", count) as bin_:
+            place = _number(bin_, dtype)
+            begin = start[0] + ex.unary("floor", place * size[0])
+            end = start[0] + ex.unary("ceil", (place + 1.0) * size[0])
+            for which, edge in enumerate((begin, end)):
+                b.store(self.bounds[which, bin_], ex.minimum(ex.maximum(edge, 0.0), float(extent)))
+
+    def holds_any(self, bin_: IndexLike) -> Expr:
+        return self.bounds[0, bin_] < self.bounds[1, bin_]
+
+    def holds(self, bin_: IndexLike, place: Var) -> Expr:
+        dtype = self.bounds.dtype
+        return (self.bounds[0, bin_] <= _number(place, dtype)) & (_number(place, dtype) < self.bounds[1, bin_])
+
+    def largest(self, bin_: IndexLike, name: str, extent: int, value: Callable[[Var], Expr]) -> Expr:
+        """Of the values at the bin's places, found in a loop over all places of the axis; -inf if there is none."""
+        b, dtype = self.b, self.bounds.dtype
+        best = b.tile("best", 1, dtype=dtype)
+        b.store(best[0], Const(-math.inf, dtype))
+        with b.serial(name, extent) as place:
+            larger = ex.maximum(best[0], value(place))
+            b.store(best[0], ex.where(self.holds(bin_, place), larger, best[0]))
+        return best[0]
+
+
+def _number(var: Var, dtype: DType) -> Expr:
+    return Cast(IndexValue(Affine.of(var)), dtype)
 
 
 def _rounded(b: Builder, x: Expr) -> Expr:
