@@ -8,9 +8,10 @@ from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered, vectors
 from glulam.compiler.kernels.indexing import dense
 from glulam.compiler.loops import expr as ex
-from glulam.compiler.loops.expr import Const
-from glulam.compiler.loops.index import Affine, Bounded
-from glulam.compiler.loops.ir import IndexValue
+from glulam.compiler.loops.builder import Builder
+from glulam.compiler.loops.expr import Const, Expr
+from glulam.compiler.loops.index import Affine, Bounded, Var
+from glulam.compiler.loops.ir import Buffer, IndexValue
 
 
 def build(ctx: Context) -> Lowered:
@@ -23,40 +24,59 @@ def build(ctx: Context) -> Lowered:
         with b.section(m=count) as (m,):
             b.store(y[m], Const(1.0, dtype))
         return ctx.finished()
-    x = dense(ctx, 0, (count, n, n))
-    rows, lanes = b.scratch("rows", (n, n), dtype), ctx.target.vector_bytes // dtype.size
+    x, rows = dense(ctx, 0, (count, n, n)), b.scratch("rows", (n, n), dtype)
+    lanes = ctx.target.vector_bytes // dtype.size
     with b.section(m=count) as (m,):
         with b.serial("r", n) as r:
             vectors(b, n, lanes, lambda j: b.store(rows[r, j], x[m, r, j]))
         product = b.tile("product", 1, dtype=dtype)
         b.store(product[0], Const(1.0, dtype))
         with b.serial("k", n) as k:
-            best, row = b.tile("best", 1, dtype=dtype), b.tile("row", 1, dtype=DType.I64)
-            b.store(best[0], Const(-1.0, dtype))
-            b.store(row[0], IndexValue(Affine.of(k)))
-            with b.serial("i", n) as i:
-                size = ex.absolute(rows[i, k])
-                taken = (IndexValue(Affine.of(i)) >= IndexValue(Affine.of(k))) & (size > best[0])
-                b.store(row[0], ex.where(taken, IndexValue(Affine.of(i)), row[0]))
-                b.store(best[0], ex.where(taken, size, best[0]))
-
-            def swap(j: Affine) -> None:
-                held = b.tile("held", 2, dtype=dtype)
-                other = rows[Bounded(row[0], n), j]
-                b.store(held[0], rows[k, j])
-                b.store(held[1], other)
-                b.store(rows[k, j], held[1])
-                b.store(other, held[0])
-
-            vectors(b, n, lanes, swap)
+            largest = _largest_from(b, rows, k)
+            _swap(b, rows, k, largest, lanes)
             pivot = b.tile("pivot", 1, dtype=dtype)
             b.store(pivot[0], rows[k, k])
-            moved = ex.not_equal(row[0], IndexValue(Affine.of(k)))
+            moved = ex.not_equal(largest, _number(k))
             b.store(product[0], product[0] * ex.where(moved, -pivot[0], pivot[0]))
-            with b.serial("e", n) as e:
-                factor = b.tile("factor", 1, dtype=dtype)
-                below = (IndexValue(Affine.of(e)) > IndexValue(Affine.of(k))) & ex.not_equal(pivot[0], 0.0)
-                b.store(factor[0], ex.where(below, rows[e, k] / pivot[0], 0.0))
-                vectors(b, n, lanes, lambda j: b.store(rows[e, j], rows[e, j] - factor[0] * rows[k, j]))
+            _eliminate(b, rows, k, pivot[0], lanes)
         b.store(y[m], product[0])
     return ctx.finished()
+
+
+def _number(var: Var) -> Expr:
+    return IndexValue(Affine.of(var))
+
+
+def _largest_from(b: Builder, rows: Buffer, k: Var) -> Expr:
+    """The row, number k or behind it, whose element in column k is the largest."""
+    best, row = b.tile("best", 1, dtype=rows.dtype), b.tile("row", 1, dtype=DType.I64)
+    b.store(best[0], Const(-1.0, rows.dtype))
+    b.store(row[0], _number(k))
+    with b.serial("i", k.extent) as i:
+        size = ex.absolute(rows[i, k])
+        taken = (_number(i) >= _number(k)) & (size > best[0])
+        b.store(row[0], ex.where(taken, _number(i), row[0]))
+        b.store(best[0], ex.where(taken, size, best[0]))
+    return row[0]
+
+
+def _swap(b: Builder, rows: Buffer, k: Var, other: Expr, lanes: int) -> None:
+    """Row k and another one change places."""
+
+    def swap(j: Affine) -> None:
+        held, mine, theirs = b.tile("held", 2, dtype=rows.dtype), rows[k, j], rows[Bounded(other, k.extent), j]
+        b.store(held[0], mine)
+        b.store(held[1], theirs)
+        b.store(mine, held[1])
+        b.store(theirs, held[0])
+
+    vectors(b, k.extent, lanes, swap)
+
+
+def _eliminate(b: Builder, rows: Buffer, k: Var, pivot: Expr, lanes: int) -> None:
+    """Subtract multiples of row k from those below it, whose elements in column k become zero."""
+    with b.serial("e", k.extent) as e:
+        factor = b.tile("factor", 1, dtype=rows.dtype)
+        below = (_number(e) > _number(k)) & ex.not_equal(pivot, 0.0)
+        b.store(factor[0], ex.where(below, rows[e, k] / pivot, 0.0))
+        vectors(b, k.extent, lanes, lambda j: b.store(rows[e, j], rows[e, j] - factor[0] * rows[k, j]))
