@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from glulam.compiler.graph.types import Shape
 from glulam.compiler.kernels.fixed_point import Digits, weight_bytes
@@ -65,51 +66,8 @@ def choose_plan(
 
     Of volumes, all `frames` of the result are images, and `in_channels` those of a frame of the input.
     """
-    height, width = f.tiles(spatial)
-    blocks = -(-out_channels // target.lanes)
-    least = 2 if target.for_partners else _PARTS
-    candidates = []
-    for rows, columns in _cuts(height, width):
-        iterations = images * (height // rows) * (width // columns)
-        for row, tiling in product_tilings(target, rows * columns, blocks, _depth(in_channels, f, frames), digits):
-            groups = max(1, blocks // tiling.blocks)
-            for splits in (s for s in range(1, groups + 1) if groups % s == 0):
-                if iterations * splits < least and splits < groups:
-                    continue
-                plan = Plan(rows, columns, splits, tiling)
-                ways = [(plan, _parts(plan, iterations, blocks))]
-                if target.for_partners and splits == 1 and _has_middle(plan, images, height, width, blocks):
-                    ways.append((replace(plan, shares_middle=True), Parts(iterations - 1, 2, 0.5)))
-                for way, parts in ways:
-                    cycles = _cycles(target, way, row, iterations, in_channels, out_channels, f, digits, frames)
-                    candidates.append((cycles * parts.busiest(target.threads), way))
-                if ways[0][1].busiest(target.threads) == 1.0:
-                    break  # more splits would read inputs more often for nothing
-    return min(candidates, key=lambda candidate: candidate[0])[1]
-
-
-def _parts(plan: Plan, iterations: int, blocks: int) -> Parts:
-    """What threads can share; of split channels those that fill no group of the tiling's size are a smaller part."""
-    if plan.splits == 1:
-        return Parts(iterations)
-    (_, each, count), *rest = plan.tiling.channel_groups(blocks)
-    whole = math.gcd(plan.splits, count)
-    return Parts(iterations * whole, iterations * len(rest), sum(size for _, size, _ in rest) / (each * count // whole))
-
-
-def _depth(in_channels: int, f: Filtering, frames: Frames) -> int:
-    """Products that a point is a sum of, on average."""
-    return round(frames.met * in_channels * f.sums)
-
-
-def _has_middle(plan: Plan, images: int, height: int, width: int, blocks: int) -> bool:
-    """Whether there is an odd number of blocks of tiles, below each other, and of groups of channels an even one."""
-    return (
-        images == 1
-        and width == plan.columns
-        and height // plan.rows % 2 == 1
-        and blocks % (2 * plan.tiling.blocks) == 0
-    )
+    layer = _Layer(target, images, spatial, in_channels, out_channels, f, digits, frames)
+    return min(layer.candidates(), key=lambda candidate: candidate[0])[1]
 
 
 def cost(
@@ -117,69 +75,168 @@ def cost(
     digits: Digits | None = None, frames: Frames = IMAGE,
 ) -> float:  # fmt: skip
     """Estimated cycles of the whole convolution on one core."""
+    layer = _Layer(target, images, spatial, in_channels, out_channels, f, digits, frames)
     plan = choose_plan(target, images, spatial, in_channels, out_channels, f, digits, frames)
-    height, width = f.tiles(spatial)
-    iterations = images * (height // plan.rows) * (width // plan.columns)
-    blocks, depth = -(-out_channels // target.lanes), _depth(in_channels, f, frames)
-    row = product_cycles(target, plan.tiling, plan.tiles, blocks, depth, digits)
-    return f.margin * _cycles(target, plan, row, iterations, in_channels, out_channels, f, digits, frames)
+    point = product_cycles(target, plan.tiling, plan.tiles, layer.out_blocks, layer.depth, digits)
+    return f.margin * layer.cycles(plan, point)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The convolution that is to be cut, see `choose_plan`. Sizes are in bytes."""
+
+    target: Target
+    images: int
+    spatial: Shape
+    in_channels: int
+    out_channels: int
+    f: Filtering
+    digits: Digits | None
+    frames: Frames
+
+    @cached_property
+    def tiles(self) -> tuple[int, int]:
+        """Rows and columns of them in an image."""
+        return self.f.tiles(self.spatial)
+
+    @cached_property
+    def out_blocks(self) -> int:
+        return -(-self.out_channels // self.target.lanes)
+
+    @cached_property
+    def seen(self) -> float:
+        """Channels that a result sees, of all frames."""
+        return self.frames.met * self.in_channels
+
+    @cached_property
+    def depth(self) -> int:
+        """Products that a point is a sum of, on average."""
+        return round(self.seen * self.f.sums)
+
+    @cached_property
+    def tiles_in_lanes(self) -> bool:
+        return has_few_channels(self.in_channels, self.target.lanes)
+
+    def iterations(self, plan: Plan) -> int:
+        """Blocks of tiles in all images."""
+        height, width = self.tiles
+        return self.images * (height // plan.rows) * (width // plan.columns)
+
+    def candidates(self) -> Iterator[tuple[float, Plan]]:
+        """Estimated cycles of the busiest thread, times the threads, and the plan."""
+        least = 2 if self.target.for_partners else _PARTS
+        for rows, columns in _cuts(*self.tiles):
+            for point, tiling in product_tilings(self.target, rows * columns, self.out_blocks, self.depth, self.digits):
+                groups = max(1, self.out_blocks // tiling.blocks)
+                for splits in (s for s in range(1, groups + 1) if groups % s == 0):
+                    plan = Plan(rows, columns, splits, tiling)
+                    if self.iterations(plan) * splits < least and splits < groups:
+                        continue
+                    parts = self.parts(plan)
+                    yield self.cycles(plan, point) * parts.busiest(self.target.threads), plan
+                    if self.target.for_partners and splits == 1 and self.has_middle(plan):
+                        shared = replace(plan, shares_middle=True)
+                        busiest = self.parts(shared).busiest(self.target.threads)
+                        yield self.cycles(shared, point) * busiest, shared
+                    if parts.busiest(self.target.threads) == 1.0:
+                        break  # more splits would read inputs more often for nothing
+
+    def parts(self, plan: Plan) -> Parts:
+        """What threads can share; split channels that fill no group of the tiling's size are a smaller part."""
+        iterations = self.iterations(plan)
+        if plan.shares_middle:
+            return Parts(iterations - 1, 2, 0.5)
+        if plan.splits == 1:
+            return Parts(iterations)
+        (_, each, count), *rest = plan.tiling.channel_groups(self.out_blocks)
+        whole = math.gcd(plan.splits, count)
+        smaller = sum(size for _, size, _ in rest) / (each * count // whole)
+        return Parts(iterations * whole, iterations * len(rest), smaller)
+
+    def has_middle(self, plan: Plan) -> bool:
+        """Whether blocks of tiles, below each other, are odd in number, and groups of channels even."""
+        height, width = self.tiles
+        odd = self.images == 1 and width == plan.columns and height // plan.rows % 2 == 1
+        return odd and self.out_blocks % (2 * plan.tiling.blocks) == 0
+
+    # ---- what a plan costs
+
+    def cycles(self, plan: Plan, point: float) -> float:
+        """Cycles for all blocks of tiles, the first of which has to fetch the filters from memory.
+
+        `point` are those of the products of one point.
+        """
+        target, f, iterations = self.target, self.f, self.iterations(plan)
+        reading, slow = self.reading(plan), transform_slowdown(target)
+        readings = plan.splits + (plan.splits > 1 and self.out_blocks % plan.tiling.blocks > 0)
+        transforms = (readings * reading + plan.tiles * self.out_blocks * f.output_cycles) * slow
+        transforms += target.overhead * self.moves(plan)
+        twice = 2 * reading * slow if plan.shares_middle else 0.0  # by both threads, and the next layer reads of both
+        filters, shows = self.filters, SHOWS * target.overhead
+        drawn = -(-plan.tiles // plan.tiling.pixels) * filters / _DRAW_RATE if filters > target.l2_bytes else 0.0
+        products = max(f.points * point, drawn)
+        first = overlapped(products, filters / memory_rate(target, filters), shows)
+        others = overlapped(products, filters / self.filter_rate(plan), shows)
+        return iterations * transforms + twice + first + (iterations - 1) * others
+
+    def reading(self, plan: Plan) -> float:
+        """Cycles to transform the inputs of a block of tiles, with AVX-512."""
+        if self.tiles_in_lanes:
+            vector = self.f.input_cycles + _turning_cycles(self.f, self.target.lanes)
+            return self.seen * plan.rows * -(-plan.columns // self.target.lanes) * vector
+        return plan.tiles * self.in_blocks * self.f.input_cycles
+
+    def moves(self, plan: Plan) -> float:
+        """What shows of writing and reading a block's transformed inputs and its results, in cycles."""
+        inputs, results = self.inputs(plan), self.results(plan)
+        passes, together = -(-self.out_blocks // plan.tiling.blocks), inputs + results
+        trips = 1 if self.tiles_in_lanes else 2  # of results that show
+        return self.input_moves(plan) + trips * passes * results / move_rate(self.target, together, together)
+
+    def input_moves(self, plan: Plan) -> float:
+        """Of writing a block's inputs, and of reading them for each group of channels."""
+        inputs = self.inputs(plan)
+        if inputs <= _L2_SHARE * self.target.l2_bytes:
+            return 0.0
+        rate = again = move_rate(self.target, inputs, inputs + self.results(plan))
+        if not stays_near(self.target, inputs):
+            again = min(rate, _AGAIN_RATE)
+        return 2 * inputs / rate + (-(-self.out_blocks // plan.tiling.blocks) - 1) * inputs / again
+
+    def filter_rate(self, plan: Plan) -> float:
+        """Bytes a cycle of filters read again: two threads, each at a place of its own, crowd each other out."""
+        target, together = self.target, self.filters + self.inputs(plan)
+        crowded = target.for_partners and overcrowds(target, together)
+        return target.memory_rate if crowded else stream_rate(target, together)
+
+    # ---- sizes
+
+    @cached_property
+    def in_blocks(self) -> float:
+        """Channel blocks that a result sees."""
+        return -(-self.in_channels // self.target.lanes) * self.frames.met
+
+    @cached_property
+    def filters(self) -> int:
+        """All of them, transformed."""
+        depth = self.frames.taps * self.in_channels * self.f.sums
+        return round(self.f.points * depth * self.out_blocks * self.target.lanes * weight_bytes(self.digits))
+
+    def inputs(self, plan: Plan) -> int:
+        """What a block of tiles reads, transformed."""
+        if self.tiles_in_lanes:
+            return round(self.f.points * plan.tiles * self.seen * self.f.sums * 4)
+        return round(self.f.points * plan.tiles * self.in_blocks * self.target.lanes * 4)
+
+    def results(self, plan: Plan) -> int:
+        """Products of a block of tiles for one group of channels."""
+        return self.f.points * plan.tiles * self.target.lanes * 4 * plan.tiling.blocks
 
 
 def _cuts(height: int, width: int) -> list[tuple[int, int]]:
     """Blocks of whole rows of tiles, or of parts of one row."""
     rows = [(r, width) for r in range(1, height + 1) if height % r == 0]
     return rows + [(1, c) for c in range(1, width) if width % c == 0]
-
-
-def _cycles(
-    target: Target, plan: Plan, row: float, iterations: int, in_channels: int, out_channels: int, f: Filtering,
-    digits: Digits | None, frames: Frames,
-) -> float:  # fmt: skip
-    """Cycles for so many blocks of tiles, the first of which has to fetch the filters from memory.
-
-    `row` are those of the products of one point.
-    """
-    lanes, tiles = target.lanes, plan.tiles
-    in_blocks, out_blocks = -(-in_channels // lanes) * frames.met, -(-out_channels // lanes)
-    slow, trips = transform_slowdown(target), 2  # of results, which are written and read
-    if has_few_channels(in_channels, lanes):
-        trips = 1  # estimates are 15 % too low to 13 % too high by six layers; with two, 4 to 37 % too high
-        depth = frames.met * in_channels
-        inputs = round(f.points * tiles * depth * f.sums * 4)
-        reading = depth * plan.rows * -(-plan.columns // lanes) * (f.input_cycles + _turning_cycles(f, lanes))
-    else:
-        inputs = round(f.points * tiles * in_blocks * lanes * 4)
-        reading = tiles * in_blocks * f.input_cycles
-    filters = round(f.points * frames.taps * in_channels * f.sums * out_blocks * lanes * weight_bytes(digits))
-    readings = plan.splits + (plan.splits > 1 and out_blocks % plan.tiling.blocks > 0)
-    transforms = (readings * reading + tiles * out_blocks * f.output_cycles) * slow
-    twice = 2 * reading * slow if plan.shares_middle else 0.0  # by both threads, and the next layer reads of both
-    drawn = -(-tiles // plan.tiling.pixels) * filters / _DRAW_RATE if filters > target.l2_bytes else 0.0
-    products = max(f.points * row, drawn)
-    passes = -(-out_blocks // plan.tiling.blocks)
-    results = f.points * tiles * lanes * 4 * plan.tiling.blocks
-    moves = _input_moves(target, inputs, results, passes)
-    moves += trips * passes * results / move_rate(target, inputs + results, inputs + results)
-    transforms += target.overhead * moves
-    shows = SHOWS * target.overhead
-    first = overlapped(products, filters / memory_rate(target, filters), shows)
-    others = overlapped(products, filters / _filter_rate(target, filters + inputs), shows)
-    return iterations * transforms + twice + first + (iterations - 1) * others
-
-
-def _input_moves(target: Target, inputs: int, results: int, passes: int) -> float:
-    """What shows of writing a block's inputs, and of reading them for each group of channels, in cycles."""
-    if inputs <= _L2_SHARE * target.l2_bytes:
-        return 0.0
-    rate = again = move_rate(target, inputs, inputs + results)
-    if not stays_near(target, inputs):
-        again = min(rate, _AGAIN_RATE)
-    return 2 * inputs / rate + (passes - 1) * inputs / again
-
-
-def _filter_rate(target: Target, together: int) -> float:
-    """Bytes a cycle of filters that are read again: two threads, each at a place of its own, crowd each other out."""
-    return target.memory_rate if target.for_partners and overcrowds(target, together) else stream_rate(target, together)
 
 
 def _turning_cycles(f: Filtering, lanes: int) -> float:
