@@ -281,22 +281,20 @@ def _copied(op: Op) -> Op:
 
 
 def _by_name(values: Named, what: str) -> dict[str, Value]:
-    wrong = GraphError(f"the {what} are {values!r}; they must be a tensor, several, or tensors by name")
+    if isinstance(values, Value):
+        return {values.name: values}
     if isinstance(values, Mapping):
-        named = {name: value for name, value in values.items() if isinstance(name, str) and isinstance(value, Value)}
-        if len(named) != len(values):
-            raise wrong
-        return named
-    if not isinstance(values, Value | Iterable):
-        raise wrong
-    given: list[object] = [values] if isinstance(values, Value) else list(values)
-    several = [value for value in given if isinstance(value, Value)]
-    if len(several) != len(given):
-        raise wrong
-    table = {value.name: value for value in several}
-    if len(table) != len(several):
-        raise GraphError(f"two {what} have the same name ({', '.join(v.name for v in several)}); name them apart")
-    return table
+        if all(isinstance(name, str) and isinstance(value, Value) for name, value in values.items()):
+            return dict(values)
+    elif isinstance(values, Iterable):
+        given = list(values)
+        if all(isinstance(value, Value) for value in given):
+            named = {value.name: value for value in given}
+            if len(named) < len(given):
+                names = ", ".join(value.name for value in given)
+                raise GraphError(f"two {what} have the same name ({names}); name them apart")
+            return named
+    raise GraphError(f"the {what} are {values!r}; they must be a tensor, several, or tensors by name")
 
 
 def _rename(value: Value, name: str) -> None:
