@@ -1,13 +1,8 @@
-"""Pictures of a graph for inspection, and the analyses of its shape that passes and people ask for.
-
-The DOT text needs no graphviz to be made; `coordinates` gives places for drawing with anything else.
-"""
+"""Pictures of a graph for inspection, as text in the DOT language, which needs no graphviz to be made."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-
-import networkx as nx
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Op
@@ -39,59 +34,6 @@ def to_dot(graph: Graph, *, constants: bool = False, highlight: Collection[Node]
         if constants or not value.is_constant:
             lines.append(f"  {_source_id(value)} -> {out} [label={_quoted(str(value.type))}];")
     return "\n".join([*lines, "}"]) + "\n"
-
-
-def coordinates(graph: Graph) -> dict[Node, tuple[float, float]]:
-    """A place for each node: y = -(longest path from the inputs), each such layer centred around x = 0."""
-    places: dict[Node, tuple[float, float]] = {}
-    for depth, generation in enumerate(nx.topological_generations(graph.as_networkx())):
-        row = list(generation)
-        places.update({node: (i - (len(row) - 1) / 2, -float(depth)) for i, node in enumerate(row)})
-    return places
-
-
-def reaches(graph: Graph, start: Node, end: Node) -> bool:
-    """Does a result of `start` flow into `end`? A node reaches itself."""
-    return bool(nx.has_path(graph.as_networkx(), start, end))
-
-
-def between(graph: Graph, start: Node, end: Node) -> list[Node]:
-    """The nodes on some path from `start` to `end`, both included, in the graph's order; empty if there is no path."""
-    view = graph.as_networkx()
-    inside = (nx.descendants(view, start) | {start}) & (nx.ancestors(view, end) | {end})
-    return [node for node in graph.nodes if node in inside]
-
-
-def is_convex(graph: Graph, nodes: Collection[Node]) -> bool:
-    """Does every path between two of the nodes stay among them? Only such a set can become one node."""
-    chosen = set(nodes)
-    view = graph.as_networkx()
-    outside = {reader for node in chosen for reader in view.successors(node)} - chosen
-    below = outside.union(*(nx.descendants(view, node) for node in outside))
-    return not below & chosen
-
-
-def immediate_dominators(graph: Graph) -> dict[Node, Node | None]:
-    """For each node the nearest one that every path from the graph's inputs passes; None where there is none."""
-    starts = [n for n in graph.nodes if any(v.producer is None and not v.is_constant for v in n.present_inputs())]
-    starts += [n for n in graph.nodes if all(v.producer is None for v in n.present_inputs())]
-    return _dominators(graph, graph.as_networkx(), starts)
-
-
-def immediate_postdominators(graph: Graph) -> dict[Node, Node | None]:
-    """For each node the nearest one that every path to the graph's outputs passes; None where there is none.
-
-    Where a branch is closed again (a residual add, a concat) it is the node that closes it.
-    """
-    ends = [v.producer for v in graph.outputs.values() if v.producer is not None]
-    return _dominators(graph, graph.as_networkx().reverse(), ends)
-
-
-def _dominators(graph: Graph, view: nx.DiGraph[Node], starts: Collection[Node]) -> dict[Node, Node | None]:
-    root = Node(Op(), (), (), "")
-    view.add_edges_from((root, node) for node in starts)
-    found = nx.immediate_dominators(view, root)
-    return {node: None if (above := found.get(node)) is root else above for node in graph.nodes}
 
 
 def _label(node: Node) -> str:
