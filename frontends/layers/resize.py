@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,65 @@ MODES = {
     "trilinear": ("linear", 3),
     "bicubic": ("cubic", 2),
 }
+ANY_RANK = {"linear": ("linear", None), "cubic": ("cubic", None)}
 MAX_EXTENT = 2**31 - 1
 
 
-class Upsample(Layer):
+class _Resampling(Layer):
+    """A mode, and a size or a factor."""
+
+    def __init__(
+        self,
+        size: Extents | None,
+        scale_factor: float | Sequence[float] | None,
+        mode: str,
+        recompute: bool | None,
+        modes: Mapping[str, tuple[str, int | None]],
+        name: str | None,
+    ) -> None:
+        super().__init__(name)
+        self.label = type(self).__name__
+        choice(mode, modes, f"{self.label}: mode")
+        if scale_factor is not None:
+            axes = len(scale_factor) if isinstance(scale_factor, Sequence) else 1
+            _factors(scale_factor, axes, f"{self.label}: scale_factor")
+        self.size, self.scale_factor, self.mode, self.recompute = size, scale_factor, mode, bool(recompute)
+        self.kind, self.needs = modes[mode]
+
+    def _rules(self, align_corners: bool | None) -> tuple[str, str]:
+        """The operator's coordinates and rounding that do what torch.nn.functional.interpolate does."""
+        if self.mode == "nearest":
+            return "asymmetric", "floor"
+        if self.mode == "nearest-exact":
+            return "half_pixel", "round_prefer_ceil"
+        return "align_corners" if align_corners else "half_pixel", "round_prefer_floor"
+
+    def _spatial(self, x: Tensor) -> int:
+        """How many spatial axes x has. Raises ShapeError if the mode needs others."""
+        spatial = x.rank - 2
+        if spatial < 1 or (self.needs is not None and spatial != self.needs):
+            raise ShapeError(f"{self.label}: mode {self.mode!r} does not fit {x.name!r}: {x.type}")
+        return spatial
+
+    def _sizes(self, x: Tensor) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """The spatial extents of the result, and the factors that enter the coordinates."""
+        if 0 in x.shape[2:]:
+            raise ShapeError(f"{self.label}: there is nothing to resample in {x.name!r}: {x.type}")
+        if self.size is not None:
+            sizes = extents(self.size, x.rank - 2, f"{self.label}: size")
+        else:
+            factors = _factors(self.scale_factor, x.rank - 2, f"{self.label}: scale_factor")
+            wanted = [extent * f for extent, f in zip(x.shape[2:], factors, strict=True)]
+            if not 1 <= min(wanted) <= max(wanted) <= MAX_EXTENT:
+                much = "leaves nothing" if min(wanted) < 1 else "makes too much"
+                raise ShapeError(f"{self.label}: scale_factor {factors} {much} of {x.name!r}: {x.type}")
+            sizes = tuple(map(math.floor, wanted))
+            if not self.recompute:
+                return sizes, factors
+        return sizes, tuple(size / extent for size, extent in zip(sizes, x.shape[2:], strict=True))
+
+
+class Upsample(_Resampling):
     """[N, C, *spatial] resampled to a size or by a factor, with torch.nn.functional.interpolate's coordinates.
 
     mode: nearest, nearest-exact, linear, bilinear, trilinear, bicubic. By a factor, the extent becomes
@@ -44,67 +99,21 @@ class Upsample(Layer):
         *,
         name: str | None = None,
     ) -> None:
-        super().__init__(name)
-        label = type(self).__name__
+        super().__init__(size, scale_factor, mode, recompute_scale_factor, MODES, name)
         if (size is None) == (scale_factor is None):
-            raise ShapeError(f"{label}: give either size or scale_factor")
-        choice(mode, MODES, f"{label}: mode")
-        if align_corners and MODES[mode][0] == "nearest":
-            raise ShapeError(f"{label}: align_corners has no meaning for mode {mode!r}")
-        if scale_factor is not None:
-            axes = len(scale_factor) if isinstance(scale_factor, Sequence) else 1
-            _factors(scale_factor, axes, f"{label}: scale_factor")
-        self.size = size
-        self.scale_factor = scale_factor
-        self.mode = mode
+            raise ShapeError(f"{self.label}: give either size or scale_factor")
+        if align_corners and self.kind == "nearest":
+            raise ShapeError(f"{self.label}: align_corners has no meaning for mode {mode!r}")
         self.align_corners = bool(align_corners)
-        self.recompute = bool(recompute_scale_factor)
 
     def forward(self, x: Tensor) -> Tensor:
-        label = type(self).__name__
-        kind, rank = MODES[self.mode]
-        spatial = x.rank - 2
-        if spatial < 1 or (rank is not None and spatial != rank):
-            raise ShapeError(f"{label}: mode {self.mode!r} does not fit {x.name!r}: {x.type}")
-        sizes, scales = self._sizes(x, spatial, label)
-        coordinates, rounding = "half_pixel", "round_prefer_floor"
-        if self.mode == "nearest":
-            coordinates, rounding = "asymmetric", "floor"
-        elif self.mode == "nearest-exact":
-            rounding = "round_prefer_ceil"
-        elif self.align_corners:
-            coordinates = "align_corners"
-        op = ops.Resize(
-            sizes=(*x.shape[:2], *sizes),
-            scales=(1.0, 1.0, *scales),
-            mode=kind,
-            coordinates=coordinates,
-            rounding=rounding,
-            cubic_coeff=-0.75,
-            exclude_outside=False,
-            extrapolation_value=0.0,
-            antialias=False,
-        )
+        self._spatial(x)
+        (sizes, scales), (coordinates, rounding) = self._sizes(x), self._rules(self.align_corners)
+        op = ops.Resize((*x.shape[:2], *sizes), (1.0, 1.0, *scales), self.kind, coordinates, rounding)
         return apply(op, x, name=self.path(x.scope))
 
-    def _sizes(self, x: Tensor, spatial: int, label: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        if 0 in x.shape[2:]:
-            raise ShapeError(f"{label}: there is nothing to resample in {x.name!r}: {x.type}")
-        if self.size is not None:
-            sizes = extents(self.size, spatial, f"{label}: size")
-        else:
-            factors = _factors(self.scale_factor, spatial, f"{label}: scale_factor")
-            wanted = [extent * f for extent, f in zip(x.shape[2:], factors, strict=True)]
-            if not 1 <= min(wanted) <= max(wanted) <= MAX_EXTENT:
-                much = "leaves nothing" if min(wanted) < 1 else "makes too much"
-                raise ShapeError(f"{label}: scale_factor {factors} {much} of {x.name!r}: {x.type}")
-            sizes = tuple(map(math.floor, wanted))
-            if not self.recompute:
-                return sizes, factors
-        return sizes, tuple(size / extent for size, extent in zip(sizes, x.shape[2:], strict=True))
 
-
-class Resize(Upsample):
+class Resize(_Resampling):
     """[N, C, *spatial] resampled to a size, by a factor, or, called on two tensors, to the second's spatial size.
 
     mode: "nearest", "linear" or "cubic" for any number of spatial axes, or one of Upsample's modes. Then the further
@@ -130,33 +139,23 @@ class Resize(Upsample):
         roi: Sequence[float] | None = None,
         name: str | None = None,
     ) -> None:
-        Layer.__init__(self, name)
-        kinds = {**MODES, "linear": ("linear", None), "cubic": ("cubic", None)}
-        choice(mode, kinds, "Resize: mode")
+        super().__init__(size, scale_factor, mode, recompute_scale_factor, {**MODES, **ANY_RANK}, name)
         if size is not None and scale_factor is not None:
             raise ShapeError("Resize: give a size or a scale_factor, not both")
-        self.kind, self.needs = kinds[mode]
         if align_corners and (self.kind == "nearest" or coordinates is not None):
             raise ShapeError(f"Resize: align_corners has no meaning for mode {mode!r} and coordinates {coordinates!r}")
-        if scale_factor is not None:
-            axes = len(scale_factor) if isinstance(scale_factor, Sequence) else 1
-            _factors(scale_factor, axes, "Resize: scale_factor")
-        own = "align_corners" if align_corners else "asymmetric" if mode == "nearest" else "half_pixel"
-        own_rounding = {"nearest": "floor", "nearest-exact": "round_prefer_ceil"}.get(mode, "round_prefer_floor")
-        if coordinates is not None:
-            own_rounding = "round_prefer_floor"
-        for what, value, known in (("coordinates", coordinates, COORDINATES), ("rounding", rounding, ROUNDINGS)):
-            if value is not None:
-                choice(value, known, f"Resize: {what}")
         if (roi is None) == (coordinates == "tf_crop_and_resize"):
             raise ShapeError("Resize: coordinates 'tf_crop_and_resize' and a roi go together")
-        self.size, self.scale_factor, self.mode = size, scale_factor, mode
-        self.recompute = bool(recompute_scale_factor)
+        own_coordinates, own_rounding = self._rules(align_corners)
+        if rounding is None:
+            rounding = own_rounding if coordinates is None else "round_prefer_floor"
+        if coordinates is None:
+            coordinates = own_coordinates
         self.roi = None if roi is None else _reals(roi, "Resize: roi")
         self.settings: dict[str, Any] = {
             "mode": self.kind,
-            "coordinates": coordinates or own,
-            "rounding": rounding or own_rounding,
+            "coordinates": choice(coordinates, COORDINATES, "Resize: coordinates"),
+            "rounding": choice(rounding, ROUNDINGS, "Resize: rounding"),
             "cubic_coeff": real(cubic_coeff, "Resize: cubic_coeff"),
             "exclude_outside": bool(exclude_outside),
             "extrapolation_value": real(extrapolation_value, "Resize: extrapolation_value"),
@@ -164,9 +163,7 @@ class Resize(Upsample):
         }
 
     def forward(self, x: Tensor, reference: Tensor | None = None) -> Tensor:
-        spatial = x.rank - 2
-        if spatial < 1 or (self.needs is not None and spatial != self.needs):
-            raise ShapeError(f"Resize: mode {self.mode!r} does not fit {x.name!r}: {x.type}")
+        spatial = self._spatial(x)
         if reference is not None:
             if reference.rank != x.rank:
                 raise ShapeError(f"Resize: the reference {reference.name!r} has rank {reference.rank}, not {x.rank}")
@@ -175,7 +172,7 @@ class Resize(Upsample):
         elif self.size is None and self.scale_factor is None:
             raise ShapeError("Resize: give a size or a scale_factor, or call it on two tensors")
         else:
-            sizes, scales = self._sizes(x, spatial, "Resize")
+            sizes, scales = self._sizes(x)
         roi: tuple[float, ...] = ()
         if self.roi is not None:
             if len(self.roi) != 2 * spatial:
