@@ -12,8 +12,7 @@ float32 (and by at most 2**-127 where all are smaller than 2**-107). The largest
 their root mean square, so that of the errors is at most about 2**-16 of the weights', whatever they are, and about
 2**-19 of that of normally distributed ones: more than what is lost when products are added up in float32, less than
 Winograd's convolutions round in tiles of 4x4. The filters of such tiles would lose five times that, and those of tiles
-of 2x2 do not. In 24 bits a filter is off by at most 3 * 2**-24 of the largest. Convolutions in eleven kinds of tiles,
-from 2x2 for 3x3 taps to 1x6 for 1x7, are off by 12 to 16 % more then.
+of 2x2 do not. In 24 bits a filter is off by at most 3 * 2**-24 of the largest.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ _SCALE_ROWS = 2  # of 16-bit numbers for the scales of a part
 def unpack_cycles(target: Target) -> float:
     """Estimated cycles to unpack a vector of weights, beside reading and multiplying.
 
-    0.4 on a Zen 5, which computes with integers beside its FMAs, as fits the products of 512 channels at 7x7.
+    A Zen 5 computes with integers beside its FMAs, so that they are few there.
     """
     return _UNPACK_CYCLES * target.overhead**2
 

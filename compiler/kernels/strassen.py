@@ -44,7 +44,7 @@ _KEEP_CYCLES = 4.0  # to put a vector of a product aside and to take it up again
 _SUM_CYCLES = 12.0  # to make the four sums of a vector of each quarter
 _LEAST_PIXELS = 7  # of a register tile in half a row; with fewer, weights are read too often
 _SHOWS = 0.75  # of what a slow cache sends
-_SLOW_MARGIN = 1.1  # with it estimates for such a cache are 5 % too low to 9 % too high by three linear layers
+_SLOW_MARGIN = 1.1  # of estimates for such a cache
 LEFT, RIGHT = 0, 1
 
 Where = Callable[[Sequence[IndexLike]], Sequence[IndexLike]]

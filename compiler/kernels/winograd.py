@@ -267,8 +267,7 @@ def holds_windows(f: Filtering, window: Window, extents: Shape, pooled: Shape) -
 def transform_slowdown(target: Target) -> float:
     """How much longer transforms take than with AVX-512 on a Zen 4, for want of registers.
 
-    A Zen 5 hides part of half of them, as of other work beside products: of sixteen layers, many with few channels,
-    estimates are 11 % too low to 17 % too high then, 15 of them within 12 %.
+    Half of their time shows as much as that of other work beside products does.
     """
     return _TRANSFORM_REGISTERS / min(target.vector_registers, _TRANSFORM_REGISTERS) * (1 + target.overhead) / 2
 

@@ -102,9 +102,7 @@ ZEN5 = "znver5"
 """LLVM's name of a Zen 5. It starts twice as many operations of 512 bits in a cycle as a Zen 4."""
 
 ZEN5_OVERHEAD = 0.4
-"""By 22 convolutions: estimates of Winograd's algorithm were mostly 10 to 50 % too high without, and most are within
-15 % with it; those of one kernel that reads many filters again are up to 28 % too low, of tiny layers further.
-"""
+"""Fitted to what convolutions by Winograd's algorithm take."""
 
 MESH = frozenset(
     {
