@@ -23,6 +23,7 @@ from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
 from glulam.compiler.passes.modulate_weights import ModulateWeights
 from glulam.compiler.passes.own_tiles import OwnTiles
 from glulam.compiler.passes.rows_first import RowsFirst
+from glulam.compiler.passes.scatter_to_slices import ScatterToSlices
 from glulam.compiler.passes.sink_transposes import SinkTransposes
 from glulam.compiler.passes.sliced_linear import SlicedLinear
 from glulam.compiler.passes.split_batch import SplitBatch
@@ -54,6 +55,7 @@ def pipeline(
         FoldEmpty(),  # so that everything which is left has something to compute
         SplitRecurrence(),  # a linear layer like others, whose weights the next passes fold
         ConstantFolding(),  # shape arithmetic; what is constant then folds into weights
+        ScatterToSlices(),  # of indices that are constants now, or too large for that
         SinkTransposes(),  # from between the layers that fuse
         FoldPadding(),  # a Pad of zeros that a convolution reads is the convolution's own
         IdentityElimination(),  # dropout and no-ops would stand between the layers that fuse
