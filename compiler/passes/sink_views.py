@@ -29,6 +29,8 @@ class SinkViews(NodePass):
         moves = _moves(views[0]) if views else ()
         if not any(isinstance(op, Reshape) for op in moves) or not _goes_before(node, moves):
             return None
+        if len({_way(value)[0].shape for value in views}) > 1:
+            return Decision(node.name, False, "its operands were of different shapes")
         for value in dict.fromkeys(views):
             source, *between, _ = _way(value)
             if source.producer is None or not {Trait.ANCHOR, Trait.POINTWISE} & source.producer.op.traits:

@@ -66,5 +66,12 @@ def test_operands_with_other_views_differ():
     assert not result.taken
 
 
+def test_operands_that_the_same_reshape_made_of_other_shapes_stay():
+    text = "input %x: f32[4,6]\ninput %z: f32[2,12]\n%a = exp(%x)\n%b = exp(%z)\n%r = reshape(%a) {shape=(24,)}\n"
+    result = sunk(text + "%s = reshape(%b) {shape=(24,)}\n%y = add(%r, %s)\noutput y = %y")
+    assert result.ops == "exp exp reshape reshape add"
+    assert "different shapes" in result.declined
+
+
 def test_leaves_transposes_alone():
     assert not sunk(CONV + "%t = transpose(%a) {perm=(0, 2, 3, 1)}\n%y = relu(%t)\noutput y = %y").taken
