@@ -64,9 +64,14 @@ def max_unpool(ctx: Context) -> Value:
 
 
 def average_pool(ctx: Context) -> Value:
+    return averaged(ctx, ctx[0])
+
+
+def averaged(ctx: Context, x: Value) -> Value:
+    """The average pool that the node describes, of a value of its input's shape."""
     window, ceil = _window(ctx)
     include = ctx.flag("count_include_pad")
-    return ctx.apply(AveragePool(window.kernel, window.strides, window.pads, window.dilations, ceil, include), ctx[0])
+    return ctx.apply(AveragePool(window.kernel, window.strides, window.pads, window.dilations, ceil, include), x)
 
 
 def lp_pool(ctx: Context) -> Value:

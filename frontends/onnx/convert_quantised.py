@@ -25,7 +25,7 @@ def quantize_linear(ctx: Context) -> Value:
     steps = _along(ctx, ctx.cast(scale, DType.F32), x, axis, block)
     codes = ctx.apply(ops.Round(), ctx.apply(ops.Div(), ctx.cast(x, DType.F32), steps))
     shift = None if zero is None else _along(ctx, zero, x, axis, block)
-    return _saturated(ctx, codes, shift, dtype)
+    return saturated(ctx, codes, shift, dtype)
 
 
 def dequantize_linear(ctx: Context) -> Value:
@@ -59,19 +59,19 @@ def dynamic_quantize_linear(ctx: Context) -> tuple[Value, ...]:
 
 
 def matmul_integer(ctx: Context) -> Value:
-    a = _centred(ctx, ctx[0], ctx.optional(2), DType.F64, rows=True)
-    b = _centred(ctx, ctx[1], ctx.optional(3), DType.F64)
+    a = centred(ctx, ctx[0], ctx.optional(2), DType.F64, rows=True)
+    b = centred(ctx, ctx[1], ctx.optional(3), DType.F64)
     return ctx.cast(ctx.apply(ops.MatMul(), a, b), DType.I32)
 
 
 def qlinear_matmul(ctx: Context) -> Value:
     a_scale, b_scale, y_scale = (ctx.cast(ctx[i], DType.F32) for i in (1, 4, 6))
-    a = _centred(ctx, ctx[0], ctx[2], DType.F64, rows=True)
-    b = _centred(ctx, ctx[3], ctx[5], DType.F64)
+    a = centred(ctx, ctx[0], ctx[2], DType.F64, rows=True)
+    b = centred(ctx, ctx[3], ctx[5], DType.F64)
     product = ctx.cast(ctx.apply(ops.MatMul(), a, b), DType.F32)
-    scale = ctx.apply(ops.Div(), ctx.apply(ops.Mul(), _rows(ctx, a_scale), b_scale), y_scale)
+    scale = ctx.apply(ops.Div(), ctx.apply(ops.Mul(), as_column(ctx, a_scale), b_scale), y_scale)
     codes = ctx.apply(ops.Round(), ctx.apply(ops.Mul(), product, scale))
-    return _saturated(ctx, codes, ctx[7], ctx[7].type.dtype)
+    return saturated(ctx, codes, ctx[7], ctx[7].type.dtype)
 
 
 def conv_integer(ctx: Context) -> Value:
@@ -84,15 +84,15 @@ def qlinear_conv(ctx: Context) -> Value:
     rank = len(ctx[0].shape)
     sums = _convolved(ctx, ctx[0], ctx[2], ctx[3], ctx[5])
     if ctx.optional(8) is not None:
-        sums = ctx.apply(ops.Add(), sums, _per_channel(ctx, ctx.cast(ctx[8], DType.F64), rank))
-    scale = ctx.apply(ops.Div(), ctx.apply(ops.Mul(), x_scale, _per_channel(ctx, w_scale, rank)), y_scale)
+        sums = ctx.apply(ops.Add(), sums, per_channel(ctx, ctx.cast(ctx[8], DType.F64), rank))
+    scale = ctx.apply(ops.Div(), ctx.apply(ops.Mul(), x_scale, per_channel(ctx, w_scale, rank)), y_scale)
     codes = ctx.apply(ops.Round(), ctx.apply(ops.Mul(), ctx.cast(sums, DType.F32), scale))
-    return _saturated(ctx, codes, ctx[7], ctx[7].type.dtype)
+    return saturated(ctx, codes, ctx[7], ctx[7].type.dtype)
 
 
 def _convolved(ctx: Context, x: Value, x_zero: Value | None, w: Value, w_zero: Value | None) -> Value:
     """The sums of a convolution of codes, in float64. Padding stands for the zero point, which is 0 here."""
-    codes = _centred(ctx, x, x_zero, DType.F64)
+    codes = centred(ctx, x, x_zero, DType.F64)
     weights = ctx.cast(w, DType.F64)
     if w_zero is not None:
         zero = ctx.cast(w_zero, DType.F64)
@@ -103,21 +103,21 @@ def _convolved(ctx: Context, x: Value, x_zero: Value | None, w: Value, w_zero: V
     return ctx.apply(ops.Conv(window.strides, window.pads, window.dilations, ctx.integer("group", 1)), codes, weights)
 
 
-def _centred(ctx: Context, x: Value, zero: Value | None, dtype: DType, *, rows: bool = False) -> Value:
+def centred(ctx: Context, x: Value, zero: Value | None, dtype: DType, *, rows: bool = False) -> Value:
     """Codes less their zero point; one for each row of a matrix with `rows`, else one for each column."""
     wide = ctx.cast(x, dtype)
     if zero is None:
         return wide
     shift = ctx.cast(zero, dtype)
-    return ctx.apply(ops.Sub(), wide, _rows(ctx, shift) if rows else shift)
+    return ctx.apply(ops.Sub(), wide, as_column(ctx, shift) if rows else shift)
 
 
-def _rows(ctx: Context, x: Value) -> Value:
+def as_column(ctx: Context, x: Value) -> Value:
     """A list as a column."""
     return ctx.apply(ops.Reshape((x.type.size, 1)), x) if len(x.shape) == 1 and x.type.size > 1 else x
 
 
-def _per_channel(ctx: Context, x: Value, rank: int) -> Value:
+def per_channel(ctx: Context, x: Value, rank: int) -> Value:
     return ctx.apply(ops.Reshape((x.type.size, *[1] * (rank - 2))), x) if x.type.size > 1 else x
 
 
@@ -138,7 +138,7 @@ def _along(ctx: Context, x: Value, like: Value, axis: int, block: int) -> Value:
     return ctx.apply(ops.Gather(place), x, ctx.constant(places))
 
 
-def _saturated(ctx: Context, codes: Value, zero: Value | None, dtype: DType) -> Value:
+def saturated(ctx: Context, codes: Value, zero: Value | None, dtype: DType) -> Value:
     """Whole floats plus the zero point, within the range of the type."""
     if dtype.is_float:
         raise ctx.unsupported(f"codes of type {dtype.value}")

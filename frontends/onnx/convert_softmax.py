@@ -13,20 +13,20 @@ from glulam.frontends.onnx.context import Context, Converter
 
 
 def softmax(op: Callable[[int], Op]) -> Converter:
-    """From opset 13 one axis is normalised; before, all dimensions from `axis` on, as if flattened to a matrix."""
-
     def convert(ctx: Context) -> Value:
-        x = ctx[0]
-        rank = len(x.shape)
-        if ctx.opset >= 13:
-            return ctx.apply(op(ctx.axis(ctx.integer("axis", -1), rank)), x)
-        axis = ctx.axis(ctx.integer("axis", 1), rank, end=True)
-        if axis < rank and math.prod(x.shape[axis + 1 :]) == 1:
-            return ctx.apply(op(axis), x)
-        matrix = ctx.apply(Reshape((math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))), x)
-        return ctx.apply(Reshape(x.shape), ctx.apply(op(1), matrix))
+        return normalised(ctx, op, ctx[0], ctx.integer("axis", -1 if ctx.opset >= 13 else 1), ctx.opset)
 
     return convert
+
+
+def normalised(ctx: Context, op: Callable[[int], Op], x: Value, axis: int, opset: int) -> Value:
+    """From opset 13 one axis is normalised; before, all dimensions from `axis` on, as if flattened to a matrix."""
+    rank = len(x.shape)
+    axis = ctx.axis(axis, rank, end=opset < 13)
+    if opset >= 13 or (axis < rank and math.prod(x.shape[axis + 1 :]) == 1):
+        return ctx.apply(op(axis), x)
+    matrix = ctx.apply(Reshape((math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))), x)
+    return ctx.apply(Reshape(x.shape), ctx.apply(op(1), matrix))
 
 
 TABLE: dict[str, Converter] = {"Softmax": softmax(Softmax), "LogSoftmax": softmax(LogSoftmax)}
