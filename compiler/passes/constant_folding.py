@@ -5,6 +5,7 @@ Shapes are static, so a chain of shape arithmetic (Shape, Gather, Concat, ...) f
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,8 +26,9 @@ class ConstantFolding(Pass):
 
     growth, free_bytes: a node's results may have `growth` times the bytes of its inputs, or `free_bytes` if that is
     more; so a constant that is expanded or tiled to a large tensor stays an expand or tile.
-    total_bytes: bytes of all results together.
-    Only what other nodes or the outputs read becomes a constant: one patch for each such value.
+    total_bytes: of all results together that are held at once; `growth` times the graph's constants if that is more.
+    Only what other nodes or the outputs read becomes a constant: one patch for each such value. What nobody else reads
+    is let go, so that a long chain, such as that from a code to the weight which it stands for, counts with its end.
     """
 
     growth: int = 4
@@ -38,7 +40,9 @@ class ConstantFolding(Pass):
     def proposals(self, graph: Graph, uses: Uses) -> Iterator[Patch | Decision]:
         known: dict[Value, Array] = {v: v.data for v in graph.constants() if v.data is not None}
         folded: set[Node] = set()
-        budget = self.total_bytes
+        readers = Counter(value for node in graph.nodes for value in node.present_inputs())
+        readers.update(graph.outputs.values())
+        budget = max(self.total_bytes, self.growth * sum(array.nbytes for array in known.values()))
         for node in graph.nodes:
             if not _is_known(node, known):
                 continue
@@ -49,6 +53,10 @@ class ConstantFolding(Pass):
             budget -= size
             folded.add(node)
             known.update(zip(node.outputs, _compute(node, known), strict=True))
+            readers.subtract(node.present_inputs())
+            for value in {value for value in node.present_inputs() if not readers[value] and value.producer in folded}:
+                budget += value.type.nbytes
+                del known[value]
         for value in _frontier(graph, folded):
             assert value.producer is not None
             patch = Patch(graph, f"{value.producer.op.name} of constants, computed ahead of time", at=value.name)
@@ -61,7 +69,7 @@ class ConstantFolding(Pass):
         if size > limit and not isinstance(node.op, Shape):
             return f"its result of {size} bytes is much larger than its inputs; it stays to be computed when run"
         if size > budget:
-            return f"{self.total_bytes} bytes of constants have been computed; the rest stays to be computed when run"
+            return "so many bytes of constants have been computed that the rest stays to be computed when run"
         return None
 
 

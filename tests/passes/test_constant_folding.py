@@ -75,9 +75,19 @@ def test_all_constants_together_are_bounded():
     text = (
         "input %x: f32[4]\nconst %k: f32[4] = [1, 2, 3, 4]\n%a = exp(%k)\n%b = neg(%a)\n%c = add(%x, %b)\noutput y = %c"
     )
-    result = fold(text, total_bytes=16)
+    result = fold(text, growth=1, total_bytes=16)
     assert result.ops == "neg add"
-    assert "b: 16 bytes of constants have been computed" in result.declined
+    assert "b: so many bytes of constants have been computed" in result.declined
+    assert fold(text, growth=4, total_bytes=16).ops == "add"  # no more than a graph's own constants allow
+
+
+def test_results_that_nobody_reads_any_more_do_not_count():
+    text = "input %x: f32[4]\nconst %k: u8[4] = [1, 2, 3, 4]\nconst %s: f32[1] = 0.5\n%i = cast(%k) {dtype=i32}\n"
+    text += "%z = add(%i, %i)\n%f = cast(%z) {dtype=f32}\n%w = mul(%f, %s)\n%n = neg(%w)\n"
+    text += "%c = add(%x, %n)\noutput y = %c"
+    assert fold(text, total_bytes=32).ops == "add"
+    kept = fold(text + "\noutput i = %i\noutput w = %w", total_bytes=32)
+    assert kept.ops == "cast mul neg add"
 
 
 @dataclass(frozen=True)
