@@ -53,9 +53,9 @@ def dynamic_quantize_linear(ctx: Context) -> tuple[Value, ...]:
     step = ctx.apply(ops.Div(), ctx.apply(ops.Sub(), high, low), ctx.constant(255, DType.F32))
     scale = ctx.apply(ops.Where(), ctx.apply(ops.Equal(), step, nothing), ctx.constant(1, DType.F32), step)
     start = ctx.apply(ops.Round(), ctx.apply(ops.Sub(), nothing, ctx.apply(ops.Div(), low, scale)))
-    zero = _saturated(ctx, start, None, DType.U8)
+    zero = saturated(ctx, start, None, DType.U8)
     codes = ctx.apply(ops.Round(), ctx.apply(ops.Div(), x, scale))
-    return _saturated(ctx, codes, zero, DType.U8), scale, zero
+    return saturated(ctx, codes, zero, DType.U8), scale, zero
 
 
 def matmul_integer(ctx: Context) -> Value:
