@@ -17,7 +17,6 @@ from glulam.compiler.codegen.processes import compiled, processes_for
 from glulam.compiler.errors import CompileError
 from glulam.compiler.loops.ir import Kernel
 from glulam.compiler.targets import Target
-from glulam.runtime.archive import pack
 
 
 def build_objects(kernels: Sequence[Kernel], target: Target, entry_text: str = "") -> list[bytes]:
@@ -31,13 +30,6 @@ def build_objects(kernels: Sequence[Kernel], target: Target, entry_text: str = "
     if entry_text:
         objects.append(_object(_entry_text(entry_text, target), target, _quick_machine(target)))
     return objects
-
-
-def build_object(kernels: Sequence[Kernel], entry_text: str, target: Target) -> bytes:
-    """All of it as one archive; what `entry_text` calls of the kernels need not be declared there."""
-    names = [*(f"{kernel.name}.o" for kernel in kernels), "entry.o"]
-    objects = build_objects(kernels, target, declarations(kernels) + entry_text)
-    return pack(dict(zip(names, objects, strict=True)))
 
 
 def declarations(kernels: Sequence[Kernel]) -> str:

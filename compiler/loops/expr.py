@@ -382,21 +382,6 @@ def substitute(expr: Expr, params: Sequence[Expr] | Mapping[int, Expr]) -> Expr:
     return transform(expr, lambda e: params[e.index] if isinstance(e, Param) else None)
 
 
-def params_of(expr: Expr) -> set[int]:
-    """Indices of the parameters that the formula reads."""
-    found: set[int] = set()
-    seen: set[Expr] = set()
-    pending = [expr]
-    while pending:
-        e = pending.pop()
-        if e not in seen:
-            seen.add(e)
-            pending.extend(e.children())
-            if isinstance(e, Param):
-                found.add(e.index)
-    return found
-
-
 def evaluate(expr: Expr, params: Sequence[Array]) -> Array:
     """The formula's value by numpy, with numpy's broadcasting between the parameters."""
     memo: dict[int, Any] = {}

@@ -45,10 +45,9 @@ def shared(depth=60):
 def test_sharing_costs_nothing():
     """A tree of 2**60 paths and 61 nodes."""
     e = shared()
-    assert ex.params_of(e) == {3}
     assert evaluate(e, [None, None, None, np.float64(1)]) == 2.0**60
     moved = ex.substitute(e, {3: Param(0)})
-    assert ex.params_of(moved) == {0}
+    assert evaluate(moved, [np.float64(1)]) == 2.0**60
     assert moved.x is moved.y
 
 
@@ -56,7 +55,7 @@ def test_substitution_leaves_what_it_does_not_touch():
     e = ex.exp(Const(1.0)) + Param(0)
     replaced = ex.substitute(e, [Param(5)])
     assert replaced.x is e.x
-    assert ex.params_of(replaced) == {5}
+    assert replaced.y.index == 5
 
 
 def test_integer_division_is_towards_zero():
