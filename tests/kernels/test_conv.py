@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from convolutions import TARGETS, case, check, floats, template
 from fusing import with_relu
 from harness import run_op
 
@@ -15,63 +16,13 @@ from glulam.compiler.driver import lower
 from glulam.compiler.graph.layout import PLAIN, Layout
 from glulam.compiler.graph.types import f32
 from glulam.compiler.kernels import conv_direct
-from glulam.compiler.kernels.context import Context
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Met
-from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.loops.printer import show_kernel
 from glulam.compiler.ops.activation import Silu
-from glulam.compiler.ops.conv import Conv
 from glulam.compiler.options import Options
-from glulam.compiler.targets import runnable_targets, target
+from glulam.compiler.targets import target
 
-TARGETS = [t.name for t in runnable_targets()]
 NEEDS_WIDE = pytest.mark.skipif("x86-64-v4" not in TARGETS, reason="this machine has no AVX-512")
-RNG = np.random.default_rng(8)
-
-
-def floats(*shape, dtype=np.float32):
-    return RNG.uniform(-1, 1, shape).astype(dtype)
-
-
-def conv(kernel, strides=1, pads=0, dilations=1, groups=1):
-    rank = len(kernel)
-
-    def each(value):
-        return value if isinstance(value, tuple) else (value,) * rank
-
-    pads = tuple(p if isinstance(p, tuple) else (p, p) for p in each(pads))
-    return Conv(each(strides), pads, each(dilations), groups)
-
-
-def case(x, outs, kernel, bias=True, dtype=np.float32, **attributes):
-    """The op with arrays for input shape x and `outs` output channels."""
-    op = conv(kernel, **attributes)
-    arrays = [floats(*x, dtype=dtype), floats(outs, x[1] // op.groups, *kernel, dtype=dtype)]
-    return op, [*arrays, floats(outs, dtype=dtype) if bias else None]
-
-
-def check(op, arrays, target, native, constants=(1, 2), **options):
-    (result,) = run_op(op, arrays, constants, target, native, **options)
-    (wanted,) = op.reference(*arrays)
-    np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=5e-5)
-
-
-def lowered(op, arrays, machine, constants=(1, 2)):
-    """The kernel for operands in blocks."""
-    block = Layout(machine.lanes, op.padding(0, [f32(*a.shape) for a in arrays[:2]]).spans)
-    operands = [
-        None if a is None else Operand(f32(*a.shape), PLAIN if i else block, None, a if i in constants else None)
-        for i, a in enumerate(arrays)
-    ]
-    (out,) = op.infer(*(None if a is None else f32(*a.shape) for a in arrays))
-    ctx = Context("k", machine, operands, [Operand(out, Layout(machine.lanes, ((0, 0),) * (out.rank - 2)))])
-    return op.lower(ctx)
-
-
-def template(op, arrays, constants=(1, 2), name="x86-64-v4"):
-    """The template that is taken for blocked operands, and those that refused."""
-    made = lowered(op, arrays, target(name), constants)
-    return made.template, dict(made.refused)
 
 
 DENSE = [
@@ -193,42 +144,6 @@ def test_doubles(native):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_plain_input(target):
-    """The first layer reads its input as it is; with groups too."""
-    for groups in (1, 3):
-        op, arrays = case((1, 3, 6, 7), 9, (3, 3), strides=2, pads=1, groups=groups)
-        spans = op.padding(0, [f32(*arrays[0].shape), f32(*arrays[1].shape)]).spans
-        for native in (True, False)[: 2 if target == TARGETS[0] else 1]:
-            check(op, arrays, target, native, in_layouts=[Layout(1, spans), PLAIN, PLAIN])
-
-
-BARE = [
-    case((1, 3, 5, 80), 20, (3, 11), strides=(1, 4), pads=(1, 2)),
-    case((2, 3, 6, 41), 17, (7, 7), strides=2, pads=3, bias=False),
-    case((1, 1, 3, 17), 33, (2, 5), pads=((1, 0), (4, 1))),
-    case((1, 2, 2, 6), 16, (3, 3), pads=((2, 1), (9, 12)), strides=(1, 2)),  # tiles without taps
-    case((1, 3, 1, 31), 5, (1, 4), pads=((0, 0), (7, 3)), dilations=(1, 5)),
-    case((1, 3, 37), 16, (5,), pads=2, strides=2),
-]
-
-
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("number", range(len(BARE)))
-def test_plain_input_without_padding(number, target):
-    op, arrays = BARE[number]
-    for native in (True, False)[: 2 if target == TARGETS[0] else 1]:
-        check(op, arrays, target, native, in_layouts=[PLAIN] * len(arrays))
-
-
-def test_pixels_at_the_edges_of_a_first_layer_share_tiles_with_others():
-    net = gl.Sequential([gl.layers.Input((3, 224, 224)), gl.layers.Conv2d(64, 11, 4, 2)])
-    steps = lower(net.graph(), Options(target="x86-64-v4", numerics="strict")).steps
-    (kernel,) = [step.kernel for step in steps if "conv" in step.kernel.name]
-    text = show_kernel(kernel)
-    assert [line.split()[-1] for line in text.splitlines() if "tile acc" in line] == ["f32[14,2]"] * 2 + ["f32[13,2]"]
-
-
-@pytest.mark.parametrize("target", TARGETS)
 def test_epilogue(target):
     """relu(conv) * factor, with a factor per element and one per channel, behind a missing and a given bias."""
     for op, arrays in (DENSE[0], DENSE[2], GROUPED[0], GROUPED[1], GROUPED[3], APART[1], APART[2], PADDED[0], WHOLE[0]):
@@ -277,60 +192,6 @@ def test_templates():
     assert set(refused.values()) == {"the weights are not known at compile time"}
 
 
-@pytest.mark.parametrize("name", TARGETS)
-def test_images_beyond_the_cache_are_done_in_chunks(name):
-    # Two chunks and a rest of tiles, and a rest of pixels; the image exceeds half of each target's second-level cache.
-    check(*case((1, 40, 61, 59), 80, (1, 1)), name, native=True)
-
-
-DEEP = [
-    case((2, 85, 5, 7), 36, (3, 3), pads=((2, 1), (0, 3))),
-    case((1, 130, 9, 5), 50, (3, 3), pads=1, strides=2, bias=False),
-    case((1, 1500, 6, 5), 33, (1, 1)),
-    case((1, 160, 4, 9), 32, (3, 3), pads=((3, 2), (2, 2)), dilations=2, groups=2),
-    case((1, 70, 3, 3, 4), 17, (2, 3, 3), pads=1),
-    case((1, 900, 40), 16, (1,)),
-]
-
-
-@pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("threads", [1, 2, 5])
-@pytest.mark.parametrize("number", range(len(DEEP)))
-def test_long_sums_are_added_part_by_part_with_the_same_bits(number, threads, name):
-    """Where a group's weights outgrow the cache, all tiles of an iteration meet a part of them before the next part."""
-    op, arrays = DEEP[number]
-    small = replace(target(name), l2_bytes=1 << 15, threads=threads)
-    (deep,) = run_op(op, arrays, (1, 2), small, native=True)
-    (wanted,) = op.reference(*arrays)
-    np.testing.assert_allclose(deep, wanted, rtol=1e-4, atol=5e-5)
-    (shallow,) = run_op(op, arrays, (1, 2), replace(small, l2_bytes=1 << 30), native=True)
-    np.testing.assert_array_equal(deep, shallow)
-
-
-FAR = [
-    (case((2, 70, 9, 13), 50, (1, 1)), {"x", "w"}),
-    (case((1, 130, 13, 7), 33, (1, 1), strides=(2, 3), bias=False), {"x", "w"}),
-    (case((1, 17, 300), 49, (1,)), {"x", "w"}),
-    (case((1, 96, 1, 7), 32, (1, 1), groups=2), {"x", "w"}),
-    (case((1, 90, 5, 7), 40, (3, 3), pads=((2, 0), (1, 1))), {"w"}),
-    (case((1, 3, 13, 13), 64, (3, 3), strides=2), {"w"}),
-]
-
-
-@pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("number", range(len(FAR)))
-def test_what_a_slow_cache_sends_is_asked_for_ahead_with_the_same_bits(number, threads, name, prefetched):
-    (op, arrays), wanted = FAR[number]
-    machine = replace(target(name), threads=threads)
-    (slow,) = run_op(op, arrays, (1, 2), replace(machine, l3_rate=1.0, l1_bytes=1 << 10), native=True)
-    assert prefetched == wanted
-    (fast,) = run_op(op, arrays, (1, 2), replace(machine, l3_rate=64.0, l1_bytes=1 << 10), native=True)
-    np.testing.assert_array_equal(slow, fast)
-    (expected,) = op.reference(*arrays)
-    np.testing.assert_allclose(slow, expected, rtol=1e-4, atol=5e-5)
-
-
 FAR_APART = [
     case((1, 17, 9, 13), 33, (3, 3), pads=7, dilations=7),
     case((2, 3, 6, 7), 17, (3, 3), pads=((9, 2), (5, 6)), dilations=(5, 6)),
@@ -355,90 +216,6 @@ def test_taps_so_far_apart_that_most_meet_padding_need_none(number, name):
         np.testing.assert_array_equal(bare, padded)
         (wanted,) = op.reference(*arrays)
         np.testing.assert_allclose(bare, wanted, rtol=1e-4, atol=5e-5)
-
-
-@pytest.mark.parametrize("name", TARGETS)
-def test_an_image_that_comes_from_a_slow_cache_again_and_again_is_gone_through_part_by_part(name):
-    op, arrays = case((1, 96, 40, 40), 130, (3, 3), pads=1)
-    machine = replace(target(name), l2_bytes=arrays[0].nbytes + (1 << 14), l3_rate=64.0)
-    (fast,) = run_op(op, arrays, (1, 2), machine, native=True)
-    (slow,) = run_op(op, arrays, (1, 2), replace(machine, l3_rate=1.0), native=True)
-    np.testing.assert_array_equal(slow, fast)
-    kernels = [lowered(op, arrays, each).kernel for each in (machine, replace(machine, l3_rate=1.0))]
-    assert kernels[0].scratch_bytes < kernels[1].scratch_bytes
-
-
-def test_long_sums_by_the_interpreter():
-    op, (x, *constants) = DEEP[0]
-    machine = replace(target("x86-64-v2"), l2_bytes=1 << 15)
-    assert lowered(op, [x[:1], *constants], machine).kernel.scratch_bytes, "sums wait in memory"
-    check(op, [x[:1], *constants], machine, native=False)
-
-
-def test_which_sums_are_added_part_by_part():
-    def scratch(x, outs, kernel, **more):
-        op, arrays = case(x, outs, kernel, **more)
-        return lowered(op, arrays, replace(target("x86-64-v4"), l2_bytes=1 << 18)).kernel.scratch_bytes
-
-    one_tile = 9 * 3 * 64
-    assert scratch((1, 48, 7, 7), 96, (3, 3), pads=1) == 0, "one part"
-    assert scratch((1, 128, 7, 7), 16, (3, 3), pads=1) <= one_tile, "a part of the cache has room for the weights"
-    assert scratch((1, 1024, 1, 7), 48, (1, 1)) <= one_tile, "one tile"
-    assert scratch((1, 128, 7, 7), 48, (3, 3), pads=1) == 7 * 7 * 3 * 64
-    assert scratch((1, 1024, 7, 7), 48, (1, 1)) == 7 * 7 * 3 * 64
-
-
-@pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize(
-    ("extents", "kernel", "how"),
-    [
-        ((13, 17), (3, 3), {"strides": 2, "pads": 1}),
-        ((23, 19), (7, 5), {"strides": (2, 3), "pads": ((3, 1), (2, 0))}),
-        ((12, 16), (4, 4), {"strides": 4}),
-        ((13, 7), (1, 3), {"strides": (3, 1)}),
-        ((11, 13), (3, 3), {"dilations": 2}),
-    ],
-)
-def test_the_next_rows_of_a_plain_image_that_comes_from_afar_are_asked_for(extents, kernel, how, name, prefetched):
-    """With the same bits, also where there are no next rows."""
-    op, arrays = case((2, 3, *extents), 33, kernel, **how)
-    plain = [PLAIN] * 3
-    (far,) = run_op(op, arrays, (1, 2), replace(target(name), l1_bytes=1 << 9), in_layouts=plain)
-    assert "x" in prefetched
-    prefetched.clear()
-    (near,) = run_op(op, arrays, (1, 2), replace(target(name), l1_bytes=1 << 20), in_layouts=plain)
-    assert "x" not in prefetched
-    np.testing.assert_array_equal(far, near)
-    np.testing.assert_allclose(far, op.reference(*arrays)[0], rtol=1e-4, atol=5e-5)
-
-
-PLAIN_INPUTS = [
-    case((2, 3, 9, 13), 20, (3, 3), pads=1),
-    case((1, 3, 7, 13), 33, (7, 7), pads=3, strides=2),
-    case((1, 1, 1, 1), 5, (3, 3), pads=4),
-    case((1, 2, 13, 7), 17, (5, 3), pads=((4, 0), (0, 2)), strides=(3, 1), bias=False),
-    case((1, 3, 9, 9), 16, (3, 3), pads=(5, 1), dilations=(2, 3)),
-    case((1, 3, 40), 16, (5,), pads=2),
-    case((1, 2, 3, 5, 4), 16, (3, 3, 3), pads=(1, 1, 2), strides=(1, 2, 1)),
-]
-
-
-@pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("constants", [(1, 2), ()])
-@pytest.mark.parametrize("number", range(len(PLAIN_INPUTS)))
-def test_plain_inputs_need_no_padding_in_memory(number, constants, name):
-    """Taps beyond the edges are left out, whether the weights are known at compile time or not."""
-    op, arrays = PLAIN_INPUTS[number]
-    check(op, arrays, name, True, constants, in_layouts=[PLAIN] * len(arrays))
-    padded = run_op(op, arrays, constants, name, in_layouts=[Layout(1, op.pads), *[PLAIN] * (len(arrays) - 1)])
-    (bare,) = run_op(op, arrays, constants, name, in_layouts=[PLAIN] * len(arrays))
-    np.testing.assert_array_equal(bare, padded[0])
-
-
-def test_plain_inputs_without_padding_by_the_interpreter():
-    for op, arrays in PLAIN_INPUTS[:5]:
-        for constants in ((1, 2), ()):
-            check(op, arrays, "x86-64-v2", False, constants, in_layouts=[PLAIN] * len(arrays))
 
 
 WIDE = target("x86-64-v4")
