@@ -29,8 +29,28 @@ class Tensors:
     values: tuple[Value, ...]
 
 
-Held = Value | Tensors
+@dataclass(frozen=True)
+class Places:
+    """Where a tensor of the graph is not zero, a column for each place (or a row); the inputs decide how many.
+
+    It is good for nothing but to put a number there, as is `Repeated`.
+    """
+
+    tensor: Value
+    rows: bool = False
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A tensor that holds one number as often as the inputs decide."""
+
+    number: Value
+
+
+Held = Value | Tensors | Places | Repeated
 Result = Held | tuple[Held, ...]
+
+DEPENDS = "is computed from the model's inputs; only constants are offered, and x[mask] = number"
 
 
 class Context:
@@ -151,13 +171,15 @@ class Context:
     def sequence(self, index: int) -> tuple[Value, ...]:
         """The tensors of a required input that is a sequence."""
         value = self.held(index)
-        if isinstance(value, Value):
+        if not isinstance(value, Tensors):
             raise self.malformed(f"input {index} is a tensor, not a sequence")
         return value.values
 
     def tensor_of(self, value: Held) -> Value:
         if isinstance(value, Tensors):
             raise self.malformed("a sequence stands where a tensor is needed")
+        if not isinstance(value, Value):
+            raise self.unsupported(f"how many elements an input has {DEPENDS}")
         return value
 
     def known(self, index: int, what: str) -> Array:

@@ -9,7 +9,7 @@ from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.graph import Value
 from glulam.compiler.graph.types import DType
 from glulam.frontends.einsum import einsum as decomposed
-from glulam.frontends.onnx.context import Context, Converter
+from glulam.frontends.onnx.context import Context, Converter, Held, Places, Repeated
 
 
 def gather_elements(ctx: Context) -> Value:
@@ -27,7 +27,19 @@ def scatter_elements(ctx: Context) -> Value:
 
 
 def scatter_nd(ctx: Context) -> Value:
+    places, updates = ctx.held(1), ctx.held(2)
+    if isinstance(places, Places) and places.rows and isinstance(updates, Repeated):
+        return _put(ctx, ctx[0], places.tensor, updates.number)
     return ctx.apply(ops.ScatterND(ctx.text("reduction", "none")), ctx[0], ctx[1], ctx[2])
+
+
+def _put(ctx: Context, x: Value, mask: Value, number: Value) -> Value:
+    """x[mask] = number, for a mask over leading axes."""
+    rank = len(mask.shape)
+    if mask.shape != x.shape[:rank] or ctx.text("reduction", "none") != "none":
+        raise ctx.unsupported(f"places in {mask.type} for elements of {x.type}, as many as its inputs decide")
+    wide = ctx.apply(ops.Reshape((*mask.shape, *[1] * (len(x.shape) - rank))), ctx.cast(mask, DType.BOOL))
+    return ctx.apply(ops.Where(), wide, ctx.apply(ops.Reshape(()), number), x)
 
 
 def top_k(ctx: Context) -> tuple[Value, ...]:
@@ -65,9 +77,11 @@ def compress(ctx: Context) -> Value:
     return ctx.apply(ops.Gather(axis), x, ctx.constant(kept))
 
 
-def non_zero(ctx: Context) -> Value:
-    """How many places there are must be known, so the tensor is; a scalar's places have no coordinates."""
-    array = ctx.known(0, "the tensor")
+def non_zero(ctx: Context) -> Held:
+    """A scalar's places have no coordinates. Of what is not known, a Where may be made in the end."""
+    array = ctx.builder.demanded(ctx[0])
+    if array is None:
+        return Places(ctx[0])
     places = np.argwhere(array).T if array.ndim else np.empty((0, np.count_nonzero(array)))
     return ctx.constant(places, DType.I64)
 

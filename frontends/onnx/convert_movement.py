@@ -9,11 +9,15 @@ import numpy as np
 from glulam.compiler import ops
 from glulam.compiler.graph.graph import Value
 from glulam.frontends import compositions
-from glulam.frontends.onnx.context import Context, Converter, Held
+from glulam.frontends.onnx.context import Context, Converter, Held, Places, Repeated
 
 
-def reshape(ctx: Context) -> Value:
+def reshape(ctx: Context) -> Held:
     """0 keeps the extent of the same place (unless allowzero), one -1 takes what is left."""
+    repeated = ctx.held(0)
+    if isinstance(repeated, Repeated):
+        ctx.ignore("allowzero")
+        return repeated
     x = ctx[0]
     wanted = ctx.ints_from("shape", 1, 5)
     ctx.ignore("consumed_inputs")
@@ -70,10 +74,13 @@ def unsqueeze(ctx: Context) -> Value:
     return _reshaped(ctx, x, tuple(1 if i in axes else next(extents) for i in range(len(x.shape) + len(axes))))
 
 
-def transpose(ctx: Context) -> Value:
+def transpose(ctx: Context) -> Held:
+    perm = ctx.integers("perm")
+    places = ctx.held(0)
+    if isinstance(places, Places) and perm in (None, (1, 0)):
+        return Places(places.tensor, not places.rows)
     x = ctx[0]
     rank = len(x.shape)
-    perm = ctx.integers("perm")
     perm = tuple(reversed(range(rank))) if perm is None else ctx.axes(perm, rank)
     if len(perm) != rank:
         raise ctx.malformed(f"perm {perm} for {x.type}")
@@ -149,8 +156,10 @@ def pad(ctx: Context) -> Value:
     return ctx.apply(ops.Pad(tuple(pads), mode, 0.0 if value is None else value), x)
 
 
-def expand(ctx: Context) -> Value:
+def expand(ctx: Context) -> Held:
     x = ctx[0]
+    if x.type.size == 1 and ctx.builder.demanded(ctx[1]) is None:
+        return Repeated(x)
     wanted = ctx.known_ints(1, "shape")
     if wanted is None or min(wanted, default=0) < 0:
         raise ctx.malformed(f"shape {wanted}")

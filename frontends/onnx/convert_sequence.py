@@ -97,7 +97,7 @@ def mapped(ctx: Context) -> tuple[Held, ...]:
     count = len(ctx.sequence(0))
     results: list[tuple[Value, ...]] = []
     for i in range(count):
-        parts = [value if isinstance(value, Value) else value.values[i] for value in operands]
+        parts = [value.values[i] if isinstance(value, Tensors) else value for value in operands]
         results.append(tuple(ctx.tensor_of(value) for value in ctx.inline(body, parts)))
     return tuple(Tensors(tuple(result[k] for result in results)) for k in range(len(body.output)))
 

@@ -13,7 +13,7 @@ from glulam.compiler.errors import GlulamError, GraphError, ModelFileError, Unsu
 from glulam.compiler.graph.graph import Graph, Value
 from glulam.compiler.graph.types import Array
 from glulam.frontends.onnx.build import Builder
-from glulam.frontends.onnx.context import Context, Held, Result, Tensors
+from glulam.frontends.onnx.context import DEPENDS, Context, Held, Places, Repeated, Result, Tensors
 from glulam.frontends.onnx.functions import Functions
 from glulam.frontends.onnx.inputs import input_types
 from glulam.frontends.onnx.proto import load_model, require_onnx, tensor_array
@@ -93,8 +93,11 @@ class _Importer:
         self._initialisers(proto, scope, nodes, names)
         self._nodes(nodes, scope, names)
         for name in names:
-            if isinstance(scope[name], Tensors):
-                self._refuse(UnsupportedError("it is a sequence; split it into tensors"), f"output {name!r}")
+            match scope[name]:
+                case Tensors():
+                    self._refuse(UnsupportedError("it is a sequence; split it into tensors"), f"output {name!r}")
+                case Places() | Repeated():
+                    self._refuse(UnsupportedError(f"how many elements it has {DEPENDS}"), f"output {name!r}")
         if self.refused:
             raise UnsupportedError("the model uses what glulam does not offer:", self.refused)
         graph = self.builder.graph

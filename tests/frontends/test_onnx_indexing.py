@@ -140,9 +140,41 @@ def test_non_zero_of_a_constant(shape):
     assert_agrees(model(nodes, [value_info("a", i64(3))], constants={"x": x}), {"a": i64(3)})
 
 
-def test_non_zero_of_a_computed_tensor_is_refused():
+def put(mask, x, number, perm=(1, 0)):
+    """x[mask] = number, as exporters write it."""
+    nodes = [
+        onnx.helper.make_node("NonZero", ["mask"], ["columns"]),
+        onnx.helper.make_node("Transpose", ["columns"], ["rows"], perm=perm),
+        onnx.helper.make_node("Cast", ["mask"], ["kept"], to=onnx.TensorProto.BOOL),
+        onnx.helper.make_node("Cast", ["kept"], ["ones"], to=onnx.TensorProto.INT64),
+        onnx.helper.make_node("ReduceSum", ["ones"], ["count"], keepdims=0),
+        onnx.helper.make_node("Reshape", ["count", "one"], ["count1"]),
+        onnx.helper.make_node("Concat", ["count1", "rest"], ["shape"], axis=0),
+        onnx.helper.make_node("Expand", ["number", "shape"], ["numbers"]),
+        onnx.helper.make_node("Reshape", ["numbers", "shape"], ["updates"]),
+        onnx.helper.make_node("ScatterND", ["x", "rows", "updates"], ["y"]),
+    ]
+    feeds = {"mask": mask, "x": x}
+    constants = {"one": i64(1), "rest": i64(*x.shape[mask.ndim :]), "number": number}
+    inputs = [value_info(name, array) for name, array in feeds.items()]
+    return model(nodes, inputs, constants=constants), feeds
+
+
+@pytest.mark.parametrize("number", [np.float32(-3), f(1, 1)])
+def test_a_number_put_where_a_mask_says(number):
+    assert_agrees(*put(RNG.random((3, 5)) > 0.4, f(3, 5, 2), number))
+    assert_agrees(*put(places(-1, 2, 3, 5), f(3, 5), number.reshape(())))
+
+
+def test_as_many_elements_as_the_inputs_decide_are_refused():
     proto, _ = single("NonZero", [f(3, 4)], 13)
-    with pytest.raises(UnsupportedError, match=r"NonZero.*computed from the model's inputs"):
+    with pytest.raises(UnsupportedError, match=r"output 'y': how many elements it has is computed"):
+        from_onnx(proto)
+    proto, _ = put(RNG.random((2, 3)) > 0.4, f(2, 3), np.float32(1), perm=(0, 1))
+    with pytest.raises(UnsupportedError, match=r"'rows'.*how many elements an input has is computed"):
+        from_onnx(proto)
+    proto, _ = put(RNG.random((2, 3)) > 0.4, f(2, 4), np.float32(1))
+    with pytest.raises(UnsupportedError, match=r"ScatterND 'y': places in bool\[2,3\]"):
         from_onnx(proto)
 
 
