@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from glulam.compiler.graph.graph import Value
+from glulam.compiler.graph.types import DType
 from glulam.compiler.ops.resize import COORDINATES, ROUNDINGS, Resize
 from glulam.frontends.onnx.context import Context, Converter
 
@@ -69,7 +70,7 @@ def simple(ctx: Context) -> Value:
         shrunk = tuple(min(size, extent) for size, extent in zip(sizes, x.shape, strict=True))
         x = ctx.apply(Resize(shrunk, down, mode, "asymmetric", "ceil"), x)
         scales = tuple(max(scale, 1.0) for scale in scales)
-    return ctx.apply(Resize(sizes, tuple(scales), mode, "asymmetric", "floor"), x)
+    return _applied(ctx, Resize(sizes, tuple(scales), mode, "asymmetric", "floor"), x)
 
 
 def resize(ctx: Context) -> Value:
@@ -96,7 +97,15 @@ def resize(ctx: Context) -> Value:
         ctx.flag("antialias"),
         roi=_full_roi(ctx, roi, axes, rank) if roi else (),
     )
-    return ctx.apply(op, x)
+    return _applied(ctx, op, x)
+
+
+def _applied(ctx: Context, op: Resize, x: Value) -> Value:
+    """Integers are interpolated as floats and lose their fraction, as runtimes do it; ONNX does not say."""
+    dtype = x.type.dtype
+    if dtype.is_float or dtype is DType.BOOL or op.mode != "linear" or op.antialias:
+        return ctx.apply(op, x)
+    return ctx.cast(ctx.apply(op, ctx.cast(x, DType.F32 if dtype.size < 4 else DType.F64)), dtype)
 
 
 def _extents(ctx: Context, x: Value, axes: Sequence[int], policy: str) -> tuple[tuple[int, ...], tuple[float, ...]]:

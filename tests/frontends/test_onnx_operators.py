@@ -413,6 +413,17 @@ def test_resize_by_sizes():
         check("Resize", [f(1, 2, 5, 7), None, None, i64(8, 12)], 18, constant=[3], **attributes)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32])
+@pytest.mark.parametrize("coordinates", ["half_pixel", "asymmetric"])
+def test_resize_of_integers(dtype, coordinates):
+    """By factors whose weights are exact, since what is just below an integer becomes the next lower one."""
+    x = np.random.default_rng(0).integers(-100, 101, (1, 3, 5, 7)).astype(dtype)
+    scales = np.float32([1, 1, 2, 4])
+    check("Resize", [x, None, scales], 13, constant=[2], mode="linear", coordinate_transformation_mode=coordinates)
+    if dtype is not np.int8:
+        check("Upsample", [x, scales], 9, constant=[1], mode="linear")
+
+
 def test_resize_antialias():
     check("Resize", [f(1, 1, 9, 8), None, None, i64(4, 3)], 18, constant=[3], mode="linear", axes=[2, 3], antialias=1,
           tolerance=1e-4)  # fmt: skip
