@@ -24,6 +24,7 @@ from glulam.compiler.passes.modulate_weights import ModulateWeights
 from glulam.compiler.passes.own_tiles import OwnTiles
 from glulam.compiler.passes.rows_first import RowsFirst
 from glulam.compiler.passes.scatter_to_slices import ScatterToSlices
+from glulam.compiler.passes.sink_concats import SinkConcats
 from glulam.compiler.passes.sink_transposes import SinkTransposes
 from glulam.compiler.passes.sink_views import SinkViews
 from glulam.compiler.passes.sliced_linear import SlicedLinear
@@ -59,6 +60,7 @@ def pipeline(
         ScatterToSlices(),  # of indices that are constants now, or too large for that
         SinkTransposes(),  # from between the layers that fuse
         SinkViews(),  # likewise, where transposes stand behind reshapes
+        SinkConcats(),  # likewise
         FoldPadding(),  # a Pad of zeros that a convolution reads is the convolution's own
         IdentityElimination(),  # dropout and no-ops would stand between the layers that fuse
         CommonSubexpressions(),  # what is computed twice would look like a second use
