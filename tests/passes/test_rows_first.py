@@ -38,6 +38,15 @@ def test_small_images_and_single_blocks_stay():
     assert turned(single + f"%a = conv(%x, %w) {CONV3}\n%y = conv(%a, %u) {CONV1}\noutput y = %y") == {"x_c8", "y"}
 
 
+def test_rows_of_very_many_channels_stay():
+    for channels, expected in ((1024, {"a", "b"}), (2048, {"b"})):
+        text = (f"input %x: f32[1,16,12,16]\nconst %w: f32[{channels},16,1,1] = random\n"
+                f"const %u: f32[16,{channels},1,1] = random\nconst %v: f32[16,16,1,1] = random\n"
+                f"%a = conv(%x, %w) {CONV1}\n"
+                f"%b = conv(%a, %u) {CONV1}\n%y = conv(%b, %v) {CONV1}\noutput y = %y")  # fmt: skip
+        assert turned(text) & {"a", "b"} == expected
+
+
 def test_views_have_the_layout_of_what_they_lie_in():
     text = (LARGE + f"%a = conv(%x, %u) {CONV1}\n%b = conv(%x, %w) {CONV3}\n%c = concat(%a, %b) {{axis=1}}\n"
             "const %v: f32[16,32,1,1] = random\n"
