@@ -8,6 +8,7 @@ from glulam.compiler.passes.batch_across_threads import BatchAcrossThreads
 from glulam.compiler.passes.canonical_shuffle import CanonicalShuffle
 from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm, Measured
 from glulam.compiler.passes.chosen_channels import ChosenChannels
+from glulam.compiler.passes.codes_as_floats import CodesAsFloats
 from glulam.compiler.passes.common_subexpressions import CommonSubexpressions
 from glulam.compiler.passes.constant_folding import ConstantFolding
 from glulam.compiler.passes.dead_code import DeadCode
@@ -21,6 +22,7 @@ from glulam.compiler.passes.layout import ChooseLayout
 from glulam.compiler.passes.manager import Pass
 from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
 from glulam.compiler.passes.modulate_weights import ModulateWeights
+from glulam.compiler.passes.narrow_sums import NarrowSums
 from glulam.compiler.passes.own_tiles import OwnTiles
 from glulam.compiler.passes.rows_first import RowsFirst
 from glulam.compiler.passes.scatter_to_slices import ScatterToSlices
@@ -58,6 +60,7 @@ def pipeline(
         SplitRecurrence(),  # a linear layer like others, whose weights the next passes fold
         ConstantFolding(),  # shape arithmetic; what is constant then folds into weights
         ScatterToSlices(),  # of indices that are constants now, or too large for that
+        CodesAsFloats(),  # casts would stand between the layers that fuse
         SinkTransposes(),  # from between the layers that fuse
         SinkViews(),  # likewise, where transposes stand behind reshapes
         SinkConcats(),  # likewise
@@ -67,6 +70,7 @@ def pipeline(
         CanonicalShuffle(),  # three movements that need plain tensors are one that does not
         MatMulToLinear(),  # a constant right operand makes it a layer that norms can fold into
         SlicedLinear(),  # so that what follows a slice folds into its weights
+        NarrowSums(),  # of linear layers too; before scales could be folded into what has to stay exact
         FoldNormalisation(),  # on layers as they were written, before regions hide them
         TrimTaps(),  # after FoldPadding: taps that meet only that padding go
         SplitBatch(machine),  # before the choice of algorithms, which depends on how many samples there are

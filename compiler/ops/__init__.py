@@ -67,6 +67,7 @@ from glulam.compiler.ops.pointwise import (
     Sin,
     Sqrt,
     Sub,
+    ThroughInteger,
 )
 from glulam.compiler.ops.pool import AveragePool, MaxPool
 from glulam.compiler.ops.random import RandomDropout
@@ -174,6 +175,7 @@ ALL_OPS: tuple[type[Op], ...] = (
     Sin,
     Cos,
     Cast,
+    ThroughInteger,
     Add,
     Sub,
     Mul,
@@ -313,6 +315,7 @@ __all__ = [
     "Tan",
     "Tanh",
     "ThresholdedRelu",
+    "ThroughInteger",
     "Tile",
     "TopK",
     "Transpose",

@@ -281,6 +281,35 @@ class Cast(Pointwise):
         )
 
 
+@dataclass(frozen=True)
+class ThroughInteger(Pointwise):
+    """What is left of a float in an integer type, as the float type again: `Cast` there and back.
+
+    It is what a quantised network makes of a tensor. No frontend makes it.
+    """
+
+    dtype: DType
+
+    name = "through_integer"
+
+    def formula(self, x: Expr) -> Expr:
+        return ex.Cast(ex.Cast(x, self.dtype), x.dtype)
+
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        return cls(DType.I8), cls(DType.I32)
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        floats = np.array([0, -0.0, 0.4, 1.5, -1.5, 2.5, 127, 1e-40], np.float32)
+        counts = np.array([0, 0.9, 1.5, 2.5, 127], np.float32)
+        return (
+            *(Case(cls(dtype), (floats,)) for dtype in (DType.I8, DType.I16, DType.I32)),
+            *(Case(cls(dtype), (counts,)) for dtype in (DType.U8, DType.U16)),
+            Case(cls(DType.I32), (floats.astype(np.float64),)),
+        )
+
+
 # ---- arithmetic, two operands
 
 

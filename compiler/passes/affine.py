@@ -33,6 +33,11 @@ class Affine:
         return Affine(self.shape, self.scale * later.scale, self.shift * later.scale + later.shift)
 
     @property
+    def adds_whole_numbers(self) -> bool:
+        """Whether it maps whole numbers to whole numbers by adding some."""
+        return bool((self.scale == 1).all() and (self.shift == np.rint(self.shift)).all())
+
+    @property
     def is_finite(self) -> bool:
         return bool(np.isfinite(self.scale).all() and np.isfinite(self.shift).all())
 

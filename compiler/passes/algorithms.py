@@ -19,6 +19,7 @@ from glulam.compiler.passes.candidates import Candidate
 from glulam.compiler.passes.conv_algorithms import CONVOLUTIONS, no_narrow, no_narrow_between
 from glulam.compiler.passes.linear_algorithms import LINEAR_LAYERS, no_fixed_point
 from glulam.compiler.passes.sides import BLOCKED, Sides, sides
+from glulam.compiler.passes.whole_numbers import is_exact
 from glulam.compiler.targets import Target
 
 
@@ -27,15 +28,19 @@ def candidates(
 ) -> tuple[list[Candidate], list[str]]:
     """What may compute the node, with equal costs in order of preference, and why other algorithms may not.
 
-    With `strict` the sums are to be the definition's. `around` says what the node stands between.
+    With `strict` the sums are to be the definition's, as sums of whole numbers are where nothing is rounded. `around`
+    says what the node stands between.
     """
     found: list[Candidate] = []
     refused: list[str] = []
+    exact = is_exact(node)
     for algorithm in ALGORITHMS:
         if type(node.op) is not algorithm.serves:
             continue
         if strict and not algorithm.exact:
             refused.append(f"no {algorithm.name}: numerics are strict")
+        elif exact and not algorithm.exact:
+            refused.append(f"no {algorithm.name}: sums of whole numbers are to be exact")
         elif (why := algorithm.refusal(target, node, around)) is not None:
             refused.append(f"no {algorithm.name}: {why}")
         else:
@@ -81,7 +86,8 @@ def _with_conversions(target: Target, node: Node, candidate: Candidate, around: 
 def signature(node: Node, around: Sides = BLOCKED) -> Hashable:
     """Equal for nodes that the same kernels may compute at the same cost."""
     values = [None if v is None else (v.type, v.is_constant) for v in node.inputs]
-    return type(node.op).name, tuple(node.op.attributes().items()), tuple(values), node.output.type, around
+    exact = ("exact",) if is_exact(node) else ()
+    return type(node.op).name, tuple(node.op.attributes().items()), tuple(values), node.output.type, around, *exact
 
 
 ALGORITHMS = (*CONVOLUTIONS, *LINEAR_LAYERS)

@@ -6,7 +6,8 @@ a. into the convolution or linear layer before it, if nobody else reads what lie
 b. else into all layers that read it, where exact: a scale always, a shift only where there is no zero padding.
 
 On the way a map passes ops that only move elements; a max pool only if every scale is positive, an average pool if the
-padding does not count. What cannot be folded stays: a batch norm, or a chain, as one ScaleShift.
+padding does not count. What cannot be folded stays: a batch norm, or a chain, as one ScaleShift. Layers that add up
+whole numbers without rounding (see `whole_numbers`) take in whole shifts behind them, nothing else.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from glulam.compiler.ops import Add, AveragePool, BatchNorm, MaxPool, Mul, Pad, 
 from glulam.compiler.passes.affine import Affine, affine_of
 from glulam.compiler.passes.manager import Decision, NodePass, PassReport
 from glulam.compiler.passes.scaled_weights import Weights, is_linear
+from glulam.compiler.passes.whole_numbers import is_exact
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,8 @@ def _into_producer(graph: Graph, uses: Uses, links: list[Link]) -> Patch | str:
         passed.append(producer)
         assert producer.inputs[0] is not None
         value = producer.inputs[0]
+    if is_exact(producer) and not affine.adds_whole_numbers:
+        return f"{producer.name}: its sums of whole numbers are exact"
     weights = Weights.of(producer)
     folded = weights if isinstance(weights, str) else weights.followed_by(affine)
     if isinstance(folded, str):
@@ -206,6 +210,8 @@ def _push(patch: Patch, uses: Uses, old: Value, new: Value, affine: Affine, take
 
 
 def _into_reader(patch: Patch, reader: Node, x: Value, affine: Affine) -> str | None:
+    if is_exact(reader):
+        return f"{reader.name}: its sums of whole numbers are exact"
     weights = Weights.of(reader)
     folded = weights if isinstance(weights, str) else weights.preceded_by(affine)
     if isinstance(folded, str):

@@ -34,9 +34,10 @@ def dequantize_linear(ctx: Context) -> Value:
     axis, block = ctx.integer("axis", 1), ctx.integer("block_size", 0)
     wanted = ctx.integer("output_dtype", 0)
     dtype = dtype_of(wanted, "attribute output_dtype") if wanted else scale.type.dtype
-    codes = ctx.cast(x, DType.I32)
+    wide = exact_type(x.type.dtype)
+    codes = ctx.cast(x, wide)
     if zero is not None:
-        codes = ctx.apply(ops.Sub(), codes, _along(ctx, ctx.cast(zero, DType.I32), x, axis, block))
+        codes = ctx.apply(ops.Sub(), codes, _along(ctx, ctx.cast(zero, wide), x, axis, block))
     steps = _along(ctx, ctx.cast(scale, DType.F32), x, axis, block)
     return ctx.cast(ctx.apply(ops.Mul(), ctx.cast(codes, DType.F32), steps), dtype)
 
@@ -93,23 +94,26 @@ def qlinear_conv(ctx: Context) -> Value:
 def _convolved(ctx: Context, x: Value, x_zero: Value | None, w: Value, w_zero: Value | None) -> Value:
     """The sums of a convolution of codes, in float64. Padding stands for the zero point, which is 0 here."""
     codes = centred(ctx, x, x_zero, DType.F64)
-    weights = ctx.cast(w, DType.F64)
-    if w_zero is not None:
-        zero = ctx.cast(w_zero, DType.F64)
-        if zero.type.size > 1:
-            zero = ctx.apply(ops.Reshape((zero.type.size, *[1] * (len(w.shape) - 1))), zero)
-        weights = ctx.apply(ops.Sub(), weights, zero)
+    if w_zero is not None and w_zero.type.size > 1:
+        w_zero = ctx.apply(ops.Reshape((w_zero.type.size, *[1] * (len(w.shape) - 1))), w_zero)
+    weights = centred(ctx, w, w_zero, DType.F64)
     window = window_of(ctx, x, w)
     return ctx.apply(ops.Conv(window.strides, window.pads, window.dilations, ctx.integer("group", 1)), codes, weights)
 
 
 def centred(ctx: Context, x: Value, zero: Value | None, dtype: DType, *, rows: bool = False) -> Value:
     """Codes less their zero point; one for each row of a matrix with `rows`, else one for each column."""
-    wide = ctx.cast(x, dtype)
-    if zero is None:
-        return wide
-    shift = ctx.cast(zero, dtype)
-    return ctx.apply(ops.Sub(), wide, as_column(ctx, shift) if rows else shift)
+    wide = exact_type(x.type.dtype)
+    codes = ctx.cast(x, wide)
+    if zero is not None:
+        shift = ctx.cast(zero, wide)
+        codes = ctx.apply(ops.Sub(), codes, as_column(ctx, shift) if rows else shift)
+    return ctx.cast(codes, dtype)
+
+
+def exact_type(codes: DType) -> DType:
+    """A type for differences of codes: float32, in which all that follows may be, or if it does not hold them int32."""
+    return DType.F32 if codes.size <= 2 else DType.I32
 
 
 def as_column(ctx: Context, x: Value) -> Value:

@@ -96,6 +96,12 @@ def cast(w: Writer, node: Node) -> None:
     w.emit("Cast", w.inputs(node), w.outputs(node), to=elem_type_of(node.op.dtype))
 
 
+def through_integer(w: Writer, node: Node) -> None:
+    assert isinstance(node.op, ops.ThroughInteger)
+    whole = w.call("Cast", *w.inputs(node), to=elem_type_of(node.op.dtype))
+    w.emit("Cast", [whole], w.outputs(node), to=elem_type_of(node.output.type.dtype))
+
+
 def modulo(w: Writer, node: Node) -> None:
     """ONNX's floating-point remainders have the dividend's sign; for the divisor's, y is added where they differ."""
     op = node.op
@@ -175,6 +181,7 @@ TABLE: dict[type[Op], Export] = {
     ops.Softplus: softplus,
     ops.Clip: clip,
     ops.Cast: cast,
+    ops.ThroughInteger: through_integer,
     ops.Mod: modulo,
     ops.Pow: power,
     ops.RoundBfloat16: round_bfloat16,

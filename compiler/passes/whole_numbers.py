@@ -1,0 +1,152 @@
+"""Which floats are whole numbers, and between what limits: codes of quantised networks, and sums of their products.
+
+A float holds all whole numbers up to a limit. While the magnitudes of all products together stay within it, sums are
+exact, in whatever order they are added; an algorithm that multiplies other numbers than the definition loses that.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+
+import numpy as np
+
+from glulam.compiler.graph.graph import Node, Value
+from glulam.compiler.graph.op import Trait
+from glulam.compiler.graph.types import Array, DType
+from glulam.compiler.ops import (
+    Add,
+    Cast,
+    Concat,
+    Conv,
+    Linear,
+    MatMul,
+    MaxPool,
+    Slice,
+    Split,
+    Sub,
+    ThroughInteger,
+    Transpose,
+)
+from glulam.compiler.ops.inputs import INTEGERS
+
+LIMITS = {DType.F32: 1 << 24, DType.F64: 1 << 53}
+"""Up to here a float type has every whole number."""
+
+_STEPS = 8  # ops between a value and where it is known to be whole: zero points, sums, biases, movements
+_FOLLOWED = (Add, Sub, Cast, Concat, MaxPool, Slice, Split, Transpose)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Whole numbers from `low` to `high`."""
+
+    low: int
+    high: int
+
+    @property
+    def magnitude(self) -> int:
+        return max(abs(self.low), abs(self.high))
+
+    def __add__(self, other: Range) -> Range:
+        return Range(self.low + other.low, self.high + other.high)
+
+    def __sub__(self, other: Range) -> Range:
+        return Range(self.low - other.high, self.high - other.low)
+
+    def __or__(self, other: Range) -> Range:
+        return Range(min(self.low, other.low), max(self.high, other.high))
+
+    def __contains__(self, other: Range) -> bool:
+        return self.low <= other.low and other.high <= self.high
+
+
+def range_of_type(dtype: DType) -> Range:
+    limits = np.iinfo(dtype.numpy.name)
+    return Range(int(limits.min), int(limits.max))
+
+
+def whole_range(value: Value, steps: int = _STEPS) -> Range | None:
+    """The limits of whole numbers that the value's type holds exactly; None where that is not known."""
+    dtype = value.type.dtype
+    found = _range(value, steps)
+    if dtype in INTEGERS:
+        own = range_of_type(dtype)
+        return found if found is not None and found in own else own
+    return found if found is not None and found.magnitude <= LIMITS.get(dtype, 0) else None
+
+
+def sums_of(node: Node, steps: int = _STEPS) -> Range | None:
+    """Limits of all sums of the products that a convolution or matrix product adds up, None if they are not whole.
+
+    They hold for parts of the sums as well, so no rounding happens on the way where the type holds them.
+    """
+    x, weights, *rest = node.present_inputs()
+    if (terms := whole_range(x, steps)) is None or (factors := whole_range(weights, steps)) is None:
+        return None
+    largest = terms.magnitude * _magnitude_of_row(node, weights, factors)
+    for bias in rest:
+        if (more := whole_range(bias, steps)) is None:
+            return None
+        largest += more.magnitude
+    return Range(-largest, largest)
+
+
+def is_exact(node: Node) -> bool:
+    """Whether a convolution or matrix product adds up whole numbers that its type holds, so that nothing is rounded."""
+    return isinstance(node.op, Conv | Linear | MatMul) and whole_range(node.output) is not None
+
+
+def _range(value: Value, steps: int) -> Range | None:
+    """The range by what computes the value, without regard to what its type holds."""
+    if value.is_constant:
+        return None if value.data is None else _range_of_array(value.data)
+    node = value.producer
+    if node is None or not steps:
+        return None
+    if isinstance(node.op, Conv | Linear | MatMul):
+        return sums_of(node, steps - 1)
+    if isinstance(node.op, ThroughInteger):
+        return range_of_type(node.op.dtype)
+    if not isinstance(node.op, _FOLLOWED) and Trait.VIEW not in node.op.traits:
+        return None
+    ranges = [whole_range(each, steps - 1) for each in node.present_inputs()]
+    known = [each for each in ranges if each is not None]
+    if len(known) < len(ranges):
+        return None
+    match node.op:
+        case Add():
+            return known[0] + known[1]
+        case Sub():
+            return known[0] - known[1]
+        case Concat():
+            return reduce(or_, known)
+        case MaxPool():
+            x = next(node.present_inputs())
+            return None if node.op.has_empty_windows(x.shape[2:]) else known[0]
+    return known[0]
+
+
+def _range_of_array(data: Array) -> Range | None:
+    if data.size == 0 or data.dtype.kind not in "iuf":
+        return None
+    low, high = float(data.min()), float(data.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return None
+    if data.dtype.kind == "f" and not bool((np.rint(data) == data).all()):
+        return None
+    return Range(int(low), int(high))
+
+
+def _magnitude_of_row(node: Node, weights: Value, factors: Range) -> int:
+    """The largest sum of magnitudes that one element of the result multiplies with."""
+    if weights.data is None:
+        depth = weights.shape[-2] if isinstance(node.op, MatMul) and weights.type.rank > 1 else weights.shape[-1]
+        count = depth if isinstance(node.op, MatMul | Linear) else math.prod(weights.shape[1:])
+        return factors.magnitude * count
+    magnitudes = np.abs(weights.data.astype(np.float64))
+    if isinstance(node.op, MatMul):
+        return int(magnitudes.sum(-2 if weights.type.rank > 1 else -1).max(initial=0.0))
+    return int(magnitudes.reshape(weights.shape[0], -1).sum(1).max(initial=0.0))
