@@ -26,7 +26,7 @@ from glulam.compiler.ops import Add, AveragePool, BatchNorm, MaxPool, Mul, Pad, 
 from glulam.compiler.passes.affine import Affine, affine_of
 from glulam.compiler.passes.manager import Decision, NodePass, PassReport
 from glulam.compiler.passes.scaled_weights import Weights, is_linear
-from glulam.compiler.passes.whole_numbers import is_exact
+from glulam.compiler.passes.whole_numbers import is_exact, whole_range
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,9 @@ def _continues(uses: Uses, link: Link) -> bool:
 
 
 def _composable(first: Link, second: Link) -> bool:
+    """Codes less their zero point are exact, and 0 where they should be, only before they are scaled."""
+    if first.affine.adds_whole_numbers and not second.affine.adds_whole_numbers and whole_range(first.value):
+        return False
     return first.affine.then(second.affine).is_finite
 
 

@@ -7,6 +7,7 @@ could be too large, some of them at a time go into a convolution of their own.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
@@ -95,14 +96,14 @@ def _spans(node: Node) -> list[slice] | None:
     return None
 
 
-def _sums_by_channel(node: Node, weights: Array) -> Array:
+def _sums_by_channel(node: Node, weights: Array) -> npt.NDArray[np.float64]:
     """The largest magnitude that the products of an input channel can add to each output."""
     x = node.inputs[0]
     assert x is not None
     terms = whole_range(x)
     assert terms is not None
-    magnitudes = np.abs(weights.astype(np.float64)).reshape(*weights.shape[:2], -1).sum(2)
-    return magnitudes * terms.magnitude
+    products: npt.NDArray[np.float64] = np.abs(weights.astype(np.float64)) * terms.magnitude
+    return np.asarray(products.reshape(*weights.shape[:2], -1).sum(2))
 
 
 def _in_parts(patch: Patch, node: Node, spans: list[slice]) -> Value:

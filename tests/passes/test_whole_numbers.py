@@ -137,6 +137,13 @@ def test_whole_numbers_are_folded_into_the_bias():
     assert result.ops == "cast sub conv"
 
 
+def test_codes_are_scaled_after_their_zero_point_was_subtracted():
+    graph = Graph("g")
+    graph.output("y", graph.apply(Mul(), codes(graph, dtype=DType.F32), graph.constant(np.float32(0.1))))
+    result = rewrite(graph, FoldNormalisation(), tolerance=0.0)
+    assert result.ops == "cast sub mul"
+
+
 def test_no_algorithm_that_rounds():
     graph = Graph("g")
     x = codes(graph, TensorType(DType.U8, (1, 64, 56, 56)), dtype=DType.F32)
