@@ -2,7 +2,8 @@
 
 python -m glulam.benchmarks.corners --only grouped,depthwise --threads 1 --json out/corners.json
 
-The layers are those of `corner_cases`; the engines take turns as in `run`.
+The layers are those of `corner_cases`, or so many drawn at random by `random_layers` with `--random 100 --seed 1`; the
+engines take turns as in `run`.
 """
 
 from __future__ import annotations
@@ -14,31 +15,47 @@ from typing import Any
 
 from glulam.benchmarks.corner_cases import CORNERS, Corner
 from glulam.benchmarks.peers import PEERS, installed_peers
+from glulam.benchmarks.random_layers import random_corners
 from glulam.benchmarks.report import exit_with, output_file, wide_console, write_json
 from glulam.benchmarks.run import Setup, measure, table_of
 from glulam.runtime.cpu import processor_name
 from glulam.runtime.errors import GlulamError
 
 
-def chosen(only: str | None) -> dict[str, Corner]:
-    """The corners, named by group and layer, whose name has any of the texts between commas. Raises GlulamError."""
+def chosen(only: str | None, drawn: int = 0, seed: int = 0) -> dict[str, Corner]:
+    """The corners, named by group and layer, whose name has any of the texts between commas. Raises GlulamError.
+
+    With a number of `drawn` layers they are among those, of this seed.
+    """
     names = {f"{group}: {name}": corner for group, corners in CORNERS.items() for name, corner in corners.items()}
+    if drawn:
+        names = random_corners(seed, drawn)
     texts = only.lower().split(",") if only else [""]
     found = {name: corner for name, corner in names.items() if any(text in name.lower() for text in texts)}
     if not found:
-        raise GlulamError(f"no corner has {only!r} in its name; groups are {', '.join(CORNERS)}")
+        groups = dict.fromkeys(name.partition(":")[0] for name in names)
+        raise GlulamError(f"no corner has {only!r} in its name; groups are {', '.join(groups)}")
     return found
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m glulam.benchmarks.corners", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", metavar="TEXTS", help="corners whose name has any of these, by commas (all)")
+    parser.add_argument("--random", type=_count, default=0, metavar="N", help="N layers drawn at random instead")
+    parser.add_argument("--seed", type=int, default=1, help="of the draw (1)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--numerics", default="fast", choices=("fast", "strict"))
     parser.add_argument("--rounds", type=int, default=5, help="rounds in which each engine has one turn")
     parser.add_argument("--turn", type=float, default=0.05, metavar="SECONDS", help="about how long a turn lasts")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write everything that was measured here")
     return parser.parse_args(arguments)
+
+
+def _count(text: str) -> int:
+    """At least one layer."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of layers; give 1 or more")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise GlulamError(f"neither of {', '.join(PEERS)} is installed: pip install 'glulam[bench]'")
     setup = Setup(peers, options.threads, options.numerics, rounds=options.rounds, turn_seconds=options.turn)
     measured: list[dict[str, Any]] = []
-    corners = chosen(options.only)
+    corners = chosen(options.only, options.random, options.seed)
     with console.status("corners") as status:
         for name, corner in corners.items():
             status.update(f"{len(measured) + 1} of {len(corners)}: {name}")

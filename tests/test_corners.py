@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from glulam.benchmarks.corner_cases import CORNERS
-from glulam.benchmarks.corners import chosen
+from glulam.benchmarks.corners import chosen, parse
+from glulam.benchmarks.random_layers import random_corners
 from glulam.benchmarks.run import table_of
 from glulam.compiler.driver import optimise
 from glulam.compiler.options import Options
@@ -28,6 +29,26 @@ def test_corners_are_chosen_by_any_of_several_texts():
     assert len(found) == 2 + len(CORNERS["tall and wide"])
     with pytest.raises(GlulamError, match="no corner has 'no such layer'"):
         chosen("no such layer")
+
+
+def test_random_layers_are_networks_and_the_same_for_a_seed():
+    drawn = random_corners(3, 60)
+    assert list(random_corners(3, 20)) == list(drawn)[:20]
+    assert list(random_corners(4, 20)) != list(drawn)[:20]
+    for name, corner in drawn.items():
+        case = corner.case(name)
+        assert case.graph.nodes
+        assert [feed.shape for feed in case.feeds().values()] == [(corner.batch, *corner.shape)]
+    assert list(chosen("conv", 60, 3)) == [name for name in drawn if "conv" in name]
+    with pytest.raises(GlulamError, match="groups are"):
+        chosen("no such layer", 5, 3)
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "many"])
+def test_a_number_of_random_layers_that_is_none(count, capsys):
+    with pytest.raises(SystemExit):
+        parse(["--random", count])
+    assert "give 1 or more" in capsys.readouterr().err
 
 
 def test_the_table_shows_the_worst_ratio_first():
