@@ -1,4 +1,4 @@
-"""A fused region: an anchor with the pointwise ops that follow it, as one kernel. It keeps what it replaced."""
+"""A fused region: an anchor with the pointwise ops that follow it, as one kernel."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Op, Padding, Prefers, Trait
-from glulam.compiler.graph.types import Array, TensorType
+from glulam.compiler.graph.types import TensorType
 from glulam.compiler.kernels import pointwise
 from glulam.compiler.kernels.context import Arg, Context, Epilogue, Lowered
 from glulam.compiler.kernels.operand import Operand
@@ -17,21 +16,17 @@ from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.ops.contracts import FoldsWindows, PoolsResult
 from glulam.compiler.ops.pointwise import Pointwise
+from glulam.compiler.ops.subgraph import SubGraph
 
 
 @dataclass(frozen=True)
-class FusedRegion(Op):
-    """The sub-graph `body` as one op: its inputs in order, its only output.
+class FusedRegion(SubGraph):
+    """An anchor, the pointwise nodes behind it, and a pool over their result (the window); all but one may be missing.
 
-    The first node may be the anchor, which is not pointwise, and the last one a pool over its result (the window); all
-    others are pointwise. So the meaning of the region is that of its body, and its kernel is the anchor's with the rest
-    as epilogue.
+    The anchor is what is not pointwise. The kernel is the anchor's with the rest as epilogue.
     """
 
-    body: Graph
-
     name = "fused"
-    tolerance = 1e-4
 
     @property
     def anchor(self) -> Node | None:
@@ -56,21 +51,6 @@ class FusedRegion(Op):
         followers = [node for node in self.body.nodes if node is not self.anchor]
         read = {value for node in followers for value in node.present_inputs()}
         return [value for value in self.body.inputs.values() if value in read]
-
-    @property
-    def result(self) -> Value:
-        (value,) = self.body.outputs.values()
-        return value
-
-    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
-        wanted = [value.type for value in self.body.inputs.values()]
-        if list(inputs) != wanted:
-            raise self.fail(f"the body takes {list(map(str, wanted))}, not {list(map(str, inputs))}")
-        return (self.result.type,)
-
-    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
-        feeds = {name: array for name, array in zip(self.body.inputs, inputs, strict=True) if array is not None}
-        return tuple(evaluate(self.body, feeds).values())
 
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         if self.anchor is None:
@@ -101,12 +81,6 @@ class FusedRegion(Op):
         if self.anchor is None or value not in self.anchor.inputs or value in self.epilogue_inputs:
             return False
         return self.anchor.op.reads_blocks(self.anchor.inputs.index(value))
-
-    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
-        total = 0
-        for node in self.body.nodes:
-            total += node.op.flops([None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs])
-        return total
 
     def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
         if self.anchor is None:
@@ -157,6 +131,18 @@ class FusedRegion(Op):
         if window is None or not isinstance(anchor.op, PoolsResult):
             raise self.fail(f"{anchor.op.name} cannot take over {pool.name}")
         return anchor.op.lower_pooled(ctx, window, result)
+
+
+def as_region(node: Node) -> FusedRegion | None:
+    """The node as a region of its own; None if it is a chain of pointwise ops, pools its result or has several."""
+    if type(node.op) is FusedRegion:  # and not one with further results
+        return node.op if node.op.anchor is not None and node.op.window is None else None
+    if Trait.ANCHOR not in node.op.traits:
+        return None
+    body = Graph(node.name)
+    inputs = [None if v is None else body.input(f"x{i}", v.type) for i, v in enumerate(node.inputs)]
+    body.output("y", body.apply(node.op, *inputs, name=node.name))
+    return FusedRegion(body)
 
 
 def anchor_op(node: Node) -> Op | None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from glulam.compiler.graph.evaluate import evaluate
-from glulam.compiler.graph.graph import Graph, Value
+from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.layout import Layout
 from glulam.compiler.graph.op import Case, Op, Padding, Prefers, Trait
-from glulam.compiler.graph.types import Array, TensorType, f32
+from glulam.compiler.graph.types import TensorType, f32
 from glulam.compiler.kernels import conv_separable
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.operand import Operand
@@ -17,23 +16,21 @@ from glulam.compiler.ops.activation import Clip, HardSwish, Silu
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.ops.fused import FusedRegion
 from glulam.compiler.ops.pointwise import Add
+from glulam.compiler.ops.subgraph import SubGraph
 
 _RELU6 = Clip(0.0, 6.0)
 
 
 @dataclass(frozen=True)
-class SeparableConv(Op):
-    """The sub-graph `body` as one op: its inputs in order, its only output.
+class SeparableConv(SubGraph):
+    """Two fused regions, which begin with the convolutions.
 
-    It has two fused regions, which begin with the convolutions. The second one's first input is what the first one
-    gives; all others are the body's inputs: first those of the first region, then those of the second.
+    The second one's first input is what the first one gives; all others are the body's inputs: first those of the first
+    region, then those of the second.
     """
-
-    body: Graph
 
     name = "separable_conv"
     traits = frozenset({Trait.BLIND})
-    tolerance = 1e-4
 
     @classmethod
     def of(cls, first: FusedRegion, second: FusedRegion) -> SeparableConv:
@@ -54,24 +51,9 @@ class SeparableConv(Op):
         return first, second
 
     @property
-    def result(self) -> Value:
-        """What the second region gives, as a value of its body."""
-        return self.regions[1].result
-
-    @property
     def split(self) -> int:
         """How many inputs are those of the first region."""
         return len(self.body.nodes[0].inputs)
-
-    def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
-        wanted = [value.type for value in self.body.inputs.values()]
-        if list(inputs) != wanted:
-            raise self.fail(f"the body takes {list(map(str, wanted))}, not {list(map(str, inputs))}")
-        return tuple(value.type for value in self.body.outputs.values())
-
-    def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
-        feeds = {name: array for name, array in zip(self.body.inputs, inputs, strict=True) if array is not None}
-        return tuple(evaluate(self.body, feeds).values())
 
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         return Prefers.BLOCKS
@@ -80,9 +62,6 @@ class SeparableConv(Op):
         padding = self.regions[0].padding(index, inputs[: self.split]) if index < self.split else None
         # The kernel goes through whole rows, whichever taps their pixels meet.
         return None if padding is None else replace(padding, or_none=False)
-
-    def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
-        return sum(region.flops([], []) for region in self.regions)
 
     def read_in_place(self) -> list[int]:
         """The inputs that the kernel reads only at the place that it writes next."""

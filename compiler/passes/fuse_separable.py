@@ -14,7 +14,7 @@ from glulam.compiler.graph.types import DType
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.kernels import conv_separable
 from glulam.compiler.ops.conv import Conv
-from glulam.compiler.ops.fused import FusedRegion
+from glulam.compiler.ops.fused import FusedRegion, as_region
 from glulam.compiler.ops.separable import SeparableConv
 from glulam.compiler.passes.manager import Decision, NodePass
 from glulam.compiler.targets import Target
@@ -29,12 +29,12 @@ class FuseSeparable(NodePass):
     name = "fuse_separable"
 
     def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
-        if (first := _region(node)) is None or (conv := _convolution(first)) is None or not _is_depthwise(conv):
+        if (first := as_region(node)) is None or (conv := _convolution(first)) is None or not _is_depthwise(conv):
             return None
         if (why := uses.shared_because(node.output)) is not None:
             return Decision(node.name, False, why)
         reader = next(iter(uses.users(node.output)), None)
-        second = None if reader is None else _region(reader)
+        second = None if reader is None else as_region(reader)
         other = None if second is None else _convolution(second)
         if reader is None or second is None or other is None or not _is_pointwise(other):
             return Decision(node.name, False, "what reads it is no plain 1x1 convolution")
@@ -60,18 +60,6 @@ class FuseSeparable(NodePass):
         given = [value for value in (*node.inputs, *reader.inputs[1:]) if value is not None]
         patch.replace(reader.output, patch.apply(op, *given, name=reader.name))
         return patch
-
-
-def _region(node: Node) -> FusedRegion | None:
-    """The node as a region; None if it is a pointwise one, or pools its result, or has no single result."""
-    if type(node.op) is FusedRegion:  # and not one with further results
-        return node.op if node.op.anchor is not None and node.op.window is None else None
-    if type(node.op) is not Conv:
-        return None
-    body = Graph(node.name)
-    inputs = [None if v is None else body.input(f"x{i}", v.type) for i, v in enumerate(node.inputs)]
-    body.output("y", body.apply(node.op, *inputs, name=node.name))
-    return FusedRegion(body)
 
 
 def _convolution(region: FusedRegion) -> Node | None:

@@ -8,10 +8,9 @@ from glulam.compiler.graph.graph import Node, Value
 from glulam.compiler.graph.op import Trait
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.ops import Concat, MaxPool, Split
-from glulam.compiler.ops.fused import FusedRegion
 from glulam.compiler.ops.pointwise import Pointwise
 from glulam.compiler.ops.reorder import Reorder
-from glulam.compiler.ops.separable import SeparableConv
+from glulam.compiler.ops.subgraph import SubGraph
 
 
 def is_nonnegative(value: Value) -> bool:
@@ -36,7 +35,9 @@ def _hands_on(node: Node) -> bool:
 
 
 def _makes_nonnegative(node: Node) -> bool:
-    last = node.op.result.producer if isinstance(node.op, FusedRegion | SeparableConv) else node
+    last: Node | None = node
+    while last is not None and isinstance(last.op, SubGraph):
+        last = last.op.result.producer
     if last is None or not isinstance(last.op, Pointwise):
         return False
     formula = last.op.expression(*(v.type for v in last.present_inputs()))
