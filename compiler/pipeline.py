@@ -16,6 +16,7 @@ from glulam.compiler.passes.fold_empty import FoldEmpty
 from glulam.compiler.passes.fold_normalisation import FoldNormalisation
 from glulam.compiler.passes.fold_padding import FoldPadding
 from glulam.compiler.passes.fuse import Fuse
+from glulam.compiler.passes.fuse_attention import FuseAttention
 from glulam.compiler.passes.fuse_separable import FuseSeparable
 from glulam.compiler.passes.identity_elimination import IdentityElimination
 from glulam.compiler.passes.layout import ChooseLayout
@@ -40,7 +41,7 @@ from glulam.compiler.passes.trim_taps import TrimTaps
 from glulam.compiler.targets import Target, target
 
 # Left out if `Options.fuse` is False, so that every layer keeps a kernel of its own.
-FUSIONS = ("fold_normalisation", "modulate_weights", "fuse", "average_in_producer", "fuse_separable")
+FUSIONS = ("fold_normalisation", "modulate_weights", "fuse", "average_in_producer", "fuse_separable", "fuse_attention")
 
 # Left out with `numerics="strict"`: they compute other sums than the definition's.
 REORDERING = ("modulate_weights",)
@@ -85,6 +86,7 @@ def pipeline(
         Fuse(machine),  # before layouts, so that a region gets one layout
         AverageInProducer(machine),  # once it is known what one kernel computes
         FuseSeparable(machine),  # of regions, whose epilogues are known
+        FuseAttention(machine),  # likewise
         ChooseLayout(machine),  # kernels are built for what it decides
         TransposedBlocks(),  # of the conversions that it put in
         RowsFirst(threads),  # of the tensors that stay; it makes no difference to any result

@@ -9,7 +9,9 @@ import numpy as np
 
 from glulam.compiler import driver
 from glulam.compiler.graph.evaluate import evaluate
+from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.text import to_text
+from glulam.compiler.graph.types import TensorType
 from glulam.compiler.loops.hazards import dependences
 from glulam.compiler.loops.program import interpret_program
 from glulam.compiler.options import Options
@@ -47,6 +49,21 @@ def agree(actual, expected, tolerance, what, detail=""):
         except AssertionError as error:
             wrong.append(" ".join(str(error).split())[:300])
     assert not wrong, "\n".join([f"{what}: {len(wrong)} of {len(expected)} outputs are wrong", *wrong, detail])
+
+
+def graph_of_cases(cases, behind=lambda graph, value: value):
+    """Samples of ops with one output in one graph, what `behind` makes of their results, and feeds for it."""
+    graph, feeds = Graph("cases"), {}
+    for i, case in enumerate(cases):
+        operands = []
+        for j, array in enumerate(case.arrays(seed=i)):
+            if j in case.constants:
+                operands.append(graph.constant(array, f"c{i}_k{j}"))
+            else:
+                feeds[f"c{i}_x{j}"] = array
+                operands.append(graph.input(f"c{i}_x{j}", TensorType.of(array)))
+        graph.output(f"c{i}", behind(graph, graph.apply(case.op, *operands, name=f"c{i}")))
+    return graph, feeds
 
 
 def poisoned(feeds):

@@ -353,17 +353,21 @@ class Context:
 
     # ---- changes of view
 
-    def join(self, whole: Context, numbers: Sequence[int], first: View | None = None) -> None:
+    def join(
+        self, whole: Context, numbers: Sequence[int], first: View | None = None, result: View | None = None
+    ) -> None:
         """Compute a part of what `whole` computes, in its kernel.
 
-        The inputs are the whole's inputs of these numbers; but `first` is one in scratch memory, before all of those.
-        To be called before anything is computed.
+        The inputs are the whole's inputs of these numbers; but `first` is one in scratch memory, before all of those,
+        and `result` the output, if that is there. To be called before anything is computed.
         """
         self.builder, self._args = whole.builder, whole._args
         self._numbers = tuple(numbers)
         if first is not None:
             self._views["input", 0] = first
             self._numbers = (-1, *numbers)
+        if result is not None:
+            self._views["output", 0] = result
 
     def flattened(self, elementwise: Collection[int] = (), apart: Collection[int] = ()) -> Context | None:
         """The same problem with all spatial dimensions as one, if no operand's memory forbids it.

@@ -66,6 +66,32 @@ def matmul(ctx: Context) -> Lowered:
     return _Columns(flat, weights if weights is not None and weights.ndim == 2 else None, None).build()
 
 
+def chunks(product: Product, rows: int, tiling: Tiling | None = None) -> list[Chunk]:
+    """The product's columns, in tiles for so many rows."""
+    target, columns = product.ctx.target, product.ctx.output.shape[-1]
+    width = target.vector_bytes // product.dtype.size
+    full, rest = divmod(columns, width)
+    found = []
+    if full:
+        tall, blocks = _tile_shape(product, rows, full, tiling)
+        for first, count, per_group in pieces(full, blocks):
+            found.append(Chunk(first * width, count, per_group, width, tall, 1))
+    if rest:
+        split = 1 if full or product.digits is not None else _NARROW_SPLIT
+        found.append(Chunk(full * width, 1, 1, rest, min(rows, target.vector_registers // (split + 1)), split))
+    return found
+
+
+def _tile_shape(product: Product, rows: int, blocks: int, tiling: Tiling | None) -> tuple[int, int]:
+    """Rows and blocks of columns of a register tile."""
+    target = product.ctx.target
+    if rows == 1:
+        return 1, min(blocks, _ROW_BLOCKS, max(_FEW_BLOCKS, -(-blocks // target.threads)))
+    limit = row_limit(target, product.depth, product.dtype)
+    tiling = tiling or choose_tiling(target, rows, blocks, product.depth, limit=limit)
+    return tiling.pixels, tiling.blocks
+
+
 class _Rows(NamedTuple):
     """Tiles of rows that go through all groups of columns before others do, and `rest` more rows behind them."""
 
@@ -85,37 +111,16 @@ class _Columns:
         keeps_all = packed is None or packed.size == 0 or ctx.operand(0).type.dtype is not DType.F32
         packed_bytes = 0 if packed is None else packed.nbytes
         self.product = Product(ctx, left, right, packed_bytes, None if keeps_all else digits, bias)
-        *self.batch, self.rows, self.columns = ctx.output.shape
+        *self.batch, self.rows, _ = ctx.output.shape
 
     def build(self) -> Lowered:
         self.ctx.output_view()
         if self.ctx.output.type.size:
-            for chunk in self.chunks():
+            for chunk in chunks(self.product, self.rows, self.tiling):
                 panel = Panel(chunk, self.weights(chunk), self.bias_of(chunk))
                 for run in self.row_runs(chunk):
                     self.sections(panel, run)
         return self.ctx.finished()
-
-    def chunks(self) -> list[Chunk]:
-        width = self.ctx.target.vector_bytes // self.product.dtype.size
-        full, rest = divmod(self.columns, width)
-        chunks = []
-        if full:
-            rows, blocks = self.tile_shape(full)
-            for first, count, per_group in pieces(full, blocks):
-                chunks.append(Chunk(first * width, count, per_group, width, rows, 1))
-        if rest:
-            split = 1 if full or self.product.digits is not None else _NARROW_SPLIT
-            rows = min(self.rows, self.ctx.target.vector_registers // (split + 1))
-            chunks.append(Chunk(full * width, 1, 1, rest, rows, split))
-        return chunks
-
-    def tile_shape(self, blocks: int) -> tuple[int, int]:
-        if self.rows == 1:
-            return 1, min(blocks, _ROW_BLOCKS, max(_FEW_BLOCKS, -(-blocks // self.ctx.target.threads)))
-        limit = row_limit(self.ctx.target, self.product.depth, self.product.dtype)
-        tiling = self.tiling or choose_tiling(self.ctx.target, self.rows, blocks, self.product.depth, limit=limit)
-        return tiling.pixels, tiling.blocks
 
     def row_runs(self, chunk: Chunk) -> list[_Rows]:
         """All rows, or each half of them where two threads had better take one each."""

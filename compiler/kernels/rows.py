@@ -32,24 +32,38 @@ def softmax(ctx: Context, axis: int, *, logarithm: bool) -> Lowered:
     """
     ctx = _lines(ctx, axis, axis + 1)
 
-    def powers(line: _Line) -> None:
-        largest = line.fold("maximum", line.read)
-
-        def power(i: Affine) -> Expr:
-            value = line.b.kept(ex.exp_negative(line.x(i) - largest))
-            line.put(i, value)
-            return value
-
-        factor = line.b.kept(1.0 / (line.fold("add", power) + (largest - largest)))
-        line.each(lambda i: line.store(i, line.got(i) * factor))
-
     def logarithms(line: _Line) -> None:
         largest = line.fold("maximum", line.read)
         total = line.fold("add", lambda i: ex.exp_negative(line.x(i) - largest))
         shift = line.b.kept(ex.log(total + (largest - largest)))
         line.each(lambda i: line.store(i, line.x(i) - largest - shift))
 
-    return _over_lines(ctx, logarithms if logarithm else powers)
+    return _over_lines(ctx, logarithms if logarithm else _powers)
+
+
+def softmax_of_row(ctx: Context, row: Affine) -> None:
+    """The softmax of a row of input 0 [rows, length, 1], which may be the output, in the loop that is open.
+
+    It has the bits that `softmax` gives.
+    """
+    _powers(_Along(ctx, row, Affine.of(0)))
+
+
+def is_short(length: int) -> bool:
+    """Whether lanes had better not run along lines of that length."""
+    return length <= _SHORT
+
+
+def _powers(line: _Line) -> None:
+    largest = line.fold("maximum", line.read)
+
+    def power(i: Affine) -> Expr:
+        value = line.b.kept(ex.exp_negative(line.x(i) - largest))
+        line.put(i, value)
+        return value
+
+    factor = line.b.kept(1.0 / (line.fold("add", power) + (largest - largest)))
+    line.each(lambda i: line.store(i, line.got(i) * factor))
 
 
 def layer_norm(ctx: Context, axis: int, epsilon: float) -> Lowered:
@@ -146,7 +160,7 @@ def _over_lines(ctx: Context, body: Callable[[_Line], None]) -> Lowered:
     if not ctx.output.type.size:
         return ctx.finished()
     b, lanes = ctx.builder, ctx.target.vector_bytes // ctx.output.type.dtype.size
-    if inner == 1 and length > _SHORT:  # whatever `outer` is: a line has the same bits in any batch
+    if inner == 1 and not is_short(length):  # whatever `outer` is: a line has the same bits in any batch
         with b.section(o=outer) as (o,):
             body(_Along(ctx, Affine.of(o), Affine.of(0)))
         return ctx.finished()

@@ -152,6 +152,11 @@ def anchor_op(node: Node) -> Op | None:
     return None if node.op.anchor is None else node.op.anchor.op
 
 
+def known(order: Sequence[int | None]) -> list[int]:
+    """Of inputs that are all there, or stand for none."""
+    return [-1 if i is None else i for i in order]
+
+
 def _renumber(arg: Arg, order: Sequence[int | None]) -> Arg:
     """An argument in terms of the region's inputs instead of the anchor's."""
     if isinstance(arg, tuple) and arg[0] == "input":

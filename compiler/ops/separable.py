@@ -14,7 +14,7 @@ from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.ops.activation import Clip, HardSwish, Silu
 from glulam.compiler.ops.conv import Conv
-from glulam.compiler.ops.fused import FusedRegion
+from glulam.compiler.ops.fused import FusedRegion, known
 from glulam.compiler.ops.pointwise import Add
 from glulam.compiler.ops.subgraph import SubGraph
 
@@ -79,7 +79,7 @@ class SeparableConv(SubGraph):
         one, order = first.anchored(Context(ctx.name, ctx.target, ctx.inputs[: self.split], [middle]))
         rest = [middle, *ctx.inputs[self.split :]]
         other, others = second.anchored(Context(ctx.name, ctx.target, rest, ctx.outputs))
-        numbers = [_known(order), [i + self.split - 1 for i in _known(others)[1:]]]
+        numbers = [known(order), [i + self.split - 1 for i in known(others)[1:]]]
         return conv_separable.build(ctx, conv.geometry(one), (one, other), numbers)
 
     @classmethod
@@ -91,11 +91,6 @@ class SeparableConv(SubGraph):
             _case((1, 1, 1, 1), (1, 1, 3, 3), 1, residual=True),
             _case((2, 20, 9, 7), (20, 1, 3, 2), 70, pads=0, dilations=2, activation=None, residual=True),
         )
-
-
-def _known(order: Sequence[int | None]) -> list[int]:
-    """Of inputs that are all there, or stand for none."""
-    return [-1 if i is None else i for i in order]
 
 
 def _case(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from executors import TARGETS, agree, interpreted, native, reference
+from executors import TARGETS, agree, graph_of_cases, interpreted, native, reference
 
 from glulam.compiler.graph.graph import Graph
-from glulam.compiler.graph.types import TensorType, f32
+from glulam.compiler.graph.types import f32
 from glulam.compiler.ops import Add, Clip, Conv, HardSwish, MaxPool
 from glulam.compiler.ops.fused import FusedRegion
 from glulam.compiler.ops.separable import SeparableConv
@@ -25,25 +25,10 @@ def padded_conv(graph, value):
     return graph.apply(Conv(ONES, ((1, 1), (1, 1)), ONES), value, graph.constant(weights))
 
 
-def sample_graph(behind=lambda graph, value: value):
-    """The op's cases, and what `behind` makes of their results."""
-    graph, feeds = Graph("cases"), {}
-    for i, case in enumerate(SeparableConv.cases()):
-        operands = []
-        for j, array in enumerate(case.arrays(seed=i)):
-            if j in case.constants:
-                operands.append(graph.constant(array, f"c{i}_k{j}"))
-            else:
-                feeds[f"c{i}_x{j}"] = array
-                operands.append(graph.input(f"c{i}_x{j}", TensorType.of(array)))
-        graph.output(f"c{i}", behind(graph, graph.apply(case.op, *operands, name=f"c{i}")))
-    return graph, feeds
-
-
 @pytest.mark.parametrize("behind", [lambda graph, value: value, padded_conv], ids=["one row", "with padding"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_cases(target, behind):
-    graph, feeds = sample_graph(behind)
+    graph, feeds = graph_of_cases(SeparableConv.cases(), behind)
     expected = reference(graph, feeds)
     agree(interpreted(graph, feeds, Options(target=target)), expected, 1e-4, "interpreter")
     one = native(graph, feeds, Options(target=target))
@@ -56,7 +41,7 @@ def test_cases(target, behind):
 
 def test_rows_that_lie_together_give_the_same_bits(monkeypatch):
     monkeypatch.setattr(rows_first, "_LEAST_PIXELS", 1)
-    graph, feeds = sample_graph(padded_conv)
+    graph, feeds = graph_of_cases(SeparableConv.cases(), padded_conv)
     one, two = (native(graph, feeds, Options(threads=threads)) for threads in (1, 2))
     for name, expected in one.items():
         np.testing.assert_array_equal(two[name], expected, name)
