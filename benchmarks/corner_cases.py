@@ -323,6 +323,12 @@ CORNERS: Mapping[str, Mapping[str, Corner]] = {
         "attention, 12 heads of 64, 197 tokens": Corner(
             (197, 768), lambda: [nn.MultiheadAttention(768, 12, batch_first=True)]
         ),
+        "attention, 4 heads of 48, 1024 tokens": Corner(
+            (1024, 192), lambda: [nn.MultiheadAttention(192, 4, batch_first=True)]
+        ),
+        "attention, 8 heads of 40, 4096 tokens": Corner(
+            (4096, 320), lambda: [nn.MultiheadAttention(320, 8, batch_first=True)]
+        ),
         "attention, 8 heads of 32, 64 tokens": Corner(
             (64, 256), lambda: [nn.MultiheadAttention(256, 8, batch_first=True)], times=2
         ),
