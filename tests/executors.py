@@ -57,7 +57,9 @@ def graph_of_cases(cases, behind=lambda graph, value: value):
     for i, case in enumerate(cases):
         operands = []
         for j, array in enumerate(case.arrays(seed=i)):
-            if j in case.constants:
+            if array is None:
+                operands.append(None)
+            elif j in case.constants:
                 operands.append(graph.constant(array, f"c{i}_k{j}"))
             else:
                 feeds[f"c{i}_x{j}"] = array

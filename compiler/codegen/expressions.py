@@ -16,10 +16,22 @@ from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine
-from glulam.compiler.loops.ir import Buffer, IndexValue, LanePick, LaneReduce, LaneShuffle, Load, Tile, TileRead
+from glulam.compiler.loops.ir import (
+    Buffer,
+    ByteDot,
+    IndexValue,
+    LanePick,
+    LaneReduce,
+    LaneShuffle,
+    Load,
+    Tile,
+    TileRead,
+)
 from glulam.compiler.targets import Target
 
 _PERMUTE = {(DType.F32, 16): "llvm.x86.avx512.permvar.sf.512", (DType.F32, 8): "llvm.x86.avx2.permps"}
+
+_DOT_LANES = (4, 8, 16)  # of I32, for which there is an instruction of byte products
 
 
 class Expressions:
@@ -55,6 +67,8 @@ class Expressions:
                 return self._lane_reduce(op, self._value(x, memo))
             case LaneShuffle(x, y, lanes):
                 return self._lane_shuffle(self._value(x, memo), self._value(y, memo), lanes)
+            case ByteDot():
+                return self._byte_dot(e, memo)
             case LanePick(x, lane):
                 return self._lane_pick(self._value(x, memo), self._value(lane, memo))
         if isinstance(e, ex.Unary) and self.indices.lanes and (near := maths.near_zero(e)) is not None:
@@ -124,6 +138,13 @@ class Expressions:
         far = do.binary("xor", self._value(inside, {operand: x}), Val("true", DType.BOOL))
         usual = self._value(ex.substitute(near, [operand]), {operand: x})
         return do.unless(far, usual, lambda: do.unary(op, x))
+
+    def _byte_dot(self, e: ByteDot, memo: dict[Expr, Val]) -> Val:
+        do, lanes = self.instructions, self.indices.lanes
+        if not self.target.dots_bytes or lanes not in _DOT_LANES or lanes * 4 > self.target.vector_bytes:
+            return self._value(e.expansion(), memo)
+        x, y, z = (do.splat(self._value(each, memo), lanes) for each in e.children())
+        return do.byte_dot(x, y, z)
 
     def _lane_pick(self, x: Val, lane: Val) -> Val:
         do, lanes = self.instructions, self.indices.lanes

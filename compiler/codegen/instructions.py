@@ -130,6 +130,13 @@ class Instructions:
         x, y, z = self.together(x, y, z)
         return self.arith("fadd", self.arith("fmul", x, y), z)
 
+    def byte_dot(self, x: Val, y: Val, z: Val) -> Val:
+        """z plus the products of the unsigned bytes of x with the signed ones of y, in each lane."""
+        bytes_ = f"<{4 * x.lanes} x i8>"
+        operands = [(bytes_, self.function.let(f"bitcast {each.typed} to {bytes_}")) for each in (x, y)]
+        name = f"llvm.x86.avx512.vpdpbusd.{32 * x.lanes}"
+        return Val(self.function.call(name, z.type, [(z.type, z.text), *operands]), z.dtype, z.lanes)
+
     def unary(self, op: str, x: Val) -> Val:
         if op == "neg":
             if x.dtype.is_float:

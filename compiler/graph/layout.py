@@ -6,7 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from glulam.compiler.graph.types import Shape
+from glulam.compiler.graph.types import DType, Shape
+
+IN_BLOCKS = frozenset({DType.F32, DType.U8})
+"""Types of the elements that pointwise kernels find in channel blocks: numbers, and codes of quantised networks."""
 
 
 @dataclass(frozen=True)

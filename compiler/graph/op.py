@@ -20,6 +20,7 @@ class Trait(enum.Enum):
     VIEW = "view"  # the output's elements in order are the input's elements in order
     ANCHOR = "anchor"  # may carry a fused epilogue
     RANDOM = "random"  # two equal nodes need not give equal values
+    CONVERTS = "converts"  # an anchor whose epilogue may end in another type than it computes
     PER_SAMPLE = "per_sample"  # element i along the first axis of the output needs only element i of the first input
     BLIND = "blind"  # the kernel looks at no values of constants but those of one element
     SUMS_PIXELS = "sums_pixels"  # the last bits of results depend on whether the places of a channel lie in one row

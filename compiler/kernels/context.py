@@ -180,6 +180,19 @@ class Context:
             self._args.append(self._arg("input", i))
         return self._buffers["by_offset", i]
 
+    def words(self, i: int) -> View:
+        """Input `i`, bytes in channel blocks, with each four of its lanes as one I32."""
+        operand = self.operand(i)
+        *shape, lanes = operand.physical_shape
+        *strides, _ = operand.physical_strides
+        if ("words", i) not in self._buffers:
+            self._buffers["words", i] = self.builder.param(
+                f"x{i}w", (*shape, lanes // 4),
+                dtype=DType.I32, strides=(*(stride // 4 for stride in strides), 1), align=4,
+            )  # fmt: skip
+            self._args.append(self._arg("input", i))
+        return View(operand, self._buffers["words", i])
+
     def memory(self, kind: Literal["input", "output"], i: int, shape: Shape | None = None) -> Buffer:
         """An operand's memory as a dense array of `shape`, or as one row of elements, strides and halo included.
 

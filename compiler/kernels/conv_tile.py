@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glulam.compiler.graph.types import Array
+from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels.context import Context, Point, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid, Met
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
 from glulam.compiler.kernels.tiling import LINE, TOGETHER, Tiling, pieces, row_cycles, unrolled_steps
 from glulam.compiler.loops.builder import Builder
-from glulam.compiler.loops.expr import Const, Expr, Fma
+from glulam.compiler.loops.expr import Expr, Fma, lift
 from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var
 from glulam.compiler.loops.ir import Buffer, IndexValue, Tile
 
@@ -108,14 +108,16 @@ class Columns:
 class ConvTile:
     """Tiles of a convolution; a subclass goes through them, and may put the results elsewhere."""
 
+    dtype = DType.F32  # of the sums
+
     def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid | None = None) -> None:
         self.ctx, self.geometry, self.weights = ctx, geometry, weights
         self.grid = grid or Grid.whole(ctx.output.spatial)
         self.b: Builder = ctx.builder
         self.block = ctx.output.layout.block
         self.groups = geometry.groups
-        self.x: View = ctx.input_view(0)
-        self.in_block = self.x.operand.layout.block
+        self.x = self.source()
+        self.in_block = self.x.buffer.shape[-1] if self.x.operand.layout.block > 1 else 1
         self.in_channels = weights.shape[1]
         self.group_blocks = -(-ctx.output.shape[1] // self.groups // self.block)
         self.share = Affine.of(0)  # which share of the next weights the tile in hand asks for
@@ -123,7 +125,12 @@ class ConvTile:
         self.bare = not geometry.is_pointwise and self.meets_edges()
         self.image_level = 1  # the cache that the next pixels are brought to
         bias = ctx.data(2)
+        self.has_bias = bias is not None
         self.bias = np.zeros(ctx.output.shape[1], np.float32) if bias is None else bias
+
+    def source(self) -> View:
+        """Where the input is read."""
+        return self.ctx.input_view(0)
 
     def meets_edges(self) -> bool:
         """Whether taps reach beyond the zeros around the image, if there are any: a pool's halo is of others."""
@@ -176,14 +183,14 @@ class ConvTile:
         """Channel groups with their weights and bias; of all lanes if no number is given."""
         lanes = lanes or self.block
         packed = self.packed(first, blocks, count, lanes)
-        bias = self.ctx.constant(self.pack_bias(first, blocks, count)[..., :lanes], "b", table=self.ctx.data(2) is None)
+        bias = self.ctx.constant(self.pack_bias(first, blocks, count)[..., :lanes], "b", table=not self.has_bias)
         return ChannelGroups(first, blocks, count, lanes, packed, bias)
 
     def tile(self, spot: Spot) -> None:
         """One register tile: start from the bias, reduce, finish, store."""
         b, (group, _, q, g) = self.b, spot.where
         with b.vector("v", group.lanes) as v:
-            acc = b.tile("acc", spot.pixels, group.blocks)
+            acc = b.tile("acc", spot.pixels, group.blocks, dtype=self.dtype)
             sums = PartialSums.of(b, self.sums, acc, v) if self.has_parts() else None
             if sums is not None:
                 sums.start(lambda t, j: group.bias[q, g, j, v])
@@ -245,7 +252,11 @@ class ConvTile:
             t, (*outer, start) = pixel + met.first, spot.place
             place = self.inside(geo.input_place([*outer, start + t], taps))
             factor = self.weight(where, weight, j, v)
-            b.store(acc[t, j], Fma(self.x[(*channel, *place, *lane)], factor, acc[t, j]))
+            b.store(acc[t, j], self.multiply_add(self.x[(*channel, *place, *lane)], factor, acc[t, j]))
+
+    def multiply_add(self, x: Expr, weight: Expr, total: Expr) -> Expr:
+        """A sum with one more product."""
+        return Fma(x, weight, total)
 
     def weight(self, where: Where, place: tuple[Affine, ...], j: Var, v: Var) -> Expr:
         """The weights for block `j` of a group, from the place of a tap and an input channel."""
@@ -328,7 +339,7 @@ class ConvTile:
             with b.vector("v", empty) as v, b.unrolled("j", group.blocks) as j, b.unrolled("t", spot.pixels) as t:
                 block = q * self.group_blocks + g * group.blocks + j + group.first
                 place = self.grid.place([*spot.rows, spot.start + t])
-                self.put((n, block, *place, v + group.lanes), j, Const(0.0))
+                self.put((n, block, *place, v + group.lanes), j, lift(0.0, self.ctx.output.type.dtype))
 
     def put(self, point: tuple[IndexLike, ...], j: Var, value: Expr) -> None:
         """Store a finished element, of block `j` of the tile's."""
@@ -388,7 +399,7 @@ class ConvTile:
         rank = len(taps)
         # [q, g, j, v, c, i, *k] -> [q, g, c, *k, i, j, v]
         order = [0, 1, 4, *range(6, 6 + rank), 5, 2, 3]
-        if self.in_block > 1:
+        if self.x.operand.layout.block > 1:
             return part.transpose(order)
         # [q, g, j, v, c, 1, *k] -> [q, g, *k, c, j, v]
         return part.squeeze(5).transpose(0, 1, *range(5, 5 + rank), 4, 2, 3)
@@ -405,6 +416,6 @@ def _widened(weights: Array, out_channels: int, in_channels: int) -> Array:
     groups, outs, ins, *taps = weights.shape
     if (outs, ins) == (out_channels, in_channels):
         return weights
-    full = np.zeros((groups, out_channels, in_channels, *taps), np.float32)
+    full = np.zeros((groups, out_channels, in_channels, *taps), weights.dtype)
     full[:, :outs, :ins] = weights
     return full

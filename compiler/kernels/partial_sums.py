@@ -51,7 +51,7 @@ class PartialSums:
         """Those of a tile; tiles of the same shape share one of the `buffers`, which are made when they are needed."""
         shape = (*tile.shape, lane.extent)
         if shape not in buffers:
-            buffers[shape] = b.scratch(f"sums{len(buffers)}", shape)
+            buffers[shape] = b.scratch(f"sums{len(buffers)}", shape, tile.dtype)
         return cls(b, buffers[shape], lambda row, block: tile[row, block], lane, tile.shape[0])
 
     def start(self, value: Callable[[Var, Var], Expr]) -> None:

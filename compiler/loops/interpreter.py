@@ -19,6 +19,7 @@ from glulam.compiler.loops.expr import BINARY, Const, Expr, operation
 from glulam.compiler.loops.index import Affine, Index, Var
 from glulam.compiler.loops.ir import (
     Buffer,
+    ByteDot,
     Declare,
     For,
     IndexValue,
@@ -199,6 +200,9 @@ class _Steps:
                 return lambda values: _fold(op, np.broadcast_to(values[number], lanes))
             case LaneShuffle(x, y, order):
                 return _on_two(_shuffled(list(order)), self.of(x), self.of(y))
+            case ByteDot():
+                number = self.of(e.expansion())
+                return lambda values: values[number]
             case LanePick(x, lane):
                 return _on_two(_picked(lanes), self.of(x), self.of(lane))
         match operation(e), [self.of(child) for child in e.children()]:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import DType
-from glulam.compiler.loops.expr import Expr
+from glulam.compiler.loops.expr import Const, Expr, binary
 from glulam.compiler.loops.index import Affine, Bounded, Index, IndexLike, Var, index_of
 
 
@@ -154,6 +154,31 @@ class LanePick(Expr):
 
     def children(self) -> tuple[Expr, ...]:
         return (self.x, self.lane)
+
+
+@dataclass(frozen=True, eq=False)
+class ByteDot(Expr):
+    """z plus the products of x's four bytes, each from 0 to 255, with y's, each from -128 to 127; all are I32."""
+
+    x: Expr
+    y: Expr
+    z: Expr
+
+    @property
+    def dtype(self) -> DType:  # type: ignore[override]
+        return self.z.dtype
+
+    def children(self) -> tuple[Expr, ...]:
+        return (self.x, self.y, self.z)
+
+    def expansion(self) -> Expr:
+        """The same by shifts and products."""
+        total = self.z
+        for byte in range(4):
+            unsigned = binary("shr", self.x, 8 * byte) & Const(255, DType.I32)
+            signed = binary("shr", binary("shl", self.y, 24 - 8 * byte), 24)
+            total = total + unsigned * signed
+        return total
 
 
 @dataclass(frozen=True, eq=False)

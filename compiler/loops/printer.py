@@ -17,6 +17,7 @@ from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Bounded, Index
 from glulam.compiler.loops.ir import (
     Buffer,
+    ByteDot,
     Declare,
     For,
     IndexValue,
@@ -173,6 +174,7 @@ _SHOWN: dict[type[Expr], Callable[[Any, _Text], str]] = {
     ex.Select: lambda e, text: f"select({text.of(e.condition)}, {text.of(e.yes)}, {text.of(e.no)})",
     LaneReduce: lambda e, text: f"lanes_{e.op}({text.of(e.x)})",
     LaneShuffle: lambda e, text: f"shuffle({text.of(e.x)}, {text.of(e.y)}, {list(e.lanes)})",
+    ByteDot: lambda e, text: f"byte_dot({text.of(e.x)}, {text.of(e.y)}, {text.of(e.z)})",
     LanePick: lambda e, text: f"pick({text.of(e.x)}, {text.of(e.lane)})",
     ex.Cast: lambda e, text: f"{e.dtype.value}({text.of(e.x)})",
     ex.Bitcast: lambda e, text: f"bits_{e.dtype.value}({text.of(e.x)})",

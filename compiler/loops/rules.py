@@ -5,7 +5,7 @@ from __future__ import annotations
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
-from glulam.compiler.loops.ir import LanePick, LaneReduce, LaneShuffle
+from glulam.compiler.loops.ir import ByteDot, LanePick, LaneReduce, LaneShuffle
 
 _FOLDS = ("add", "mul", "maximum", "minimum")
 
@@ -30,6 +30,8 @@ def type_error(e: Expr) -> str | None:
             legal = op in _FOLDS and _binary(op, e.dtype)
         case LaneShuffle(x, y):
             legal = x.dtype is y.dtype
+        case ByteDot():
+            legal = all(child.dtype is DType.I32 for child in children)
         case LanePick(_, lane):
             legal = lane.dtype is DType.I32
         case _:

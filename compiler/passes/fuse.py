@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from glulam.compiler.graph.graph import Graph, Node, Value
+from glulam.compiler.graph.layout import IN_BLOCKS
 from glulam.compiler.graph.op import Prefers, Trait
 from glulam.compiler.graph.patch import Patch
-from glulam.compiler.graph.types import DType
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.loops.expr import FUNCTIONS, Expr, Param, Unary
 from glulam.compiler.ops.contracts import FinishesAlone, FoldsWindows, PoolsResult
@@ -101,8 +101,9 @@ class _Region:
         return False
 
     def can_store(self, result: Value) -> bool:
-        """Whether the region may end with this value: an anchor's kernel stores the type that it computes."""
-        return not self.anchored or result.type.dtype is self.start.output.type.dtype
+        """Whether the region may end with this value: most anchors' kernels store the type that they compute."""
+        converts = not self.anchored or Trait.CONVERTS in self.start.op.traits
+        return converts or result.type.dtype is self.start.output.type.dtype
 
     def add_window(self) -> None:
         """Let the kernel pool its result if a pool is all that reads it."""
@@ -138,7 +139,7 @@ class _Region:
         wanted = self.start.output.type
         if node.output.shape != wanted.shape:
             return f"{node.name!r} changes the shape to {list(node.output.shape)}"
-        if self.blocks and node.output.type.dtype is not DType.F32:
+        if self.blocks and node.output.type.dtype not in IN_BLOCKS:
             return f"{node.name!r} gives {node.output.type.dtype.value}, and channel blocks hold f32"
         computed = {value for n in trial for value in n.outputs}
         for value in node.present_inputs():
@@ -172,7 +173,7 @@ class _Region:
     def fits_blocks(self, value: Value) -> bool:
         rank = self.start.output.type.rank
         padded = (1,) * (rank - value.type.rank) + value.shape
-        return value.type.dtype is DType.F32 and (value.type.rank == rank or padded[1] == 1)
+        return value.type.dtype in IN_BLOCKS and (value.type.rank == rank or padded[1] == 1)
 
     def depends(self, value: Value, trial: list[Node]) -> bool:
         """Whether computing the value needs a node of the region."""

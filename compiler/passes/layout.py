@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from glulam.compiler.graph.graph import Graph, Node, Value
-from glulam.compiler.graph.layout import PLAIN, Layout
+from glulam.compiler.graph.layout import IN_BLOCKS, PLAIN, Layout
 from glulam.compiler.graph.op import Op, Padding, Prefers
 from glulam.compiler.graph.types import DType, TensorType
 from glulam.compiler.ops import Concat, Split, Transpose
@@ -114,14 +114,14 @@ class _Layouts:
     def follows(self, node: Node) -> bool:
         """Whether a node that can work either way has an input in channel blocks, and all others can follow."""
         rank = max(v.type.rank for v in (*node.present_inputs(), *node.outputs))
-        if rank < 3 or any(v.type.dtype is not DType.F32 for v in node.outputs):
+        if rank < 3 or any(v.type.dtype not in IN_BLOCKS for v in node.outputs):
             return False
         some = False
         for value in node.present_inputs():
             extents = (1,) * (rank - value.type.rank) + value.shape
             if value.is_constant or len(extents) < 2 or extents[1] == 1:
                 continue
-            if value.type.rank != rank or value.type.dtype is not DType.F32:
+            if value.type.rank != rank or value.type.dtype not in IN_BLOCKS:
                 return False
             some |= value.layout.block > 1
         return some

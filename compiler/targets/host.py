@@ -13,6 +13,7 @@ from glulam.compiler.errors import TargetError
 from glulam.compiler.targets.arm import AARCH64
 from glulam.compiler.targets.target import Target
 from glulam.compiler.targets.x86 import (
+    DOTS_BYTES,
     MESH,
     MESH_L3_BYTES,
     MESH_L3_RATE,
@@ -67,10 +68,11 @@ def _native(name: str | None = None) -> Target:
     if level is None:
         names = ", ".join(known.name for known in runnable_targets())
         raise TargetError(f"no target {name!r} that this machine runs; it runs {names}")
+    level = _with_byte_dots(level)
     l1, l2, l3 = _caches()
     tune = llvm.get_host_cpu_name()
     two = level.fmas_per_cycle, level.loads_per_cycle
-    fmas, loads = NARROW_512.get(tune, two) if level is X86_64_V4 else two
+    fmas, loads = NARROW_512.get(tune, two) if level.name == X86_64_V4.name else two
     native = replace(
         level,
         triple=llvm.get_process_triple(),
@@ -87,6 +89,19 @@ def _native(name: str | None = None) -> Target:
         return native
     shared = min(native.l3_bytes, MESH_L3_BYTES)
     return replace(native, l3_bytes=shared, l3_rate=MESH_L3_RATE, memory_rate=MESH_MEMORY_RATE)
+
+
+def _with_byte_dots(level: Target) -> Target:
+    """The level with the feature that multiplies bytes, if this machine has it."""
+    feature = DOTS_BYTES.get(level.name)
+    if feature not in host_features():
+        return level
+    return replace(
+        level,
+        features=f"{level.features},+{feature}",
+        required_features=(*level.required_features, feature),
+        dots_bytes=True,
+    )
 
 
 def _caches() -> tuple[int, int, int]:

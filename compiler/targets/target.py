@@ -56,6 +56,8 @@ class Target:
     """Whether weights that lie in memory come sooner if code asks for them, not hardware alone."""
     asks_nearest: bool = False
     """Whether lines are asked into the first cache whatever cache a kernel says, since they come sooner then."""
+    dots_bytes: bool = False
+    """Whether one instruction adds the products of four bytes to each I32 lane of a vector."""
     threads: int = 1
     """How many threads kernels are cut for; any number can run them, with the same bits."""
 

@@ -63,6 +63,9 @@ X86_64_V3 = Target(
     memory_rate=7,
 )
 
+DOTS_BYTES = {"x86-64-v4": "avx512vnni", "x86-64-v3": "avxvnni"}
+"""The feature, of no level, that multiplies and adds bytes, by the name of the target."""
+
 X86_64_V2 = Target(
     name="x86-64-v2",
     triple=_TRIPLE,

@@ -7,7 +7,7 @@ from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Cast, Const, Fma
 from glulam.compiler.loops.index import Bounded
-from glulam.compiler.loops.ir import Access, IndexValue, LanePick, LaneReduce, Span
+from glulam.compiler.loops.ir import Access, ByteDot, IndexValue, LanePick, LaneReduce, Span
 
 
 def conv_nest(lanes=16, blocks=2, size=4, kernel=2, tile=2, unroll=4):
@@ -121,6 +121,19 @@ def picked_lanes(lanes):
     y = b.param("y", (6, lanes), Access.WRITE)
     with b.section(i=6) as (i,), b.vector("v", lanes) as v:
         b.store(y[i, v], LanePick(x[i, v] * 2.0, order[i, v]))
+    return b.kernel()
+
+
+def byte_dots(lanes):
+    """Products of the four bytes of numbers, the first one the same in all lanes or not."""
+    b = Builder("dots")
+    x = b.param("x", (6, lanes), dtype=DType.I32)
+    w = b.param("w", (6, lanes), dtype=DType.I32)
+    y = b.param("y", (6, lanes), Access.WRITE, dtype=DType.I32)
+    with b.section(i=6) as (i,), b.vector("v", lanes) as v:
+        acc = b.tile("acc", 1, dtype=DType.I32)
+        b.store(acc[0], ByteDot(x[i, v], w[i, v], w[i, v]))
+        b.store(y[i, v], ByteDot(x[i, 0], w[i, v], acc[0]))
     return b.kernel()
 
 

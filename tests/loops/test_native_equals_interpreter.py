@@ -16,6 +16,7 @@ from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.index import Bounded
 from glulam.compiler.loops.ir import Access, LaneReduce, LaneShuffle, Partner
 from glulam.compiler.targets import runnable_targets
+from glulam.compiler.targets import target as native_target
 
 TARGETS = [pytest.param(t, id=t.name) for t in runnable_targets()]
 EXACT_TARGETS = [pytest.param(t, id=t.name) for t in runnable_targets() if t.has_fma]
@@ -105,6 +106,28 @@ def test_lanes_picked_at_run_time(lanes, target):
     kernel = sample.picked_lanes(lanes)
     order = np.random.default_rng(0).integers(-99, 99, (6, lanes), dtype=np.int32)
     assert_same(kernel, {**arguments(kernel), "order": order}, target)
+
+
+@pytest.mark.parametrize("target", [*TARGETS, pytest.param(native_target(), id="native")])
+@pytest.mark.parametrize("lanes", [1, 3, 4, 8, 13, 16, 32])
+def test_products_of_bytes(lanes, target):
+    kernel = sample.byte_dots(lanes)
+    rng = np.random.default_rng(0)
+    x, w = (rng.integers(-(2**31), 2**31, (6, lanes), dtype=np.int32) for _ in range(2))
+    x[0], w[0] = -1, np.array([0x80808080], np.uint32).view(np.int32)  # the largest products
+    unsigned, signed = x.view(np.uint8).reshape(6, lanes, 4), w.view(np.int8).reshape(6, lanes, 4)
+    expected = w.astype(np.int64) + (unsigned.astype(np.int64) * signed).sum(2)
+    expected += (unsigned[:, :1].astype(np.int64) * signed).sum(2)
+    slow, fast = both(kernel, {**arguments(kernel), "x": x.ravel(), "w": w.ravel()}, target)
+    for name, got in (("interpreter", slow), ("native", fast)):
+        np.testing.assert_array_equal(got["y"], expected.astype(np.int32).ravel(), name)
+
+
+@pytest.mark.skipif(not native_target().dots_bytes, reason="this machine has no instruction for products of bytes")
+def test_products_of_bytes_are_one_instruction():
+    text = module_text([sample.byte_dots(native_target().lanes)], "", native_target())
+    assert "vpdpbusd" in text
+    assert "ashr" not in text
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -8,6 +8,8 @@ import pytest
 
 from glulam.compiler.errors import TargetError
 from glulam.compiler.targets import NAMED, host, runnable_targets, target
+from glulam.compiler.targets.arm import AARCH64
+from glulam.compiler.targets.x86 import DOTS_BYTES, X86_64_V4
 from glulam.runtime import cpu
 from glulam.runtime.cpu import host_features
 from glulam.runtime.errors import CpuMismatchError
@@ -34,22 +36,41 @@ def test_features_are_spelled_out():
         assert set(known.required_features) <= {f.removeprefix("+") for f in known.features.split(",")}
 
 
-def test_native_differs_from_its_level_in_what_does_not_add_instructions():
+def added(here, level):
+    """The features that a target has and requires over its level."""
+    assert here.features.startswith(level.features)
+    found = here.features.removeprefix(level.features).replace(",+", " ").split()
+    assert here.required_features == (*level.required_features, *found)
+    return found
+
+
+def test_native_adds_no_instructions_to_its_level_but_products_of_bytes():
     native = target()
     level = runnable_targets()[0]
-    same = ("name", "cpu", "features", "required_features", "vector_bytes", "vector_registers", "has_fma")
-    for field in same:
+    for field in ("name", "cpu", "vector_bytes", "vector_registers", "has_fma"):
         assert getattr(native, field) == getattr(level, field)
+    assert added(native, level) == ([DOTS_BYTES[level.name]] if native.dots_bytes else [])
     assert native.l1_bytes <= native.l2_bytes <= native.l3_bytes
 
 
 def test_a_level_of_this_machine_has_its_caches():
     for level in runnable_targets():
         here, native = target(f"native:{level.name}"), target()
-        assert (here.name, here.features, here.vector_bytes) == (level.name, level.features, level.vector_bytes)
+        assert (here.name, here.vector_bytes) == (level.name, level.vector_bytes)
+        assert added(here, level) == ([DOTS_BYTES[level.name]] if here.dots_bytes else [])
         for field in ("tune", "triple", "l1_bytes", "l2_bytes", "l3_bytes", "l3_rate", "memory_rate"):
             assert getattr(here, field) == getattr(native, field)
     assert target(f"native:{runnable_targets()[0].name}") == target()
+
+
+@pytest.mark.parametrize("present", [False, True])
+def test_products_of_bytes_are_for_processors_that_have_them(monkeypatch, present):
+    features = {*X86_64_V4.required_features, *(["avx512vnni"] if present else [])}
+    monkeypatch.setattr(host, "host_features", lambda: frozenset(features))
+    made = host._with_byte_dots(X86_64_V4)
+    assert made.dots_bytes is present
+    assert added(made, X86_64_V4) == (["avx512vnni"] if present else [])
+    assert not host._with_byte_dots(AARCH64).dots_bytes
 
 
 @pytest.mark.parametrize("name", ["native:", "native:x86-64-v9", "native:native", "native:none-such"])

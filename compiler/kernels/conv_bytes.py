@@ -1,0 +1,82 @@
+"""Direct convolution of bytes: four input channels are multiplied and added up by one instruction.
+
+The input holds codes from 0 to 255, the weights numbers from -128 to 127, and sums are exact in I32. Around the image
+lies the code that stands for zero, so all taps are added up everywhere, and what that code adds is in the bias. Else
+the loops are those of `conv_direct`, whose lanes of an input block are words of four channels here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import numpy as np
+
+from glulam.compiler.graph.types import Array, DType
+from glulam.compiler.kernels.context import Context, Lowered, View
+from glulam.compiler.kernels.conv_direct import DirectConv
+from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid, Met
+from glulam.compiler.kernels.conv_template import constant_weights
+from glulam.compiler.kernels.conv_tile import Columns, Spot
+from glulam.compiler.kernels.tiling import Tiling, pieces
+from glulam.compiler.loops.expr import Expr
+from glulam.compiler.loops.index import Affine
+from glulam.compiler.loops.ir import ByteDot
+
+_WORD = 4  # bytes
+
+
+def build(ctx: Context, geometry: ConvGeometry, zero_point: int) -> Lowered:
+    """The kernel. Inputs: codes[N,C,*S] in channel blocks, w[OC,C/g,*K], b?[OC], then what the epilogue reads."""
+    weights = constant_weights(ctx)
+    if geometry.is_pointwise and ctx.output.type.rank > 3 and (flat := ctx.flattened()) is not None:
+        ctx, geometry = flat, ConvGeometry.pointwise(1, geometry.groups)
+        weights = weights.reshape(*weights.shape[:2], 1)
+    ByteConv(ctx, geometry, weights, zero_point).sections()
+    return ctx.finished()
+
+
+class ByteConv(DirectConv):
+    """The direct convolution with words of four channels in place of channels."""
+
+    dtype = DType.I32
+
+    def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array, zero_point: int) -> None:
+        super().__init__(ctx, geometry, words(weights), Grid.whole(ctx.output.spatial))
+        sums = weights.reshape(len(weights), -1).sum(1, dtype=np.int32)
+        self.has_bias, self.bias = True, (self.bias - zero_point * sums).astype(np.int32)
+
+    def source(self) -> View:
+        return self.ctx.words(0)
+
+    def multiply_add(self, x: Expr, weight: Expr, total: Expr) -> Expr:
+        return ByteDot(x, weight, total)
+
+    def meets_edges(self) -> bool:
+        return False
+
+    def has_parts(self) -> bool:
+        return False  # nothing is rounded
+
+    def columns(self, width: int, tiling: Tiling) -> list[Columns]:
+        every = range(self.geometry.kernel[-1])
+        return [Columns(first, n, wide, (Met(0, wide, every),)) for first, n, wide in pieces(width, tiling.pixels)]
+
+    def tap_loops(self, spot: Spot) -> Iterator[tuple[Met, list[Affine]]]:
+        with ExitStack() as stack:
+            taps = [stack.enter_context(self.b.serial("k", extent)) for extent in self.geometry.kernel]
+            yield Met(0, spot.pixels, range(self.geometry.kernel[-1])), [Affine.of(k) for k in taps]
+
+
+def words(weights: Array) -> Array:
+    """Weights [OC, C, *K] of one byte each as I32 [OC, ceil(C / 4), *K]; channels that are missing have zeros."""
+    outs, ins, *taps = weights.shape
+    padded = np.zeros((outs, -(-ins // _WORD) * _WORD, *taps), np.int8)
+    padded[:, :ins] = weights
+    split = padded.reshape(outs, -1, _WORD, *taps)
+    return np.ascontiguousarray(np.moveaxis(split, 2, -1)).view("<i4")[..., 0]
+
+
+def fits(groups: int, ins: int, outs: int, block: int) -> bool:
+    """Whether convolutions of groups of so many channels have such a kernel."""
+    return groups == 1 or (ins % block == 0 and outs % block == 0)

@@ -1,0 +1,32 @@
+"""Convolutions of bytes: reference = loop interpreter = native code, to the bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from executors import TARGETS, agree, graph_of_cases, interpreted, native, reference
+
+from glulam.compiler.graph.types import DType
+from glulam.compiler.ops import Cast, Clip, Mul, Round
+from glulam.compiler.ops.conv_integer import ConvInteger
+from glulam.compiler.options import Options
+
+
+def as_it_is(graph, value):
+    return value
+
+
+def codes(graph, value):
+    """What follows in a quantised network: a scale, rounding, and the next codes."""
+    scaled = graph.apply(Mul(), graph.apply(Cast(DType.F32), value), graph.constant(np.float32(2e-4)))
+    return graph.apply(Cast(DType.U8), graph.apply(Clip(0.0, 255.0), graph.apply(Round(), scaled)))
+
+
+@pytest.mark.parametrize("behind", [as_it_is, codes], ids=["sums", "codes"])
+@pytest.mark.parametrize("target", ["native", *TARGETS])
+def test_cases(target, behind):
+    graph, feeds = graph_of_cases(ConvInteger.cases(), behind)
+    expected = reference(graph, feeds)
+    agree(interpreted(graph, feeds, Options(target=target)), expected, 0, "interpreter")
+    for threads in (1, 2, 5):
+        agree(native(graph, feeds, Options(target=target, threads=threads)), expected, 0, f"{threads} threads")
