@@ -5,6 +5,7 @@ from __future__ import annotations
 from glulam.compiler.options import Options
 from glulam.compiler.passes.average_in_producer import AverageInProducer
 from glulam.compiler.passes.batch_across_threads import BatchAcrossThreads
+from glulam.compiler.passes.byte_products import ByteProducts
 from glulam.compiler.passes.canonical_shuffle import CanonicalShuffle
 from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm, Measured
 from glulam.compiler.passes.chosen_channels import ChosenChannels
@@ -71,6 +72,7 @@ def pipeline(
         CanonicalShuffle(),  # three movements that need plain tensors are one that does not
         MatMulToLinear(),  # a constant right operand makes it a layer that norms can fold into
         SlicedLinear(),  # so that what follows a slice folds into its weights
+        ByteProducts(machine),  # on layers as they were written, whose sums may be too large for float32
         NarrowSums(),  # of linear layers too; before scales could be folded into what has to stay exact
         FoldNormalisation(),  # on layers as they were written, before regions hide them
         TrimTaps(),  # after FoldPadding: taps that meet only that padding go

@@ -55,12 +55,12 @@ class NarrowSums(NodePass):
 
 
 def _without_detour(graph: Graph, node: Node) -> Patch | None:
-    """A cast of a float32 that was cast to float64 before."""
+    """A cast of a float32 that was cast to float64 before, or of an int32 that becomes another float."""
     (wide,) = node.present_inputs()
     if wide.type.dtype is not DType.F64 or wide.producer is None or not isinstance(wide.producer.op, Cast):
         return None
     (x,) = wide.producer.present_inputs()
-    if x.type.dtype is not DType.F32:
+    if x.type.dtype is not DType.F32 and not (x.type.dtype is DType.I32 and node.output.type.dtype.is_float):
         return None
     patch = Patch(graph, f"float64 holds %{x.name} as it is", at=node.name)
     patch.replace(node.output, x if node.output.type == x.type else patch.apply(node.op, x, name=node.name))
