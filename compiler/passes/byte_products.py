@@ -1,15 +1,18 @@
 """Convolutions of codes become convolutions of bytes, where the processor multiplies those several times as fast.
 
-In a quantised network that is floats so far, a convolution's input holds whole numbers with less than 256 different
-values, and its weights are within I8: both are what such networks store. Sums are exact in I32, as large as they may
-be. What else reads the codes turns them back into floats.
+In a quantised network, of floats so far, a convolution's input holds whole numbers with less than 256 different values,
+perhaps times a scale, and its weights are such numbers times a scale for each channel. Sums of the whole numbers are
+exact in I32, as large as they may be; scales and bias come behind them. What else reads the codes turns them back into
+floats.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Trait
@@ -17,66 +20,59 @@ from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.kernels import conv_bytes
-from glulam.compiler.ops import Add, Cast, Conv, Sub
+from glulam.compiler.ops import Add, Cast, Conv, Mul, Sub
 from glulam.compiler.ops.conv_integer import ConvInteger
 from glulam.compiler.passes.manager import Decision, NodePass
-from glulam.compiler.passes.whole_numbers import LIMITS, Range, range_of_type, sums_of, whole_range
+from glulam.compiler.passes.weight_codes import WeightCodes, weight_codes
+from glulam.compiler.passes.whole_numbers import LIMITS, range_of_type, whole_range
 from glulam.compiler.targets import Target
 
-_CODES, _WEIGHTS, _I32 = (range_of_type(dtype) for dtype in (DType.U8, DType.I8, DType.I32))
-_SUMS = _BIASES = Range(_I32.low // 3, _I32.high // 3)  # of products, what the zero point adds, and a bias
-
-
-@dataclass(frozen=True)
-class _Codes:
-    """Codes from 0 to 255 as a float or U8 `value`; the convolution's input is them less the zero point."""
-
-    value: Value
-    zero_point: int
+_CODES = range_of_type(DType.U8)
+_LARGEST = range_of_type(DType.I32).high // 3  # of products, of what the zero point adds, and of a bias
 
 
 @dataclass(frozen=True)
 class ByteProducts(NodePass):
-    """Looks at every convolution of whole numbers."""
+    """Looks at every convolution of codes."""
 
     target: Target
 
     name = "byte_products"
 
     def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
-        if not self.target.dots_bytes or not isinstance(node.op, Conv) or (sums := sums_of(node)) is None:
+        if not self.target.dots_bytes or not isinstance(node.op, Conv) or (x := _input_of(node)) is None:
             return None
-        x, weights, *bias = node.present_inputs()
-        if (refused := self.refuses(node, sums)) is not None:
-            return Decision(node.name, False, refused)
-        codes = _codes_of(x)
-        if codes is None:
-            return Decision(node.name, False, f"the numbers {whole_range(x)} of %{x.name} are no bytes")
+        if not self.has_kernel(node):
+            return Decision(node.name, False, "no kernel has such groups of channels, or weights that are not constant")
+        _, weights, *bias = node.present_inputs()
         assert weights.data is not None
-        patch = Patch(graph, f"bytes with the zero point {codes.zero_point}", at=node.name)
-        end, shift = _with_bias(uses, node, bias)
-        inputs = [self.as_bytes(patch, uses, codes.value), patch.constant(weights.data.astype(np.int8), weights.name)]
-        if shift is not None:
-            inputs.append(patch.constant(shift.astype(np.int32), f"{node.name}.bias"))
-        op = ConvInteger(node.op.strides, node.op.pads, node.op.dilations, node.op.groups, codes.zero_point)
-        total = patch.apply(op, *inputs, name=f"{node.name}.sums")
-        patch.replace(end, patch.apply(Cast(end.type.dtype), total, name=node.name))
+        if (known := weight_codes(weights.data)) is None:
+            return Decision(node.name, False, "the weights are no codes from -128 to 127 times scales")
+        if (largest := known.largest_sum * _CODES.high) > _LARGEST:
+            return Decision(node.name, False, f"sums of up to {largest} may leave I32")
+        patch = Patch(graph, f"codes with the zero point {x.zero_point}", at=node.name)
+        op = ConvInteger(node.op.strides, node.op.pads, node.op.dilations, node.op.groups, x.zero_point)
+        inputs = [self.as_bytes(patch, uses, x.codes), patch.constant(known.codes, weights.name)]
+        if x.scale is None and known.scales is None and all(map(_is_shift, bias)):
+            end, shift = _with_bias(uses, node, bias)
+            if shift is not None:
+                inputs.append(patch.constant(shift.astype(np.int32), f"{node.name}.bias"))
+            total = patch.apply(op, *inputs, name=f"{node.name}.sums")
+            patch.replace(end, patch.apply(Cast(end.type.dtype), total, name=node.name))
+        elif node.output.type.dtype is DType.F32:
+            total = patch.apply(op, *inputs, name=f"{node.name}.sums")
+            patch.replace(node.output, _scaled(patch, node, total, _scales(x, known), bias))
+        else:
+            return Decision(node.name, False, f"scales of {node.output.type.dtype.value}")
         return patch
 
-    def refuses(self, node: Node, sums: Range) -> str | None:
-        """Why there is no such kernel for a convolution, None if there is one."""
+    def has_kernel(self, node: Node) -> bool:
+        """Whether there is such a kernel for a convolution, if it is one of codes."""
         assert isinstance(node.op, Conv)
         _, weights, *bias = node.present_inputs()
-        if any(value.data is None for value in (weights, *bias)):
-            return "the weights are not constants"
-        if (limits := whole_range(weights)) is None or limits not in _WEIGHTS:
-            return f"weights {limits} are no I8"
-        if sums not in _SUMS:
-            return f"sums of up to {sums.magnitude} may leave I32"
         outs, ins = weights.shape[:2]
-        if not conv_bytes.fits(node.op.groups, ins, outs // node.op.groups, self.target.lanes):
-            return "the channels of a group do not fill whole vectors"
-        return None
+        fits = conv_bytes.fits(node.op.groups, ins, outs // node.op.groups, self.target.lanes)
+        return fits and all(value.is_constant for value in (weights, *bias))
 
     def as_bytes(self, patch: Patch, uses: Uses, value: Value) -> Value:
         """The codes as U8; what else reads them turns them into floats again, unless it needs a kernel for that."""
@@ -92,14 +88,82 @@ class ByteProducts(NodePass):
 
     def can_read_bytes(self, node: Node) -> bool:
         """Whether no kernel needs to turn codes into floats for the node."""
-        if not isinstance(node.op, Conv):
-            return Trait.POINTWISE in node.op.traits
-        sums = sums_of(node)
-        return sums is not None and self.refuses(node, sums) is None
+        if isinstance(node.op, Conv):
+            return self.has_kernel(node)
+        return Trait.POINTWISE in node.op.traits
 
 
-def _with_bias(uses: Uses, node: Node, bias: list[Value]) -> tuple[Value, Array | None]:
-    """What a convolution gives with its bias, or with the one that is added behind it, and that bias."""
+# ---- what is multiplied
+
+
+@dataclass(frozen=True)
+class _Input:
+    """(codes - zero_point) * scale: `codes` are whole numbers from 0 to 255, as floats or U8."""
+
+    codes: Value
+    zero_point: int
+    scale: float | None
+
+
+def _input_of(node: Node) -> _Input | None:
+    """What a convolution reads, by codes; None if it is none."""
+    value, scale, shift = next(node.present_inputs()), None, 0
+    if value.type.dtype is DType.F32 and (scaled := _with_number(value, (Mul,))) is not None:
+        value, scale = scaled
+    while (made_by := value.producer) is not None and value.type.dtype is not DType.U8:
+        source = next(made_by.present_inputs(), None)
+        if isinstance(made_by.op, Cast) and source is not None and source.type.dtype in (DType.U8, *LIMITS):
+            value = source
+        elif (shifted := _with_number(value, (Add, Sub))) is not None and shifted[1].is_integer():
+            shift += int(shifted[1]) if isinstance(made_by.op, Add) else -int(shifted[1])
+            value = shifted[0]
+        else:
+            break
+    limits = whole_range(value)
+    if limits is None or limits not in _CODES or not 0 <= -shift <= _CODES.high:
+        return None
+    return _Input(value, -shift, scale)
+
+
+def _with_number(value: Value, ops: tuple[type, ...]) -> tuple[Value, float] | None:
+    """The left operand and the constant number on the right of the op that makes the value, if it is one of these."""
+    node = value.producer
+    if node is None or not isinstance(node.op, ops):
+        return None
+    left, right = node.present_inputs()
+    if right.data is None or right.type.size != 1 or left.type != value.type:
+        return None
+    return left, float(right.data.reshape(()))
+
+
+# ---- what comes behind the sums
+
+
+def _scales(x: _Input, weights: WeightCodes) -> npt.NDArray[np.float32]:
+    """What each output channel's sums are multiplied with."""
+    ones = np.ones(len(weights.codes)) if weights.scales is None else weights.scales.astype(np.float64)
+    return (ones if x.scale is None else ones * x.scale).astype(np.float32)
+
+
+def _scaled(patch: Patch, node: Node, total: Value, scales: npt.NDArray[np.float32], bias: Sequence[Value]) -> Value:
+    """The sums times the scales, plus the bias, in place of the node's result."""
+    channels = _per_channel(node.output)
+    factors = patch.constant(scales.reshape(channels), f"{node.name}.scales")
+    result = patch.apply(Mul(), patch.apply(Cast(DType.F32), total), factors, name=node.name)
+    for each in bias:
+        assert each.data is not None
+        result = patch.apply(Add(), result, patch.constant(each.data.reshape(channels), each.name), name=node.name)
+    return result
+
+
+def _is_shift(bias: Value) -> bool:
+    """Whether it can be added to sums in I32."""
+    limits = whole_range(bias)
+    return limits is not None and limits.magnitude <= _LARGEST
+
+
+def _with_bias(uses: Uses, node: Node, bias: Sequence[Value]) -> tuple[Value, Array | None]:
+    """A convolution's result with its whole bias, or with the one that is added behind it, and that bias."""
     result = node.output
     if bias:
         return result, bias[0].data
@@ -107,42 +171,11 @@ def _with_bias(uses: Uses, node: Node, bias: list[Value]) -> tuple[Value, Array 
     if uses.shared_because(result) is not None or len(readers) != 1 or not isinstance(readers[0].op, Add):
         return result, None
     left, right = readers[0].present_inputs()
-    channels = (result.shape[1], *(1,) * (result.type.rank - 2))
-    limits = whole_range(right)
-    if left is not result or right.data is None or right.shape not in (channels, (1, *channels)):
-        return result, None
-    if limits is None or limits not in _BIASES:
-        return result, None
-    return readers[0].output, right.data.reshape(-1)
+    channels = _per_channel(result)
+    fits = left is result and right.shape in (channels, (1, *channels)) and _is_shift(right)
+    return (readers[0].output, right.data.reshape(-1)) if fits and right.data is not None else (result, None)
 
 
-def _codes_of(x: Value) -> _Codes | None:
-    """The numbers as bytes: those that they were shifted from, if these are."""
-    value, shift = x, 0
-    while (node := value.producer) is not None:
-        if isinstance(node.op, Cast) and node.inputs[0].type.dtype in (DType.U8, *LIMITS):
-            value = node.inputs[0]
-        elif (found := _shifted(node)) is not None:
-            value, more = found
-            shift += more
-        else:
-            break
-        if value.type.dtype is DType.U8:
-            break
-    limits = whole_range(value)
-    if limits is None or limits not in _CODES or -shift not in range(_CODES.high + 1):
-        return None
-    return _Codes(value, -shift)
-
-
-def _shifted(node: Node) -> tuple[Value, int] | None:
-    """The value to which a sum or difference adds one whole number."""
-    if not isinstance(node.op, Add | Sub) or len(node.inputs) != 2:
-        return None
-    left, right = node.present_inputs()
-    if right.data is None or right.type.size != 1 or left.shape != node.output.shape:
-        return None
-    number = float(right.data.reshape(()))
-    if not number.is_integer():
-        return None
-    return left, int(number) if isinstance(node.op, Add) else -int(number)
+def _per_channel(value: Value) -> tuple[int, ...]:
+    """The shape of numbers for each channel, as they broadcast."""
+    return (value.shape[1], *(1,) * (value.type.rank - 2))

@@ -1,0 +1,231 @@
+"""Convolutions of codes: where they multiply bytes, what comes behind the sums, and where they stay as they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from executors import agree, native, reference
+from rewrites import rewrite
+
+from glulam.compiler.graph.graph import Graph
+from glulam.compiler.graph.types import DType, TensorType, f32
+from glulam.compiler.ops import Add, Cast, Conv, MaxPool, Mul, Relu, Sub, ThroughInteger
+from glulam.compiler.options import Options
+from glulam.compiler.passes.byte_products import ByteProducts
+from glulam.compiler.passes.narrow_sums import NarrowSums
+from glulam.compiler.passes.weight_codes import weight_codes
+from glulam.compiler.targets import target
+
+V4 = replace(target("x86-64-v4"), dots_bytes=True)
+SAME = ((1, 1), (1, 1))
+
+
+def numbers(*shape, dtype=np.float32, low=-128, high=127):
+    return np.random.default_rng(shape).integers(low, high, shape, endpoint=True).astype(dtype)
+
+
+def codes(graph, zero=0, scale=None, dtype=DType.F32, channels=19):
+    """Codes that are computed, less a zero point, times a scale."""
+    x = graph.apply(ThroughInteger(DType.U8), graph.input("x", f32(2, channels, 6, 5)))
+    if zero:
+        x = graph.apply(Sub(), x, graph.constant(np.float32(zero)))
+    if dtype is not DType.F32:
+        x = graph.apply(Cast(dtype), x)
+    return x if scale is None else graph.apply(Mul(), x, graph.constant(np.float32(scale)))
+
+
+def conv(graph, x, weights, bias=None, groups=1):
+    inputs = [graph.constant(weights), *([] if bias is None else [graph.constant(bias)])]
+    return graph.apply(Conv((1, 1), SAME, (1, 1), groups), x, *inputs)
+
+
+def rewritten(graph, tolerance=0.0):
+    return rewrite(graph, ByteProducts(V4), NarrowSums(), tolerance=tolerance)
+
+
+def the_conv(result):
+    (node,) = (node for node in result.graph.nodes if node.op.name == "conv_integer")
+    return node
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F64])
+@pytest.mark.parametrize("zero", [0, 1, 255])
+def test_whole_numbers(zero, dtype):
+    graph = Graph("g")
+    y = conv(graph, codes(graph, zero, dtype=dtype), numbers(7, 19, 3, 3, dtype=dtype.numpy))
+    graph.output("y", graph.apply(Cast(DType.F32), y) if dtype is DType.F64 else y)
+    result = rewritten(graph)
+    assert result.ops == "through_integer cast conv_integer cast"
+    assert the_conv(result).op.zero_point == zero
+
+
+def test_a_bias_behind_the_sums_is_the_convolutions():
+    graph = Graph("g")
+    sums = conv(graph, codes(graph, 3, dtype=DType.F64), numbers(7, 19, 3, 3, dtype=np.float64))
+    biased = graph.apply(Add(), sums, graph.constant(numbers(7, 1, 1, dtype=np.float64, low=-(10**6), high=10**6)))
+    graph.output("y", graph.apply(Cast(DType.F32), biased))
+    result = rewritten(graph)
+    assert result.ops == "through_integer cast conv_integer cast"
+    assert len(the_conv(result).inputs) == 3
+
+
+@pytest.mark.parametrize("bias", [numbers(7), numbers(7) / 3, None], ids=["whole", "float", "none"])
+@pytest.mark.parametrize("scale", [None, 0.037])
+@pytest.mark.parametrize("steps", [None, 0.001])
+def test_scales_and_bias_come_behind_the_sums(bias, scale, steps):
+    graph = Graph("g")
+    weights = numbers(7, 19, 3, 3)
+    if steps is not None:
+        weights = weights * (steps * np.arange(1, 8, dtype=np.float32).reshape(-1, 1, 1, 1))
+    graph.output("y", conv(graph, codes(graph, 100, scale), weights.astype(np.float32), bias))
+    result = rewritten(graph, tolerance=1e-6)
+    assert "conv_integer" in result.ops
+    assert "conv " not in result.ops
+
+
+def test_other_readers_get_floats_again():
+    graph = Graph("g")
+    x = codes(graph)
+    y = conv(graph, x, numbers(19, 19, 3, 3))
+    graph.output("y", graph.apply(Add(), y, graph.apply(Relu(), x)))
+    result = rewritten(graph)
+    assert result.ops.count("cast") == 3
+    assert "u8" in str(the_conv(result).inputs[0].type)
+
+
+def test_convolutions_share_the_codes():
+    graph = Graph("g")
+    x = codes(graph)
+    shifted = graph.apply(Sub(), x, graph.constant(np.float32(9)))
+    graph.output("y", conv(graph, x, numbers(7, 19, 3, 3)))
+    graph.output("z", conv(graph, shifted, numbers(5, 19, 3, 3)))
+    result = rewritten(graph)
+    assert result.ops == "through_integer cast conv_integer cast conv_integer cast"
+
+
+def test_readers_that_need_a_kernel_to_turn_bytes_keep_the_floats():
+    graph = Graph("g")
+    x = codes(graph)
+    graph.output("y", conv(graph, x, numbers(7, 19, 3, 3)))
+    graph.output("z", graph.apply(MaxPool((2, 2), (1, 1), ((0, 0), (0, 0)), (1, 1)), x))
+    result = rewritten(graph)
+    (pool,) = (node for node in result.graph.nodes if node.op.name == "max_pool")
+    assert pool.inputs[0].producer.op.name == "through_integer"
+
+
+def test_bytes_that_are_fed_are_read_as_they_are():
+    graph = Graph("g")
+    x = graph.apply(Cast(DType.F32), graph.input("x", TensorType(DType.U8, (2, 19, 6, 5))))
+    graph.output("y", conv(graph, x, numbers(7, 19, 3, 3)))
+    assert rewritten(graph).ops == "conv_integer cast"
+
+
+def declined(graph):
+    result = rewritten(graph)
+    assert "conv_integer" not in result.ops
+    return result.declined
+
+
+def test_declines_what_has_no_kernel():
+    graph = Graph("g")
+    graph.output("y", conv(graph, codes(graph), numbers(19, 1, 3, 3), groups=19))
+    assert "groups of channels" in declined(graph)
+    graph = Graph("g")
+    weights = graph.apply(Cast(DType.F32), graph.input("w", TensorType(DType.I8, (7, 19, 3, 3))))
+    graph.output("y", graph.apply(Conv((1, 1), SAME, (1, 1)), codes(graph), weights))
+    assert "not constant" in declined(graph)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [numbers(7, 19, 3, 3) + np.float32(0.3), numbers(7, 19, 3, 3, low=-200, high=-100)],
+    ids=["floats", "wide"],
+)
+def test_declines_weights_that_are_no_codes(weights):
+    graph = Graph("g")
+    graph.output("y", conv(graph, codes(graph), weights))
+    assert "no codes from -128 to 127" in declined(graph)
+
+
+def test_declines_sums_that_may_leave_i32():
+    graph = Graph("g")
+    x = graph.apply(ThroughInteger(DType.U8), graph.input("x", f32(1, 30000, 3, 1)))
+    graph.output("y", conv(graph, x, np.full((2, 30000, 3, 3), -128, np.float32)))
+    assert "may leave I32" in declined(graph)
+
+
+def test_nothing_happens_without_the_instruction_or_to_floats():
+    graph = Graph("g")
+    graph.output("y", conv(graph, codes(graph), numbers(7, 19, 3, 3)))
+    assert not rewrite(graph, ByteProducts(replace(V4, dots_bytes=False))).decisions
+    graph = Graph("g")
+    graph.output("y", conv(graph, graph.input("x", f32(2, 19, 6, 5)), numbers(7, 19, 3, 3)))
+    assert not rewritten(graph).decisions
+
+
+@pytest.mark.parametrize("zero", [0, 77, 255])
+def test_native_code_is_exact_at_both_ends(zero):
+    """Whatever of all that this machine does: the largest sums of either sign, and what lies beside the image."""
+    graph, rng = Graph("g"), np.random.default_rng(zero)
+    x = codes(graph, zero, dtype=DType.F64, channels=40)
+    weights = np.where(rng.random((33, 40, 3, 3)) < 0.5, -128.0, 127.0)
+    weights[0], weights[1] = -128, 127
+    graph.output("y", graph.apply(Cast(DType.F32), conv(graph, x, weights)))
+    for feed in (np.full((2, 40, 6, 5), 255), np.zeros((2, 40, 6, 5)), rng.integers(0, 256, (2, 40, 6, 5))):
+        feeds = {"x": feed.astype(np.float32)}
+        agree(native(graph, feeds), reference(graph, feeds), 0, "native")
+
+
+def test_a_chain_of_layers_with_a_residual_on_any_number_of_threads():
+    graph = Graph("g")
+    value = codes(graph, 0, channels=32)
+    for zero in (0, 128):
+        weights = numbers(32, 32, 3, 3) * np.float32(0.0007)
+        shifted = graph.apply(
+            Mul(), graph.apply(Sub(), value, graph.constant(np.float32(zero))), graph.constant(np.float32(0.02))
+        )
+        behind = graph.apply(Add(), conv(graph, shifted, weights, numbers(32) / 3), shifted)
+        value = graph.apply(ThroughInteger(DType.U8), graph.apply(Mul(), behind, graph.constant(np.float32(30.0))))
+    graph.output("y", value)
+    feeds = {"x": np.random.default_rng(0).uniform(0, 256, (2, 32, 6, 5)).astype(np.float32)}
+    one = native(graph, feeds)
+    wanted = reference(graph, feeds)["y"]
+    assert np.mean(one["y"] == wanted) > 0.99  # a code may be another one where a product is next to a half
+    assert np.abs(one["y"] - wanted).max() <= 8
+    for threads in (2, 3):
+        np.testing.assert_array_equal(native(graph, feeds, Options(threads=threads))["y"], one["y"])
+
+
+# ---- scales that are found again
+
+
+@pytest.mark.parametrize("largest", [1, 5, 100, 127])
+@pytest.mark.parametrize("seed", range(3))
+def test_scales_are_found_again(seed, largest):
+    rng = np.random.default_rng(seed)
+    whole = rng.integers(-largest, largest + 1, (40, 7, 3, 3)).astype(np.float32)
+    scales = rng.uniform(1e-4, 0.1, 40).astype(np.float32)
+    weights = whole * scales.reshape(-1, 1, 1, 1)
+    found = weight_codes(weights)
+    again = found.codes.astype(np.float32) * found.scales.reshape(-1, 1, 1, 1)
+    np.testing.assert_array_equal(again, weights)
+
+
+def test_a_channel_of_zeros_has_codes():
+    weights = np.zeros((3, 4), np.float32)
+    weights[1] = [0.5, -1.0, 0.25, 0.75]
+    found = weight_codes(weights)
+    np.testing.assert_array_equal(found.codes * found.scales[:, None], weights)
+
+
+def test_floats_have_none():
+    rng = np.random.default_rng(0)
+    assert weight_codes(rng.standard_normal((5, 300)).astype(np.float32)) is None
+    almost = (rng.integers(-127, 128, (5, 300)) * 0.01).astype(np.float32)
+    almost[4, 299] = np.nextafter(almost[4, 299], np.float32(9))
+    assert weight_codes(almost) is None
+    almost[4, 299] = np.inf
+    assert weight_codes(almost) is None
+    assert weight_codes(np.zeros((0, 4), np.float32)) is None
