@@ -13,22 +13,25 @@ from contextlib import ExitStack
 import numpy as np
 
 from glulam.compiler.graph.types import Array, DType
+from glulam.compiler.kernels.byte_words import start_of_sums, words
 from glulam.compiler.kernels.context import Context, Lowered, View
+from glulam.compiler.kernels.conv_depthwise import Depthwise
 from glulam.compiler.kernels.conv_direct import DirectConv
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid, Met
 from glulam.compiler.kernels.conv_template import constant_weights
 from glulam.compiler.kernels.conv_tile import Columns, Spot
 from glulam.compiler.kernels.tiling import Tiling, pieces
-from glulam.compiler.loops.expr import Expr
+from glulam.compiler.loops.expr import Cast, Expr
 from glulam.compiler.loops.index import Affine
 from glulam.compiler.loops.ir import ByteDot
-
-_WORD = 4  # bytes
 
 
 def build(ctx: Context, geometry: ConvGeometry, zero_point: int) -> Lowered:
     """The kernel. Inputs: codes[N,C,*S] in channel blocks, w[OC,C/g,*K], b?[OC], then what the epilogue reads."""
     weights = constant_weights(ctx)
+    if geometry.groups > 1 and weights.shape[1] == 1:
+        ByteDepthwise(ctx, geometry, weights, zero_point).sections()
+        return ctx.finished()
     if geometry.is_pointwise and ctx.output.type.rank > 3 and (flat := ctx.flattened()) is not None:
         ctx, geometry = flat, ConvGeometry.pointwise(1, geometry.groups)
         weights = weights.reshape(*weights.shape[:2], 1)
@@ -43,8 +46,7 @@ class ByteConv(DirectConv):
 
     def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array, zero_point: int) -> None:
         super().__init__(ctx, geometry, words(weights), Grid.whole(ctx.output.spatial))
-        sums = weights.reshape(len(weights), -1).sum(1, dtype=np.int32)
-        self.has_bias, self.bias = True, (self.bias - zero_point * sums).astype(np.int32)
+        self.has_bias, self.bias = True, start_of_sums(weights, ctx.data(2), zero_point)
 
     def source(self) -> View:
         return self.ctx.words(0)
@@ -54,6 +56,9 @@ class ByteConv(DirectConv):
 
     def meets_edges(self) -> bool:
         return False
+
+    def has_lanes(self) -> bool:
+        return True  # even if a block is a single word
 
     def has_parts(self) -> bool:
         return False  # nothing is rounded
@@ -68,15 +73,23 @@ class ByteConv(DirectConv):
             yield Met(0, spot.pixels, range(self.geometry.kernel[-1])), [Affine.of(k) for k in taps]
 
 
-def words(weights: Array) -> Array:
-    """Weights [OC, C, *K] of one byte each as I32 [OC, ceil(C / 4), *K]; channels that are missing have zeros."""
-    outs, ins, *taps = weights.shape
-    padded = np.zeros((outs, -(-ins // _WORD) * _WORD, *taps), np.int8)
-    padded[:, :ins] = weights
-    split = padded.reshape(outs, -1, _WORD, *taps)
-    return np.ascontiguousarray(np.moveaxis(split, 2, -1)).view("<i4")[..., 0]
+class ByteDepthwise(Depthwise):
+    """The depthwise convolution; each lane has a channel, and only one byte of its words."""
+
+    dtype = DType.I32
+
+    def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array, zero_point: int) -> None:
+        self.zero_point, self.codes = zero_point, weights
+        alone = (weights.astype(np.int32) & 0xFF).astype(np.int32)
+        super().__init__(ctx, geometry, alone, Grid.whole(ctx.output.spatial))
+
+    def start_of_sums(self) -> Array:
+        return start_of_sums(self.codes, self.ctx.data(2), self.zero_point)
+
+    def multiply_add(self, x: Expr, weight: Expr, total: Expr) -> Expr:
+        return ByteDot(Cast(x, DType.I32), weight, total)
 
 
 def fits(groups: int, ins: int, outs: int, block: int) -> bool:
     """Whether convolutions of groups of so many channels have such a kernel."""
-    return groups == 1 or (ins % block == 0 and outs % block == 0)
+    return groups == 1 or ins == outs == 1 or (ins % block == 0 and outs % block == 0)

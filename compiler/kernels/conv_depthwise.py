@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from glulam.compiler.graph.types import Array, Shape
+from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights, not_packable
@@ -97,6 +97,8 @@ class Depthwise:
     A subclass may put the results elsewhere.
     """
 
+    dtype = DType.F32  # of the sums
+
     def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array, grid: Grid, means: int = 0) -> None:
         self.means = means
         self.ctx, self.b, self.geometry, self.grid = ctx, ctx.builder, geometry, grid
@@ -106,16 +108,20 @@ class Depthwise:
         self.taps = list(itertools.product(*map(range, geometry.kernel)))
         self.unrolls = len(self.taps) <= UNROLLED_TAPS and not ctx.epilogue.is_long
         self.packed = ctx.constant(self.pack(weights[:, 0]), "w")
-        bias = ctx.data(2)
+        bias = self.start_of_sums()
         zeros = np.zeros(ctx.output.shape[1], np.float32)
         self.bias = ctx.constant(self.pack(zeros if bias is None else bias), "b", table=bias is None)
+
+    def start_of_sums(self) -> Array | None:
+        """The bias of each channel, if there is one."""
+        return self.ctx.data(2)
 
     def pack(self, data: Array) -> Array:
         """[C, *K] as [blocks, *K, lanes]."""
         blocks = -(-len(data) // self.block)
         full = data
         if len(data) % self.block:
-            full = np.zeros((blocks * self.block, *data.shape[1:]), np.float32)
+            full = np.zeros((blocks * self.block, *data.shape[1:]), data.dtype)
             full[: len(data)] = data
         return np.moveaxis(full.reshape(blocks, self.block, *data.shape[1:]), 1, -1)
 
@@ -194,7 +200,7 @@ class Depthwise:
     def resident_weights(self, c: Var, v: Var, shape: TileShape) -> Tile | None:
         if not shape.resident:
             return None
-        tile = self.b.tile("w", len(self.taps))
+        tile = self.b.tile("w", len(self.taps), dtype=self.dtype)
         for i, tap in enumerate(self.taps):
             self.b.store(tile[i], self.packed[(c, *tap, v)])
         return tile
@@ -204,7 +210,7 @@ class Depthwise:
         b, c, v = self.b, place.head[1], place.lane
         if self.far and len(place.start) > 1:
             self.fetch_ahead(place, rows, pixels)
-        acc = b.tile("acc", rows, pixels)
+        acc = b.tile("acc", rows, pixels, dtype=self.dtype)
         with b.unrolled("r", rows) as r, b.unrolled("t", pixels) as t:
             b.store(acc[r, t], self.bias[c, v])
         if self.unrolls:
@@ -281,4 +287,8 @@ class Depthwise:
             moved[-2] = moved[-2] + r
         where = self.geometry.input_place(moved, tap)
         value = self.x[(*place.head, *where, place.lane)]
-        self.b.store(acc[r, t], Fma(value, weight, acc[r, t]))
+        self.b.store(acc[r, t], self.multiply_add(value, weight, acc[r, t]))
+
+    def multiply_add(self, x: Expr, weight: Expr, total: Expr) -> Expr:
+        """A sum with one more product."""
+        return Fma(x, weight, total)

@@ -345,6 +345,10 @@ class ConvTile:
         """Store a finished element, of block `j` of the tile's."""
         self.ctx.write(point, value)
 
+    def has_lanes(self) -> bool:
+        """Whether channels are gone through by blocks and, in these, by lanes."""
+        return self.in_block > 1
+
     def has_parts(self) -> bool:
         """Whether the sums are long, and added up part by part."""
         return self.in_block > 1 and sum(count for _, count, _, lanes in self.runs() if lanes == self.in_block) > 1
@@ -399,7 +403,7 @@ class ConvTile:
         rank = len(taps)
         # [q, g, j, v, c, i, *k] -> [q, g, c, *k, i, j, v]
         order = [0, 1, 4, *range(6, 6 + rank), 5, 2, 3]
-        if self.x.operand.layout.block > 1:
+        if self.has_lanes():
             return part.transpose(order)
         # [q, g, j, v, c, 1, *k] -> [q, g, *k, c, j, v]
         return part.squeeze(5).transpose(0, 1, *range(5, 5 + rank), 4, 2, 3)

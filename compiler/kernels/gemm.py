@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-from glulam.compiler.graph.types import Array, DType
+from glulam.compiler.graph.types import Array, DType, TensorType
 from glulam.compiler.kernels import gemm_dots
+from glulam.compiler.kernels.byte_words import WORD, start_of_sums, words
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.fixed_point import Digits, FixedPoint
 from glulam.compiler.kernels.gemm_operands import merged_rows, source, with_columns, with_rows, without_batch
 from glulam.compiler.kernels.gemm_tile import Chunk, Panel, Place, Product, RegisterTile
+from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.kernels.tiling import Run, Tiling, choose_tiling, most_rows, pieces, runs
 from glulam.compiler.loops.index import Affine, Var
@@ -43,6 +46,21 @@ def linear(ctx: Context, tiling: Tiling | None = None, digits: Digits | None = N
     if weights is None or len(weights) == 1:
         return gemm_dots.build(flat, transposed=True, bias=bias)
     return _Columns(flat, weights.T, bias, tiling, digits).build()
+
+
+def linear_of_bytes(ctx: Context, zero_point: int) -> Lowered:
+    """The kernel of (x[..., K] - zero_point) @ w[N, K].T + bias[N], of U8, I8 and I32; K is a multiple of four."""
+    x, weights = ctx.operand(0), ctx.data(1)
+    assert weights is not None
+    codes = replace(x, type=TensorType(DType.I32, (*x.shape[:-1], x.shape[-1] // WORD)))
+    inputs = [codes, *map(_constant, (words(weights), start_of_sums(weights, ctx.data(2), zero_point)))]
+    flat = with_rows(Context(ctx.name, ctx.target, [*inputs, *ctx.inputs[3:]], ctx.outputs, ctx.epilogue))
+    flat = merged_rows(flat) or flat
+    return _Columns(flat, words(weights).T, 2, of_bytes=True).build()
+
+
+def _constant(data: Array) -> Operand:
+    return Operand(TensorType.of(data), data=data)
 
 
 def row_limit(target: Target, depth: int, dtype: DType) -> int:
@@ -104,13 +122,13 @@ class _Columns:
 
     def __init__(
         self, ctx: Context, packed: Array | None, bias: int | None, tiling: Tiling | None = None,
-        digits: Digits | None = None,
+        digits: Digits | None = None, of_bytes: bool = False,
     ) -> None:  # fmt: skip
         self.ctx, self.b, self.packed, self.tiling = ctx, ctx.builder, packed, tiling
         left, right = source(ctx, 0), None if packed is not None else source(ctx, 1)
         keeps_all = packed is None or packed.size == 0 or ctx.operand(0).type.dtype is not DType.F32
         packed_bytes = 0 if packed is None else packed.nbytes
-        self.product = Product(ctx, left, right, packed_bytes, None if keeps_all else digits, bias)
+        self.product = Product(ctx, left, right, packed_bytes, None if keeps_all else digits, bias, of_bytes)
         *self.batch, self.rows, _ = ctx.output.shape
 
     def build(self) -> Lowered:

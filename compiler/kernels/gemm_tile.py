@@ -19,7 +19,7 @@ from glulam.compiler.kernels.partial_sums import PartialSums, parts
 from glulam.compiler.kernels.tiling import LINE, TOGETHER, unroll_factor
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, Var
-from glulam.compiler.loops.ir import Buffer
+from glulam.compiler.loops.ir import Buffer, ByteDot
 
 _UNROLL = 4  # steps of the depth in one round of the loop
 _ROUNDS_AHEAD = 8  # weights that are read once are asked for
@@ -73,6 +73,7 @@ class Product:
     """What all tiles of left[*batch, M, K] @ right[*batch, K, N] have in common.
 
     right: where it lies, None if it is packed in `packed_bytes`, perhaps in fewer `digits`. bias: its input's number.
+    With `of_bytes` elements are words of four bytes, all of which are multiplied.
     """
 
     ctx: Context
@@ -81,6 +82,7 @@ class Product:
     packed_bytes: int
     digits: Digits | None
     bias: int | None
+    of_bytes: bool = False
     _sums: dict[tuple[int, ...], Buffer] = field(default_factory=dict)
 
     @property
@@ -210,7 +212,8 @@ class RegisterTile:
             x: Expr = self.product.left[batch_point(self.ctx, 0, self.place.batch, self.place.row + r, k)]
             if isinstance(self.weights, FixedPoint):
                 x = self.weights.scaled(x)
-            self.b.store(self.acc[u, r, j], multiply_add(x, self.weight(k, j), self.acc[u, r, j]))
+            combine = ByteDot if self.product.of_bytes else multiply_add
+            self.b.store(self.acc[u, r, j], combine(x, self.weight(k, j), self.acc[u, r, j]))
 
     def weight(self, k: Affine, j: Var) -> Expr:
         if self.weights is not None:

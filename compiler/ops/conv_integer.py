@@ -79,6 +79,9 @@ class ConvInteger(Op):
             _case((2, 3, 33), (17, 3, 7), strides=2, pads=3, zero_point=100),
             _case((1, 5, 4, 5, 3), (3, 5, 3, 2, 1), pads=((1, 1), (0, 1), (0, 0)), strides=(1, 2, 1), zero_point=9),
             _case((1, 64, 6, 7), (32, 32, 3, 3), pads=1, groups=2, zero_point=3),
+            _case((1, 33, 7, 6), (33, 1, 3, 3), strides=2, pads=1, groups=33, zero_point=200),
+            _case((2, 16, 13, 1), (16, 1, 5, 3), pads=((0, 3), (2, 0)), dilations=(2, 1), groups=16, bias=False),
+            _case((1, 17, 30), (17, 1, 7), pads=3, groups=17, zero_point=50),
         )
 
 

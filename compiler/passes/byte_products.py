@@ -1,9 +1,9 @@
-"""Convolutions of codes become convolutions of bytes, where the processor multiplies those several times as fast.
+"""Convolutions and linear layers of codes multiply bytes, where the processor does that several times as fast.
 
-In a quantised network, of floats so far, a convolution's input holds whole numbers with less than 256 different values,
-perhaps times a scale, and its weights are such numbers times a scale for each channel. Sums of the whole numbers are
-exact in I32, as large as they may be; scales and bias come behind them. What else reads the codes turns them back into
-floats.
+In a quantised network, of floats so far, the input of such a layer holds whole numbers with less than 256 different
+values, perhaps times a scale, and its weights are such numbers times a scale for each channel. Sums of the whole
+numbers are exact in I32, as large as they may be; scales and bias come behind them. What else reads the codes turns
+them back into floats.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from glulam.compiler.graph.graph import Graph, Node, Value
-from glulam.compiler.graph.op import Trait
+from glulam.compiler.graph.op import Op, Trait
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.kernels import conv_bytes
-from glulam.compiler.ops import Add, Cast, Conv, Mul, Sub
+from glulam.compiler.kernels.byte_words import WORD
+from glulam.compiler.ops import Add, Cast, Conv, Linear, Mul, Reshape, Sub
 from glulam.compiler.ops.conv_integer import ConvInteger
+from glulam.compiler.ops.linear_integer import LinearInteger
 from glulam.compiler.passes.manager import Decision, NodePass
 from glulam.compiler.passes.weight_codes import WeightCodes, weight_codes
 from glulam.compiler.passes.whole_numbers import LIMITS, range_of_type, whole_range
@@ -33,46 +35,48 @@ _LARGEST = range_of_type(DType.I32).high // 3  # of products, of what the zero p
 
 @dataclass(frozen=True)
 class ByteProducts(NodePass):
-    """Looks at every convolution of codes."""
+    """Looks at every convolution and linear layer of codes."""
 
     target: Target
 
     name = "byte_products"
 
     def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
-        if not self.target.dots_bytes or not isinstance(node.op, Conv) or (x := _input_of(node)) is None:
+        if not self.target.dots_bytes or not isinstance(node.op, Conv | Linear) or (x := _input_of(node)) is None:
             return None
         if not self.has_kernel(node):
-            return Decision(node.name, False, "no kernel has such groups of channels, or weights that are not constant")
+            return Decision(node.name, False, "no kernel has so many channels, or weights that are not constant")
         _, weights, *bias = node.present_inputs()
         assert weights.data is not None
         if (known := weight_codes(weights.data)) is None:
             return Decision(node.name, False, "the weights are no codes from -128 to 127 times scales")
         if (largest := known.largest_sum * _CODES.high) > _LARGEST:
             return Decision(node.name, False, f"sums of up to {largest} may leave I32")
-        patch = Patch(graph, f"codes with the zero point {x.zero_point}", at=node.name)
-        op = ConvInteger(node.op.strides, node.op.pads, node.op.dilations, node.op.groups, x.zero_point)
-        inputs = [self.as_bytes(patch, uses, x.codes), patch.constant(known.codes, weights.name)]
-        if x.scale is None and known.scales is None and all(map(_is_shift, bias)):
-            end, shift = _with_bias(uses, node, bias)
-            if shift is not None:
-                inputs.append(patch.constant(shift.astype(np.int32), f"{node.name}.bias"))
-            total = patch.apply(op, *inputs, name=f"{node.name}.sums")
-            patch.replace(end, patch.apply(Cast(end.type.dtype), total, name=node.name))
-        elif node.output.type.dtype is DType.F32:
-            total = patch.apply(op, *inputs, name=f"{node.name}.sums")
-            patch.replace(node.output, _scaled(patch, node, total, _scales(x, known), bias))
-        else:
+        exact = x.scale is None and known.scales is None and all(map(_is_shift, bias))
+        if not exact and node.output.type.dtype is not DType.F32:
             return Decision(node.name, False, f"scales of {node.output.type.dtype.value}")
+        patch = Patch(graph, f"codes with the zero point {x.zero_point}", at=node.name)
+        end, shift = _with_bias(uses, node, bias) if exact else (node.output, None)
+        inputs = [self.as_bytes(patch, uses, x.codes), patch.constant(known.codes, weights.name)]
+        if shift is not None or isinstance(node.op, Linear):
+            shift = np.zeros(len(known.codes)) if shift is None else shift
+            inputs.append(patch.constant(shift.astype(np.int32), f"{node.name}.bias"))
+        total = patch.apply(_of_bytes(node.op, x.zero_point), *inputs, name=f"{node.name}.sums")
+        if x.moved is not None:
+            total = _less(patch, total, x.moved, known)
+        total = patch.apply(Cast(end.type.dtype), total, name=node.name)
+        patch.replace(end, total if exact else _scaled(patch, node, total, _scales(x, known), bias))
         return patch
 
     def has_kernel(self, node: Node) -> bool:
-        """Whether there is such a kernel for a convolution, if it is one of codes."""
-        assert isinstance(node.op, Conv)
-        _, weights, *bias = node.present_inputs()
+        """Whether there is such a kernel for a layer, if it is one of codes."""
+        x, weights, *bias = node.present_inputs()
         outs, ins = weights.shape[:2]
-        fits = conv_bytes.fits(node.op.groups, ins, outs // node.op.groups, self.target.lanes)
-        return fits and all(value.is_constant for value in (weights, *bias))
+        if isinstance(node.op, Conv):
+            fits = conv_bytes.fits(node.op.groups, ins, outs // node.op.groups, self.target.lanes)
+        else:
+            fits = isinstance(node.op, Linear) and ins % WORD == 0 and outs > 1
+        return fits and x.type.size > 0 and all(value.is_constant for value in (weights, *bias))
 
     def as_bytes(self, patch: Patch, uses: Uses, value: Value) -> Value:
         """The codes as U8; what else reads them turns them into floats again, unless it needs a kernel for that."""
@@ -88,9 +92,16 @@ class ByteProducts(NodePass):
 
     def can_read_bytes(self, node: Node) -> bool:
         """Whether no kernel needs to turn codes into floats for the node."""
-        if isinstance(node.op, Conv):
+        if isinstance(node.op, Conv | Linear):
             return self.has_kernel(node)
         return Trait.POINTWISE in node.op.traits
+
+
+def _of_bytes(op: Op, zero_point: int) -> Op:
+    """The same layer of bytes."""
+    if isinstance(op, Conv):
+        return ConvInteger(op.strides, op.pads, op.dilations, op.groups, zero_point)
+    return LinearInteger(zero_point)
 
 
 # ---- what is multiplied
@@ -98,16 +109,21 @@ class ByteProducts(NodePass):
 
 @dataclass(frozen=True)
 class _Input:
-    """(codes - zero_point) * scale: `codes` are whole numbers from 0 to 255, as floats or U8."""
+    """(codes - zero_point - moved) * scale: `codes` are whole numbers from 0 to 255, as floats or U8.
+
+    `moved` is one whole number that only a run knows, also from 0 to 255.
+    """
 
     codes: Value
     zero_point: int
+    moved: Value | None
     scale: float | None
 
 
 def _input_of(node: Node) -> _Input | None:
-    """What a convolution reads, by codes; None if it is none."""
+    """What a layer reads, by codes; None if it is none."""
     value, scale, shift = next(node.present_inputs()), None, 0
+    moved: Value | None = None
     if value.type.dtype is DType.F32 and (scaled := _with_number(value, (Mul,))) is not None:
         value, scale = scaled
     while (made_by := value.producer) is not None and value.type.dtype is not DType.U8:
@@ -117,12 +133,14 @@ def _input_of(node: Node) -> _Input | None:
         elif (shifted := _with_number(value, (Add, Sub))) is not None and shifted[1].is_integer():
             shift += int(shifted[1]) if isinstance(made_by.op, Add) else -int(shifted[1])
             value = shifted[0]
+        elif moved is None and isinstance(node.op, Linear) and (less := _less_one(made_by)) is not None:
+            value, moved = less
         else:
             break
-    limits = whole_range(value)
-    if limits is None or limits not in _CODES or not 0 <= -shift <= _CODES.high:
+    if any((limits := whole_range(each)) is None or limits not in _CODES for each in (value, moved or value)):
         return None
-    return _Input(value, -shift, scale)
+    fits = 0 <= -shift <= _CODES.high and not value.is_constant
+    return _Input(value, -shift, moved, scale) if fits else None
 
 
 def _with_number(value: Value, ops: tuple[type, ...]) -> tuple[Value, float] | None:
@@ -136,7 +154,22 @@ def _with_number(value: Value, ops: tuple[type, ...]) -> tuple[Value, float] | N
     return left, float(right.data.reshape(()))
 
 
+def _less_one(node: Node) -> tuple[Value, Value] | None:
+    """The two operands of a difference whose second one is a single element."""
+    if not isinstance(node.op, Sub):
+        return None
+    left, right = node.present_inputs()
+    return (left, right) if right.type.size == 1 and left.type == node.output.type else None
+
+
 # ---- what comes behind the sums
+
+
+def _less(patch: Patch, total: Value, moved: Value, weights: WeightCodes) -> Value:
+    """The sums, if all codes are less by a number: it counts as often as the weights of a channel together."""
+    own = patch.constant(weights.codes.sum(1, dtype=np.int32), "weights.sums")
+    number = patch.apply(Reshape(()), patch.apply(Cast(DType.I32), moved))
+    return patch.apply(Sub(), total, patch.apply(Mul(), own, number))
 
 
 def _scales(x: _Input, weights: WeightCodes) -> npt.NDArray[np.float32]:
@@ -147,9 +180,8 @@ def _scales(x: _Input, weights: WeightCodes) -> npt.NDArray[np.float32]:
 
 def _scaled(patch: Patch, node: Node, total: Value, scales: npt.NDArray[np.float32], bias: Sequence[Value]) -> Value:
     """The sums times the scales, plus the bias, in place of the node's result."""
-    channels = _per_channel(node.output)
-    factors = patch.constant(scales.reshape(channels), f"{node.name}.scales")
-    result = patch.apply(Mul(), patch.apply(Cast(DType.F32), total), factors, name=node.name)
+    channels = _per_channel(node)
+    result = patch.apply(Mul(), total, patch.constant(scales.reshape(channels), f"{node.name}.scales"), name=node.name)
     for each in bias:
         assert each.data is not None
         result = patch.apply(Add(), result, patch.constant(each.data.reshape(channels), each.name), name=node.name)
@@ -163,7 +195,7 @@ def _is_shift(bias: Value) -> bool:
 
 
 def _with_bias(uses: Uses, node: Node, bias: Sequence[Value]) -> tuple[Value, Array | None]:
-    """A convolution's result with its whole bias, or with the one that is added behind it, and that bias."""
+    """A layer's result with its whole bias, or with the one that is added behind it, and that bias."""
     result = node.output
     if bias:
         return result, bias[0].data
@@ -171,11 +203,13 @@ def _with_bias(uses: Uses, node: Node, bias: Sequence[Value]) -> tuple[Value, Ar
     if uses.shared_because(result) is not None or len(readers) != 1 or not isinstance(readers[0].op, Add):
         return result, None
     left, right = readers[0].present_inputs()
-    channels = _per_channel(result)
+    channels = _per_channel(node)
     fits = left is result and right.shape in (channels, (1, *channels)) and _is_shift(right)
     return (readers[0].output, right.data.reshape(-1)) if fits and right.data is not None else (result, None)
 
 
-def _per_channel(value: Value) -> tuple[int, ...]:
-    """The shape of numbers for each channel, as they broadcast."""
-    return (value.shape[1], *(1,) * (value.type.rank - 2))
+def _per_channel(node: Node) -> tuple[int, ...]:
+    """The shape of numbers for each channel of a layer's result, as they broadcast."""
+    if isinstance(node.op, Linear):
+        return (node.output.shape[-1],)
+    return (node.output.shape[1], *(1,) * (node.output.type.rank - 2))

@@ -70,6 +70,7 @@ class _Region:
             return Decision(self.start.name, False, why)
         while self.extend():
             pass
+        self.absorb()
         self.add_window()
         if len(self.nodes) == 1:
             return Decision(self.start.name, False, self.why)
@@ -99,6 +100,34 @@ class _Region:
             trial.append(node)
         self.why = "its result is read in too many places"
         return False
+
+    def absorb(self) -> None:
+        """Take in what is computed for the region alone, of the shape of its result, from other things than the region.
+
+        It would be a kernel that writes what the region reads. What the first node reads is computed before it.
+        """
+        outside = [value for node in self.nodes[1:] for value in node.present_inputs()]
+        while outside:
+            node = (value := outside.pop()).producer
+            if (
+                node is None
+                or node in self.nodes
+                or Trait.POINTWISE not in node.op.traits
+                or value in self.start.inputs
+            ):
+                continue
+            alone = not self.uses.is_output(value) and all(user in self.nodes for user in self.uses.users(value))
+            if alone and self.refuses(node, self.nodes) is None and self.stays_small([node, *self.nodes[1:]]):
+                self.nodes[1:] = sorted([*self.nodes[1:], node], key=self.uses.rank)
+                outside += node.present_inputs()
+
+    def stays_small(self, nodes: list[Node]) -> bool:
+        """Whether the formulas of these nodes, behind the first one, are not too long together."""
+        for node in sorted(nodes, key=self.uses.rank):
+            depth, length = self.extents[node.output] = self.extent(node)
+            if depth > _DEEPEST or length > _LONGEST:
+                return False
+        return True
 
     def can_store(self, result: Value) -> bool:
         """Whether the region may end with this value: most anchors' kernels store the type that they compute."""

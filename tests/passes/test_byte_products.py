@@ -11,7 +11,7 @@ from rewrites import rewrite
 
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import DType, TensorType, f32
-from glulam.compiler.ops import Add, Cast, Conv, MaxPool, Mul, Relu, Sub, ThroughInteger
+from glulam.compiler.ops import Add, Cast, Conv, Linear, MaxPool, Mul, Relu, Sub, ThroughInteger
 from glulam.compiler.options import Options
 from glulam.compiler.passes.byte_products import ByteProducts
 from glulam.compiler.passes.narrow_sums import NarrowSums
@@ -39,6 +39,15 @@ def codes(graph, zero=0, scale=None, dtype=DType.F32, channels=19):
 def conv(graph, x, weights, bias=None, groups=1):
     inputs = [graph.constant(weights), *([] if bias is None else [graph.constant(bias)])]
     return graph.apply(Conv((1, 1), SAME, (1, 1), groups), x, *inputs)
+
+
+def codes_of_rows(graph, depth, dtype=DType.F32):
+    x = graph.apply(ThroughInteger(DType.U8), graph.input("x", f32(3, 7, depth)))
+    return x if dtype is DType.F32 else graph.apply(Cast(dtype), x)
+
+
+def linear(graph, x, weights, bias=None):
+    return graph.apply(Linear(), x, graph.constant(weights), *([] if bias is None else [graph.constant(bias)]))
 
 
 def rewritten(graph, tolerance=0.0):
@@ -85,6 +94,34 @@ def test_scales_and_bias_come_behind_the_sums(bias, scale, steps):
     assert "conv " not in result.ops
 
 
+@pytest.mark.parametrize("bias", [numbers(7), numbers(7) / 3, None], ids=["whole", "float", "none"])
+@pytest.mark.parametrize("scale", [None, 0.037])
+def test_linear_layers(scale, bias):
+    graph = Graph("g")
+    x = graph.apply(Sub(), codes_of_rows(graph, 20), graph.constant(np.float32(31)))
+    x = x if scale is None else graph.apply(Mul(), x, graph.constant(np.float32(scale)))
+    weights = numbers(7, 20) * (0.01 * np.arange(1, 8, dtype=np.float32).reshape(-1, 1))
+    graph.output("y", linear(graph, x, weights.astype(np.float32), bias))
+    assert "linear_integer" in rewritten(graph, tolerance=1e-6).ops
+
+
+def test_a_zero_point_that_only_a_run_knows():
+    """As in dynamically quantised layers: it counts as often as the weights of a channel together."""
+    graph = Graph("g")
+    x = codes_of_rows(graph, 20)
+    zero = graph.apply(ThroughInteger(DType.U8), graph.input("z", f32(1)))
+    shifted = graph.apply(Cast(DType.F64), graph.apply(Sub(), x, zero))
+    sums = linear(graph, shifted, numbers(7, 20, dtype=np.float64))
+    graph.output("y", graph.apply(Cast(DType.I32), sums))
+    result = rewritten(graph)
+    assert "linear_integer" in result.ops
+    assert "linear " not in result.ops
+    for number in (0.0, 99.0, 255.0):
+        feed = np.random.default_rng(int(number)).integers(0, 256, (3, 7, 20)).astype(np.float32)
+        feeds = {"x": feed, "z": np.full(1, number, np.float32)}
+        agree(native(graph, feeds), reference(graph, feeds), 0, "native")
+
+
 def test_other_readers_get_floats_again():
     graph = Graph("g")
     x = codes(graph)
@@ -125,13 +162,18 @@ def test_bytes_that_are_fed_are_read_as_they_are():
 def declined(graph):
     result = rewritten(graph)
     assert "conv_integer" not in result.ops
+    assert "linear_integer" not in result.ops
     return result.declined
 
 
 def test_declines_what_has_no_kernel():
     graph = Graph("g")
-    graph.output("y", conv(graph, codes(graph), numbers(19, 1, 3, 3), groups=19))
-    assert "groups of channels" in declined(graph)
+    graph.output("y", conv(graph, codes(graph, channels=38), numbers(38, 19, 3, 3), groups=2))
+    assert "no kernel has so many channels" in declined(graph)
+    for depth, outs in ((18, 5), (20, 1)):
+        graph = Graph("g")
+        graph.output("y", linear(graph, codes_of_rows(graph, depth), numbers(outs, depth)))
+        assert "no kernel has so many channels" in declined(graph)
     graph = Graph("g")
     weights = graph.apply(Cast(DType.F32), graph.input("w", TensorType(DType.I8, (7, 19, 3, 3))))
     graph.output("y", graph.apply(Conv((1, 1), SAME, (1, 1)), codes(graph), weights))

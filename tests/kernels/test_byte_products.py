@@ -1,4 +1,4 @@
-"""Convolutions of bytes: reference = loop interpreter = native code, to the bit."""
+"""Convolutions and linear layers of bytes: reference = loop interpreter = native code, to the bit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from executors import TARGETS, agree, graph_of_cases, interpreted, native, refer
 from glulam.compiler.graph.types import DType
 from glulam.compiler.ops import Cast, Clip, Mul, Round
 from glulam.compiler.ops.conv_integer import ConvInteger
+from glulam.compiler.ops.linear_integer import LinearInteger
 from glulam.compiler.options import Options
 
 
@@ -25,7 +26,7 @@ def codes(graph, value):
 @pytest.mark.parametrize("behind", [as_it_is, codes], ids=["sums", "codes"])
 @pytest.mark.parametrize("target", ["native", *TARGETS])
 def test_cases(target, behind):
-    graph, feeds = graph_of_cases(ConvInteger.cases(), behind)
+    graph, feeds = graph_of_cases([*ConvInteger.cases(), *LinearInteger.cases()], behind)
     expected = reference(graph, feeds)
     agree(interpreted(graph, feeds, Options(target=target)), expected, 0, "interpreter")
     for threads in (1, 2, 5):

@@ -1,0 +1,24 @@
+"""Weights of one byte each as words of four, and what codes that stand for zero add to sums of products."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from glulam.compiler.graph.types import Array
+
+WORD = 4  # bytes
+
+
+def words(weights: Array) -> Array:
+    """Weights [OC, C, *K] of I8 as I32 [OC, ceil(C / 4), *K]; channels that are missing have zeros."""
+    outs, ins, *taps = weights.shape
+    padded = np.zeros((outs, -(-ins // WORD) * WORD, *taps), np.int8)
+    padded[:, :ins] = weights
+    split = padded.reshape(outs, -1, WORD, *taps)
+    return np.ascontiguousarray(np.moveaxis(split, 2, -1)).view("<i4")[..., 0]
+
+
+def start_of_sums(weights: Array, bias: Array | None, zero_point: int) -> Array:
+    """What the sums of each output channel start from, so that a code counts as much as it exceeds the zero point."""
+    sums = weights.reshape(len(weights), -1).sum(1, dtype=np.int32)
+    return np.asarray((0 if bias is None else bias) - zero_point * sums, np.int32)
