@@ -242,6 +242,8 @@ class Instructions:
 
     def truncated(self, x: Val, dtype: DType) -> Val:
         """A float as an integer. LLVM's saturating conversion goes through vectors lane by lane."""
+        if dtype.size < DType.I32.size and x.dtype is DType.F32:
+            return self.narrowed(x, dtype)
         limits = np.iinfo(dtype.numpy.name)
         least, beyond = (Val(literal(bound, x.dtype), x.dtype) for bound in (limits.min, limits.max + 1))
         below, above = self.compare("lt", x, least), self.compare("ge", x, beyond)
@@ -251,6 +253,17 @@ class Instructions:
         result = Val(self.function.let(f"{kind} {safe.typed} to {target}"), dtype, x.lanes)
         result = self.select(above, Val(literal(int(limits.max), dtype), dtype), result)
         return self.select(below, Val(literal(int(limits.min), dtype), dtype), result)
+
+    def narrowed(self, x: Val, dtype: DType) -> Val:
+        """A float32 as an integer of one or two bytes: clipped first, by comparisons that are single instructions."""
+        limits = np.iinfo(dtype.numpy.name)
+        least, most = (Val(literal(bound, x.dtype), x.dtype) for bound in (limits.min, limits.max))
+        if dtype.is_signed:
+            x = self.select(self.compare("eq", x, x), x, Val(literal(0, x.dtype), x.dtype))  # NaN is not
+        x = self.select(self.compare("gt", x, least), x, least)
+        x = self.select(self.compare("lt", x, most), x, most)
+        wide = Val(self.function.let(f"fptosi {x.typed} to {vector_type('i32', x.lanes)}"), DType.I32, x.lanes)
+        return Val(self.function.let(f"trunc {wide.typed} to {vector_type(LLVM_TYPE[dtype], x.lanes)}"), dtype, x.lanes)
 
     def bitcast(self, x: Val, dtype: DType) -> Val:
         target = vector_type(LLVM_TYPE[dtype], x.lanes)

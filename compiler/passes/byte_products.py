@@ -21,7 +21,7 @@ from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.kernels import conv_bytes
 from glulam.compiler.kernels.byte_words import WORD
-from glulam.compiler.ops import Add, Cast, Conv, Linear, Mul, Reshape, Sub
+from glulam.compiler.ops import Add, Cast, Clip, Conv, Linear, Mul, Reshape, Sub, ThroughInteger
 from glulam.compiler.ops.conv_integer import ConvInteger
 from glulam.compiler.ops.linear_integer import LinearInteger
 from glulam.compiler.passes.manager import Decision, NodePass
@@ -82,10 +82,11 @@ class ByteProducts(NodePass):
         """The codes as U8; what else reads them turns them into floats again, unless it needs a kernel for that."""
         if value.type.dtype is DType.U8:
             return value
-        for user in uses.users(value):
+        source = _unclipped(value)
+        for user in uses.users(source):
             if isinstance(user.op, Cast) and user.output.type.dtype is DType.U8:
                 return user.output
-        found = patch.apply(Cast(DType.U8), value, name=f"{value.name}.codes")
+        found = patch.apply(Cast(DType.U8), source, name=f"{value.name}.codes")
         if not uses.is_output(value) and all(map(self.can_read_bytes, uses.users(value))):
             patch.replace(value, patch.apply(Cast(value.type.dtype), found))
         return found
@@ -141,6 +142,18 @@ def _input_of(node: Node) -> _Input | None:
         return None
     fits = 0 <= -shift <= _CODES.high and not value.is_constant
     return _Input(value, -shift, moved, scale) if fits else None
+
+
+def _unclipped(codes: Value) -> Value:
+    """A float that gives the same U8 as the codes: casts cut off what a clip, or a cast there and back, would."""
+    node = codes.producer
+    while node is not None and (
+        (isinstance(node.op, ThroughInteger) and node.op.dtype is DType.U8)
+        or (isinstance(node.op, Clip) and node.op.low <= _CODES.low and node.op.high >= _CODES.high)
+    ):
+        (codes,) = node.present_inputs()
+        node = codes.producer
+    return codes
 
 
 def _with_number(value: Value, ops: tuple[type, ...]) -> tuple[Value, float] | None:

@@ -39,14 +39,11 @@ class Fuse(Pass):
 
     def proposals(self, graph: Graph, uses: Uses) -> Iterator[Patch | Decision]:
         for wanted in (Trait.ANCHOR, Trait.POINTWISE):
-            place = 0
-            while place < len(graph.nodes):
-                start = graph.nodes[place]
-                grown = _Region(uses, start, self.target).grow() if wanted in start.op.traits else None
-                if grown is not None:
+            for start in list(graph.nodes):
+                if start not in uses or wanted not in start.op.traits:
+                    continue
+                if (grown := _Region(uses, start, self.target).grow()) is not None:
                     yield grown
-                if not isinstance(grown, Patch):
-                    place += 1  # else another node is there now: a region has no nodes before its first one
 
 
 class _Region:

@@ -11,7 +11,7 @@ from rewrites import rewrite
 
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import DType, TensorType, f32
-from glulam.compiler.ops import Add, Cast, Conv, Linear, MaxPool, Mul, Relu, Sub, ThroughInteger
+from glulam.compiler.ops import Add, Cast, Clip, Conv, Linear, MaxPool, Mul, Relu, Sub, ThroughInteger
 from glulam.compiler.options import Options
 from glulam.compiler.passes.byte_products import ByteProducts
 from glulam.compiler.passes.narrow_sums import NarrowSums
@@ -66,7 +66,7 @@ def test_whole_numbers(zero, dtype):
     y = conv(graph, codes(graph, zero, dtype=dtype), numbers(7, 19, 3, 3, dtype=dtype.numpy))
     graph.output("y", graph.apply(Cast(DType.F32), y) if dtype is DType.F64 else y)
     result = rewritten(graph)
-    assert result.ops == "through_integer cast conv_integer cast"
+    assert result.ops == "cast conv_integer cast"
     assert the_conv(result).op.zero_point == zero
 
 
@@ -76,7 +76,7 @@ def test_a_bias_behind_the_sums_is_the_convolutions():
     biased = graph.apply(Add(), sums, graph.constant(numbers(7, 1, 1, dtype=np.float64, low=-(10**6), high=10**6)))
     graph.output("y", graph.apply(Cast(DType.F32), biased))
     result = rewritten(graph)
-    assert result.ops == "through_integer cast conv_integer cast"
+    assert result.ops == "cast conv_integer cast"
     assert len(the_conv(result).inputs) == 3
 
 
@@ -139,7 +139,25 @@ def test_convolutions_share_the_codes():
     graph.output("y", conv(graph, x, numbers(7, 19, 3, 3)))
     graph.output("z", conv(graph, shifted, numbers(5, 19, 3, 3)))
     result = rewritten(graph)
-    assert result.ops == "through_integer cast conv_integer cast conv_integer cast"
+    assert result.ops == "cast conv_integer cast conv_integer cast"
+
+
+@pytest.mark.parametrize("limits", [(0.0, 255.0), (-3.0, 300.0)])
+def test_casts_cut_off_what_clips_did(limits):
+    graph = Graph("g")
+    x = graph.apply(
+        Clip(*limits), graph.apply(Mul(), graph.input("x", f32(2, 19, 6, 5)), graph.constant(np.float32(90)))
+    )
+    x = graph.apply(ThroughInteger(DType.U8), x)
+    graph.output("y", conv(graph, x, numbers(7, 19, 3, 3)))
+    assert rewritten(graph).ops == "mul cast conv_integer cast"
+
+
+def test_clips_within_the_codes_stay():
+    graph = Graph("g")
+    x = graph.apply(ThroughInteger(DType.U8), graph.apply(Clip(0.0, 200.0), graph.input("x", f32(2, 19, 6, 5))))
+    graph.output("y", conv(graph, x, numbers(7, 19, 3, 3)))
+    assert rewritten(graph).ops == "clip cast conv_integer cast"
 
 
 def test_readers_that_need_a_kernel_to_turn_bytes_keep_the_floats():

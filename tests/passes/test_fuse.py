@@ -151,6 +151,47 @@ def test_a_single_op_stays_itself():
     assert result.ops == "exp"
 
 
+# ---- what is computed for a region alone
+
+
+SCALED = IMAGE + "input %o: f32[1,16,6,6]\n%n = neg(%o)\n%m = mul(%n, %o)\n" + f"%c = conv(%x, %w) {CONV3}\n"
+
+
+def test_what_only_the_region_reads_joins_it():
+    result = fuse(SCALED + "%y = add(%c, %m)\noutput y = %y")
+    assert (result.ops, body(result)) == ("fused", "conv neg mul add")
+
+
+def test_what_others_read_too_stays_a_kernel():
+    result = fuse(SCALED + "%y = add(%c, %m)\noutput y = %y\noutput z = %m")
+    assert result.ops == "fused fused"
+    assert [len(node.op.body.nodes) for node in result.graph.nodes] == [2, 2]
+
+
+def test_what_the_anchor_reads_as_well_stays_a_kernel():
+    result = fuse(IMAGE + f"%m = neg(%x)\n%c = conv(%m, %w) {CONV3}\n%y = add(%c, %m)\noutput y = %y")
+    assert result.ops == "neg fused"
+
+
+def test_what_is_of_another_shape_stays_a_kernel():
+    own = "input %o: f32[1,1,6,6]\n%m = neg(%o)\n"
+    result = fuse(IMAGE + own + f"%c = conv(%x, %w) {CONV3}\n%y = add(%c, %m)\noutput y = %y")
+    assert sorted(result.ops.split()) == ["fused", "neg"]
+
+
+def test_chains_that_meet_are_one_kernel():
+    result = fuse(VECTOR + "input %z: f32[4,8]\n%a = neg(%x)\n%b = exp(%z)\n%y = add(%a, %b)\noutput y = %y")
+    assert (result.ops, body(result)) == ("fused", "neg exp add")
+
+
+@pytest.mark.parametrize(("length", "kernels"), [(50, 1), (100, 2)])
+def test_formulas_that_would_be_too_deep_together_stay_apart(length, kernels):
+    before = "".join(f"%b{i + 1} = neg(%b{i})\n" for i in range(length))
+    behind = "".join(f"%n{i + 1} = neg(%n{i})\n" for i in range(length))
+    text = f"input %b0: f32[1,16,6,6]\n{before}%c = conv(%x, %w) {CONV3}\n%n0 = add(%c, %b{length})\n{behind}"
+    assert len(fuse(IMAGE + text + f"output y = %n{length}").graph.nodes) == kernels
+
+
 # ---- numbers
 
 
