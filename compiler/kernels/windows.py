@@ -83,8 +83,8 @@ class Fold:
 
     @property
     def neutral(self) -> Const:
-        """The value that changes nothing."""
-        return Const(self.window.pad_value, self.dtype)
+        """The value that changes nothing; integers have no sign."""
+        return Const(self.window.pad_value if self.dtype.is_float else 0, self.dtype)
 
     def into(self, b: Builder, place: TileRead, elements: Sequence[Expr]) -> None:
         """Leaves all of one or more elements in a register."""
@@ -100,6 +100,8 @@ class Fold:
         """A total that is NaN stays, since nothing is larger. All elements are tested for NaN at once."""
         if self.is_sum:
             return sum(elements, start=total)
+        if not self.dtype.is_float:
+            return reduce(ex.maximum, elements, total)
         for element in elements:
             total = ex.where(element > total, element, total)
         has_nan = reduce(or_, (ex.not_equal(element, element) for element in elements))

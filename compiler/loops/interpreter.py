@@ -57,7 +57,7 @@ def interpret(kernel: Kernel, arguments: Mapping[str, Array]) -> None:
             state.env.update(zip(section.vars, point, strict=True))
             with np.errstate(all="ignore"):
                 for buffer, array in scratch.items():
-                    array.fill(np.nan if buffer.dtype.is_float else -1)
+                    array.fill(np.nan if buffer.dtype.is_float else np.array(-1).astype(array.dtype))
                 run()
 
 

@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import ClassVar
 
 import numpy as np
 
+from glulam.compiler.graph.layout import IN_BLOCKS
 from glulam.compiler.graph.op import Case, Op, Padding, Prefers, Trait
 from glulam.compiler.graph.types import Array, DType, TensorType, f32
 from glulam.compiler.kernels import pool
@@ -26,6 +28,9 @@ EDGES = np.array([[1, math.nan, -2, 3], [-math.inf, -math.inf, 4, math.inf], [-m
 ]
 
 
+_BYTES = np.random.default_rng(0).integers(0, 256, (2, 17, 7, 13)).astype(np.uint8)
+
+
 @dataclass(frozen=True)
 class Pool(Op):
     """Base of the pools: x[N,C,*S] -> [N,C,*O].
@@ -41,10 +46,11 @@ class Pool(Op):
     ceil_mode: bool = False
 
     traits = frozenset({Trait.ANCHOR, Trait.PER_SAMPLE})
+    accepts: ClassVar[frozenset[DType]] = FLOATS
 
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         (x,) = required(self, inputs, 1)
-        same_dtype(self, (x,), FLOATS)
+        same_dtype(self, (x,), self.accepts)
         check_spatial(
             self, x.rank - 2, kernel=self.kernel, strides=self.strides, pads=self.pads, dilations=self.dilations
         )
@@ -53,7 +59,7 @@ class Pool(Op):
         return (x.with_shape((*x.shape[:2], *self.output_extents(x.shape[2:]))),)
 
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
-        if outputs[0].dtype is not DType.F32:
+        if outputs[0].dtype not in IN_BLOCKS:
             return Prefers.PLAIN
         return Prefers.EITHER if outputs[0].shape[-1] >= _WIDE else Prefers.BLOCKS
 
@@ -118,13 +124,17 @@ class Pool(Op):
 
 
 class MaxPool(Pool):
-    """The largest element of each window; padding is -inf (so is a window of nothing else), NaN wins over all."""
+    """The largest element of each window; padding is -inf (so is a window of nothing else), NaN wins over all.
+
+    Of bytes padding is 0.
+    """
 
     name = "max_pool"
+    accepts = FLOATS | {DType.U8}
 
     def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
         (x,) = required(self, inputs, 1)
-        return Padding(self.spans(x.shape[2:]), -math.inf, or_less=True, only_blocks=True)
+        return Padding(self.spans(x.shape[2:]), _least(x.dtype), or_less=True, only_blocks=True)
 
     def as_window(self, x: TensorType) -> Window:
         """The windows that a kernel in front of this op folds, if it takes it over."""
@@ -135,8 +145,9 @@ class MaxPool(Pool):
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
-        result = np.full((*x.shape[:2], *self.output_extents(x.shape[2:])), -math.inf, x.dtype)
-        for seen in self._windows(x, -math.inf):
+        least = _least(DType.of(x.dtype))
+        result = np.full((*x.shape[:2], *self.output_extents(x.shape[2:])), least, x.dtype)
+        for seen in self._windows(x, least):
             np.maximum(result, seen, out=result)
         return (result,)
 
@@ -156,9 +167,17 @@ class MaxPool(Pool):
             Case(cls((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)), (f32(0, 3, 4, 4),)),
             Case(cls((2, 2), (1, 1), ((1, 1), (1, 1)), (1, 1)), (EDGES,)),
             Case(cls((3,), (2,), ((1, 1),), (1,)), (f64(1, 3, 7),)),
+            Case(cls((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1)), (_BYTES,)),
+            Case(cls((3, 2), (1, 3), ((2, 2), (0, 0)), (2, 3)), (_BYTES,)),
+            Case(cls((5, 5), (1, 1), ((2, 2), (2, 2)), (1, 1)), (_BYTES[:, :1],)),
             Case(cls((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)), (f32(1, 17, 13, 25),)),
             Case(cls((2, 3, 3), (2, 2, 2), ((1, 0), (1, 1), (0, 1)), (1, 1, 1), True), (f32(1, 3, 3, 7, 53),)),
         )
+
+
+def _least(dtype: DType) -> float:
+    """What is not larger than any element."""
+    return -math.inf if dtype.is_float else 0.0
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.kernels import conv_bytes
 from glulam.compiler.kernels.byte_words import WORD
-from glulam.compiler.ops import Add, Cast, Clip, Conv, Linear, Mul, Reshape, Sub, ThroughInteger
+from glulam.compiler.ops import Add, Cast, Clip, Conv, Linear, MaxPool, Mul, Reshape, Sub, ThroughInteger
 from glulam.compiler.ops.conv_integer import ConvInteger
 from glulam.compiler.ops.linear_integer import LinearInteger
 from glulam.compiler.passes.manager import Decision, NodePass
@@ -86,15 +86,22 @@ class ByteProducts(NodePass):
         for user in uses.users(source):
             if isinstance(user.op, Cast) and user.output.type.dtype is DType.U8:
                 return user.output
-        found = patch.apply(Cast(DType.U8), source, name=f"{value.name}.codes")
-        if not uses.is_output(value) and all(map(self.can_read_bytes, uses.users(value))):
+        if (pool := value.producer) is not None and isinstance(pool.op, MaxPool):
+            codes = self.as_bytes(patch, uses, next(pool.present_inputs()))
+            found = patch.apply(pool.op, codes, name=f"{value.name}.codes")
+        else:
+            found = patch.apply(Cast(DType.U8), source, name=f"{value.name}.codes")
+        if not uses.is_output(value) and all(self.can_read_bytes(uses, user) for user in uses.users(value)):
             patch.replace(value, patch.apply(Cast(value.type.dtype), found))
         return found
 
-    def can_read_bytes(self, node: Node) -> bool:
+    def can_read_bytes(self, uses: Uses, node: Node) -> bool:
         """Whether no kernel needs to turn codes into floats for the node."""
         if isinstance(node.op, Conv | Linear):
             return self.has_kernel(node)
+        if isinstance(node.op, MaxPool):  # of codes, if a layer reads them
+            readers = uses.users(node.output)
+            return any(isinstance(user.op, Conv | Linear) and self.has_kernel(user) for user in readers)
         return Trait.POINTWISE in node.op.traits
 
 

@@ -29,12 +29,12 @@ def _window(ctx: Context) -> tuple[Window, bool]:
 
 
 def max_pool(ctx: Context) -> tuple[Value, ...]:
-    """Bytes are pooled as the floats of the same values."""
+    """Bytes with a sign, and those whose places are wanted, are pooled as the floats of the same values."""
     window, ceil = _window(ctx)
     column_major = ctx.flag("storage_order")
     shape = (window.kernel, window.strides, window.pads, window.dilations, ceil)
     x, dtype = ctx[0], ctx[0].type.dtype
-    if dtype in (DType.U8, DType.I8):
+    if dtype is DType.I8 or (dtype is DType.U8 and ctx.uses_output(1)):
         x = ctx.apply(Cast(DType.F32), x)
     if ctx.uses_output(1):
         values, *rest = ctx.add(MaxPoolIndices(*shape, per_plane=False, column_major=column_major), x)

@@ -170,6 +170,17 @@ def test_readers_that_need_a_kernel_to_turn_bytes_keep_the_floats():
     assert pool.inputs[0].producer.op.name == "through_integer"
 
 
+def test_pools_of_codes_are_pools_of_bytes():
+    graph = Graph("g")
+    pool = MaxPool((3, 3), (1, 1), SAME, (1, 1))
+    pooled = graph.apply(pool, codes(graph, 0))
+    shifted = graph.apply(Sub(), pooled, graph.constant(np.float32(9)))
+    graph.output("y", graph.apply(Add(), conv(graph, shifted, numbers(19, 19, 3, 3)), pooled))
+    result = rewritten(graph)
+    assert result.ops == "cast max_pool cast conv_integer cast add"
+    assert the_conv(result).inputs[0].producer.op == pool
+
+
 def test_bytes_that_are_fed_are_read_as_they_are():
     graph = Graph("g")
     x = graph.apply(Cast(DType.F32), graph.input("x", TensorType(DType.U8, (2, 19, 6, 5))))
