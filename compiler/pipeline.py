@@ -27,6 +27,7 @@ from glulam.compiler.passes.modulate_weights import ModulateWeights
 from glulam.compiler.passes.narrow_sums import NarrowSums
 from glulam.compiler.passes.own_tiles import OwnTiles
 from glulam.compiler.passes.rows_first import RowsFirst
+from glulam.compiler.passes.same_codes import SameCodes
 from glulam.compiler.passes.scatter_to_slices import ScatterToSlices
 from glulam.compiler.passes.sink_concats import SinkConcats
 from glulam.compiler.passes.sink_transposes import SinkTransposes
@@ -72,6 +73,7 @@ def pipeline(
         CanonicalShuffle(),  # three movements that need plain tensors are one that does not
         MatMulToLinear(),  # a constant right operand makes it a layer that norms can fold into
         SlicedLinear(),  # so that what follows a slice folds into its weights
+        SameCodes(),  # pools of codes are found by it
         ByteProducts(machine),  # on layers as they were written, whose sums may be too large for float32
         NarrowSums(),  # of linear layers too; before scales could be folded into what has to stay exact
         FoldNormalisation(),  # on layers as they were written, before regions hide them

@@ -57,7 +57,9 @@ class ByteProducts(NodePass):
             return Decision(node.name, False, f"scales of {node.output.type.dtype.value}")
         patch = Patch(graph, f"codes with the zero point {x.zero_point}", at=node.name)
         end, shift = _with_bias(uses, node, bias) if exact else (node.output, None)
-        inputs = [self.as_bytes(patch, uses, x.codes), patch.constant(known.codes, weights.name)]
+        codes, shape = self.as_bytes(patch, uses, x.codes), next(node.present_inputs()).shape
+        codes = codes if codes.shape == shape else patch.apply(Reshape(shape), codes)
+        inputs = [codes, patch.constant(known.codes, weights.name)]
         if shift is not None or isinstance(node.op, Linear):
             shift = np.zeros(len(known.codes)) if shift is None else shift
             inputs.append(patch.constant(shift.astype(np.int32), f"{node.name}.bias"))
@@ -117,7 +119,7 @@ def _of_bytes(op: Op, zero_point: int) -> Op:
 
 @dataclass(frozen=True)
 class _Input:
-    """(codes - zero_point - moved) * scale: `codes` are whole numbers from 0 to 255, as floats or U8.
+    """(codes - zero_point - moved) * scale: `codes` are whole numbers from 0 to 255, as floats or U8, of any shape.
 
     `moved` is one whole number that only a run knows, also from 0 to 255.
     """
@@ -132,11 +134,15 @@ def _input_of(node: Node) -> _Input | None:
     """What a layer reads, by codes; None if it is none."""
     value, scale, shift = next(node.present_inputs()), None, 0
     moved: Value | None = None
-    if value.type.dtype is DType.F32 and (scaled := _with_number(value, (Mul,))) is not None:
-        value, scale = scaled
     while (made_by := value.producer) is not None and value.type.dtype is not DType.U8:
         source = next(made_by.present_inputs(), None)
-        if isinstance(made_by.op, Cast) and source is not None and source.type.dtype in (DType.U8, *LIMITS):
+        if Trait.VIEW in made_by.op.traits and source is not None:
+            value = source
+        elif scale is None and value.type.dtype is DType.F32 and (scaled := _with_number(value, (Mul,))) is not None:
+            if shift or moved is not None:
+                break
+            value, scale = scaled
+        elif isinstance(made_by.op, Cast) and source is not None and source.type.dtype in (DType.U8, *LIMITS):
             value = source
         elif (shifted := _with_number(value, (Add, Sub))) is not None and shifted[1].is_integer():
             shift += int(shifted[1]) if isinstance(made_by.op, Add) else -int(shifted[1])

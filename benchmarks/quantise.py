@@ -1,0 +1,69 @@
+"""Networks of 8-bit codes for `benchmarks.run`: ONNX Runtime's static quantisation of a network, as a file.
+
+    python -m glulam.benchmarks.quantise resnet18 mobilenet_v2 --output DIRECTORY
+    python -m glulam.benchmarks.run --models DIRECTORY/resnet18.qdq.onnx,DIRECTORY/mobilenet_v2.qdq.onnx --peers
+
+Activations become U8, weights I8 with a scale for each channel. The ranges are those that random inputs give, so the
+results mean no more than those of untrained networks do; the work is that of any others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from glulam.benchmarks.cases import Case, open_case
+from glulam.benchmarks.report import exit_with
+from glulam.runtime.arrays import Array
+from glulam.runtime.errors import GlulamError
+
+FORMATS = {"qdq": "QDQ", "qoperator": "QOperator"}
+"""What the files are named, and what ONNX Runtime calls them: floats between codes, or operators on codes."""
+
+_RUNS = 2  # whose values calibrate the ranges
+
+
+def quantise(case: Case, path: Path, kind: str) -> None:
+    """Writes the quantised network. Raises GlulamError without ONNX Runtime's tools."""
+    try:
+        from onnxruntime import quantization
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ImportError as error:
+        raise GlulamError(f"ONNX Runtime's quantisation is needed ({error}); pip install onnx onnxruntime") from error
+
+    class Feeds(quantization.CalibrationDataReader):  # type: ignore[misc]
+        """Random inputs, one after the other."""
+
+        def __init__(self) -> None:
+            self.left = [case.feeds(seed) for seed in range(_RUNS)]
+
+        def get_next(self) -> Mapping[str, Array] | None:
+            return self.left.pop() if self.left else None
+
+    with tempfile.TemporaryDirectory() as directory:
+        source, prepared = (Path(directory) / name for name in ("network.onnx", "prepared.onnx"))
+        case.write_onnx(source)
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        quantization.quantize_static(
+            prepared, path, Feeds(), quant_format=quantization.QuantFormat[FORMATS[kind]],
+            activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8, per_channel=True,
+        )  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", help="networks of the zoo, real models, or ONNX files")
+    parser.add_argument("--format", choices=FORMATS, default="qdq", help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=Path("out"), metavar="DIRECTORY", help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+    for name in options.models:
+        path = options.output / f"{Path(name).stem}.{options.format}.onnx"
+        quantise(open_case(name), path, options.format)
+        print(path)
+
+
+if __name__ == "__main__":
+    exit_with(main)
