@@ -64,6 +64,8 @@ def pipeline(
         ConstantFolding(),  # shape arithmetic; what is constant then folds into weights
         ScatterToSlices(),  # of indices that are constants now, or too large for that
         CodesAsFloats(),  # casts would stand between the layers that fuse
+        SameCodes(),  # the next pass finds codes behind pools then
+        ByteProducts(machine),  # on codes as they were written, before anything moves between them and the layers
         SinkTransposes(),  # from between the layers that fuse
         SinkViews(),  # likewise, where transposes stand behind reshapes
         SinkConcats(),  # likewise
@@ -73,8 +75,6 @@ def pipeline(
         CanonicalShuffle(),  # three movements that need plain tensors are one that does not
         MatMulToLinear(),  # a constant right operand makes it a layer that norms can fold into
         SlicedLinear(),  # so that what follows a slice folds into its weights
-        SameCodes(),  # pools of codes are found by it
-        ByteProducts(machine),  # on layers as they were written, whose sums may be too large for float32
         NarrowSums(),  # of linear layers too; before scales could be folded into what has to stay exact
         FoldNormalisation(),  # on layers as they were written, before regions hide them
         TrimTaps(),  # after FoldPadding: taps that meet only that padding go

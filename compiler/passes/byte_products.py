@@ -21,7 +21,20 @@ from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.kernels import conv_bytes
 from glulam.compiler.kernels.byte_words import WORD
-from glulam.compiler.ops import Add, Cast, Clip, Conv, Linear, MaxPool, Mul, Reshape, Sub, ThroughInteger
+from glulam.compiler.ops import (
+    Add,
+    Cast,
+    Clip,
+    Concat,
+    Conv,
+    Linear,
+    MatMul,
+    MaxPool,
+    Mul,
+    Reshape,
+    Sub,
+    ThroughInteger,
+)
 from glulam.compiler.ops.conv_integer import ConvInteger
 from glulam.compiler.ops.linear_integer import LinearInteger
 from glulam.compiler.passes.manager import Decision, NodePass
@@ -30,6 +43,8 @@ from glulam.compiler.passes.whole_numbers import LIMITS, range_of_type, whole_ra
 from glulam.compiler.targets import Target
 
 _CODES = range_of_type(DType.U8)
+_LAYERS = Conv | Linear | MatMul
+_CHOOSES = MaxPool | Concat  # whose results are some of the codes that they read
 _LARGEST = range_of_type(DType.I32).high // 3  # of products, of what the zero point adds, and of a bias
 
 
@@ -42,13 +57,12 @@ class ByteProducts(NodePass):
     name = "byte_products"
 
     def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
-        if not self.target.dots_bytes or not isinstance(node.op, Conv | Linear) or (x := _input_of(node)) is None:
+        if not self.target.dots_bytes or not isinstance(node.op, _LAYERS) or (x := _input_of(node)) is None:
             return None
         if not self.has_kernel(node):
             return Decision(node.name, False, "no kernel has so many channels, or weights that are not constant")
         _, weights, *bias = node.present_inputs()
-        assert weights.data is not None
-        if (known := weight_codes(weights.data)) is None:
+        if (known := weight_codes(_by_channel(node))) is None:
             return Decision(node.name, False, "the weights are no codes from -128 to 127 times scales")
         if (largest := known.largest_sum * _CODES.high) > _LARGEST:
             return Decision(node.name, False, f"sums of up to {largest} may leave I32")
@@ -60,7 +74,7 @@ class ByteProducts(NodePass):
         codes, shape = self.as_bytes(patch, uses, x.codes), next(node.present_inputs()).shape
         codes = codes if codes.shape == shape else patch.apply(Reshape(shape), codes)
         inputs = [codes, patch.constant(known.codes, weights.name)]
-        if shift is not None or isinstance(node.op, Linear):
+        if shift is not None or not isinstance(node.op, Conv):
             shift = np.zeros(len(known.codes)) if shift is None else shift
             inputs.append(patch.constant(shift.astype(np.int32), f"{node.name}.bias"))
         total = patch.apply(_of_bytes(node.op, x.zero_point), *inputs, name=f"{node.name}.sums")
@@ -73,24 +87,26 @@ class ByteProducts(NodePass):
     def has_kernel(self, node: Node) -> bool:
         """Whether there is such a kernel for a layer, if it is one of codes."""
         x, weights, *bias = node.present_inputs()
-        outs, ins = weights.shape[:2]
         if isinstance(node.op, Conv):
+            outs, ins = weights.shape[:2]
             fits = conv_bytes.fits(node.op.groups, ins, outs // node.op.groups, self.target.lanes)
         else:
-            fits = isinstance(node.op, Linear) and ins % WORD == 0 and outs > 1
+            fits = weights.type.rank == 2 and x.shape[-1] % WORD == 0 and node.output.shape[-1] > 1
         return fits and x.type.size > 0 and all(value.is_constant for value in (weights, *bias))
 
     def as_bytes(self, patch: Patch, uses: Uses, value: Value) -> Value:
         """The codes as U8; what else reads them turns them into floats again, unless it needs a kernel for that."""
         if value.type.dtype is DType.U8:
             return value
+        if value.data is not None:
+            return patch.constant(value.data.astype(np.uint8), value.name)
         source = _unclipped(value)
         for user in uses.users(source):
             if isinstance(user.op, Cast) and user.output.type.dtype is DType.U8:
                 return user.output
-        if (pool := value.producer) is not None and isinstance(pool.op, MaxPool):
-            codes = self.as_bytes(patch, uses, next(pool.present_inputs()))
-            found = patch.apply(pool.op, codes, name=f"{value.name}.codes")
+        if (node := value.producer) is not None and isinstance(node.op, _CHOOSES):
+            codes = [self.as_bytes(patch, uses, each) for each in node.present_inputs()]
+            found = patch.apply(node.op, *codes, name=f"{value.name}.codes")
         else:
             found = patch.apply(Cast(DType.U8), source, name=f"{value.name}.codes")
         if not uses.is_output(value) and all(self.can_read_bytes(uses, user) for user in uses.users(value)):
@@ -99,11 +115,10 @@ class ByteProducts(NodePass):
 
     def can_read_bytes(self, uses: Uses, node: Node) -> bool:
         """Whether no kernel needs to turn codes into floats for the node."""
-        if isinstance(node.op, Conv | Linear):
+        if isinstance(node.op, _LAYERS):
             return self.has_kernel(node)
-        if isinstance(node.op, MaxPool):  # of codes, if a layer reads them
-            readers = uses.users(node.output)
-            return any(isinstance(user.op, Conv | Linear) and self.has_kernel(user) for user in readers)
+        if isinstance(node.op, _CHOOSES):  # among codes, if a layer reads what it gives
+            return any(isinstance(user.op, _LAYERS) and self.has_kernel(user) for user in uses.users(node.output))
         return Trait.POINTWISE in node.op.traits
 
 
@@ -115,6 +130,13 @@ def _of_bytes(op: Op, zero_point: int) -> Op:
 
 
 # ---- what is multiplied
+
+
+def _by_channel(node: Node) -> Array:
+    """The constant weights of a layer, those of each output channel together."""
+    weights = list(node.present_inputs())[1].data
+    assert weights is not None
+    return weights.T if isinstance(node.op, MatMul) else weights
 
 
 @dataclass(frozen=True)
@@ -147,7 +169,7 @@ def _input_of(node: Node) -> _Input | None:
         elif (shifted := _with_number(value, (Add, Sub))) is not None and shifted[1].is_integer():
             shift += int(shifted[1]) if isinstance(made_by.op, Add) else -int(shifted[1])
             value = shifted[0]
-        elif moved is None and isinstance(node.op, Linear) and (less := _less_one(made_by)) is not None:
+        elif moved is None and not isinstance(node.op, Conv) and (less := _less_one(made_by)) is not None:
             value, moved = less
         else:
             break
@@ -236,6 +258,6 @@ def _with_bias(uses: Uses, node: Node, bias: Sequence[Value]) -> tuple[Value, Ar
 
 def _per_channel(node: Node) -> tuple[int, ...]:
     """The shape of numbers for each channel of a layer's result, as they broadcast."""
-    if isinstance(node.op, Linear):
-        return (node.output.shape[-1],)
-    return (node.output.shape[1], *(1,) * (node.output.type.rank - 2))
+    if isinstance(node.op, Conv):
+        return (node.output.shape[1], *(1,) * (node.output.type.rank - 2))
+    return (node.output.shape[-1],)

@@ -67,7 +67,8 @@ def _goes_before(node: Node, cut: Cut, foreseen: int = 0) -> bool:
     return all(
         value.is_constant
         or (
-            value.type == node.output.type
+            value.shape == node.output.shape
+            and value.type.dtype.size >= node.output.type.dtype.size
             and (
                 _cut(value) == cut
                 or (foreseen > 0 and value.producer is not None and _goes_before(value.producer, cut, foreseen - 1))

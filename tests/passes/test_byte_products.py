@@ -11,7 +11,7 @@ from rewrites import rewrite
 
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import DType, TensorType, f32
-from glulam.compiler.ops import Add, Cast, Clip, Conv, Linear, MaxPool, Mul, Relu, Sub, ThroughInteger
+from glulam.compiler.ops import Add, Cast, Clip, Concat, Conv, Linear, MaxPool, Mul, Relu, Sub, ThroughInteger
 from glulam.compiler.options import Options
 from glulam.compiler.passes.byte_products import ByteProducts
 from glulam.compiler.passes.narrow_sums import NarrowSums
@@ -179,6 +179,17 @@ def test_pools_of_codes_are_pools_of_bytes():
     result = rewritten(graph)
     assert result.ops == "cast max_pool cast conv_integer cast add"
     assert the_conv(result).inputs[0].producer.op == pool
+
+
+def test_concats_of_codes_are_concats_of_bytes():
+    graph = Graph("g")
+    one = codes(graph, 0)
+    other = graph.apply(ThroughInteger(DType.U8), graph.input("z", f32(2, 5, 6, 5)))
+    fixed = graph.constant(numbers(2, 3, 6, 5, low=0, high=255))
+    joined = graph.apply(Concat(1), one, other, fixed)
+    graph.output("y", conv(graph, joined, numbers(7, 27, 3, 3)))
+    result = rewritten(graph)
+    assert result.ops == "cast cast concat conv_integer cast"
 
 
 def test_bytes_that_are_fed_are_read_as_they_are():
