@@ -285,15 +285,21 @@ class Cast(Pointwise):
 class ThroughInteger(Pointwise):
     """What is left of a float in an integer type, as the float type again: `Cast` there and back.
 
-    It is what a quantised network makes of a tensor. No frontend makes it.
+    It is what a quantised network makes of a tensor. No frontend makes it. `whole` promises that there are none but
+    whole numbers and NaN, of which only those beyond the type change.
     """
 
     dtype: DType
+    whole: bool = False
 
     name = "through_integer"
 
     def formula(self, x: Expr) -> Expr:
-        return ex.Cast(ex.Cast(x, self.dtype), x.dtype)
+        limits = np.iinfo(self.dtype.numpy.name)
+        if not self.whole or limits.min < 0:
+            return ex.Cast(ex.Cast(x, self.dtype), x.dtype)
+        x = ex.where(x > 0.0, x, 0.0)  # also for NaN
+        return ex.where(x < float(limits.max), x, float(limits.max))
 
     @classmethod
     def samples(cls) -> Sequence[Self]:
@@ -302,10 +308,12 @@ class ThroughInteger(Pointwise):
     @classmethod
     def cases(cls) -> Sequence[Case]:
         floats = np.array([0, -0.0, 0.4, 1.5, -1.5, 2.5, 127, 1e-40], np.float32)
+        whole = np.array([0, -0.0, 1, -1, 127, 128, 255, 256, 1e9, -1e9, np.inf, -np.inf, np.nan], np.float32)
         counts = np.array([0, 0.9, 1.5, 2.5, 127], np.float32)
         return (
             *(Case(cls(dtype), (floats,)) for dtype in (DType.I8, DType.I16, DType.I32)),
             *(Case(cls(dtype), (counts,)) for dtype in (DType.U8, DType.U16)),
+            *(Case(cls(dtype, True), (whole,)) for dtype in (DType.U8, DType.U16, DType.I8)),
             Case(cls(DType.I32), (floats.astype(np.float64),)),
         )
 

@@ -24,7 +24,6 @@ from glulam.compiler.kernels.byte_words import WORD
 from glulam.compiler.ops import (
     Add,
     Cast,
-    Clip,
     Concat,
     Conv,
     Linear,
@@ -33,10 +32,10 @@ from glulam.compiler.ops import (
     Mul,
     Reshape,
     Sub,
-    ThroughInteger,
 )
 from glulam.compiler.ops.conv_integer import ConvInteger
 from glulam.compiler.ops.linear_integer import LinearInteger
+from glulam.compiler.passes.codes_as_floats import before_cast
 from glulam.compiler.passes.manager import Decision, NodePass
 from glulam.compiler.passes.weight_codes import WeightCodes, weight_codes
 from glulam.compiler.passes.whole_numbers import LIMITS, range_of_type, whole_range
@@ -100,7 +99,7 @@ class ByteProducts(NodePass):
             return value
         if value.data is not None:
             return patch.constant(value.data.astype(np.uint8), value.name)
-        source = _unclipped(value)
+        source = before_cast(value, DType.U8)
         for user in uses.users(source):
             if isinstance(user.op, Cast) and user.output.type.dtype is DType.U8:
                 return user.output
@@ -177,18 +176,6 @@ def _input_of(node: Node) -> _Input | None:
         return None
     fits = 0 <= -shift <= _CODES.high and not value.is_constant
     return _Input(value, -shift, moved, scale) if fits else None
-
-
-def _unclipped(codes: Value) -> Value:
-    """A float that gives the same U8 as the codes: casts cut off what a clip, or a cast there and back, would."""
-    node = codes.producer
-    while node is not None and (
-        (isinstance(node.op, ThroughInteger) and node.op.dtype is DType.U8)
-        or (isinstance(node.op, Clip) and node.op.low <= _CODES.low and node.op.high >= _CODES.high)
-    ):
-        (codes,) = node.present_inputs()
-        node = codes.producer
-    return codes
 
 
 def _with_number(value: Value, ops: tuple[type, ...]) -> tuple[Value, float] | None:

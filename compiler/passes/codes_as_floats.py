@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from glulam.compiler.graph.graph import Graph, Node
+from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
+from glulam.compiler.graph.types import DType
 from glulam.compiler.graph.uses import Uses
-from glulam.compiler.ops import Cast, ThroughInteger
+from glulam.compiler.ops import Add, Cast, Clip, Sub, ThroughInteger
 from glulam.compiler.ops.inputs import INTEGERS
 from glulam.compiler.passes.manager import NodePass
-from glulam.compiler.passes.whole_numbers import LIMITS, range_of_type, whole_range
+from glulam.compiler.passes.whole_numbers import LIMITS, is_whole, range_of_type, whole_range
 
 
 class CodesAsFloats(NodePass):
@@ -32,8 +33,26 @@ class CodesAsFloats(NodePass):
         known = whole_range(x)
         patch = Patch(graph, f"the codes {codes.name} stay floats", at=node.name)
         if known is None or known not in limits:
-            x = patch.apply(ThroughInteger(codes.type.dtype), x)
+            x = before_cast(x, codes.type.dtype)
+            x = patch.apply(ThroughInteger(codes.type.dtype, is_whole(x)), x)
         if x.type.dtype is not node.output.type.dtype:
             x = patch.apply(node.op, x)
         patch.replace(node.output, x)
         return patch
+
+
+def before_cast(x: Value, dtype: DType) -> Value:
+    """A float of which a cast to a type of integers makes the same: casts cut off what a clip would."""
+    limits = range_of_type(dtype)
+    while (node := x.producer) is not None:
+        source, *others = node.present_inputs()
+        adds = isinstance(node.op, Add | Sub) and source.type == x.type and all(_is_zero(each) for each in others)
+        clips = isinstance(node.op, Clip) and node.op.low <= limits.low and node.op.high >= limits.high
+        if not (adds or clips or node.op == ThroughInteger(dtype) or node.op == ThroughInteger(dtype, True)):
+            break
+        x = source
+    return x
+
+
+def _is_zero(value: Value) -> bool:
+    return value.data is not None and not value.data.any()

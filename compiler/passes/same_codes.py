@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from glulam.compiler.graph.graph import Graph, Node, Value
-from glulam.compiler.graph.op import Trait
+from glulam.compiler.graph.op import Op, Trait
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import Array
 from glulam.compiler.graph.uses import Uses
@@ -59,7 +59,7 @@ def _way(last: Node) -> _Way | None:
         made_by = None if value is None else value.producer
         if value is None or made_by is None or value.type.dtype is not last.output.type.dtype:
             return None
-        if made_by.op == last.op:
+        if _gives_codes(made_by, last.op):
             return _Way(value, nodes[::-1], pool, len(nodes) - behind)
         if isinstance(made_by.op, MaxPool) and pool is None:
             (x,) = made_by.present_inputs()
@@ -68,11 +68,16 @@ def _way(last: Node) -> _Way | None:
             pool, behind = made_by.op, len(nodes)
             if (source := x.producer) is None:
                 return None
-            if source.op == last.op:
+            if _gives_codes(source, last.op):
                 return _Way(x, nodes[::-1], pool, 0)
             made_by = source
         nodes.append(made_by)
     return None
+
+
+def _gives_codes(node: Node, like: Op) -> bool:
+    """Whether both ops give codes of one type."""
+    return isinstance(node.op, ThroughInteger) and isinstance(like, ThroughInteger) and node.op.dtype is like.dtype
 
 
 def _only_variable(node: Node) -> Value | None:

@@ -19,11 +19,13 @@ from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.ops import (
     Add,
     Cast,
+    Clip,
     Concat,
     Conv,
     Linear,
     MatMul,
     MaxPool,
+    Round,
     Slice,
     Split,
     Sub,
@@ -76,6 +78,20 @@ def whole_range(value: Value, steps: int = _STEPS) -> Range | None:
         own = range_of_type(dtype)
         return found if found is not None and found in own else own
     return found if found is not None and found.magnitude <= LIMITS.get(dtype, 0) else None
+
+
+def is_whole(value: Value, steps: int = _STEPS) -> bool:
+    """Whether a float has none but whole numbers, however large, infinities and NaN."""
+    if value.data is not None:
+        return bool((np.rint(value.data) == value.data).all())
+    node = value.producer
+    if node is None or not steps:
+        return False
+    if isinstance(node.op, Round | ThroughInteger):
+        return True
+    if isinstance(node.op, Clip) and not (node.op.low.is_integer() and node.op.high.is_integer()):
+        return False
+    return isinstance(node.op, Add | Sub | Clip) and all(is_whole(each, steps - 1) for each in node.present_inputs())
 
 
 def sums_of(node: Node, steps: int = _STEPS) -> Range | None:

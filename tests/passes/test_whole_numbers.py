@@ -10,13 +10,30 @@ from glulam.compiler.driver import compile_graph
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph, Value
 from glulam.compiler.graph.types import DType, TensorType, f32
-from glulam.compiler.ops import Add, Cast, Concat, Conv, Linear, MatMul, MaxPool, Mul, Round, Sub, ThroughInteger
+from glulam.compiler.ops import (
+    Add,
+    Cast,
+    Clip,
+    Concat,
+    Conv,
+    Div,
+    Linear,
+    MatMul,
+    MaxPool,
+    Mul,
+    Round,
+    Sub,
+    ThroughInteger,
+)
 from glulam.compiler.options import Options
 from glulam.compiler.passes.algorithms import candidates
 from glulam.compiler.passes.codes_as_floats import CodesAsFloats
 from glulam.compiler.passes.fold_normalisation import FoldNormalisation
+from glulam.compiler.passes.manager import run_passes
 from glulam.compiler.passes.narrow_sums import NarrowSums
-from glulam.compiler.passes.whole_numbers import Range, is_exact, whole_range
+from glulam.compiler.passes.requantise import Requantise
+from glulam.compiler.passes.whole_numbers import Range, is_exact, is_whole, whole_range
+from glulam.compiler.pipeline import disabled_passes
 from glulam.compiler.targets import target
 
 U8 = TensorType(DType.U8, (2, 19, 6, 5))
@@ -203,6 +220,77 @@ def test_nan_and_what_is_out_of_range_become_what_the_casts_made_of_them():
     changed = compile_graph(graph).run(feed)["y"]
     np.testing.assert_array_equal(changed, as_written)
     np.testing.assert_array_equal(np.signbit(changed), np.signbit(as_written))
+
+
+@pytest.mark.parametrize("dtype", [DType.U8, DType.I8])
+def test_casts_cut_off_what_clips_did_and_whole_numbers_are_not_rounded_again(dtype):
+    graph, limits = Graph("g"), np.iinfo(dtype.numpy.name)
+    x = graph.apply(Round(), graph.input("x", f32(9)))
+    x = graph.apply(Clip(float(limits.min), float(limits.max)), graph.apply(Add(), x, graph.constant(np.float32(0))))
+    graph.output("y", graph.apply(Cast(DType.F32), graph.apply(Cast(dtype), x)))
+    result = rewrite(graph, CodesAsFloats(), tolerance=0.0)
+    assert result.ops == "round through_integer"
+    assert result.graph.nodes[-1].op == ThroughInteger(dtype, whole=True)
+    feed = {"x": np.array([np.nan, -3e9, 300.5, 1.5, np.inf, -np.inf, -0.0, 254.5, -0.4], np.float32)}
+    as_written = compile_graph(graph, Options(disable=("codes_as_floats",))).run(feed)["y"]
+    np.testing.assert_array_equal(compile_graph(graph).run(feed)["y"], as_written)
+
+
+@pytest.mark.parametrize("op", [Clip(0.0, 200.0), Clip(1.0, 255.0)])
+def test_clips_within_the_type_stay(op):
+    graph = Graph("g")
+    x = graph.apply(op, graph.apply(Round(), graph.input("x", f32(9))))
+    graph.output("y", graph.apply(Cast(DType.F32), graph.apply(Cast(DType.U8), x)))
+    assert "clip" in rewrite(graph, CodesAsFloats(), tolerance=0.0).ops
+
+
+def test_what_is_whole():
+    graph = Graph("g")
+    x = graph.input("x", f32(3))
+    whole = graph.apply(Round(), x)
+    assert is_whole(graph.apply(Add(), whole, graph.constant(np.float32(3))))
+    assert is_whole(graph.apply(Clip(-1.0, 7.0), graph.apply(Sub(), whole, whole)))
+    for other in (
+        x, graph.apply(Add(), whole, graph.constant(np.float32(0.5))), graph.apply(Clip(0.5, 7.0), whole),
+        graph.apply(Mul(), whole, whole), graph.constant(np.array([1, np.nan], np.float32)),
+    ):  # fmt: skip
+        assert not is_whole(other)
+
+
+# ---- the next scale
+
+
+def requantised(graph: Graph, x: Value, scale: float) -> Result:
+    graph.output("y", graph.apply(Div(), x, graph.constant(np.float32(scale))))
+    return rewrite(graph, Requantise(), tolerance=1e-6)
+
+
+def test_what_comes_from_codes_is_multiplied_by_the_reciprocal():
+    graph = Graph("g")
+    sums = graph.apply(Cast(DType.F32), graph.input("sums", TensorType(DType.I32, (3, 7))))
+    other = graph.apply(
+        Sub(), codes(graph, TensorType(DType.U8, (3, 7)), dtype=DType.F32), graph.constant(np.float32(9))
+    )
+    scaled = graph.apply(Mul(), sums, graph.constant(np.float32(0.3)))
+    assert "div" not in requantised(graph, graph.apply(Add(), scaled, other), 0.7).ops
+
+
+@pytest.mark.parametrize("scale", [0.0, np.inf, 1e-39, np.nan, 3e38])
+def test_scales_without_a_reciprocal_divide(scale):
+    graph = Graph("g")
+    x = graph.apply(Cast(DType.F32), graph.input("sums", TensorType(DType.I32, (3, 7))))
+    graph.output("y", graph.apply(Div(), x, graph.constant(np.float32(scale))))
+    assert not run_passes(graph, [Requantise()])[0].patches
+
+
+def test_floats_are_divided():
+    graph = Graph("g")
+    x = graph.apply(Cast(DType.F32), graph.input("sums", TensorType(DType.I32, (3, 7))))
+    assert "div" in requantised(graph, graph.apply(Add(), x, graph.input("x", f32(3, 7))), 0.7).ops
+
+
+def test_strict_divides():
+    assert "requantise" in disabled_passes(Options(numerics="strict"))
 
 
 # ---- ranges
