@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 import sample_kernels as sample
 from native import aligned, assert_same, both, run_native
 
+from glulam.compiler.codegen.llvm_process import target_machine
 from glulam.compiler.codegen.module import module_text
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.index import Bounded
 from glulam.compiler.loops.ir import Access, LaneReduce, LaneShuffle, Partner
-from glulam.compiler.targets import runnable_targets
+from glulam.compiler.targets import host, runnable_targets
 from glulam.compiler.targets import target as native_target
+from glulam.compiler.targets.x86 import DOTS_BYTES, X86_64_V3, X86_64_V4
 
 TARGETS = [pytest.param(t, id=t.name) for t in runnable_targets()]
 EXACT_TARGETS = [pytest.param(t, id=t.name) for t in runnable_targets() if t.has_fma]
@@ -128,6 +131,17 @@ def test_products_of_bytes_are_one_instruction():
     text = module_text([sample.byte_dots(native_target().lanes)], "", native_target())
     assert "vpdpbusd" in text
     assert "ashr" not in text
+
+
+@pytest.mark.parametrize("level", [X86_64_V3, X86_64_V4], ids=lambda level: level.name)
+def test_both_instructions_for_products_of_bytes_are_found(level, monkeypatch):
+    """Whichever of them this machine has, if any: nothing is run."""
+    monkeypatch.setattr(host, "host_features", lambda: {DOTS_BYTES[level.name]})
+    made = host._with_byte_dots(level)
+    module = llvm.parse_assembly(module_text([sample.byte_dots(made.lanes)], "", made))
+    assembly = target_machine(made.triple, made.cpu, made.features).emit_assembly(module)
+    assert "vpdpbusd" in assembly
+    assert "vpmulld" not in assembly
 
 
 @pytest.mark.parametrize("target", TARGETS)
