@@ -51,21 +51,38 @@ def agree(actual, expected, tolerance, what, detail=""):
     assert not wrong, "\n".join([f"{what}: {len(wrong)} of {len(expected)} outputs are wrong", *wrong, detail])
 
 
+def add_case(graph, feeds, i, case, before=lambda value: value):
+    """The case as one node; `before` may put something between each input and the node."""
+    operands = []
+    for j, array in enumerate(case.arrays(seed=i)):
+        if array is None:
+            operands.append(None)
+        elif j in case.constants:
+            operands.append(graph.constant(array, f"c{i}_k{j}"))
+        else:
+            name = f"c{i}_x{j}"
+            feeds[name] = array
+            operands.append(before(graph.input(name, TensorType.of(array))))
+    return graph.add(case.op, *operands, name=f"c{i}")
+
+
 def graph_of_cases(cases, behind=lambda graph, value: value):
     """Samples of ops with one output in one graph, what `behind` makes of their results, and feeds for it."""
     graph, feeds = Graph("cases"), {}
     for i, case in enumerate(cases):
-        operands = []
-        for j, array in enumerate(case.arrays(seed=i)):
-            if array is None:
-                operands.append(None)
-            elif j in case.constants:
-                operands.append(graph.constant(array, f"c{i}_k{j}"))
-            else:
-                feeds[f"c{i}_x{j}"] = array
-                operands.append(graph.input(f"c{i}_x{j}", TensorType.of(array)))
-        graph.output(f"c{i}", behind(graph, graph.apply(case.op, *operands, name=f"c{i}")))
+        (value,) = add_case(graph, feeds, i, case)
+        graph.output(f"c{i}", behind(graph, value))
     return graph, feeds
+
+
+def every_way(graph, feeds, target, tolerance):
+    """Reference, interpreter and native code agree, the latter in every bit for any number of threads."""
+    expected = reference(graph, feeds)
+    agree(interpreted(graph, feeds, Options(target=target)), expected, tolerance, "interpreter")
+    one = native(graph, feeds, Options(target=target))
+    agree(one, expected, tolerance, "native")
+    for threads in (2, 4, 5):
+        agree(native(graph, feeds, Options(target=target, threads=threads)), one, 0, f"{threads} threads")
 
 
 def poisoned(feeds):

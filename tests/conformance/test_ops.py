@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from executors import TARGETS, agree, check, interpreted, native, reference
+from executors import TARGETS, add_case, agree, check, interpreted, native, reference
 
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.op import Trait
@@ -18,21 +18,6 @@ from glulam.compiler.options import Options
 from glulam.compiler.passes import rows_first
 
 _INTERPRETED_FLOPS = 300_000  # more takes the interpreter seconds
-
-
-def add_case(graph, feeds, i, case, before=lambda value: value):
-    """The case as one node; `before` may put something between each input and the node."""
-    operands = []
-    for j, array in enumerate(case.arrays(seed=i)):
-        if array is None:
-            operands.append(None)
-        elif j in case.constants:
-            operands.append(graph.constant(array, f"c{i}_k{j}"))
-        else:
-            name = f"c{i}_x{j}"
-            feeds[name] = array
-            operands.append(before(graph.input(name, TensorType.of(array))))
-    return graph.add(case.op, *operands, name=f"c{i}")
 
 
 def flops(graph):

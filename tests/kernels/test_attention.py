@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from executors import TARGETS, agree, graph_of_cases, interpreted, native, reference
+from executors import TARGETS, agree, every_way, graph_of_cases, native, reference
 
 from glulam.compiler.driver import compile_graph
 from glulam.compiler.graph.graph import Graph
@@ -23,14 +23,7 @@ APART = Options(disable=("fuse_attention",))
 def test_cases(target, share, monkeypatch):
     monkeypatch.setattr(attention, "_SHARE", share)
     graph, feeds = graph_of_cases(Attention.cases())
-    expected = reference(graph, feeds)
-    agree(interpreted(graph, feeds, Options(target=target)), expected, 1e-4, "interpreter")
-    one = native(graph, feeds, Options(target=target))
-    agree(one, expected, 1e-4, "native")
-    for threads in (2, 5):
-        got = native(graph, feeds, Options(target=target, threads=threads))
-        for name, array in one.items():
-            np.testing.assert_array_equal(got[name], array, name)
+    every_way(graph, feeds, target, 1e-4)
 
 
 def scores_and_values(batch, rows, depth, columns, width, seed=0, spread=1.0):

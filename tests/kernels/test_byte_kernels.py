@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from executors import TARGETS, agree, graph_of_cases, interpreted, native, reference
+from executors import TARGETS, every_way, graph_of_cases
 
 from glulam.compiler.graph.types import DType
 from glulam.compiler.ops import Cast, Clip, Mul, Round
 from glulam.compiler.ops.conv_integer import ConvInteger
 from glulam.compiler.ops.linear_integer import LinearInteger
-from glulam.compiler.options import Options
 
 
 def as_it_is(graph, value):
@@ -27,7 +26,4 @@ def codes(graph, value):
 @pytest.mark.parametrize("target", ["native", *TARGETS])
 def test_cases(target, behind):
     graph, feeds = graph_of_cases([*ConvInteger.cases(), *LinearInteger.cases()], behind)
-    expected = reference(graph, feeds)
-    agree(interpreted(graph, feeds, Options(target=target)), expected, 0, "interpreter")
-    for threads in (1, 2, 5):
-        agree(native(graph, feeds, Options(target=target, threads=threads)), expected, 0, f"{threads} threads")
+    every_way(graph, feeds, target, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from executors import TARGETS, agree, graph_of_cases, interpreted, native, reference
+from executors import TARGETS, agree, every_way, graph_of_cases, native, reference
 
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import f32
@@ -29,14 +29,7 @@ def padded_conv(graph, value):
 @pytest.mark.parametrize("target", TARGETS)
 def test_cases(target, behind):
     graph, feeds = graph_of_cases(SeparableConv.cases(), behind)
-    expected = reference(graph, feeds)
-    agree(interpreted(graph, feeds, Options(target=target)), expected, 1e-4, "interpreter")
-    one = native(graph, feeds, Options(target=target))
-    agree(one, expected, 1e-4, "native")
-    for threads in (2, 4):
-        got = native(graph, feeds, Options(target=target, threads=threads))
-        for name, array in one.items():
-            np.testing.assert_array_equal(got[name], array, name)
+    every_way(graph, feeds, target, 1e-4)
 
 
 def test_rows_that_lie_together_give_the_same_bits(monkeypatch):
