@@ -9,9 +9,22 @@ import pytest
 from executors import agree, native, reference
 from rewrites import rewrite
 
+from glulam.compiler.driver import optimise
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import DType, TensorType, f32
-from glulam.compiler.ops import Add, Cast, Clip, Concat, Conv, Linear, MaxPool, Mul, Relu, Sub, ThroughInteger
+from glulam.compiler.ops import (
+    Add,
+    Cast,
+    Clip,
+    Concat,
+    Conv,
+    Linear,
+    MaxPool,
+    Mul,
+    Relu,
+    Sub,
+    ThroughInteger,
+)
 from glulam.compiler.options import Options
 from glulam.compiler.passes.byte_products import ByteProducts
 from glulam.compiler.passes.narrow_sums import NarrowSums
@@ -278,6 +291,20 @@ def test_a_chain_of_layers_with_a_residual_on_any_number_of_threads():
     assert np.abs(one["y"] - wanted).max() <= 8
     for threads in (2, 3):
         np.testing.assert_array_equal(native(graph, feeds, Options(threads=threads))["y"], one["y"])
+
+
+def test_a_linear_layer_of_one_part_in_place():
+    """Codes that lie in a concat of codes, both of which layers read."""
+    graph = Graph("g")
+    one, other = (graph.apply(ThroughInteger(DType.U8), graph.input(name, f32(1, 3, 8))) for name in ("a", "b"))
+    joined = graph.apply(Concat(1), one, other)
+    graph.output("y", linear(graph, other, numbers(7, 8)))
+    graph.output("z", linear(graph, joined, numbers(5, 8)))
+    rng = np.random.default_rng(0)
+    feeds = {name: rng.integers(0, 256, (1, 3, 8)).astype(np.float32) for name in ("a", "b")}
+    agree(native(graph, feeds), reference(graph, feeds), 0, "native")
+    optimised, _ = optimise(graph, Options())
+    assert not target().dots_bytes or any(node.op.name == "concat_view" for node in optimised.nodes)
 
 
 # ---- scales that are found again
