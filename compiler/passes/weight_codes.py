@@ -16,7 +16,10 @@ from glulam.compiler.graph.types import Array
 _LARGEST = 128  # magnitude of a code
 _SAMPLED = 48  # weights of a channel that most wrong scales are found out by
 _CLOSE = 1e-3  # of one code, that rounding may have moved weights by
-_NEIGHBOURS = range(-2, 3)  # floats around a quotient, one of which is the scale
+_USUAL = 127  # magnitude of the largest code of a channel, mostly
+_NEIGHBOURS = (0, -1, 1, -2, 2)  # floats around a quotient, one of which is the scale
+
+Floats = npt.NDArray[np.float32]
 
 
 class WeightCodes(NamedTuple):
@@ -41,35 +44,41 @@ def weight_codes(weights: Array) -> WeightCodes | None:
         return WeightCodes(whole.astype(np.int8), None) if inside else None
     if weights.dtype != np.float32:
         return None
-    codes = np.zeros((len(weights), weights[0].size), np.int8)
-    scales = np.ones(len(weights), np.float32)
-    for channel, own in enumerate(weights):
-        row = own.reshape(-1).astype(np.float32)
-        if not row.any():
-            continue
-        found = next(filter(None, (_codes_by(row, scale) for scale in _candidates(row))), None)
-        if found is None:
+    rows = weights.reshape(len(weights), -1).astype(np.float32)
+    largest = np.abs(rows).max(1).astype(np.float64)
+    codes, scales, known = _codes_by(rows, largest / _USUAL)
+    for channel in np.flatnonzero(~known):
+        row = rows[channel : channel + 1]
+        for quotient in _candidates(row[0], largest[channel]):
+            codes[channel], scales[channel], found = (each[0] for each in _codes_by(row, np.full(1, quotient)))
+            if found:
+                break
+        else:
             return None
-        codes[channel], scales[channel] = found
     return WeightCodes(codes.reshape(weights.shape), scales)
 
 
-def _candidates(row: npt.NDArray[np.float32]) -> list[float]:
+def _candidates(row: Floats, largest: float) -> npt.NDArray[np.float64]:
     """Scales by which some of the weights are whole numbers, the finest first."""
-    largest = float(np.abs(row).max())
     scales = largest / np.arange(_LARGEST, 0, -1)
     numbers = row[:_SAMPLED].astype(np.float64) / scales[:, None]
-    return [float(scale) for scale in scales[(np.abs(numbers - np.rint(numbers)) <= _CLOSE).all(1)]]
+    return scales[(np.abs(numbers - np.rint(numbers)) <= _CLOSE).all(1)]
 
 
-def _codes_by(row: npt.NDArray[np.float32], quotient: float) -> tuple[Array, np.float32] | None:
-    """The codes by the scale that is next to a quotient, and that scale."""
-    codes = np.rint(row / quotient)
-    if codes.min() < -_LARGEST or codes.max() >= _LARGEST:
-        return None
-    middle = np.float32(quotient)
+def _codes_by(
+    rows: Floats, quotients: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int8], Floats, npt.NDArray[np.bool_]]:
+    """The codes of rows by the scales that are next to such quotients, those scales, and for which rows there are any.
+
+    Rows of zeros have scales of 1.
+    """
+    middle = np.where(quotients > 0, quotients, 1).astype(np.float32)
+    numbers = np.rint(rows / middle[:, None])
+    scales, known = middle.copy(), np.zeros(len(rows), np.bool_)
+    inside = (numbers.min(1) >= -_LARGEST) & (numbers.max(1) < _LARGEST)
     for steps in _NEIGHBOURS:
-        scale = np.float32(middle + steps * np.spacing(middle))
-        if np.array_equal(codes.astype(np.float32) * scale, row):
-            return codes.astype(np.int8), scale
-    return None
+        left = np.flatnonzero(inside & ~known)
+        tried = (middle[left] + steps * np.spacing(middle[left])).astype(np.float32)
+        known[left] = (numbers[left] * tried[:, None] == rows[left]).all(1)
+        scales[left] = tried
+    return np.where(inside[:, None], numbers, 0).astype(np.int8), scales, known
