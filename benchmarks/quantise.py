@@ -3,8 +3,8 @@
     python -m glulam.benchmarks.quantise resnet18 mobilenet_v2 --output DIRECTORY
     python -m glulam.benchmarks.run --models DIRECTORY/resnet18.qdq.onnx,DIRECTORY/mobilenet_v2.qdq.onnx --peers
 
-Activations become U8, weights I8 with a scale for each channel. The ranges are those that random inputs give, so the
-results mean no more than those of untrained networks do; the work is that of any others.
+Activations become U8 (or I8, with `--signed`), weights I8 with a scale for each channel. The ranges are those that
+random inputs give, so the results mean no more than those of untrained networks do; the work is that of any others.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ FORMATS = {"qdq": "QDQ", "qoperator": "QOperator"}
 _RUNS = 2  # whose values calibrate the ranges
 
 
-def quantise(case: Case, path: Path, kind: str) -> None:
-    """Writes the quantised network. Raises GlulamError without ONNX Runtime's tools."""
+def quantise(case: Case, path: Path, kind: str, signed: bool = False) -> None:
+    """Writes the quantised network, its activations I8 if `signed`. Raises GlulamError without ONNX Runtime's tools."""
     try:
         from onnxruntime import quantization
         from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -48,7 +48,8 @@ def quantise(case: Case, path: Path, kind: str) -> None:
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         quantization.quantize_static(
             prepared, path, Feeds(), quant_format=quantization.QuantFormat[FORMATS[kind]],
-            activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8, per_channel=True,
+            activation_type=quantization.QuantType.QInt8 if signed else quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8, per_channel=True,
         )  # fmt: skip
 
 
@@ -56,12 +57,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="networks of the zoo, real models, or ONNX files")
     parser.add_argument("--format", choices=FORMATS, default="qdq", help="default: %(default)s")
+    parser.add_argument("--signed", action="store_true", help="activations from -128 to 127, not from 0 to 255")
     parser.add_argument("--output", type=Path, default=Path("out"), metavar="DIRECTORY", help="default: %(default)s")
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
     for name in options.models:
         path = options.output / f"{Path(name).stem}.{options.format}.onnx"
-        quantise(open_case(name), path, options.format)
+        quantise(open_case(name), path, options.format, options.signed)
         print(path)
 
 

@@ -52,16 +52,11 @@ def linear_of_bytes(ctx: Context, zero_point: int) -> Lowered:
     """The kernel of (x[..., K] - zero_point) @ w[N, K].T + bias[N], of U8, I8 and I32; K is a multiple of four."""
     x, weights = ctx.operand(0), ctx.data(1)
     assert weights is not None
-    inputs = [_in_words(x), *map(_constant, (words(weights), start_of_sums(weights, ctx.data(2), zero_point)))]
+    codes = replace(x, type=TensorType(DType.I32, (*x.shape[:-1], x.shape[-1] // WORD)))
+    inputs = [codes, *map(_constant, (words(weights), start_of_sums(weights, ctx.data(2), zero_point)))]
     flat = with_rows(Context(ctx.name, ctx.target, [*inputs, *ctx.inputs[3:]], ctx.outputs, ctx.epilogue))
     flat = merged_rows(flat) or flat
     return _Columns(flat, words(weights).T, 2, of_bytes=True).build()
-
-
-def _in_words(x: Operand) -> Operand:
-    """Rows of bytes as rows of words."""
-    strides = None if x.strides is None else (*(stride // WORD for stride in x.strides[:-1]), 1)
-    return replace(x, type=TensorType(DType.I32, (*x.shape[:-1], x.shape[-1] // WORD)), strides=strides)
 
 
 def _constant(data: Array) -> Operand:

@@ -8,6 +8,7 @@ them back into floats.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ from glulam.compiler.passes.weight_codes import WeightCodes, weight_codes
 from glulam.compiler.passes.whole_numbers import LIMITS, range_of_type, whole_range
 from glulam.compiler.targets import Target
 
-_CODES = range_of_type(DType.U8)
+_CODES, _SIGNED = range_of_type(DType.U8), range_of_type(DType.I8)
 _LAYERS = Conv | Linear | MatMul
 _CHOOSES = MaxPool | Concat  # whose results are some of the codes that they read
 _LARGEST = range_of_type(DType.I32).high // 3  # of products, of what the zero point adds, and of a bias
@@ -70,7 +71,7 @@ class ByteProducts(NodePass):
             return Decision(node.name, False, f"scales of {node.output.type.dtype.value}")
         patch = Patch(graph, f"codes with the zero point {x.zero_point}", at=node.name)
         end, shift = _with_bias(uses, node, bias) if exact else (node.output, None)
-        codes, shape = self.as_bytes(patch, uses, x.codes), next(node.present_inputs()).shape
+        codes, shape = self.as_bytes(patch, uses, x.codes, x.offset), next(node.present_inputs()).shape
         codes = codes if codes.shape == shape else patch.apply(Reshape(shape), codes)
         inputs = [codes, patch.constant(known.codes, weights.name)]
         if shift is not None or not isinstance(node.op, Conv):
@@ -93,23 +94,24 @@ class ByteProducts(NodePass):
             fits = weights.type.rank == 2 and x.shape[-1] % WORD == 0 and node.output.shape[-1] > 1
         return fits and x.type.size > 0 and all(value.is_constant for value in (weights, *bias))
 
-    def as_bytes(self, patch: Patch, uses: Uses, value: Value) -> Value:
-        """The codes as U8; what else reads them turns them into floats again, unless it needs a kernel for that."""
+    def as_bytes(self, patch: Patch, uses: Uses, value: Value, offset: int) -> Value:
+        """The codes, plus the offset, as U8.
+
+        What else reads them turns them into floats again, unless it needs a kernel for that.
+        """
         if value.type.dtype is DType.U8:
             return value
         if value.data is not None:
-            return patch.constant(value.data.astype(np.uint8), value.name)
-        source = before_cast(value, DType.U8)
-        for user in uses.users(source):
-            if isinstance(user.op, Cast) and user.output.type.dtype is DType.U8:
-                return user.output
+            return patch.constant((value.data + offset).astype(np.uint8), value.name)
+        if (known := _known_bytes(uses, value, offset)) is not None:
+            return known
         if (node := value.producer) is not None and isinstance(node.op, _CHOOSES):
-            codes = [self.as_bytes(patch, uses, each) for each in node.present_inputs()]
+            codes = [self.as_bytes(patch, uses, each, offset) for each in node.present_inputs()]
             found = patch.apply(node.op, *codes, name=f"{value.name}.codes")
         else:
-            found = patch.apply(Cast(DType.U8), source, name=f"{value.name}.codes")
+            found = patch.apply(Cast(DType.U8), _moved(patch, value, offset), name=f"{value.name}.codes")
         if not uses.is_output(value) and all(self.can_read_bytes(uses, user) for user in uses.users(value)):
-            patch.replace(value, patch.apply(Cast(value.type.dtype), found))
+            patch.replace(value, _moved(patch, patch.apply(Cast(value.type.dtype), found), -offset))
         return found
 
     def can_read_bytes(self, uses: Uses, node: Node) -> bool:
@@ -128,6 +130,23 @@ def _of_bytes(op: Op, zero_point: int) -> Op:
     return LinearInteger(zero_point)
 
 
+def _moved(patch: Patch, value: Value, offset: int) -> Value:
+    """Floats plus an offset; what a cast to U8 makes the same of, if there is none."""
+    if not offset:
+        return before_cast(value, DType.U8)
+    return patch.apply(Add(), value, patch.constant(np.asarray(offset, value.type.dtype.numpy), "offset"))
+
+
+def _known_bytes(uses: Uses, value: Value, offset: int) -> Value | None:
+    """The codes as another layer reads them already."""
+    sources = [before_cast(value, DType.U8)]
+    if offset:
+        readers = [user.output for user in uses.users(value) if isinstance(user.op, Add)]
+        sources = [each for each in readers if _with_number(each, (Add,)) == (value, offset)]
+    casts = (user.output for source in sources for user in uses.users(source) if isinstance(user.op, Cast))
+    return next((cast for cast in casts if cast.type.dtype is DType.U8), None)
+
+
 # ---- what is multiplied
 
 
@@ -140,12 +159,14 @@ def _by_channel(node: Node) -> Array:
 
 @dataclass(frozen=True)
 class _Input:
-    """(codes - zero_point - moved) * scale: `codes` are whole numbers from 0 to 255, as floats or U8, of any shape.
+    """(codes + offset - zero_point - moved) * scale.
 
-    `moved` is one whole number that only a run knows, also from 0 to 255.
+    `codes` are whole numbers, as floats or U8, of any shape; with the `offset` they are from 0 to 255. `moved` is one
+    whole number that only a run knows, of the codes' range.
     """
 
     codes: Value
+    offset: int
     zero_point: int
     moved: Value | None
     scale: float | None
@@ -172,10 +193,12 @@ def _input_of(node: Node) -> _Input | None:
             value, moved = less
         else:
             break
-    if any((limits := whole_range(each)) is None or limits not in _CODES for each in (value, moved or value)):
-        return None
-    fits = 0 <= -shift <= _CODES.high and not value.is_constant
-    return _Input(value, -shift, moved, scale) if fits else None
+    for codes in (_CODES, _SIGNED):
+        offset, ranges = -codes.low, [whole_range(each) for each in (value, moved or value)]
+        fits = all(each is not None and each in codes for each in ranges) and 0 <= offset - shift <= _CODES.high
+        if fits and not value.is_constant and (scale is None or math.isfinite(scale)):
+            return _Input(value, offset, offset - shift, moved, scale)
+    return None
 
 
 def _with_number(value: Value, ops: tuple[type, ...]) -> tuple[Value, float] | None:

@@ -27,13 +27,14 @@ def network():
     return gl.Graph.of([x], {"y": nn.Linear(10)(nn.Flatten()(nn.AdaptiveAvgPool2d(1)(y)))})
 
 
-@pytest.fixture(scope="module", params=FORMATS)
+@pytest.fixture(scope="module", params=[*FORMATS, "qdq signed"])
 def quantised(request, tmp_path_factory):
     pytest.importorskip("onnxruntime")
     folder = tmp_path_factory.mktemp("quantised")
     gl.to_onnx(network(), folder / "plain.onnx")
-    path = folder / f"small.{request.param}.onnx"
-    quantise(open_case(str(folder / "plain.onnx")), path, request.param)
+    kind, *signed = request.param.split()
+    path = folder / f"small.{kind}.onnx"
+    quantise(open_case(str(folder / "plain.onnx")), path, kind, bool(signed))
     return path
 
 

@@ -72,6 +72,22 @@ def the_conv(result):
     return node
 
 
+@pytest.mark.parametrize("zero", [-128, -1, 0, 127])
+def test_codes_with_a_sign_are_moved(zero):
+    graph = Graph("g")
+    x = graph.apply(ThroughInteger(DType.I8), graph.input("x", f32(2, 19, 6, 5)))
+    shifted = graph.apply(Sub(), x, graph.constant(np.float32(zero)))
+    y = conv(graph, shifted, numbers(19, 19, 3, 3))
+    graph.output("y", graph.apply(Add(), y, conv(graph, x, numbers(19, 19, 3, 3))))
+    graph.output("z", graph.apply(Relu(), x))
+    result = rewritten(graph)
+    zero_points = [node.op.zero_point for node in result.graph.nodes if node.op.name == "conv_integer"]
+    assert zero_points == [128 + zero, 128]
+    assert result.ops.split().count("through_integer") == 1
+    feed = np.random.default_rng(0).integers(-300, 300, (2, 19, 6, 5)).astype(np.float32)
+    agree(native(graph, {"x": feed}), reference(graph, {"x": feed}), 0, "native")
+
+
 @pytest.mark.parametrize("dtype", [DType.F32, DType.F64])
 @pytest.mark.parametrize("zero", [0, 1, 255])
 def test_whole_numbers(zero, dtype):
