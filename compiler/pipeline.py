@@ -26,7 +26,6 @@ from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
 from glulam.compiler.passes.modulate_weights import ModulateWeights
 from glulam.compiler.passes.narrow_sums import NarrowSums
 from glulam.compiler.passes.own_tiles import OwnTiles
-from glulam.compiler.passes.requantise import Requantise
 from glulam.compiler.passes.rows_first import RowsFirst
 from glulam.compiler.passes.same_codes import SameCodes
 from glulam.compiler.passes.scatter_to_slices import ScatterToSlices
@@ -47,7 +46,7 @@ from glulam.compiler.targets import Target, target
 FUSIONS = ("fold_normalisation", "modulate_weights", "fuse", "average_in_producer", "fuse_separable", "fuse_attention")
 
 # Left out with `numerics="strict"`: they compute other sums than the definition's.
-REORDERING = ("modulate_weights", "requantise")
+REORDERING = ("modulate_weights",)
 
 
 def pipeline(
@@ -67,7 +66,6 @@ def pipeline(
         CodesAsFloats(),  # casts would stand between the layers that fuse
         SameCodes(),  # the next pass finds codes behind pools then
         ByteProducts(machine),  # on codes as they were written, before anything moves between them and the layers
-        Requantise(),  # of what byte products give, among others
         SinkTransposes(),  # from between the layers that fuse
         SinkViews(),  # likewise, where transposes stand behind reshapes
         SinkConcats(),  # likewise

@@ -1,9 +1,9 @@
 """Attention as one kernel: the scores of some rows, their softmax, and its product with the values.
 
 An iteration makes some rows of one product of the batch, all columns of the scores included. So the scores, which are
-quadratic in the length of a sequence, never leave the second-level cache. Every element is computed as by kernels of
-their own, to the bit. The softmax needs whole rows: what FlashAttention (Dao et al., 2022) does to do without would be
-of use for rows only that are too long for that cache.
+quadratic in the length of a sequence, are never in memory together: those in hand fit the second-level cache. Every
+element is computed as by kernels of their own, to the bit. The softmax needs whole rows: what FlashAttention (Dao et
+al., 2022) does to do without would be of use for rows only that are too long for that cache.
 """
 
 from __future__ import annotations

@@ -109,9 +109,9 @@ class ByteProducts(NodePass):
             codes = [self.as_bytes(patch, uses, each, offset) for each in node.present_inputs()]
             found = patch.apply(node.op, *codes, name=f"{value.name}.codes")
         else:
-            found = patch.apply(Cast(DType.U8), _moved(patch, value, offset), name=f"{value.name}.codes")
+            found = patch.apply(Cast(DType.U8), _plus(patch, value, offset), name=f"{value.name}.codes")
         if not uses.is_output(value) and all(self.can_read_bytes(uses, user) for user in uses.users(value)):
-            patch.replace(value, _moved(patch, patch.apply(Cast(value.type.dtype), found), -offset))
+            patch.replace(value, _plus(patch, patch.apply(Cast(value.type.dtype), found), -offset))
         return found
 
     def can_read_bytes(self, uses: Uses, node: Node) -> bool:
@@ -130,7 +130,7 @@ def _of_bytes(op: Op, zero_point: int) -> Op:
     return LinearInteger(zero_point)
 
 
-def _moved(patch: Patch, value: Value, offset: int) -> Value:
+def _plus(patch: Patch, value: Value, offset: int) -> Value:
     """Floats plus an offset; what a cast to U8 makes the same of, if there is none."""
     if not offset:
         return before_cast(value, DType.U8)

@@ -1,4 +1,4 @@
-"""Two matrix products with a softmax between them become one kernel where the scores would leave the caches."""
+"""Two matrix products with a softmax between them become one kernel, which never stores all scores."""
 
 from __future__ import annotations
 

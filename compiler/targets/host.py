@@ -39,8 +39,8 @@ _SYSFS_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 def target(name: str = NATIVE) -> Target:
     """The target of this name. Raises TargetError for any other, and for one of this machine that it does not run.
 
-    "native" is the best one that this machine runs, with what is known of its processor; "native:x86-64-v3" is that
-    level with the same knowledge.
+    "native" is the best one that this machine runs, with what is known of its processor, and with the instructions for
+    products of bytes if it has them; "native:x86-64-v3" is that level with the same knowledge.
     """
     if name == NATIVE:
         return _native()

@@ -16,7 +16,6 @@ from glulam.compiler.ops import (
     Clip,
     Concat,
     Conv,
-    Div,
     Linear,
     MatMul,
     MaxPool,
@@ -29,11 +28,8 @@ from glulam.compiler.options import Options
 from glulam.compiler.passes.algorithms import candidates
 from glulam.compiler.passes.codes_as_floats import CodesAsFloats
 from glulam.compiler.passes.fold_normalisation import FoldNormalisation
-from glulam.compiler.passes.manager import run_passes
 from glulam.compiler.passes.narrow_sums import NarrowSums
-from glulam.compiler.passes.requantise import Requantise
 from glulam.compiler.passes.whole_numbers import Range, is_exact, is_whole, whole_range
-from glulam.compiler.pipeline import disabled_passes
 from glulam.compiler.targets import target
 
 U8 = TensorType(DType.U8, (2, 19, 6, 5))
@@ -255,42 +251,6 @@ def test_what_is_whole():
         graph.apply(Mul(), whole, whole), graph.constant(np.array([1, np.nan], np.float32)),
     ):  # fmt: skip
         assert not is_whole(other)
-
-
-# ---- the next scale
-
-
-def requantised(graph: Graph, x: Value, scale: float) -> Result:
-    graph.output("y", graph.apply(Div(), x, graph.constant(np.float32(scale))))
-    return rewrite(graph, Requantise(), tolerance=1e-6)
-
-
-def test_what_comes_from_codes_is_multiplied_by_the_reciprocal():
-    graph = Graph("g")
-    sums = graph.apply(Cast(DType.F32), graph.input("sums", TensorType(DType.I32, (3, 7))))
-    other = graph.apply(
-        Sub(), codes(graph, TensorType(DType.U8, (3, 7)), dtype=DType.F32), graph.constant(np.float32(9))
-    )
-    scaled = graph.apply(Mul(), sums, graph.constant(np.float32(0.3)))
-    assert "div" not in requantised(graph, graph.apply(Add(), scaled, other), 0.7).ops
-
-
-@pytest.mark.parametrize("scale", [0.0, np.inf, 1e-39, np.nan, 3e38])
-def test_scales_without_a_reciprocal_divide(scale):
-    graph = Graph("g")
-    x = graph.apply(Cast(DType.F32), graph.input("sums", TensorType(DType.I32, (3, 7))))
-    graph.output("y", graph.apply(Div(), x, graph.constant(np.float32(scale))))
-    assert not run_passes(graph, [Requantise()])[0].patches
-
-
-def test_floats_are_divided():
-    graph = Graph("g")
-    x = graph.apply(Cast(DType.F32), graph.input("sums", TensorType(DType.I32, (3, 7))))
-    assert "div" in requantised(graph, graph.apply(Add(), x, graph.input("x", f32(3, 7))), 0.7).ops
-
-
-def test_strict_divides():
-    assert "requantise" in disabled_passes(Options(numerics="strict"))
 
 
 # ---- ranges
