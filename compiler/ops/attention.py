@@ -12,49 +12,22 @@ from glulam.compiler.kernels import attention
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.ops.activation import Relu
-from glulam.compiler.ops.fused import FusedRegion, known
+from glulam.compiler.ops.fused import FusedRegion
 from glulam.compiler.ops.matmul import MatMul
 from glulam.compiler.ops.pointwise import Add, Mul
+from glulam.compiler.ops.region_pair import RegionPair
 from glulam.compiler.ops.softmax import Softmax
-from glulam.compiler.ops.subgraph import SubGraph
 
 
 @dataclass(frozen=True)
-class Attention(SubGraph):
-    """A fused region that begins with a matrix product, the softmax of its last axis, and another such region.
-
-    The second region's first input is the softmax; all others are the body's inputs: first those of the first region,
-    then those of the second.
-    """
+class Attention(RegionPair):
+    """A fused region that begins with a matrix product, the softmax of its last axis, and another such region."""
 
     name = "attention"
     traits = frozenset({Trait.BLIND})
 
-    @classmethod
-    def of(cls, first: FusedRegion, softmax: Softmax, second: FusedRegion) -> Attention:
-        """The second region reads the softmax as its first input, and nowhere else."""
-        body = Graph("attention")
-        types = [v.type for v in first.body.inputs.values()], [v.type for v in second.body.inputs.values()]
-        own = [body.input(f"x{i}", type) for i, type in enumerate(types[0])]
-        others = [body.input(f"z{i}", type) for i, type in enumerate(types[1][1:], 1)]
-        weights = body.apply(softmax, body.apply(first, *own, name=first.result.name), name="weights")
-        body.output("y", body.apply(second, weights, *others, name=second.result.name))
-        return cls(body)
-
-    @property
-    def regions(self) -> tuple[FusedRegion, FusedRegion]:
-        first, _, second = (node.op for node in self.body.nodes)
-        assert isinstance(first, FusedRegion)
-        assert isinstance(second, FusedRegion)
-        return first, second
-
     def lower(self, ctx: Context) -> Lowered:
-        first, second = self.regions
-        scores, split = Operand(first.result.type), len(first.body.inputs)
-        one, order = first.anchored(Context(ctx.name, ctx.target, ctx.inputs[:split], [scores]))
-        other, others = second.anchored(Context(ctx.name, ctx.target, [scores, *ctx.inputs[split:]], ctx.outputs))
-        numbers = [known(order), [i + split - 1 for i in known(others)[1:]]]
-        return attention.build(ctx, (one, other), numbers)
+        return attention.build(ctx, *self.parts(ctx, Operand(self.regions[0].result.type)))
 
     @classmethod
     def cases(cls) -> Sequence[Case]:
@@ -83,5 +56,5 @@ def _case(
     types.append(f32(*v))
     result = second.apply(MatMul(), second.input("weights", value.type), second.input("v", f32(*v)))
     second.output("y", result if activation is None else second.apply(activation, result))
-    op = Attention.of(FusedRegion(first), Softmax(value.type.rank - 1), FusedRegion(second))
+    op = Attention.of(FusedRegion(first), Softmax(value.type.rank - 1), second=FusedRegion(second))
     return Case(op, tuple(types))

@@ -14,46 +14,19 @@ from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.ops.activation import Clip, HardSwish, Silu
 from glulam.compiler.ops.conv import Conv
-from glulam.compiler.ops.fused import FusedRegion, known
+from glulam.compiler.ops.fused import FusedRegion
 from glulam.compiler.ops.pointwise import Add
-from glulam.compiler.ops.subgraph import SubGraph
+from glulam.compiler.ops.region_pair import RegionPair
 
 _RELU6 = Clip(0.0, 6.0)
 
 
 @dataclass(frozen=True)
-class SeparableConv(SubGraph):
-    """Two fused regions, which begin with the convolutions.
-
-    The second one's first input is what the first one gives; all others are the body's inputs: first those of the first
-    region, then those of the second.
-    """
+class SeparableConv(RegionPair):
+    """Two fused regions, which begin with the convolutions."""
 
     name = "separable_conv"
     traits = frozenset({Trait.BLIND})
-
-    @classmethod
-    def of(cls, first: FusedRegion, second: FusedRegion) -> SeparableConv:
-        """The second region reads the first one's result as its first input, and nowhere else."""
-        body = Graph("separable")
-        types = [v.type for v in first.body.inputs.values()], [v.type for v in second.body.inputs.values()]
-        own = [body.input(f"x{i}", type) for i, type in enumerate(types[0])]
-        others = [body.input(f"z{i}", type) for i, type in enumerate(types[1][1:], 1)]
-        middle = body.apply(first, *own, name=first.result.name)
-        body.output("y", body.apply(second, middle, *others, name=second.result.name))
-        return cls(body)
-
-    @property
-    def regions(self) -> tuple[FusedRegion, FusedRegion]:
-        first, second = (node.op for node in self.body.nodes)
-        assert isinstance(first, FusedRegion)
-        assert isinstance(second, FusedRegion)
-        return first, second
-
-    @property
-    def split(self) -> int:
-        """How many inputs are those of the first region."""
-        return len(self.body.nodes[0].inputs)
 
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         return Prefers.BLOCKS
@@ -71,16 +44,13 @@ class SeparableConv(SubGraph):
         return [i for i, name in enumerate(list(second.body.inputs)[1:], self.split) if name not in barred]
 
     def lower(self, ctx: Context) -> Lowered:
-        first, second = self.regions
+        first = self.regions[0]
         assert first.anchor is not None
         conv = first.anchor.op
         assert isinstance(conv, Conv)
         middle = Operand(first.result.type, Layout(ctx.output.layout.block, ((0, 0), (0, 0))))
-        one, order = first.anchored(Context(ctx.name, ctx.target, ctx.inputs[: self.split], [middle]))
-        rest = [middle, *ctx.inputs[self.split :]]
-        other, others = second.anchored(Context(ctx.name, ctx.target, rest, ctx.outputs))
-        numbers = [known(order), [i + self.split - 1 for i in known(others)[1:]]]
-        return conv_separable.build(ctx, conv.geometry(one), (one, other), numbers)
+        parts, numbers = self.parts(ctx, middle)
+        return conv_separable.build(ctx, conv.geometry(parts[0]), parts, numbers)
 
     @classmethod
     def cases(cls) -> Sequence[Case]:
@@ -110,4 +80,4 @@ def _case(
         value = second.apply(Add(), value, second.input("r", value.type))
     second.output("y", value)
     constants = frozenset({1, 2, 3})
-    return Case(SeparableConv.of(FusedRegion(first), FusedRegion(second)), tuple(types), constants)
+    return Case(SeparableConv.of(FusedRegion(first), second=FusedRegion(second)), tuple(types), constants)

@@ -47,7 +47,7 @@ class FuseAttention(NodePass):
             return Decision(node.name, False, refused)
         patch = Patch(graph, f"one kernel with {before.name} and {reader.name}", at=node.name)
         given = [value for value in (*before.inputs, *reader.inputs[1:]) if value is not None]
-        patch.replace(reader.output, patch.apply(Attention.of(first, node.op, second), *given, name=reader.name))
+        patch.replace(reader.output, patch.apply(Attention.of(first, node.op, second=second), *given, name=reader.name))
         return patch
 
 

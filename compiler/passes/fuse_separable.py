@@ -56,7 +56,7 @@ class FuseSeparable(NodePass):
         if refused is not None:
             return Decision(node.name, False, refused)
         patch = Patch(graph, f"one kernel with {reader.name}", at=node.name)
-        op = SeparableConv.of(first, second)
+        op = SeparableConv.of(first, second=second)
         given = [value for value in (*node.inputs, *reader.inputs[1:]) if value is not None]
         patch.replace(reader.output, patch.apply(op, *given, name=reader.name))
         return patch

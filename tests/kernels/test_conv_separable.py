@@ -90,7 +90,7 @@ def test_tells_that_its_result_is_not_negative():
     value = second.apply(Conv(ONES, NONE, ONES), second.input("x", f32(1, 3, 3, 3)), second.input("w", f32(4, 3, 1, 1)))
     second.output("y", second.apply(Clip(0.0, 6.0), value))
     graph = Graph("g")
-    op = SeparableConv.of(FusedRegion(first), FusedRegion(second))
+    op = SeparableConv.of(FusedRegion(first), second=FusedRegion(second))
     given = [graph.input(f"x{i}", value.type) for i, value in enumerate(op.body.inputs.values())]
     y = graph.apply(op, *given)
     graph.output("z", graph.apply(MaxPool((3, 3), ONES, ((1, 1), (1, 1)), ONES), y))
