@@ -21,6 +21,7 @@ from glulam.compiler.passes.fuse_attention import FuseAttention
 from glulam.compiler.passes.fuse_separable import FuseSeparable
 from glulam.compiler.passes.identity_elimination import IdentityElimination
 from glulam.compiler.passes.layout import ChooseLayout
+from glulam.compiler.passes.lookup_tables import LookupTables
 from glulam.compiler.passes.manager import Pass
 from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
 from glulam.compiler.passes.modulate_weights import ModulateWeights
@@ -66,6 +67,7 @@ def pipeline(
         CodesAsFloats(),  # casts would stand between the layers that fuse
         SameCodes(),  # the next pass finds codes behind pools then
         ByteProducts(machine),  # on codes as they were written, before anything moves between them and the layers
+        LookupTables(machine),  # of codes, where bytes are multiplied on both sides of an activation
         SinkTransposes(),  # from between the layers that fuse
         SinkViews(),  # likewise, where transposes stand behind reshapes
         SinkConcats(),  # likewise

@@ -97,6 +97,8 @@ class Expressions:
                 return do.cast(args[0], dtype)
             case ex.Bitcast(_, dtype):
                 return do.bitcast(args[0], dtype)
+            case ex.Lookup(_, table):
+                return do.lookup(args[0], table, self.target.looks_up_bytes)
         raise LoopError(f"no code for {type(e).__name__}")
 
     def _tile_element(self, tile: Tile, index: tuple[Affine, ...]) -> Val:

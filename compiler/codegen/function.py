@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -58,6 +59,13 @@ class Function:
     def _call_text(self, function: str, result: str, args: Sequence[tuple[str, str]]) -> str:
         self.declarations.add(f"declare {result} @{function}({', '.join(type for type, _ in args)})")
         return f"call {result} @{function}({', '.join(f'{t} {v}' for t, v in args)})"
+
+    def constant(self, data: bytes) -> str:
+        """The address of constant bytes, which start on a cache line."""
+        name = f"@bytes.{hashlib.sha256(data).hexdigest()[:16]}"
+        text = "".join(f"\\{byte:02X}" for byte in data)
+        self.declarations.add(f'{name} = private unnamed_addr constant [{len(data)} x i8] c"{text}", align 64')
+        return name
 
     # ---- blocks
 

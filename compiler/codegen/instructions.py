@@ -17,6 +17,7 @@ _UNSIGNED = _SIGNED | {"div": "udiv", "fmod": "urem"}
 _BITS = {"and": "and", "or": "or", "xor": "xor", "shl": "shl"}
 _INTRINSIC = {"abs": "fabs", "sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "round": "roundeven"}
 _INTRINSIC |= {"sin": "sin", "cos": "cos", "exp": "exp", "exp_negative": "exp", "log": "log", "tanh": "tanh"}
+_CHOSEN, _CHOOSE = 64, "llvm.x86.avx512.vpermi2var.qi.512"  # bytes of a vector, each among those of two others
 _FCMP = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
 
 
@@ -49,8 +50,8 @@ class Instructions:
         lanes = max(a.lanes for a in args)
         return tuple(self.splat(a, lanes) for a in args)
 
-    def lanes(self, x: Val, which: Sequence[int], y: Val | None = None) -> Val:
-        """These lanes of x; the numbers go on through y's."""
+    def lanes(self, x: Val, which: Sequence[int | None], y: Val | None = None) -> Val:
+        """These lanes of x; the numbers go on through y's. Those that are None may be anything."""
         other = "poison" if y is None else y.text
         text = f"shufflevector {x.typed}, {x.type} {other}, {shuffle_mask(which)}"
         return Val(self.function.let(text), x.dtype, len(which))
@@ -193,6 +194,39 @@ class Instructions:
         if x_is_number or y_is_number:
             return best
         return self.pick(f"fcmp uno {x.typed}, {x.text}", x, best)
+
+    def lookup(self, x: Val, table: bytes, chooses: bool) -> Val:
+        """An entry of the table for each U8; if the processor `chooses` among bytes, all at once."""
+        at = self.function.constant(table)
+        if chooses and 0 < x.lanes <= _CHOSEN:
+            return self.chosen(x, at)
+        if not x.lanes:
+            return self.entry(x, at)
+        result = "poison"
+        for index in range(x.lanes):
+            result = self.insert(result, x.type, self.entry(self.lane(x, index), at), index)
+        return Val(result, x.dtype, x.lanes)
+
+    def entry(self, x: Val, table: str) -> Val:
+        """The entry for one U8."""
+        place = self.function.let(f"zext {x.typed} to i64")
+        place = self.function.let(f"getelementptr i8, ptr {table}, i64 {place}")
+        return Val(self.function.let(f"load i8, ptr {place}"), x.dtype)
+
+    def chosen(self, x: Val, table: str) -> Val:
+        """Entries of both halves of the table, between which the highest bits decide."""
+        wide = self.lanes(x, [*range(x.lanes), *[None] * (_CHOSEN - x.lanes)])
+
+        def entries(first: int) -> Val:
+            halves = []
+            for at in (first, first + _CHOSEN):
+                place = self.function.let(f"getelementptr i8, ptr {table}, i64 {at}")
+                halves.append((wide.type, self.function.let(f"load {wide.type}, ptr {place}, align {_CHOSEN}")))
+            operands = [halves[0], (wide.type, wide.text), halves[1]]
+            return Val(self.function.call(_CHOOSE, wide.type, operands), x.dtype, _CHOSEN)
+
+        low, high = entries(0), entries(2 * _CHOSEN)
+        return self.lanes(self.pick(f"icmp sgt {wide.typed}, splat (i8 -1)", low, high), range(x.lanes))
 
     # ---- choices
 

@@ -82,9 +82,9 @@ def lane_steps(lanes: int, step: int) -> Val:
     return Val(f"<{', '.join(f'i64 {i * step}' for i in range(lanes))}>", DType.I64, lanes)
 
 
-def shuffle_mask(which: Iterable[int]) -> str:
-    """The third operand of a `shufflevector` that takes these lanes."""
-    places = [f"i32 {i}" for i in which]
+def shuffle_mask(which: Iterable[int | None]) -> str:
+    """The third operand of a `shufflevector` that takes these lanes; None for one that may be anything."""
+    places = ["i32 poison" if i is None else f"i32 {i}" for i in which]
     return f"<{len(places)} x i32> <{', '.join(places)}>"
 
 

@@ -97,6 +97,9 @@ class Param(Expr):
     dtype: DType = DType.F32
 
 
+LOOKED_UP = 256
+"""Entries of a table that has one for each byte."""
+
 FUNCTIONS = frozenset({
     "exp", "exp_negative", "log", "tanh", "erf", "sin", "cos", "tan", "asin", "acos", "atan",
 })  # fmt: skip
@@ -192,6 +195,18 @@ class Bitcast(Expr):
 
     x: Expr
     dtype: DType
+
+    def children(self) -> tuple[Expr, ...]:
+        return (self.x,)
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup(Expr):
+    """The entry of `table`, which has LOOKED_UP bytes, that a U8 says."""
+
+    x: Expr
+    table: bytes
+    dtype: DType = DType.U8
 
     def children(self) -> tuple[Expr, ...]:
         return (self.x,)
@@ -374,6 +389,8 @@ def _rebuild(e: Expr, children: Sequence[Expr]) -> Expr:
             return Cast(children[0], dtype)
         case Bitcast(_, dtype):
             return Bitcast(children[0], dtype)
+        case Lookup(_, table):
+            return Lookup(children[0], table)
     raise LoopError(f"cannot rebuild {type(e).__name__}")
 
 
@@ -397,7 +414,7 @@ def evaluate(expr: Expr, params: Sequence[Array]) -> Array:
                 return dtype.numpy.type(value)
             case Param(index):
                 return params[index]
-            case Unary() | Binary() | Compare() | Select() | Fma() | Cast() | Bitcast():
+            case Unary() | Binary() | Compare() | Select() | Fma() | Cast() | Bitcast() | Lookup():
                 return operation(e)(*[walk(child) for child in e.children()])
         raise LoopError(f"{type(e).__name__} has no meaning outside a loop")
 
@@ -425,6 +442,9 @@ def operation(e: Expr) -> Callable[..., Any]:
             return _truncation(dtype) if truncates else lambda x: np.asarray(x).astype(dtype.numpy)
         case Bitcast(_, dtype):
             return lambda x: np.asarray(x).view(dtype.numpy)
+        case Lookup(_, table):
+            entries = np.frombuffer(table, np.uint8)
+            return lambda x: entries[x]
     raise LoopError(f"{type(e).__name__} is not an operation")
 
 

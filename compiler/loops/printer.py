@@ -178,6 +178,7 @@ _SHOWN: dict[type[Expr], Callable[[Any, _Text], str]] = {
     LanePick: lambda e, text: f"pick({text.of(e.x)}, {text.of(e.lane)})",
     ex.Cast: lambda e, text: f"{e.dtype.value}({text.of(e.x)})",
     ex.Bitcast: lambda e, text: f"bits_{e.dtype.value}({text.of(e.x)})",
+    ex.Lookup: lambda e, text: f"lookup({text.of(e.x)}, {e.table.hex()})",
     ex.Param: lambda e, _: f"${e.index}",
     IndexValue: lambda e, _: f"index({e.index})",
 }

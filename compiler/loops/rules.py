@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
-from glulam.compiler.loops.expr import Expr
+from glulam.compiler.loops.expr import LOOKED_UP, Expr
 from glulam.compiler.loops.ir import ByteDot, LanePick, LaneReduce, LaneShuffle
 
 _FOLDS = ("add", "mul", "maximum", "minimum")
@@ -18,7 +18,7 @@ def type_error(e: Expr) -> str | None:
             legal = _unary(op, e.dtype)
         case ex.Binary(op, x, y):
             legal = x.dtype is y.dtype and _binary(op, x.dtype)
-        case ex.Compare(_, x, y):
+        case ex.Compare(x=x, y=y) | LaneShuffle(x=x, y=y):
             legal = x.dtype is y.dtype
         case ex.Select(condition, yes, no):
             legal = condition.dtype is DType.BOOL and yes.dtype is no.dtype
@@ -26,10 +26,10 @@ def type_error(e: Expr) -> str | None:
             legal = e.dtype.is_float and all(child.dtype is e.dtype for child in children)
         case ex.Bitcast(x, dtype):
             legal = x.dtype.size == dtype.size and DType.BOOL not in (x.dtype, dtype)
+        case ex.Lookup(x, table):
+            legal = x.dtype is DType.U8 and len(table) == LOOKED_UP
         case LaneReduce(op):
             legal = op in _FOLDS and _binary(op, e.dtype)
-        case LaneShuffle(x, y):
-            legal = x.dtype is y.dtype
         case ByteDot():
             legal = all(child.dtype is DType.I32 for child in children)
         case LanePick(_, lane):

@@ -13,7 +13,7 @@ from glulam.compiler.errors import TargetError
 from glulam.compiler.targets.arm import AARCH64
 from glulam.compiler.targets.target import Target
 from glulam.compiler.targets.x86 import (
-    DOTS_BYTES,
+    BEYOND_LEVELS,
     MESH,
     MESH_L3_BYTES,
     MESH_L3_RATE,
@@ -40,7 +40,7 @@ def target(name: str = NATIVE) -> Target:
     """The target of this name. Raises TargetError for any other, and for one of this machine that it does not run.
 
     "native" is the best one that this machine runs, with what is known of its processor, and with the instructions for
-    products of bytes if it has them; "native:x86-64-v3" is that level with the same knowledge.
+    products of bytes and tables of them if it has any; "native:x86-64-v3" is that level with the same knowledge.
     """
     if name == NATIVE:
         return _native()
@@ -68,7 +68,7 @@ def _native(name: str | None = None) -> Target:
     if level is None:
         names = ", ".join(known.name for known in runnable_targets())
         raise TargetError(f"no target {name!r} that this machine runs; it runs {names}")
-    level = _with_byte_dots(level)
+    level = _beyond(level)
     l1, l2, l3 = _caches()
     tune = llvm.get_host_cpu_name()
     two = level.fmas_per_cycle, level.loads_per_cycle
@@ -91,16 +91,17 @@ def _native(name: str | None = None) -> Target:
     return replace(native, l3_bytes=shared, l3_rate=MESH_L3_RATE, memory_rate=MESH_MEMORY_RATE)
 
 
-def _with_byte_dots(level: Target) -> Target:
-    """The level with the feature that multiplies bytes, if this machine has it."""
-    feature = DOTS_BYTES.get(level.name)
-    if feature not in host_features():
-        return level
+def _beyond(level: Target) -> Target:
+    """The level with the features for bytes that this machine has and the level does not."""
+    known = BEYOND_LEVELS.get(level.name, {})
+    found = [feature for feature in known if feature in host_features()]
+    says = {known[feature] for feature in found}
     return replace(
         level,
-        features=f"{level.features},+{feature}",
-        required_features=(*level.required_features, feature),
-        dots_bytes=True,
+        features=",".join([level.features, *(f"+{feature}" for feature in found)]),
+        required_features=(*level.required_features, *found),
+        dots_bytes="dots_bytes" in says,
+        looks_up_bytes="looks_up_bytes" in says,
     )
 
 

@@ -58,6 +58,8 @@ class Target:
     """Whether lines are asked into the first cache whatever cache a kernel says, since they come sooner then."""
     dots_bytes: bool = False
     """Whether one instruction adds the products of four bytes to each I32 lane of a vector."""
+    looks_up_bytes: bool = False
+    """Whether one instruction chooses each byte of a vector among the bytes of two others."""
     threads: int = 1
     """How many threads kernels are cut for; any number can run them, with the same bits."""
 

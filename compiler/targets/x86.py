@@ -63,8 +63,11 @@ X86_64_V3 = Target(
     memory_rate=7,
 )
 
-DOTS_BYTES = {"x86-64-v4": "avx512vnni", "x86-64-v3": "avxvnni"}
-"""The feature, of no level, that multiplies and adds bytes, by the name of the target."""
+BEYOND_LEVELS = {
+    "x86-64-v4": {"avx512vnni": "dots_bytes", "avx512vbmi": "looks_up_bytes"},
+    "x86-64-v3": {"avxvnni": "dots_bytes"},
+}
+"""By the name of the target, features of no level and what a Target says of them."""
 
 X86_64_V2 = Target(
     name="x86-64-v2",

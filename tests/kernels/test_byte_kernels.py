@@ -8,6 +8,7 @@ from executors import TARGETS, every_way, graph_of_cases
 
 from glulam.compiler.graph.types import DType
 from glulam.compiler.ops import Cast, Clip, Mul, Round
+from glulam.compiler.ops.byte_lookup import ByteLookup
 from glulam.compiler.ops.conv_integer import ConvInteger
 from glulam.compiler.ops.linear_integer import LinearInteger
 
@@ -25,5 +26,5 @@ def codes(graph, value):
 @pytest.mark.parametrize("behind", [as_it_is, codes], ids=["sums", "codes"])
 @pytest.mark.parametrize("target", ["native", *TARGETS])
 def test_cases(target, behind):
-    graph, feeds = graph_of_cases([*ConvInteger.cases(), *LinearInteger.cases()], behind)
+    graph, feeds = graph_of_cases([*ConvInteger.cases(), *LinearInteger.cases(), *ByteLookup.cases()], behind)
     every_way(graph, feeds, target, 0)

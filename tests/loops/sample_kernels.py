@@ -137,6 +137,18 @@ def byte_dots(lanes):
     return b.kernel()
 
 
+def lookups(lanes, table):
+    """Bytes of a table, for vectors and for one number, and floats that are made of them."""
+    b = Builder("lookups")
+    x = b.param("x", (6, lanes), dtype=DType.U8)
+    y = b.param("y", (6, lanes), Access.WRITE, dtype=DType.U8)
+    z = b.param("z", (6, lanes), Access.WRITE)
+    with b.section(i=6) as (i,), b.vector("v", lanes) as v:
+        b.store(y[i, v], ex.Lookup(ex.Lookup(x[i, v], table), table))
+        b.store(z[i, v], ex.Cast(ex.Lookup(x[i, 0], table), DType.F32) * 0.5)
+    return b.kernel()
+
+
 def softmax(width=37, lanes=8):
     """Three passes over a row, with a tail shorter than a vector, through a private buffer."""
     b = Builder("softmax")

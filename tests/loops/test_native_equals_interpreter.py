@@ -19,7 +19,7 @@ from glulam.compiler.loops.index import Bounded
 from glulam.compiler.loops.ir import Access, LaneReduce, LaneShuffle, Partner
 from glulam.compiler.targets import host, runnable_targets
 from glulam.compiler.targets import target as native_target
-from glulam.compiler.targets.x86 import DOTS_BYTES, X86_64_V3, X86_64_V4
+from glulam.compiler.targets.x86 import BEYOND_LEVELS, X86_64_V3, X86_64_V4
 
 TARGETS = [pytest.param(t, id=t.name) for t in runnable_targets()]
 EXACT_TARGETS = [pytest.param(t, id=t.name) for t in runnable_targets() if t.has_fma]
@@ -136,12 +136,34 @@ def test_products_of_bytes_are_one_instruction():
 @pytest.mark.parametrize("level", [X86_64_V3, X86_64_V4], ids=lambda level: level.name)
 def test_both_instructions_for_products_of_bytes_are_found(level, monkeypatch):
     """Whichever of them this machine has, if any: nothing is run."""
-    monkeypatch.setattr(host, "host_features", lambda: {DOTS_BYTES[level.name]})
-    made = host._with_byte_dots(level)
+    monkeypatch.setattr(host, "host_features", lambda: set(BEYOND_LEVELS[level.name]) - {"avx512vbmi"})
+    made = host._beyond(level)
     module = llvm.parse_assembly(module_text([sample.byte_dots(made.lanes)], "", made))
     assembly = target_machine(made.triple, made.cpu, made.features).emit_assembly(module)
     assert "vpdpbusd" in assembly
     assert "vpmulld" not in assembly
+
+
+@pytest.mark.parametrize("target", [*TARGETS, pytest.param(native_target(), id="native")])
+@pytest.mark.parametrize("lanes", [1, 3, 8, 16, 32, 64, 100])
+def test_bytes_of_a_table(lanes, target):
+    table = np.random.default_rng(1).permutation(256).astype(np.uint8)
+    kernel = sample.lookups(lanes, table.tobytes())
+    x = np.random.default_rng(0).integers(0, 256, (6, lanes)).astype(np.uint8)
+    x[0], x[1, ::2] = 255, 128
+    slow, fast = both(kernel, {**arguments(kernel), "x": x.ravel()}, target)
+    for name, got in (("interpreter", slow), ("native", fast)):
+        np.testing.assert_array_equal(got["y"], table[table[x]].ravel(), name)
+        np.testing.assert_array_equal(got["z"], (np.ones_like(x) * table[x[:, :1]] / 2).ravel(), name)
+
+
+def test_bytes_of_a_table_are_chosen_by_two_instructions(monkeypatch):
+    """Whether this machine has them or not: nothing is run."""
+    monkeypatch.setattr(host, "host_features", lambda: {"avx512vbmi"})
+    made = host._beyond(X86_64_V4)
+    module = llvm.parse_assembly(module_text([sample.lookups(16, bytes(range(256)))], "", made))
+    assembly = target_machine(made.triple, made.cpu, made.features).emit_assembly(module)
+    assert len(re.findall("vperm[it]2b", assembly)) == 4  # two for each of the two vectors
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -9,7 +9,7 @@ from glulam.compiler.errors import LoopError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.builder import Builder
-from glulam.compiler.loops.expr import Binary, Const, Fma, Select, Unary
+from glulam.compiler.loops.expr import Binary, Cast, Const, Fma, Lookup, Select, Unary
 from glulam.compiler.loops.index import Bounded, Var
 from glulam.compiler.loops.ir import (
     Access,
@@ -197,6 +197,15 @@ def test_lanes_picked_by_floats():
             b.store(y[i, v], LanePick(x[i, v], x[i, v]))
 
     refused(build, "lanepick of")
+
+
+@pytest.mark.parametrize(("dtype", "entries"), [(DType.U8, 255), (DType.I8, 256), (DType.I32, 256)])
+def test_tables_of_bytes_for_other_than_bytes(dtype, entries):
+    def build(b, x, y):
+        with b.section(i=4) as (i,), b.vector("v", 4) as v:
+            b.store(y[i, v], Cast(Lookup(Cast(x[i, v], dtype), bytes(entries)), DType.F32))
+
+    refused(build, "lookup of")
 
 
 def test_a_vector_stored_to_one_place():

@@ -9,7 +9,7 @@ import pytest
 from glulam.compiler.errors import TargetError
 from glulam.compiler.targets import NAMED, host, runnable_targets, target
 from glulam.compiler.targets.arm import AARCH64
-from glulam.compiler.targets.x86 import DOTS_BYTES, X86_64_V4
+from glulam.compiler.targets.x86 import BEYOND_LEVELS, X86_64_V4
 from glulam.runtime import cpu
 from glulam.runtime.cpu import host_features
 from glulam.runtime.errors import CpuMismatchError
@@ -44,12 +44,17 @@ def added(here, level):
     return found
 
 
-def test_native_adds_no_instructions_to_its_level_but_products_of_bytes():
+def beyond(here, level):
+    """The features of no level by which a target says what it has for bytes."""
+    return [feature for feature, says in BEYOND_LEVELS.get(level.name, {}).items() if getattr(here, says)]
+
+
+def test_native_adds_no_instructions_to_its_level_but_those_for_bytes():
     native = target()
     level = runnable_targets()[0]
     for field in ("name", "cpu", "vector_bytes", "vector_registers", "has_fma"):
         assert getattr(native, field) == getattr(level, field)
-    assert added(native, level) == ([DOTS_BYTES[level.name]] if native.dots_bytes else [])
+    assert added(native, level) == beyond(native, level)
     assert native.l1_bytes <= native.l2_bytes <= native.l3_bytes
 
 
@@ -57,20 +62,20 @@ def test_a_level_of_this_machine_has_its_caches():
     for level in runnable_targets():
         here, native = target(f"native:{level.name}"), target()
         assert (here.name, here.vector_bytes) == (level.name, level.vector_bytes)
-        assert added(here, level) == ([DOTS_BYTES[level.name]] if here.dots_bytes else [])
+        assert added(here, level) == beyond(here, level)
         for field in ("tune", "triple", "l1_bytes", "l2_bytes", "l3_bytes", "l3_rate", "memory_rate"):
             assert getattr(here, field) == getattr(native, field)
     assert target(f"native:{runnable_targets()[0].name}") == target()
 
 
-@pytest.mark.parametrize("present", [False, True])
-def test_products_of_bytes_are_for_processors_that_have_them(monkeypatch, present):
-    features = {*X86_64_V4.required_features, *(["avx512vnni"] if present else [])}
+@pytest.mark.parametrize("present", [[], ["avx512vnni"], ["avx512vbmi"], ["avx512vnni", "avx512vbmi"]])
+def test_instructions_for_bytes_are_for_processors_that_have_them(monkeypatch, present):
+    features = {*X86_64_V4.required_features, *present}
     monkeypatch.setattr(host, "host_features", lambda: frozenset(features))
-    made = host._with_byte_dots(X86_64_V4)
-    assert made.dots_bytes is present
-    assert added(made, X86_64_V4) == (["avx512vnni"] if present else [])
-    assert not host._with_byte_dots(AARCH64).dots_bytes
+    made = host._beyond(X86_64_V4)
+    assert (made.dots_bytes, made.looks_up_bytes) == ("avx512vnni" in present, "avx512vbmi" in present)
+    assert added(made, X86_64_V4) == present
+    assert host._beyond(AARCH64) == AARCH64
 
 
 @pytest.mark.parametrize("name", ["native:", "native:x86-64-v9", "native:native", "native:none-such"])
