@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from glulam.compiler.errors import GlulamError, UnsupportedError
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.kernels.context import Arg, Context, Lowered
@@ -170,7 +172,9 @@ def _step(node: Node, lowered: Lowered, plan: MemoryPlan, weights: WeightBlock, 
             kind, i = arg
             value = node.inputs[i] if kind == "input" else node.outputs[i]
             assert value is not None
-            return plan.refs[value]
+            if value.data is None:
+                return plan.refs[value]
+            arg = Packing.copy(np.atleast_1d(value.data))  # of an op whose kernel expects no constant there
         return Ref("weights", 0, weights.add(arg))
 
     kernel = lowered.kernel

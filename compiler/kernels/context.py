@@ -142,10 +142,7 @@ class Context:
         return self.outputs[0]
 
     def input_view(self, i: int) -> View:
-        operand = self.operand(i)
-        if operand.data is not None:
-            raise LoopError(f"{self.name}: input {i} is a constant; pack it instead")
-        return self._view("input", i, operand, Access.READ)
+        return self._view("input", i, self.operand(i), Access.READ)
 
     def output_view(self, i: int = 0) -> View:
         return self._view("output", i, self.outputs[i], Access.WRITE)

@@ -88,6 +88,8 @@ class Conv(Op):
         """Why the kernel should not fold these windows of its result, None if it should."""
         if self.groups > 1:
             return "the convolution is grouped"
+        if result.dtype is not DType.F32:
+            return f"the sums are {result.dtype.value}"
         return conv_pool.accepts(window, result.shape[2:], pooled.shape[2:], block_bytes)
 
     def lower_pooled(self, ctx: Context, window: Window, result: Operand) -> Lowered:

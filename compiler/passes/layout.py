@@ -72,7 +72,7 @@ class _Layouts:
             inputs: list[Value | None] = []
             for i, value in enumerate(node.inputs):
                 want = self.wanted_block(node, i, value, blocked)
-                if value is None or want is None or value.layout.block == want:
+                if value is None or want is None or (value.layout.block == want and not value.is_constant):
                     inputs.append(value)
                 else:
                     inputs.append(self.convert(value, want, order))
@@ -127,8 +127,11 @@ class _Layouts:
         return some
 
     def wanted_block(self, node: Node, i: int, value: Value | None, blocked: bool) -> int | None:
-        """Channel block in which the node wants input `i`; None if any serves."""
-        if value is None or value.is_constant:
+        """Channel block in which the node wants input `i`; None if any serves.
+
+        Kernels pack constants as they need them, but for the image that those on channel blocks go through.
+        """
+        if value is None or (value.is_constant and (i or node.prefers is not Prefers.BLOCKS)):
             return None
         if blocked and node.op.reads_blocks(i):
             return self.block
@@ -155,7 +158,7 @@ class _Layouts:
 
     def plain_outputs(self) -> None:
         for name, value in self.graph.outputs.items():
-            if not value.layout.is_plain or value.layout.block > 1:
+            if not value.layout.is_plain:
                 self.graph.outputs[name] = self.convert(value, 1, self.graph.nodes)
 
     # ---- views
@@ -239,10 +242,10 @@ class _Layouts:
     def demands(self, node: Node) -> Iterator[tuple[int, Padding]]:
         types = [None if v is None else v.type for v in node.inputs]
         for i, value in enumerate(node.inputs):
-            padding = node.op.padding(i, types) if value is not None and not value.is_constant else None
-            if padding is None or padding.or_none or not any(map(any, padding.spans)):
+            padding = None if value is None else node.op.padding(i, types)
+            if value is None or padding is None or padding.or_none or not any(map(any, padding.spans)):
                 continue
-            if value is not None and (value.layout.block > 1 or not padding.only_blocks):
+            if value.layout.block > 1 or not padding.only_blocks:
                 yield i, padding
 
     def padded_everywhere(self, nodes: Sequence[Node]) -> set[Value]:

@@ -47,6 +47,17 @@ def test_cases(op, target):
         agree(native(graph, feeds, options), expected, op.tolerance, f"native, fuse={fuse}")
 
 
+@pytest.mark.parametrize("op", [op for op in ALL_OPS if op.cases()], ids=lambda op: op.name)
+def test_cases_of_constants(op):
+    """What is not folded, for it would be large, is computed when run, whatever kernels expect of their inputs."""
+    graph = Graph(op.name)
+    for i, case in enumerate(op.cases()):
+        operands = [None if array is None else graph.constant(array) for array in case.arrays(seed=i)]
+        for k, value in enumerate(graph.add(case.op, *operands)):
+            graph.output(f"c{i}_y{k}", value)
+    agree(native(graph, {}, Options(disable=("constant_folding",))), reference(graph, {}), op.tolerance, "native")
+
+
 def tame(case):
     """Values that any sum of products bears, and no empty tensor."""
     arrays = [a for a in case.arrays() if a is not None]

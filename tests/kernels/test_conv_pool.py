@@ -6,7 +6,7 @@ import pytest
 from glulam.compiler.driver import compile_graph, lower
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
-from glulam.compiler.graph.types import f32
+from glulam.compiler.graph.types import DType, TensorType, f32
 from glulam.compiler.loops.program import interpret_program
 from glulam.compiler.ops import AveragePool, Conv, LeakyRelu, MaxPool, Reduce
 from glulam.compiler.options import Options
@@ -100,3 +100,14 @@ def test_declines_when_the_result_is_read_elsewhere():
     unpooled = next(iter(graph.nodes[-1].inputs))
     graph.output("unpooled", unpooled)
     assert not is_fused(lower(graph, Options(numerics="strict")))
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_sums_in_float64_are_pooled_by_themselves(name):
+    rng = np.random.default_rng(3)
+    graph = Graph()
+    x, w = graph.input("x", TensorType(DType.F64, (2, 5, 9, 8))), graph.constant(rng.standard_normal((20, 5, 3, 3)))
+    graph.output("y", graph.apply(POOLS[name], graph.apply(Conv(ONES, ((1, 1), (1, 1)), ONES), x, w)))
+    feeds = {"x": rng.standard_normal((2, 5, 9, 8))}
+    got = compile_graph(graph).run(feeds)["y"]
+    np.testing.assert_allclose(got, evaluate(graph, feeds)["y"], rtol=1e-12, atol=1e-12)
