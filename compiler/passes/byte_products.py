@@ -36,6 +36,7 @@ from glulam.compiler.ops import (
 )
 from glulam.compiler.ops.conv_integer import ConvInteger
 from glulam.compiler.ops.linear_integer import LinearInteger
+from glulam.compiler.passes.added_bias import added_bias, per_channel
 from glulam.compiler.passes.codes_as_floats import before_cast
 from glulam.compiler.passes.manager import Decision, NodePass
 from glulam.compiler.passes.weight_codes import WeightCodes, weight_codes
@@ -110,7 +111,9 @@ class ByteProducts(NodePass):
             found = patch.apply(node.op, *codes, name=f"{value.name}.codes")
         else:
             found = patch.apply(Cast(DType.U8), _plus(patch, value, offset), name=f"{value.name}.codes")
-        if not uses.is_output(value) and all(self.can_read_bytes(uses, user) for user in uses.users(value)):
+        if value.type.dtype is DType.I8 or uses.is_output(value):
+            return found
+        if all(self.can_read_bytes(uses, user) for user in uses.users(value)):
             patch.replace(value, _plus(patch, patch.apply(Cast(value.type.dtype), found), -offset))
         return found
 
@@ -134,6 +137,8 @@ def _plus(patch: Patch, value: Value, offset: int) -> Value:
     """Floats plus an offset; what a cast to U8 makes the same of, if there is none."""
     if not offset:
         return before_cast(value, DType.U8)
+    if value.type.dtype is DType.I8:  # which does not hold the sum
+        value = patch.apply(Cast(DType.I16), value)
     return patch.apply(Add(), value, patch.constant(np.asarray(offset, value.type.dtype.numpy), "offset"))
 
 
@@ -238,7 +243,7 @@ def _scales(x: _Input, weights: WeightCodes) -> npt.NDArray[np.float32]:
 
 def _scaled(patch: Patch, node: Node, total: Value, scales: npt.NDArray[np.float32], bias: Sequence[Value]) -> Value:
     """The sums times the scales, plus the bias, in place of the node's result."""
-    channels = _per_channel(node)
+    channels = per_channel(node)
     result = patch.apply(Mul(), total, patch.constant(scales.reshape(channels), f"{node.name}.scales"), name=node.name)
     for each in bias:
         assert each.data is not None
@@ -254,20 +259,8 @@ def _is_shift(bias: Value) -> bool:
 
 def _with_bias(uses: Uses, node: Node, bias: Sequence[Value]) -> tuple[Value, Array | None]:
     """A layer's result with its whole bias, or with the one that is added behind it, and that bias."""
-    result = node.output
     if bias:
-        return result, bias[0].data
-    readers = uses.users(result)
-    if uses.shared_because(result) is not None or len(readers) != 1 or not isinstance(readers[0].op, Add):
-        return result, None
-    left, right = readers[0].present_inputs()
-    channels = _per_channel(node)
-    fits = left is result and right.shape in (channels, (1, *channels)) and _is_shift(right)
-    return (readers[0].output, right.data.reshape(-1)) if fits and right.data is not None else (result, None)
-
-
-def _per_channel(node: Node) -> tuple[int, ...]:
-    """The shape of numbers for each channel of a layer's result, as they broadcast."""
-    if isinstance(node.op, Conv):
-        return (node.output.shape[1], *(1,) * (node.output.type.rank - 2))
-    return (node.output.shape[-1],)
+        return node.output, bias[0].data
+    if (found := added_bias(uses, node)) is None or not _is_shift(found[1]) or found[1].data is None:
+        return node.output, None
+    return found[0], found[1].data.reshape(-1)

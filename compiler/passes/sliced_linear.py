@@ -7,7 +7,8 @@ import numpy as np
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.uses import Uses
-from glulam.compiler.ops import Add, Linear, Slice, Split
+from glulam.compiler.ops import Linear, Slice, Split
+from glulam.compiler.passes.added_bias import added_bias
 from glulam.compiler.passes.manager import Decision, NodePass
 
 
@@ -22,37 +23,25 @@ class SlicedLinear(NodePass):
     def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
         if not isinstance(node.op, Linear) or not uses.users(node.output):
             return None
-        x, weights, *bias = node.inputs
-        assert x is not None
-        assert weights is not None
-        whole, added = _with_bias(uses, node)
-        bias = bias if added is None else [added]
+        x, weights, *bias = node.present_inputs()
+        whole = node.output
+        if (added := added_bias(uses, node)) is not None:
+            whole, bias = added[0], [added[1]]
         parts = [_columns(reader) for reader in uses.users(whole)]
         if None in parts or not parts:
             return None
-        if uses.is_output(whole) or weights.data is None or any(b is not None and b.data is None for b in bias):
+        if uses.is_output(whole) or any(each.data is None for each in (weights, *bias)):
             return Decision(node.name, False, "its slices are not all that is read, or its weights are not constant")
         pieces = [piece for part in parts if part is not None for piece in part]
         if sum(end - first for first, end, _ in pieces) > weights.shape[0]:
             return Decision(node.name, False, "its slices overlap")
         patch = Patch(graph, f"a layer for each of its {len(pieces)} slices", at=node.name)
         for first, end, value in pieces:
-            own = [_rows(patch, b, first, end) for b in (weights, *bias)]
+            own = [_rows(patch, each, rank, first, end) for each, rank in zip((weights, *bias), (2, 1), strict=False)]
             assert value.producer is not None
             name = value.producer.name if len(value.producer.outputs) == 1 else value.name
             patch.replace(value, patch.apply(node.op, x, *own, name=name))
         return patch
-
-
-def _with_bias(uses: Uses, node: Node) -> tuple[Value, Value | None]:
-    """The layer's result, and the bias that is added to it if the layer has none and nothing else reads it."""
-    result, (reader, *others) = node.output, uses.users(node.output)
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        return result, None
-    if others or uses.is_output(result) or not isinstance(reader.op, Add) or reader.output.shape != result.shape:
-        return result, None
-    added = next((v for v in reader.present_inputs() if v.is_constant and v.shape == result.shape[-1:]), None)
-    return (result, None) if added is None else (reader.output, added)
 
 
 def _columns(reader: Node) -> list[tuple[int, int, Value]] | None:
@@ -69,7 +58,8 @@ def _columns(reader: Node) -> list[tuple[int, int, Value]] | None:
     return None
 
 
-def _rows(patch: Patch, constant: Value | None, first: int, end: int) -> Value | None:
-    if constant is None or constant.data is None:
-        return None
-    return patch.constant(np.ascontiguousarray(constant.data[first:end]), f"{constant.name}_{first}_{end}")
+def _rows(patch: Patch, constant: Value, rank: int, first: int, end: int) -> Value:
+    """Some of the rows of weights, or of a bias with leading extents of 1."""
+    assert constant.data is not None
+    rows = constant.data.reshape(constant.shape[-rank:])[first:end]
+    return patch.constant(np.ascontiguousarray(rows), f"{constant.name}_{first}_{end}")

@@ -7,6 +7,7 @@ exact, in whatever order they are added; an algorithm that multiplies other numb
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -37,8 +38,9 @@ from glulam.compiler.ops.inputs import INTEGERS
 LIMITS = {DType.F32: 1 << 24, DType.F64: 1 << 53}
 """Up to here a float type has every whole number."""
 
-_STEPS = 8  # ops between a value and where it is known to be whole: zero points, sums, biases, movements
-_FOLLOWED = (Add, Sub, Cast, Concat, MaxPool, Slice, Split, Transpose)
+_STEPS = 8  # sums between a value and what is rounded
+_FOLLOWED = Add | Sub | Cast | Concat | MaxPool | Slice | Split | Transpose
+_SUMS = Conv | Linear | MatMul
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,17 @@ def range_of_type(dtype: DType) -> Range:
     return Range(int(limits.min), int(limits.max))
 
 
-def whole_range(value: Value, steps: int = _STEPS) -> Range | None:
+def whole_range(value: Value) -> Range | None:
     """The limits of whole numbers that the value's type holds exactly; None where that is not known."""
-    dtype = value.type.dtype
-    found = _range(value, steps)
-    if dtype in INTEGERS:
-        own = range_of_type(dtype)
-        return found if found is not None and found in own else own
-    return found if found is not None and found.magnitude <= LIMITS.get(dtype, 0) else None
+    known: dict[Value, Range | None] = {}
+    pending = [value]
+    while pending:
+        if (first := _unknown(pending[-1], known)) is not None:
+            pending.append(first)
+            continue
+        each = pending.pop()
+        known[each] = _held(each, _range(each, known))
+    return known[value]
 
 
 def is_whole(value: Value, steps: int = _STEPS) -> bool:
@@ -94,55 +99,78 @@ def is_whole(value: Value, steps: int = _STEPS) -> bool:
     return isinstance(node.op, Add | Sub | Clip) and all(is_whole(each, steps - 1) for each in node.present_inputs())
 
 
-def sums_of(node: Node, steps: int = _STEPS) -> Range | None:
-    """Limits of all sums of the products that a convolution or matrix product adds up, None if they are not whole.
-
-    They hold for parts of the sums as well, so no rounding happens on the way where the type holds them.
-    """
-    x, weights, *rest = node.present_inputs()
-    if (terms := whole_range(x, steps)) is None or (factors := whole_range(weights, steps)) is None:
-        return None
-    largest = terms.magnitude * _magnitude_of_row(node, weights, factors)
-    for bias in rest:
-        if (more := whole_range(bias, steps)) is None:
-            return None
-        largest += more.magnitude
-    return Range(-largest, largest)
-
-
 def is_exact(node: Node) -> bool:
     """Whether a convolution or matrix product adds up whole numbers that its type holds, so that nothing is rounded."""
-    return isinstance(node.op, Conv | Linear | MatMul) and whole_range(node.output) is not None
+    return isinstance(node.op, _SUMS) and whole_range(node.output) is not None
 
 
-def _range(value: Value, steps: int) -> Range | None:
+def _unknown(value: Value, known: Mapping[Value, Range | None]) -> Value | None:
+    """What must be known before the value's range is; None if all is, or so much that nothing can be said."""
+    node = value.producer
+    if node is None or not _is_followed(node):
+        return None
+    for each in node.present_inputs():
+        if each not in known:
+            return each
+        if known[each] is None:
+            return None
+    return None
+
+
+def _is_followed(node: Node) -> bool:
+    """Whether whole numbers become whole numbers."""
+    return isinstance(node.op, _FOLLOWED | _SUMS) or Trait.VIEW in node.op.traits
+
+
+def _held(value: Value, found: Range | None) -> Range | None:
+    """The range as the value's type bounds it."""
+    dtype = value.type.dtype
+    if dtype in INTEGERS:
+        own = range_of_type(dtype)
+        return found if found is not None and found in own else own
+    return found if found is not None and found.magnitude <= LIMITS.get(dtype, 0) else None
+
+
+def _range(value: Value, known: Mapping[Value, Range | None]) -> Range | None:
     """The range by what computes the value, without regard to what its type holds."""
     if value.is_constant:
         return None if value.data is None else _range_of_array(value.data)
     node = value.producer
-    if node is None or not steps:
+    if node is None:
         return None
-    if isinstance(node.op, Conv | Linear | MatMul):
-        return sums_of(node, steps - 1)
     if isinstance(node.op, ThroughInteger):
         return range_of_type(node.op.dtype)
-    if not isinstance(node.op, _FOLLOWED) and Trait.VIEW not in node.op.traits:
+    if not _is_followed(node):
         return None
-    ranges = [whole_range(each, steps - 1) for each in node.present_inputs()]
-    known = [each for each in ranges if each is not None]
-    if len(known) < len(ranges):
-        return None
+    ranges: list[Range] = []
+    for each in node.present_inputs():
+        if (found := known.get(each)) is None:
+            return None
+        ranges.append(found)
     match node.op:
+        case Conv() | Linear() | MatMul():
+            return _sums(node, ranges)
         case Add():
-            return known[0] + known[1]
+            return ranges[0] + ranges[1]
         case Sub():
-            return known[0] - known[1]
+            return ranges[0] - ranges[1]
         case Concat():
-            return reduce(or_, known)
+            return reduce(or_, ranges)
         case MaxPool():
             x = next(node.present_inputs())
-            return None if node.op.has_empty_windows(x.shape[2:]) else known[0]
-    return known[0]
+            return None if node.op.has_empty_windows(x.shape[2:]) else ranges[0]
+    return ranges[0]
+
+
+def _sums(node: Node, ranges: Sequence[Range]) -> Range:
+    """Limits of all sums of the products that a convolution or matrix product adds up.
+
+    They hold for parts of the sums as well, so no rounding happens on the way where the type holds them.
+    """
+    terms, factors, *bias = ranges
+    _, weights, *_ = node.present_inputs()
+    largest = terms.magnitude * _magnitude_of_row(node, weights, factors) + sum(each.magnitude for each in bias)
+    return Range(-largest, largest)
 
 
 def _range_of_array(data: Array) -> Range | None:

@@ -19,6 +19,7 @@ from glulam.compiler.ops import (
     Concat,
     Conv,
     Linear,
+    MatMul,
     MaxPool,
     Mul,
     Relu,
@@ -354,3 +355,29 @@ def test_floats_have_none():
     almost[4, 299] = np.inf
     assert weight_codes(almost) is None
     assert weight_codes(np.zeros((0, 4), np.float32)) is None
+
+
+def test_signed_bytes_as_they_are():
+    """They do not hold the number by which they are moved."""
+    graph = Graph("g")
+    x = graph.input("x", TensorType(DType.I8, (3, 8)))
+    graph.output("y", graph.apply(MatMul(), x, graph.constant(numbers(8, 16, dtype=np.int8, low=-3, high=3))))
+    result = rewritten(graph)
+    assert "linear_integer" in result.ops
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_bias_stands_on_either_side(first):
+    graph = Graph("g")
+    total = graph.apply(MatMul(), codes_of_rows(graph, 12), graph.constant(numbers(12, 5)))
+    bias = graph.constant(numbers(1, 5, low=-999, high=999))
+    graph.output("y", graph.apply(Add(), *((bias, total) if first else (total, bias))))
+    assert rewritten(graph).ops == "cast linear_integer cast"
+
+
+def test_a_bias_that_adds_a_dimension_stays():
+    graph = Graph("g")
+    x = graph.apply(ThroughInteger(DType.U8), graph.input("x", f32(8)))
+    total = graph.apply(MatMul(), x, graph.constant(numbers(8, 16)))
+    graph.output("y", graph.apply(Add(), total, graph.constant(numbers(1, 16))))
+    assert "add" in rewritten(graph).ops

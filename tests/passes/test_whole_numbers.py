@@ -21,6 +21,7 @@ from glulam.compiler.ops import (
     MaxPool,
     Mul,
     Round,
+    Slice,
     Sub,
     ThroughInteger,
 )
@@ -286,3 +287,27 @@ def test_integers_may_wrap_around():
     graph = Graph("g")
     x = graph.input("x", TensorType(DType.U8, (3,)))
     assert whole_range(graph.apply(Sub(), x, graph.constant(np.array(3, np.uint8)))) == Range(0, 255)
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F64])
+@pytest.mark.parametrize("moves", [1, 5, 40])
+def test_sums_are_exact_however_far_their_codes_are(moves, dtype):
+    """The casts that narrow sums bring make it farther, which must not make Winograd's algorithm of it."""
+    graph = Graph("g")
+    type_ = TensorType(DType.U8, (1, 64, 20, 20 + moves))
+    x = codes(graph, type_, dtype=dtype)
+    for _ in range(moves):
+        x = graph.apply(Slice((0, 0, 0, 1), (1,) * 4, (*x.shape[:3], x.shape[3] - 1)), x)
+    wide = weights(64, 64, 3, 3, dtype=dtype.numpy.type, largest=15)
+    graph.output("y", convolution(graph, x, wide))
+    feeds = {"x": np.random.default_rng(0).integers(0, 256, type_.shape).astype(np.uint8)}
+    got = compile_graph(graph, Options(target="x86-64-v2")).run(feeds)["y"]
+    np.testing.assert_array_equal(got, evaluate(graph, feeds)["y"])
+
+
+def test_what_many_values_have_in_common_is_looked_at_once():
+    graph = Graph("g")
+    x = codes(graph, zero=0)
+    for _ in range(40):
+        x = graph.apply(Add(), x, x)
+    assert whole_range(x) == Range(0, 255 << 40)
