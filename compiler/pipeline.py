@@ -78,7 +78,7 @@ def pipeline(
         MatMulToLinear(),  # a constant right operand makes it a layer that norms can fold into
         SlicedLinear(),  # so that what follows a slice folds into its weights
         NarrowSums(),  # of linear layers too; before scales could be folded into what has to stay exact
-        FoldNormalisation(),  # on layers as they were written, before regions hide them
+        FoldNormalisation(strict=strict),  # on layers as they were written, before regions hide them
         TrimTaps(),  # after FoldPadding: taps that meet only that padding go
         SplitBatch(machine),  # before the choice of algorithms, which depends on how many samples there are
         TransposedToConv(machine, strict),  # before the choice of algorithms, which then has one more convolution

@@ -41,6 +41,12 @@ class Affine:
     def is_finite(self) -> bool:
         return bool(np.isfinite(self.scale).all() and np.isfinite(self.shift).all())
 
+    def fits(self, dtype: DType) -> bool:
+        """Whether scale and shift are finite in the type, and the scale is no less than its normal numbers are."""
+        limits = np.finfo(dtype.numpy.name)
+        scale, shift = (np.abs(array).max(initial=0.0) for array in (self.scale, self.shift))
+        return bool(scale <= limits.max and shift <= limits.max and (scale >= limits.tiny or not scale))
+
     @property
     def has_shift(self) -> bool:
         return bool(self.shift.any())

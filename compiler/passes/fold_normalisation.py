@@ -22,7 +22,19 @@ from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import Shape
 from glulam.compiler.graph.uses import Uses
-from glulam.compiler.ops import Add, AveragePool, BatchNorm, MaxPool, Mul, Pad, Reduce, Reshape, ScaleShift, Transpose
+from glulam.compiler.ops import (
+    Add,
+    AveragePool,
+    BatchNorm,
+    MaxPool,
+    Mul,
+    Pad,
+    Reduce,
+    Reshape,
+    Round,
+    ScaleShift,
+    Transpose,
+)
 from glulam.compiler.passes.affine import Affine, affine_of
 from glulam.compiler.passes.manager import Decision, NodePass, PassReport
 from glulam.compiler.passes.scaled_weights import Weights, is_linear
@@ -44,10 +56,14 @@ class Link:
 
 @dataclass(frozen=True)
 class FoldNormalisation(NodePass):
-    """`backward` and `forward` allow folding into the layer before and into the layers after."""
+    """`backward` and `forward` allow folding into the layer before and into the layers after.
+
+    With `strict` what is rounded to codes is computed as it stands: a number next to a half would become another code.
+    """
 
     backward: bool = True
     forward: bool = True
+    strict: bool = False
 
     name = "fold_normalisation"
 
@@ -63,6 +79,10 @@ class FoldNormalisation(NodePass):
         if _continues(uses, first):
             return None  # the chain is looked at from its beginning
         chain = _chain(uses, first)
+        if self.strict and any(isinstance(user.op, Round) for user in uses.users(chain[-1].value)):
+            rounded = chain.pop()
+            if not chain:
+                return Decision(rounded.node.name, False, "it is rounded to codes")
         reasons: list[str] = []
         if self.backward:
             back = _fold_backward(graph, uses, chain)
@@ -94,9 +114,10 @@ def _continues(uses: Uses, link: Link) -> bool:
 
 def _composable(first: Link, second: Link) -> bool:
     """Codes less their zero point are exact, and 0 where they should be, only before they are scaled."""
+    dtype = second.value.type.dtype
     if first.affine.adds_whole_numbers and not second.affine.adds_whole_numbers and whole_range(first.value):
         return False
-    return first.affine.then(second.affine).is_finite
+    return first.affine.then(second.affine).fits(dtype)
 
 
 def _chain(uses: Uses, first: Link) -> list[Link]:
@@ -281,9 +302,9 @@ def _canonical(graph: Graph, chain: list[Link], reasons: str) -> Patch | Decisio
     if len(chain) == 1 and not isinstance(last.node.op, BatchNorm):
         return Decision(at, False, f"not folded: {reasons}")
     affine = _composed(chain)
-    scale, shift = affine.constants(last.value.type.dtype)
-    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+    if not affine.fits(last.value.type.dtype):
         return Decision(at, False, f"scale or shift would not be finite; not folded: {reasons}")
+    scale, shift = affine.constants(last.value.type.dtype)
     patch = Patch(graph, f"kept as one map of scale and shift: {reasons}", at=at)
     x, name = chain[0].source, last.node.name
     if not affine.has_shift:

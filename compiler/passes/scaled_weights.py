@@ -85,22 +85,28 @@ class Weights:
         weight, bias = _parameters(node)
         product, shift = self._product(), None if self.bias is None else rounded(self.bias, weight.type.dtype)
         if product is None or not (shift is None or np.isfinite(shift).all()):
-            return f"the weights of {node.name} would not be finite"
+            return f"the weights of {node.name} would not be finite, or vanish"
         constants = [patch.constant(product, weight.name)]
         if shift is not None:
             constants.append(patch.constant(shift, bias.name if bias is not None else f"{node.name}.bias"))
         return patch.apply(node.op, x, *constants, name=node.name)
 
     def _product(self) -> Array | Deferred | None:
-        """The weights with the factor, rounded once, None if not finite; deferred if that can be told before."""
+        """The weights with the factor, rounded once, None if not finite or less than normal numbers.
+
+        They are deferred if that can be told before.
+        """
         weight, factor = self.weight, self.factor
         if factor is None or (factor == 1.0).all():
             return weight if np.isfinite(weight).all() else None
         largest = float(max(weight.max(), -weight.min())) if weight.size else 0.0  # NaN if there is one
-        if largest * float(np.abs(factor).max(initial=0.0)) < float(np.finfo(str(weight.dtype)).max) / 2:
+        limits, product = np.finfo(str(weight.dtype)), largest * float(np.abs(factor).max(initial=0.0))
+        if 0 < product < limits.tiny:
+            return None
+        if product < float(limits.max) / 2:
             return Deferred(TensorType.of(weight), partial(_product, weight, factor))
-        product = _product(weight, factor)
-        return product if np.isfinite(product).all() else None
+        scaled = _product(weight, factor)
+        return scaled if np.isfinite(scaled).all() else None
 
     def _per_output(self, vector: Wide) -> Wide:
         """A vector over the output channels, shaped for multiplication with the weights."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from rewrites import graph_of, rewrite
 
+from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.text import to_text
 from glulam.compiler.graph.types import f32
 from glulam.compiler.passes.fold_normalisation import FoldNormalisation
@@ -190,6 +191,32 @@ def test_weights_that_would_overflow():
     graph.nodes[1].inputs[1].data = np.full(6, 3e38, np.float32)
     report = FoldNormalisation().run(graph)
     assert "would not be finite" in report.decisions[0].reason
+
+
+def test_scales_that_would_vanish_stay_apart():
+    text = "input %x: f32[4]\nconst %k: f32[] = 1e-30\n%a = mul(%x, %k)\n%b = mul(%a, %k)\noutput y = %b"
+    assert fold(text).ops == "mul mul"
+    graph = graph_of(
+        X + WEIGHTS + f"const %k: f32[] = 1e-25\n%a = mul(%x, %k)\n%c = conv(%a, %w) {PADDED}\noutput y = %c"
+    )
+    (weights,) = (node.inputs[1] for node in graph.nodes if node.op.name == "conv")
+    weights.data = np.full(weights.shape, 1e-25, np.float32)
+    assert "or vanish" in FoldNormalisation().run(graph).decisions[0].reason
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(("first", "second"), [(0.01, 0.02), (0.05, 0.1), (0.01, 0.1)])
+def test_what_is_rounded_to_codes_is_computed_as_it_stands_if_strict(first, second, strict):
+    text = (
+        f"input %x: f32[256]\nconst %s: f32[] = {first}\nconst %t: f32[] = {second}\n"
+        "%a = mul(%x, %s)\n%b = div(%a, %t)\n%c = round(%b)\noutput y = %c"
+    )
+    graph = graph_of(text)
+    feeds = {"x": np.arange(-128, 128).astype(np.float32)}
+    before = evaluate(graph, feeds)["y"]
+    FoldNormalisation(strict=strict).run(graph)
+    assert " ".join(node.op.name for node in graph.nodes) == ("mul div round" if strict else "mul round")
+    assert np.abs(evaluate(graph, feeds)["y"] - before).max() <= (0 if strict else 1)
 
 
 def test_division_by_zero_is_not_a_scale():
