@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,11 +22,10 @@ import numpy as np
 from glulam.compiler.cache import Cache, key_of
 from glulam.compiler.codegen.module import generator
 from glulam.compiler.graph.graph import Graph, Node
-from glulam.compiler.graph.uses import Uses
-from glulam.compiler.ops.batch_map import bodies
-from glulam.compiler.passes.algorithms import candidates, relevant_sides, signature
+from glulam.compiler.passes.algorithms import signature
 from glulam.compiler.passes.candidates import Candidate
-from glulam.compiler.passes.choose_algorithm import choose
+from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm, Met, choose
+from glulam.compiler.passes.manager import run_passes
 from glulam.compiler.passes.sides import Sides
 from glulam.compiler.targets import Target
 from glulam.runtime.artifact import Artifact
@@ -72,30 +72,29 @@ def tune(
 ) -> list[Tuned]:  # fmt: skip
     """Measurements for all nodes of the graph that have a choice, from the store or made now.
 
-    With `strict` only of algorithms that add up what the definition does. Raises CpuMismatchError if this machine
-    cannot execute the target's code.
+    Choices made by what was measured may put other layers between other neighbours, which are measured then, until
+    nothing new is met. With `strict` only of algorithms that add up what the definition does. Raises CpuMismatchError
+    if this machine cannot execute the target's code.
     """
-    layers: dict[Hashable, list[tuple[Node, Sides]]] = {}
-    for each in (graph, *bodies(graph)):
-        uses = Uses(each)
-        for node in each.nodes:
-            if len(candidates(target, node, strict)[0]) > 1:
-                around = relevant_sides(target, uses, node)
-                layers.setdefault(signature(node, around), []).append((node, around))
-    tuned = []
-    for number, (key, alike) in enumerate(layers.items(), 1):
-        node, around = alike[0]
-        progress(f"measuring {node.name} ({number} of {len(layers)})")
-        found = tuple(candidates(target, node, strict, around)[0])
-        seconds = _stored(node, around, found, target, threads, store, build)
-        tuned.append(Tuned(tuple(node.name for node, _ in alike), key, found, seconds))
-    return tuned
+    seconds: dict[Hashable, Mapping[str, float]] = {}
+    while True:
+        choice = ChooseAlgorithm(target, seconds, strict)
+        run_passes(graph.copy(), [choice])
+        new = [key for key in choice.met if key not in seconds]
+        for number, key in enumerate(new, 1):
+            first = next(iter(choice.met[key].values()))
+            progress(f"measuring {first.node.name} ({number} of {len(new)})")
+            seconds[key] = _stored(first, target, threads, store, build)
+        if not new:
+            return [
+                Tuned(tuple(alike), key, tuple(next(iter(alike.values())).candidates), seconds[key])
+                for key, alike in choice.met.items()
+            ]
 
 
-def _stored(
-    node: Node, around: Sides, found: Sequence[Candidate], target: Target, threads: int, store: Cache, build: Build
-) -> dict[str, float]:
+def _stored(met: Met, target: Target, threads: int, store: Cache, build: Build) -> dict[str, float]:
     """Seconds of the candidates worth it, from the store if they are there."""
+    node, around, found = met
     shortlist = _shortlist(found)
     if len(shortlist) < 2:
         return {}
@@ -147,16 +146,15 @@ def _measure(
     node: Node, shortlist: Sequence[Candidate], target: Target, threads: int, build: Build, around: Sides
 ) -> dict[str, float]:
     flush = np.zeros(int(_EVICTED * target.l3_bytes), np.uint8)
-    models = {candidate.name: _model(node, candidate, threads, build) for candidate in shortlist}
-    best = dict.fromkeys(models, math.inf)
+    best = {candidate.name: math.inf for candidate in shortlist}
     feeds = _feeds(node)
-    for _ in range(_ROUNDS):
-        for name, model in models.items():
-            profile = model.profile(feeds, _RUNS, before=lambda: _evict(flush))
-            seconds = sum(step.seconds for step in profile.steps if _belongs(step.label, around))
-            best[name] = min(best[name], seconds)
-    for model in models.values():
-        model.close()
+    with ExitStack() as open_models:
+        models = {each.name: open_models.enter_context(_model(node, each, threads, build)) for each in shortlist}
+        for _ in range(_ROUNDS):
+            for name, model in models.items():
+                profile = model.profile(feeds, _RUNS, before=lambda: _evict(flush))
+                seconds = sum(step.seconds for step in profile.steps if _belongs(step.label, around))
+                best[name] = min(best[name], seconds)
     return best
 
 

@@ -9,15 +9,18 @@ import pytest
 
 import glulam as gl
 from glulam.compiler import driver, tuning
-from glulam.compiler.cache import VARIABLE
+from glulam.compiler.cache import NO_CACHE, VARIABLE
 from glulam.compiler.ops import Conv
 from glulam.compiler.options import Options
 from glulam.compiler.passes import algorithms
 from glulam.compiler.passes.algorithms import candidates, signature
 from glulam.compiler.passes.candidates import Algorithm, Candidate
 from glulam.compiler.passes.choose_algorithm import ChooseAlgorithm
+from glulam.compiler.passes.manager import run_passes
 from glulam.compiler.passes.sides import BLOCKED, Sides
 from glulam.compiler.targets import target
+
+HERE = target()
 
 
 @pytest.fixture
@@ -73,6 +76,19 @@ def test_the_fastest_candidate_is_taken(folder, clock):
         told = [step.algorithm for step in artifact.manifest.steps if step.label.split(" + ")[0] in layer.nodes]
         assert len(told) == len(layer.nodes)
         assert all(text.startswith(f"{layer.chosen.name}: measured ") for text in told)
+
+
+@pytest.mark.parametrize("channels", [(8, 8, 5), (3, 4, 4, 4, 3), (12, 12, 3), (16, 8, 8, 3)], ids=str)
+def test_what_a_choice_puts_beside_a_layer_is_measured_too(folder, clock, channels):
+    """Narrow convolutions leave plain tensors, so the next one stands between others than before."""
+    convs = [layer for outs in channels for layer in (gl.layers.Conv2d(outs, 3, padding=1), gl.layers.ReLU())]
+    graph = gl.Sequential([gl.layers.Input((channels[0], 64, 64)), *convs]).graph()
+    for seconds in (worst_first, clock.seconds):
+        clock.seconds = staticmethod(seconds)
+        measured = {each.signature: each.seconds for each in tuning.tune(graph, HERE, 1, NO_CACHE, None)}
+        choice = ChooseAlgorithm(HERE, measured)
+        run_passes(graph.copy(), [choice])
+        assert set(choice.met) == set(measured)
 
 
 def test_the_result_is_the_same_and_threads_agree(folder, clock):

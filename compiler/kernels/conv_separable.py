@@ -57,7 +57,7 @@ def build(ctx: Context, geometry: ConvGeometry, parts: Sequence[Context], number
     first.join(ctx, numbers[0])
     second.join(ctx, numbers[1], rows)
     second.output_view()
-    _bands(_Depthwise(first, geometry, rows), _Pointwise(second, rows), band)
+    _bands(_Depthwise(first, geometry, rows), _Pointwise(second), band)
     return second.finished()
 
 
@@ -142,7 +142,7 @@ class _Ahead:
 class _Pointwise(ConvTile):
     """The 1x1 convolution of bands of rows, with the spatial extents as one where its other tensors lie so."""
 
-    def __init__(self, ctx: Context, rows: _Rows) -> None:
+    def __init__(self, ctx: Context) -> None:
         rank = ctx.output.type.rank - 2
         ones, weights = (1,) * rank, constant_weights(ctx)
         super().__init__(ctx, ConvGeometry.pointwise(rank), weights.reshape(*weights.shape[:2], *ones))

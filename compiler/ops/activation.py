@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
+
 from glulam.compiler.graph.op import Case
-from glulam.compiler.graph.types import f32
+from glulam.compiler.graph.types import DType, f32
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.ops.inputs import NUMBERS, UNSIGNED, f64, i64
@@ -19,12 +21,19 @@ from glulam.compiler.ops.pointwise import Pointwise
 
 
 def clamp(x: Expr, low: float, high: float) -> Expr:
-    """min(max(x, low), high); an infinite bound costs nothing."""
-    if low != -math.inf:
-        x = ex.maximum(x, float(low) if x.dtype.is_float else math.ceil(low))
-    if high != math.inf:
-        x = ex.minimum(x, float(high) if x.dtype.is_float else math.floor(high))
-    return x
+    """min(max(x, low), high); a bound that nothing exceeds costs nothing."""
+    least, most = bounds(x.dtype, low, high)
+    x = x if least is None else ex.maximum(x, least)
+    return x if most is None else ex.minimum(x, most)
+
+
+def bounds(dtype: DType, low: float, high: float) -> tuple[float | None, float | None]:
+    """The least and the most that a number of this type may be between the bounds, None where the type is within."""
+    if dtype.is_float:
+        return (None if low == -math.inf else float(low)), (None if high == math.inf else float(high))
+    limits = np.iinfo(dtype.numpy.name)
+    least = None if low <= limits.min else math.ceil(min(low, limits.max))
+    return least, None if high >= limits.max else math.floor(max(high, limits.min))
 
 
 def log1p(x: Expr) -> Expr:
@@ -117,6 +126,12 @@ class Clip(Pointwise):
     @classmethod
     def samples(cls) -> Sequence[Self]:
         return (cls(0.0, 6.0), cls(), cls(-1.0, 1.0), cls(high=1.0), cls(low=0.0), cls(2.0, 1.0))
+
+    @classmethod
+    def cases(cls) -> Sequence[Case]:
+        codes = np.arange(0, 256, 5, dtype=np.uint8)
+        beyond = (cls(-20.0, 90.0), cls(0.5, 300.0), cls(-200.0, 99.9), cls(1e30), cls(high=-1e30))
+        return (*super().cases(), *(Case(op, (x,)) for op in beyond for x in (codes, codes.view(np.int8))))
 
 
 @dataclass(frozen=True)

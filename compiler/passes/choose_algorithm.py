@@ -5,8 +5,9 @@ Where measurements on this machine are given, the fastest one instead.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.patch import Patch
@@ -14,10 +15,20 @@ from glulam.compiler.graph.uses import Uses
 from glulam.compiler.passes.algorithms import SERVED, candidates, relevant_sides, signature
 from glulam.compiler.passes.candidates import Candidate
 from glulam.compiler.passes.manager import Decision, NodePass
+from glulam.compiler.passes.sides import Sides
 from glulam.compiler.targets import Target
 
 Choice = tuple[list[Candidate], list[str]]
 """What may compute a node, and why other algorithms may not."""
+
+
+class Met(NamedTuple):
+    """A node that has a choice, what it stands between, and what may compute it."""
+
+    node: Node
+    around: Sides
+    candidates: Sequence[Candidate]
+
 
 Measured = Mapping[Hashable, Mapping[str, float]]
 """Seconds of candidates by name, for nodes by signature."""
@@ -27,12 +38,14 @@ Measured = Mapping[Hashable, Mapping[str, float]]
 class ChooseAlgorithm(NodePass):
     """By cost, not by rule: small images of many channels would stream too many transformed weights.
 
-    With `strict` only among those that add up what the definition does.
+    With `strict` only among those that add up what the definition does. `met` is filled with the nodes that had a
+    choice, by signature, and what they stood between: a choice may change what is around the neighbours.
     """
 
     target: Target
     measured: Measured = field(default_factory=dict)
     strict: bool = False
+    met: dict[Hashable, dict[str, Met]] = field(default_factory=dict, compare=False, repr=False)
     _known: dict[Hashable, Choice] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     name = "choose_algorithm"
@@ -45,6 +58,8 @@ class ChooseAlgorithm(NodePass):
         if key not in self._known:
             self._known[key] = candidates(self.target, node, self.strict, around)
         found, refused = self._known[key]
+        if len(found) > 1:
+            self.met.setdefault(key, {})[node.name] = Met(node, around, found)
         seconds = self.measured.get(key, {})
         chosen = choose(found, seconds)
         reason = "; ".join([_listed(chosen, found, seconds), *refused])

@@ -101,7 +101,7 @@ class Weights:
             return weight if np.isfinite(weight).all() else None
         largest = float(max(weight.max(), -weight.min())) if weight.size else 0.0  # NaN if there is one
         limits, product = np.finfo(str(weight.dtype)), largest * float(np.abs(factor).max(initial=0.0))
-        if 0 < product < limits.tiny:
+        if 0 < product < float(limits.tiny):
             return None
         if product < float(limits.max) / 2:
             return Deferred(TensorType.of(weight), partial(_product, weight, factor))

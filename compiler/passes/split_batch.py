@@ -61,8 +61,11 @@ class SplitBatch(Pass):
             for value in layer.node.present_inputs():
                 if value in crossing:
                     crossing[value] -= 1
-            crossing |= {value: len(readers[value]) for value in layer.node.outputs}
-            late = sum(v.type.nbytes for v, left in crossing.items() if left and v not in outputs)
+                    if not crossing[value]:
+                        del crossing[value]
+            made = (value for value in layer.node.outputs if value not in outputs and readers[value])
+            crossing |= {value: len(readers[value]) for value in made}
+            late = sum(value.type.nbytes for value in crossing)
             best = min(best, (total + 2 * late / FAR_RATE, count, size), key=lambda entry: (entry[0], -entry[1]))
         return best
 

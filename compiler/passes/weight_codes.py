@@ -72,8 +72,10 @@ def _codes_by(
 
     Rows of zeros have scales of 1.
     """
-    middle = np.where(quotients > 0, quotients, 1).astype(np.float32)
-    numbers = np.rint(rows / middle[:, None])
+    middle = quotients.astype(np.float32)
+    middle[middle == 0] = 1
+    with np.errstate(over="ignore"):
+        numbers = np.rint(rows / middle[:, None])
     scales, known = middle.copy(), np.zeros(len(rows), np.bool_)
     inside = (numbers.min(1) >= -_LARGEST) & (numbers.max(1) < _LARGEST)
     for steps in _NEIGHBOURS:

@@ -9,6 +9,7 @@ from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.graph import Node
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import DType
+from glulam.compiler.ops.activation import bounds
 from glulam.frontends.onnx.proto import elem_type_of, require_onnx
 from glulam.frontends.onnx.writer import Export, Writer
 
@@ -87,8 +88,8 @@ def clip(w: Writer, node: Node) -> None:
     op = node.op
     assert isinstance(op, ops.Clip)
     dtype = node.output.type.dtype
-    bounds = ["" if math.isinf(bound) else w.constant(bound, dtype) for bound in (op.low, op.high)]
-    w.emit("Clip", [*w.inputs(node), *bounds], w.outputs(node))
+    given = ["" if bound is None else w.constant(bound, dtype) for bound in bounds(dtype, op.low, op.high)]
+    w.emit("Clip", [*w.inputs(node), *given], w.outputs(node))
 
 
 def cast(w: Writer, node: Node) -> None:

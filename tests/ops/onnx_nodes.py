@@ -218,7 +218,12 @@ def _resize(b, op):
 
 
 def _clip(b, op):
-    bounds = [b.const(v, b.arrays[0].dtype) if np.isfinite(v) else "" for v in (op.low, op.high)]
+    low, high, dtype = op.low, op.high, b.arrays[0].dtype
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        low = -np.inf if low < limits.min else int(np.ceil(min(low, limits.max)))
+        high = np.inf if high > limits.max else int(np.floor(max(high, limits.min)))
+    bounds = [b.const(v, dtype) if np.isfinite(v) else "" for v in (low, high)]
     b.node("Clip", [b.names[0], *bounds])
 
 

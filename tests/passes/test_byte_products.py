@@ -381,3 +381,11 @@ def test_a_bias_that_adds_a_dimension_stays():
     total = graph.apply(MatMul(), x, graph.constant(numbers(8, 16)))
     graph.output("y", graph.apply(Add(), total, graph.constant(numbers(1, 16))))
     assert "add" in rewritten(graph).ops
+
+
+def test_weights_next_to_zero_have_codes():
+    """Nothing is divided by a scale that float32 does not hold."""
+    weights = np.vstack([np.linspace(-1, 1, 9), np.full(9, 1.4e-45)]).astype(np.float32)
+    with np.errstate(all="raise", under="ignore"):
+        found = weight_codes(weights)
+    assert np.array_equal(found.codes * found.scales[:, None], weights)
