@@ -178,16 +178,17 @@ def _step(node: Node, lowered: Lowered, plan: MemoryPlan, weights: WeightBlock, 
         return Ref("weights", 0, weights.add(arg))
 
     kernel = lowered.kernel
-    flops = node.op.flops([None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs])
     values = (*node.present_inputs(), *node.outputs)
     traffic = sum(v.type.nbytes for v in values)  # however weights are packed, the work is cut in the same places
-    grain, claim = _division(kernel.extent, flops / _FLOPS_PER_MICROSECOND + traffic / _BYTES_PER_MICROSECOND, target)
+    grain, claim = _division(
+        kernel.extent, node.flops / _FLOPS_PER_MICROSECOND + traffic / _BYTES_PER_MICROSECOND, target
+    )
     refs = tuple(ref(arg) for arg in lowered.args)
     packed = sum(arg.nbytes for arg in lowered.args if isinstance(arg, Packing))
     moved = packed + sum(v.type.nbytes for v in values if not v.is_constant)
     anchor = getattr(node.op, "anchor", None) or node
     label = _label(node)
-    return Step(kernel, refs, grain, label, flops, moved, lowered.foreign, anchor.name, lowered.template, claim)
+    return Step(kernel, refs, grain, label, node.flops, moved, lowered.foreign, anchor.name, lowered.template, claim)
 
 
 def _division(extent: int, microseconds: float, target: Target) -> tuple[int, int]:

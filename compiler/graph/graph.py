@@ -90,9 +90,22 @@ class Node:
         return (value for value in self.inputs if value is not None)
 
     @property
+    def input_types(self) -> list[TensorType | None]:
+        return [None if value is None else value.type for value in self.inputs]
+
+    @property
+    def output_types(self) -> list[TensorType]:
+        return [value.type for value in self.outputs]
+
+    @property
     def prefers(self) -> Prefers:
         """The arrangement of these tensors that the op computes on."""
-        return self.op.preference([None if v is None else v.type for v in self.inputs], [v.type for v in self.outputs])
+        return self.op.preference(self.input_types, self.output_types)
+
+    @property
+    def flops(self) -> int:
+        """Of one run."""
+        return self.op.flops(self.input_types, self.output_types)
 
     def __repr__(self) -> str:
         outs = ", ".join(map(repr, self.outputs))

@@ -105,7 +105,7 @@ def _check_outputs(graph: Graph, node: Node, defined: set[Value]) -> None:
 
 
 def _check_types(graph: Graph, node: Node, known: Known) -> None:
-    given = [None if v is None else v.type for v in node.inputs]
+    given = node.input_types
     made = [value.type for value in node.outputs]
     op, *types = known.get(node, (None,))
     if op is node.op and types == [given, made]:

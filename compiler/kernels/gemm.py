@@ -56,7 +56,9 @@ def linear_of_bytes(ctx: Context, zero_point: int) -> Lowered:
     inputs = [codes, *map(_constant, (words(weights), start_of_sums(weights, ctx.data(2), zero_point)))]
     flat = with_rows(Context(ctx.name, ctx.target, [*inputs, *ctx.inputs[3:]], ctx.outputs, ctx.epilogue))
     flat = merged_rows(flat) or flat
-    return _Columns(flat, words(weights).T, 2, of_bytes=True).build()
+    right = flat.data(1)
+    assert right is not None
+    return _Columns(flat, right.T, 2, of_bytes=True).build()
 
 
 def _constant(data: Array) -> Operand:

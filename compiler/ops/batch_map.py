@@ -50,10 +50,7 @@ class BatchMap(Op):
         return tuple(np.concatenate(results) for results in zip(*parts, strict=True))
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
-        once = sum(
-            node.op.flops([None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs])
-            for node in self.body.nodes
-        )
+        once = sum(node.flops for node in self.body.nodes)
         return once * (outputs[0].shape[0] // next(iter(self.body.outputs.values())).shape[0])
 
     def for_samples(self, count: int, inputs: Sequence[TensorType | None]) -> Op | None:

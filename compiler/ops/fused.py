@@ -55,21 +55,18 @@ class FusedRegion(SubGraph):
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         if self.anchor is None:
             return Prefers.EITHER
-        types = [None if v is None else v.type for v in self.anchor.inputs]
-        return self.anchor.op.preference(types, [v.type for v in self.anchor.outputs])
+        return self.anchor.prefers
 
     def plain_suits(self, target: Any, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
         if self.anchor is None:
             return False
-        types = [None if v is None else v.type for v in self.anchor.inputs]
-        return self.anchor.op.plain_suits(target, types, [v.type for v in self.anchor.outputs])
+        return self.anchor.op.plain_suits(target, self.anchor.input_types, self.anchor.output_types)
 
     def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
         value = list(self.body.inputs.values())[index]
         if self.anchor is None or value not in self.anchor.inputs or value in self.epilogue_inputs:
             return False
-        types = [None if v is None else v.type for v in self.anchor.inputs]
-        return self.anchor.op.reads_plain(self.anchor.inputs.index(value), types, block)
+        return self.anchor.op.reads_plain(self.anchor.inputs.index(value), self.anchor.input_types, block)
 
     def needs_plain(self, index: int) -> bool:
         value = list(self.body.inputs.values())[index]
@@ -88,8 +85,7 @@ class FusedRegion(SubGraph):
         value = list(self.body.inputs.values())[index]
         if value not in self.anchor.inputs:
             return None
-        types = [None if v is None else v.type for v in self.anchor.inputs]
-        return self.anchor.op.padding(self.anchor.inputs.index(value), types)
+        return self.anchor.op.padding(self.anchor.inputs.index(value), self.anchor.input_types)
 
     def formula(self, leaves: dict[Value, Expr]) -> Expr:
         """The pointwise nodes of the body as one expression, from expressions for the values it starts from."""

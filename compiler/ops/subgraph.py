@@ -36,7 +36,4 @@ class SubGraph(Op):
         return tuple(evaluate(self.body, feeds).values())
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
-        total = 0
-        for node in self.body.nodes:
-            total += node.op.flops([None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs])
-        return total
+        return sum(node.flops for node in self.body.nodes)

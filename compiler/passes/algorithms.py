@@ -64,8 +64,7 @@ def relevant_sides(target: Target, uses: Uses, node: Node) -> Sides:
 
 def _is_plain(candidate: Candidate, node: Node) -> bool:
     """Whether a candidate works on plain tensors, not on channel blocks."""
-    types = [None if v is None else v.type for v in node.inputs]
-    return candidate.op.preference(types, [node.output.type]) is Prefers.PLAIN
+    return candidate.op.preference(node.input_types, node.output_types) is Prefers.PLAIN
 
 
 def _with_conversions(target: Target, node: Node, candidate: Candidate, around: Sides) -> Candidate:

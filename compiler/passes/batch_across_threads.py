@@ -79,8 +79,7 @@ class BatchAcrossThreads(Pass):
         if isinstance(node.op, BatchMap):
             size = next(iter(node.op.body.outputs.values())).shape[0]
             return node.op.parts(node) * sum(map(self.saved, layers_of(node.op.body, size)))
-        flops = node.op.flops([None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs])
-        computing = flops / self.threads / (2 * self.target.fmas_per_cycle * self.target.lanes)
+        computing = node.flops / self.threads / (2 * self.target.fmas_per_cycle * self.target.lanes)
         reading = layer.weights / memory_rate(self.target, layer.weights)
         waiting = max(reading - computing, 0.0) - max(reading / self.threads - computing, 0.0)
         return layer.tensors / self.threads * _CROSSING / _CROSSING_RATE - waiting

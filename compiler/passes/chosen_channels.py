@@ -180,8 +180,7 @@ def _unsuitable(uses: Uses, source: Value) -> str | None:
     if comes_plain(source):
         return f"%{source.name} does not come in channel blocks"
     for user in uses.users(source):
-        types = [None if value is None else value.type for value in user.inputs]
-        padding = user.op.padding(list(user.inputs).index(source), types)
+        padding = user.op.padding(list(user.inputs).index(source), user.input_types)
         if padding is not None and not padding.or_none and any(map(any, padding.spans)):
             return f"%{source.name} has padding around it for {user.name!r}, and its pixels make no single row"
     return None

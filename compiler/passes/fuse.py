@@ -60,10 +60,10 @@ class _Region:
             self.extents[start.output] = self.extent(start)
 
     def grow(self) -> Patch | Decision | None:
-        op, types = self.start.op, [None if value is None else value.type for value in self.start.inputs]
+        op = self.start.op
         if len(self.start.outputs) != 1 or not self.results(self.nodes):
             return None
-        if isinstance(op, FinishesAlone) and (why := op.finishes_alone(types)) is not None:
+        if isinstance(op, FinishesAlone) and (why := op.finishes_alone(self.start.input_types)) is not None:
             return Decision(self.start.name, False, why)
         while self.extend():
             pass

@@ -97,8 +97,7 @@ class _Layouts:
 
     def stays_plain(self, node: Node, users: Mapping[Value, Sequence[Node]]) -> bool:
         """Whether plain tensors suit a node too, and no more is converted: what comes in blocks, not the results."""
-        types = [None if v is None else v.type for v in node.inputs]
-        if not node.op.plain_suits(self.target, types, [v.type for v in node.outputs]):
+        if not node.op.plain_suits(self.target, node.input_types, node.output_types):
             return False
         readers = (user for value in node.outputs for user in users.get(value, ()))
         if any(user.prefers is not Prefers.PLAIN for user in readers):
@@ -137,8 +136,7 @@ class _Layouts:
             return self.block
         if not blocked or value.type.rank < max(3, *(v.type.rank for v in (*node.present_inputs(), *node.outputs))):
             return 1  # of a lower rank it is broadcast, and its second dimension is not the channels
-        types = [None if v is None else v.type for v in node.inputs]
-        if node.op.needs_plain(i) or (value.layout.block == 1 and node.op.reads_plain(i, types, self.block)):
+        if node.op.needs_plain(i) or (value.layout.block == 1 and node.op.reads_plain(i, node.input_types, self.block)):
             return 1
         if node.prefers is Prefers.EITHER and value.shape[1] == 1:
             return None
@@ -240,9 +238,8 @@ class _Layouts:
                 value.layout = Layout(block, chosen[root].spans, chosen[root].value)
 
     def demands(self, node: Node) -> Iterator[tuple[int, Padding]]:
-        types = [None if v is None else v.type for v in node.inputs]
         for i, value in enumerate(node.inputs):
-            padding = None if value is None else node.op.padding(i, types)
+            padding = None if value is None else node.op.padding(i, node.input_types)
             if value is None or padding is None or padding.or_none or not any(map(any, padding.spans)):
                 continue
             if value.layout.block > 1 or not padding.only_blocks:

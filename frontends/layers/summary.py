@@ -117,8 +117,7 @@ def multiply_accumulates(node: Node) -> int:
         case ops.Linear() | ops.MatMul():
             return output * shapes[0][-1]
         case ops.Lstm() | ops.Gru() | ops.Rnn():
-            types = [None if value is None else value.type for value in node.inputs]
-            return node.op.flops(types, [value.type for value in node.outputs]) // 2
+            return node.flops // 2
     return 0
 
 
