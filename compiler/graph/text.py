@@ -24,6 +24,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from glulam.compiler.errors import GraphError
+from glulam.compiler.graph.arrays import same_bits
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.layout import Layout
 from glulam.compiler.graph.op import Op
@@ -76,16 +77,6 @@ def digest(array: Array) -> str:
         for chunk in chunks:
             sha.update(np.asarray(chunk).tobytes())
     return sha.hexdigest()[:16]
-
-
-def same_bits(a: Array, b: Array) -> bool:
-    """Equal type, shape and contents; NaN equals NaN of the same bits, and 0.0 differs from -0.0."""
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    if a is b or a.size == 0:
-        return True
-    bits = f"V{a.dtype.itemsize}" if a.dtype.itemsize not in (1, 2, 4, 8) else f"u{a.dtype.itemsize}"
-    return bool(np.array_equal(a.view(bits), b.view(bits)))
 
 
 def literal(value: object, indent: str | None = "") -> str:

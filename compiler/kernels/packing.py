@@ -12,11 +12,11 @@ from functools import partial
 
 import numpy as np
 
+from glulam.compiler.graph.arrays import fingerprint, same_bits
 from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.runtime.memory import Bytes, Spool, allocate
 
 _ALIGNMENT = 64
-_SAMPLED = 256  # elements that tell most arrays apart
 _THREADS = 4
 _PIECE = 4 << 20  # bytes of a constant that are packed at a time on their way to a file
 _KEPT = 2  # times the bytes of its sources that a block takes in memory
@@ -79,9 +79,9 @@ class WeightBlock:
         """Offset of the constant's bytes; it must not change until `packed` has been called."""
         packing = constant if isinstance(constant, Packing) else Packing.copy(constant)
         source = packing.source
-        bucket = self._known.setdefault((packing.fill, packing.shape, _fingerprint(source)), [])
+        bucket = self._known.setdefault((packing.fill, packing.shape, fingerprint(source)), [])
         for offset, known in bucket:
-            if _same_bits(known, source):
+            if same_bits(known, source):
                 return offset
         offset = self._size
         bucket.append((offset, source))
@@ -138,17 +138,3 @@ def _spool(spool: Spool, offset: int, packing: Packing) -> None:
     for piece in packing.pieces():
         spool.write(offset, piece)
         offset += piece.nbytes
-
-
-def _fingerprint(data: Array) -> Hashable:
-    """Equal for equal arrays, and as good as never for others."""
-    step = max(1, data.size // _SAMPLED)
-    return data.dtype.str, data.shape, data.flat[::step].tobytes()
-
-
-def _same_bits(a: Array, b: Array) -> bool:
-    """Of arrays of one type and shape: whether they hold the same bits."""
-    if a is b or (a.ctypes.data, a.strides) == (b.ctypes.data, b.strides):
-        return True
-    bits = np.dtype(f"u{a.dtype.itemsize}")
-    return bool(np.array_equal(a.view(bits), b.view(bits)))

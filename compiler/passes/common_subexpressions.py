@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Hashable, Iterator
 
+from glulam.compiler.graph.arrays import fingerprint, same_bits
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Trait
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.structure import op_key
-from glulam.compiler.graph.text import same_bits
-from glulam.compiler.graph.types import Array, TensorType
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.passes.manager import Decision, Pass
-
-_SAMPLED = 1024
 
 
 class CommonSubexpressions(Pass):
@@ -25,13 +21,6 @@ class CommonSubexpressions(Pass):
     def proposals(self, graph: Graph, uses: Uses) -> Iterator[Patch | Decision]:
         yield from _merge_constants(graph)
         yield from _merge_nodes(graph)
-
-
-def fingerprint(data: Array) -> bytes:
-    """Equal for arrays of equal type and contents; cheap, so different arrays may well share one."""
-    step = max(1, data.size // _SAMPLED)
-    sample = data.flat[::step]
-    return hashlib.sha256(str(TensorType.of(data)).encode() + sample.tobytes()).digest()
 
 
 def _merge_constants(graph: Graph) -> Iterator[Patch]:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from glulam.compiler.errors import GraphError
+from glulam.compiler.graph.arrays import same_bits
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.layout import Layout
-from glulam.compiler.graph.text import constants_of, digest, parse, same_bits, to_text
+from glulam.compiler.graph.text import constants_of, digest, parse, to_text
 from glulam.compiler.graph.types import DType, TensorType, f32
 from glulam.compiler.graph.verify import verify
 from glulam.compiler.ops import OPS_BY_NAME
