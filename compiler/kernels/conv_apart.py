@@ -16,7 +16,7 @@ import numpy as np
 from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
-from glulam.compiler.kernels.conv_template import constant_weights, not_packable
+from glulam.compiler.kernels.conv_template import constant_weights, in_one_row, not_packable
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
 from glulam.compiler.kernels.tiling import Tiling, choose_tiling, pieces, unrolled_steps
 from glulam.compiler.loops.expr import Fma
@@ -35,11 +35,7 @@ def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
 
 def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
     """The kernel. Inputs: x[N,C,*S], w[OC,C/g,*K], b?[OC], then what the epilogue reads."""
-    weights = constant_weights(ctx)
-    if geometry.is_pointwise and geometry.rank > 1 and (flat := ctx.flattened()) is not None:
-        one = ConvGeometry.pointwise(1, geometry.groups)
-        sections(flat, one, weights.reshape(*weights.shape[:2], 1), Grid.whole(flat.output.spatial))
-        return flat.finished()
+    ctx, geometry, weights = in_one_row(ctx, geometry, constant_weights(ctx))
     sections(ctx, geometry, weights, Grid.whole(ctx.output.spatial))
     return ctx.finished()
 

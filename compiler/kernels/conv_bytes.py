@@ -18,7 +18,7 @@ from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.conv_depthwise import Depthwise
 from glulam.compiler.kernels.conv_direct import DirectConv
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid, Met
-from glulam.compiler.kernels.conv_template import constant_weights
+from glulam.compiler.kernels.conv_template import constant_weights, in_one_row
 from glulam.compiler.kernels.conv_tile import Columns, Spot
 from glulam.compiler.kernels.tiling import Tiling, pieces
 from glulam.compiler.loops.expr import Cast, Expr
@@ -32,9 +32,7 @@ def build(ctx: Context, geometry: ConvGeometry, zero_point: int) -> Lowered:
     if geometry.groups > 1 and weights.shape[1] == 1:
         ByteDepthwise(ctx, geometry, weights, zero_point).sections()
         return ctx.finished()
-    if geometry.is_pointwise and ctx.output.type.rank > 3 and (flat := ctx.flattened()) is not None:
-        ctx, geometry = flat, ConvGeometry.pointwise(1, geometry.groups)
-        weights = weights.reshape(*weights.shape[:2], 1)
+    ctx, geometry, weights = in_one_row(ctx, geometry, weights)
     ByteConv(ctx, geometry, weights, zero_point).sections()
     return ctx.finished()
 

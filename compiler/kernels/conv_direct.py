@@ -14,7 +14,7 @@ from functools import partial
 from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
-from glulam.compiler.kernels.conv_template import constant_weights, not_packable
+from glulam.compiler.kernels.conv_template import constant_weights, in_one_row, not_packable
 from glulam.compiler.kernels.conv_tile import Ahead, ChannelGroups, Columns, ConvTile, Part, Spot, Where
 from glulam.compiler.kernels.partial_sums import PartialSums
 from glulam.compiler.kernels.tiling import (
@@ -55,12 +55,8 @@ def build(ctx: Context, geometry: ConvGeometry, tiling: Tiling | None = None) ->
 
     The tile is the one with the fewest estimated cycles if none is given.
     """
-    if geometry.is_pointwise and ctx.output.type.rank > 3 and (flat := ctx.flattened()) is not None:
-        one = ConvGeometry.pointwise(1, geometry.groups)
-        weights = constant_weights(ctx).reshape(*ctx.operand(1).shape[:2], 1)
-        sections(flat, one, weights, Grid.whole(flat.output.spatial), tiling)
-        return flat.finished()
-    sections(ctx, geometry, constant_weights(ctx), Grid.whole(ctx.output.spatial), tiling)
+    ctx, geometry, weights = in_one_row(ctx, geometry, constant_weights(ctx))
+    sections(ctx, geometry, weights, Grid.whole(ctx.output.spatial), tiling)
     return ctx.finished()
 
 

@@ -19,6 +19,7 @@ from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
+from glulam.compiler.kernels.conv_template import in_one_row
 from glulam.compiler.kernels.tiling import pieces, unroll_factor
 from glulam.compiler.loops.expr import Fma
 from glulam.compiler.loops.index import Affine, IndexLike, Var
@@ -99,10 +100,7 @@ def build(ctx: Context, geometry: ConvGeometry) -> Lowered:
     if ctx.output.layout.block > 1 or ctx.operand(0).layout.block > 1:
         raise UnsupportedError(f"{ctx.name}: the tensors lie in channel blocks")
     bias = np.zeros(len(weights), np.float32) if bias is None else bias
-    if geometry.is_pointwise and geometry.rank > 1 and (flat := ctx.flattened()) is not None:
-        one = ConvGeometry.pointwise(1, geometry.groups)
-        _Narrow(flat, one, weights.reshape(*weights.shape[:2], 1), bias).sections()
-        return flat.finished()
+    ctx, geometry, weights = in_one_row(ctx, geometry, weights)
     _Narrow(ctx, geometry, weights, bias).sections()
     return ctx.finished()
 

@@ -46,6 +46,13 @@ def not_constant(ctx: Context) -> str | None:
     return None
 
 
+def in_one_row(ctx: Context, geometry: ConvGeometry, weights: Array) -> tuple[Context, ConvGeometry, Array]:
+    """A 1x1 convolution on all pixels as one row, if its tensors lie so; any other as it is."""
+    if geometry.is_pointwise and geometry.rank > 1 and (flat := ctx.flattened()) is not None:
+        return flat, ConvGeometry.pointwise(1, geometry.groups), weights.reshape(*weights.shape[:2], 1)
+    return ctx, geometry, weights
+
+
 def constant_weights(ctx: Context) -> Array:
     """The weights of a convolution that `not_packable` lets pass."""
     weights = ctx.data(1)

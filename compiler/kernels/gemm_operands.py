@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
-from glulam.compiler.graph.types import DType, Shape
+from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Point, View, broadcast
 from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.loops.expr import Const, Expr, Fma
@@ -50,18 +49,13 @@ def _axis(operand: Operand, at: int) -> Operand:
     strides = operand.strides
     if strides is not None:
         strides = (*strides[:at], 1, *strides[at:])
-    return _reshaped(operand, shape, strides)
-
-
-def _reshaped(operand: Operand, shape: Shape, strides: Shape | None = None) -> Operand:
-    data = None if operand.data is None else operand.data.reshape(shape)
-    return replace(operand, type=operand.type.with_shape(shape), data=data, strides=strides)
+    return operand.reshaped(shape, strides)
 
 
 def without_batch(ctx: Context) -> Context:
     """The right operand as a matrix; its batch axes have one element."""
     right = ctx.operand(1)
-    inputs = [ctx.inputs[0], _reshaped(right, right.shape[-2:], right.strides and right.strides[-2:]), *ctx.inputs[2:]]
+    inputs = [ctx.inputs[0], right.reshaped(right.shape[-2:], right.strides and right.strides[-2:]), *ctx.inputs[2:]]
     return Context(ctx.name, ctx.target, inputs, ctx.outputs, ctx.epilogue)
 
 
@@ -78,10 +72,10 @@ def merged_rows(ctx: Context) -> Context | None:
         if operand.strides is not None or extents not in (lead, (1,) * len(lead)):
             return None
         if operand.type.rank:
-            inputs[i] = _reshaped(operand, (rows if extents == lead else 1, operand.shape[-1]))
+            inputs[i] = operand.reshaped((rows if extents == lead else 1, operand.shape[-1]))
     if ctx.output.strides is not None:
         return None
-    return Context(ctx.name, ctx.target, inputs, [_reshaped(ctx.output, (rows, ctx.output.shape[-1]))], ctx.epilogue)
+    return Context(ctx.name, ctx.target, inputs, [ctx.output.reshaped((rows, ctx.output.shape[-1]))], ctx.epilogue)
 
 
 def batch_point(ctx: Context, i: int, batch: Sequence[Var], row: IndexLike, column: IndexLike) -> Point:

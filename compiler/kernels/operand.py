@@ -69,14 +69,18 @@ class Operand:
 
     # ---- the same memory as another tensor
 
+    def reshaped(self, shape: Shape, strides: tuple[int, ...] | None = None) -> Operand:
+        """The elements in the same order as a tensor of this shape, dense if no `strides` are given."""
+        data = None if self.data is None else self.data.reshape(shape)
+        return replace(self, type=self.type.with_shape(shape), strides=strides, data=data)
+
     def of_rank(self, rank: int) -> Operand:
         """A plain operand with leading extents of 1, as numpy broadcasts it."""
         missing = rank - self.type.rank
         if missing <= 0:
             return self
-        shape = (1,) * missing + self.shape
-        data = None if self.data is None else self.data.reshape(shape)
-        return replace(self, type=self.type.with_shape(shape), data=data)
+        strides = None if self.strides is None else (0,) * missing + self.strides
+        return self.reshaped((1,) * missing + self.shape, strides)
 
     def as_image(self) -> Operand:
         """[N, C, L] as [N, C, 1, L]."""
@@ -84,10 +88,9 @@ class Operand:
         shape, strides = (n, c, 1, length), self.strides
         if strides is not None:
             strides = (*strides[:2], 0, *strides[2:])
-        data = None if self.data is None else self.data.reshape(shape)
         halo = self.layout.halo
         layout = replace(self.layout, halo=((0, 0), *halo) if halo else ())
-        return replace(self, type=self.type.with_shape(shape), layout=layout, strides=strides, data=data)
+        return replace(self.reshaped(shape, strides), layout=layout)
 
     def flattened(self) -> Operand:
         """All spatial dimensions, which are one row, as one."""
@@ -97,9 +100,8 @@ class Operand:
             lane = strides[-1:] if self.layout.block > 1 else ()
             last = strides[len(self.shape) - 1]
             strides = (*strides[:2], last, *lane)
-        data = None if self.data is None else self.data.reshape(shape)
         layout = Layout(self.layout.block, ((0, 0),) if self.layout.block > 1 else ())
-        return replace(self, type=self.type.with_shape(shape), layout=layout, strides=strides, data=data)
+        return replace(self.reshaped(shape, strides), layout=layout)
 
 
 def pack_channels(data: Array, block: int) -> Array:

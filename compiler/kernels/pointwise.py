@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, Point, vectors
@@ -147,6 +146,4 @@ def _merged_dimensions(shape: Shape, operands: Sequence[Shape]) -> list[list[int
 
 def _merge(operand: Operand, shape: Shape, groups: Sequence[Sequence[int]]) -> Operand:
     extents = (1,) * (len(shape) - operand.type.rank) + operand.shape
-    merged = tuple(math.prod(extents[d] for d in group) for group in groups)
-    data = None if operand.data is None else operand.data.reshape(merged)
-    return replace(operand, type=operand.type.with_shape(merged), data=data)
+    return operand.reshaped(tuple(math.prod(extents[d] for d in group) for group in groups))

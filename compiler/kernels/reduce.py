@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered, View
@@ -300,15 +300,10 @@ def _merged(ctx: Context, axes: Axes, keepdims: bool) -> tuple[Context, Axes, bo
     merged = tuple(extent for _, extent in runs)
     result = tuple(1 if reduced else extent for reduced, extent in runs)
     inputs: list[Operand | None] = list(ctx.inputs)
-    inputs[0] = _reshaped(ctx.operand(0), merged)
+    inputs[0] = ctx.operand(0).reshaped(merged)
     for i in ctx.epilogue.inputs:
         operand = ctx.operand(i)
-        inputs[i] = _reshaped(operand, result if operand.type.size != 1 or not result else (1,) * len(result))
-    outputs = [_reshaped(ctx.output, result)]
+        inputs[i] = operand.reshaped(result if operand.type.size != 1 or not result else (1,) * len(result))
+    outputs = [ctx.output.reshaped(result)]
     found = tuple(i for i, (reduced, _) in enumerate(runs) if reduced)
     return Context(ctx.name, ctx.target, inputs, outputs, ctx.epilogue), found, True
-
-
-def _reshaped(operand: Operand, shape: tuple[int, ...]) -> Operand:
-    data = None if operand.data is None else operand.data.reshape(shape)
-    return replace(operand, type=operand.type.with_shape(shape), data=data)

@@ -10,10 +10,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import replace
 
 from glulam.compiler.kernels.context import Context, Lowered, View
-from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr
@@ -139,12 +137,8 @@ def _lines(ctx: Context, first: int, last: int) -> Context:
     shape = ctx.output.shape
     merged = tuple(math.prod(part) for part in (shape[:first], shape[first:last], shape[last:]))
 
-    def reshaped(operand: Operand, to: tuple[int, ...]) -> Operand:
-        data = None if operand.data is None else operand.data.reshape(to)
-        return replace(operand, type=operand.type.with_shape(to), data=data)
-
-    inputs = [o if o is None else reshaped(o, (merged[1],) if i else merged) for i, o in enumerate(ctx.inputs)]
-    return Context(ctx.name, ctx.target, inputs, [reshaped(ctx.output, merged)])
+    inputs = [o if o is None else o.reshaped((merged[1],) if i else merged) for i, o in enumerate(ctx.inputs)]
+    return Context(ctx.name, ctx.target, inputs, [ctx.output.reshaped(merged)])
 
 
 def _parameter(ctx: Context, i: int) -> Buffer | None:
