@@ -6,7 +6,7 @@ Those of its internal layouts (com.microsoft.nchwc) and of generation loops are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -144,7 +144,7 @@ def attention(ctx: Context) -> tuple[Value, ...]:
     if past is not None:
         pasts = [ctx.apply(ops.Reshape(part.shape[1:]), part) for part in ctx.add(ops.Split(0, (1, 1)), past)]
         k, v = (ctx.apply(ops.Concat(2), old, new) for old, new in zip(pasts, (k, v), strict=True))
-    y = _attended(ctx, q, k, v, ctx.optional(3), ctx.optional(5))
+    y = _attended(ctx, (q, k, v), ctx.optional(3), ctx.optional(5), past=k.shape[2] - q.shape[2])
     if not ctx.uses_output(1):
         return (y,)
     return y, ctx.apply(ops.Concat(0), *(ctx.apply(ops.Reshape((1, *part.shape)), part) for part in (k, v)))
@@ -168,9 +168,11 @@ def multi_head_attention(ctx: Context) -> tuple[Value, ...]:
             x = _sum(ctx, x, part)
         heads.append(x if len(x.shape) == 4 else _heads(ctx, x))
     q, k, v = heads
-    if ctx.optional(6) is not None:
+    past = ctx.optional(6)
+    if past is not None:
         k, v = (ctx.apply(ops.Concat(2), ctx[i], new) for i, new in ((6, k), (7, v)))
-    return _attended(ctx, q, k, v, ctx.optional(4), ctx.optional(5)), k, v
+    before = 0 if past is None else past.shape[2]
+    return _attended(ctx, (q, k, v), ctx.optional(4), ctx.optional(5), past=before), k, v
 
 
 def _heads(ctx: Context, x: Value) -> Value:
@@ -183,14 +185,20 @@ def _heads(ctx: Context, x: Value) -> Value:
     return ctx.apply(ops.Transpose((0, 2, 1, 3)), parts)
 
 
-def _attended(ctx: Context, q: Value, k: Value, v: Value, mask: Value | None, bias: Value | None) -> Value:
-    """softmax(q k' scale + bias + mask) v, with the heads side by side."""
+def _attended(ctx: Context, heads: Sequence[Value], mask: Value | None, bias: Value | None, *, past: int) -> Value:
+    """softmax(q k' scale + bias + mask) v, with the heads side by side.
+
+    past: how many keys are before the first query's own. With `unidirectional`, a query sees those up to its own, but
+    the last one sees all, as ONNX Runtime has it (it tells where keys are more than past and queries).
+    """
+    q, k, v = heads
     batch, count, length, width = q.shape
     scale = ctx.number("scale", 0.0) or 1 / math.sqrt(width)
     scores = ctx.apply(ops.MatMul(), _scaled(ctx, q, scale), ctx.apply(ops.Transpose((0, 1, 3, 2)), k))
     scores = _sum(ctx, scores, bias, _hidden(ctx, mask, scores))
     if ctx.flag("unidirectional"):
-        later = np.triu(np.full(scores.shape[2:], -np.inf), k.shape[2] - length + 1)
+        later = np.triu(np.full(scores.shape[2:], -np.inf), past + 1)
+        later[-1:] = 0
         scores = _sum(ctx, scores, ctx.constant(later, scores.type.dtype))
     y = ctx.apply(ops.Transpose((0, 2, 1, 3)), ctx.apply(ops.MatMul(), ctx.apply(ops.Softmax(3), scores), v))
     return ctx.apply(ops.Reshape((batch, length, count * v.shape[3])), y)

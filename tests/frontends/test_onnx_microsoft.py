@@ -57,6 +57,7 @@ def single(op_type, inputs, outputs=1, domain="com.microsoft", **attributes):
         ("QuickGelu", [f(3, 5)], 1, {"alpha": 1.0}),
         ("SkipLayerNormalization", [f(2, 3, 5), f(2, 3, 5), f(5)], 1, {}),
         ("SkipLayerNormalization", [f(2, 3, 5), f(1, 3, 5), f(5), f(5), f(5)], ["y", "", "", "sum"], {"epsilon": 0.1}),
+        ("SkipLayerNormalization", [f(2, 3, 5), f(2, 3, 5), f(5), None], ["y", "", "", "sum"], {}),
         ("SkipSimplifiedLayerNormalization", [f(2, 3, 5), f(2, 3, 5), f(5)], ["y", "", "", "sum"], {"epsilon": 0.1}),
         ("EmbedLayerNormalization", [ids(9, 2, 4), None, f(9, 6), f(8, 6), None, f(6), f(6)], 2, {}),
         ("EmbedLayerNormalization",
@@ -96,7 +97,10 @@ def test_attention(rest, outputs, attributes):
         ([f(2, 7, 6), f(2, 7, 9), f(21)], 1, {"scale": 0.3}),
         ([f(2, 3, 7, 2), f(2, 3, 7, 2)], 1, {}),
         ([f(2, 7, 6), f(2, 7, 9), None, ones(7, 3, length=7), f(1, 3, 5, 7)], 1, {}),
+        ([f(2, 7, 6), f(2, 7, 9)], 1, {"unidirectional": 1}),
+        ([f(2, 3, 6), f(2, 3, 6)], 1, {"unidirectional": 1}),
         ([f(2, 5, 6), f(2, 5, 6), None, None, None, f(2, 3, 4, 2), f(2, 3, 4, 2)], 3, {"unidirectional": 1}),
+        ([f(2, 7, 6), f(2, 7, 6), None, None, None, f(2, 3, 4, 2), f(2, 3, 4, 2)], 3, {"unidirectional": 1}),
     ],
 )
 def test_multi_head_attention(rest, outputs, attributes):
