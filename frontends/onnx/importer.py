@@ -380,7 +380,8 @@ def _not_offered(node: NodeProto) -> str:
 
 
 def _all_names(node: NodeProto) -> set[str]:
-    names = set(node.input)
+    """What the node and its subgraphs read; the empty name, of inputs left out, is nobody's."""
+    names = set(filter(None, node.input))
     for graph in subgraphs(node):
         names.update(value.name for value in graph.output)
         names.update(*(_all_names(inner) for inner in graph.node))

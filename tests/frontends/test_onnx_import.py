@@ -301,6 +301,21 @@ def test_what_no_output_needs_is_not_refused():
     assert len(from_onnx(proto).nodes) == 1
 
 
+@pytest.mark.parametrize(
+    ("first", "op"),
+    [
+        (helper.make_node("BatchNormalization", ["x", *["s"] * 4], ["t", "", "", "", ""]), ops.BatchNorm),
+        (helper.make_node("MaxPool", ["x"], ["t", ""], kernel_shape=[2, 2]), ops.MaxPool),
+    ],
+)
+def test_an_output_without_a_name_is_used_by_nobody(first, op):
+    """Not by a later node either that leaves an input out."""
+    clip = helper.make_node("Clip", ["t", "", "high"], ["y"])
+    constants = {"s": np.ones(3, np.float32), "high": np.float32(6)}
+    proto = model([first, clip], [x_info(1, 3, 4, 4)], opset=13, constants=constants)
+    assert [type(n.op) for n in from_onnx(proto).nodes] == [op, ops.Clip]
+
+
 def test_an_unknown_attribute_is_refused():
     """An attribute of a later opset must not be dropped silently."""
     with pytest.raises(UnsupportedError, match="wrinkle"):
