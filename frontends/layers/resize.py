@@ -36,6 +36,7 @@ class _Resampling(Layer):
         size: Extents | None,
         scale_factor: float | Sequence[float] | None,
         mode: str,
+        align_corners: bool | None,
         recompute: bool | None,
         modes: Mapping[str, tuple[str, int | None]],
         name: str | None,
@@ -46,7 +47,8 @@ class _Resampling(Layer):
         if scale_factor is not None:
             axes = len(scale_factor) if isinstance(scale_factor, Sequence) else 1
             _factors(scale_factor, axes, f"{self.label}: scale_factor")
-        self.size, self.scale_factor, self.mode, self.recompute = size, scale_factor, mode, bool(recompute)
+        self.size, self.scale_factor, self.mode = size, scale_factor, mode
+        self.recompute = bool(recompute or align_corners)  # corners are those of the extents that there are
         self.kind, self.needs = modes[mode]
 
     def _rules(self, align_corners: bool | None) -> tuple[str, str]:
@@ -86,7 +88,7 @@ class Upsample(_Resampling):
     """[N, C, *spatial] resampled to a size or by a factor, with torch.nn.functional.interpolate's coordinates.
 
     mode: nearest, nearest-exact, linear, bilinear, trilinear, bicubic. By a factor, the extent becomes
-    floor(extent * factor), and the factor itself enters the coordinates unless recompute_scale_factor.
+    floor(extent * factor), and the factor itself enters the coordinates unless recompute_scale_factor or align_corners.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class Upsample(_Resampling):
         *,
         name: str | None = None,
     ) -> None:
-        super().__init__(size, scale_factor, mode, recompute_scale_factor, MODES, name)
+        super().__init__(size, scale_factor, mode, align_corners, recompute_scale_factor, MODES, name)
         if (size is None) == (scale_factor is None):
             raise ShapeError(f"{self.label}: give either size or scale_factor")
         if align_corners and self.kind == "nearest":
@@ -139,7 +141,7 @@ class Resize(_Resampling):
         roi: Sequence[float] | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(size, scale_factor, mode, recompute_scale_factor, {**MODES, **ANY_RANK}, name)
+        super().__init__(size, scale_factor, mode, align_corners, recompute_scale_factor, {**MODES, **ANY_RANK}, name)
         if size is not None and scale_factor is not None:
             raise ShapeError("Resize: give a size or a scale_factor, not both")
         if align_corners and (self.kind == "nearest" or coordinates is not None):

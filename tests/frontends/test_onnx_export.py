@@ -15,6 +15,7 @@ from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import DType, TensorType, f32
+from glulam.frontends import layers as L
 from glulam.frontends.onnx import from_onnx, to_onnx
 from glulam.frontends.onnx.exporter import EXPORTS
 
@@ -297,3 +298,15 @@ def test_weights_are_stored_once():
     graph.output("y", graph.apply(ops.Linear(), x, graph.constant(f(40, 30)), graph.constant(f(40))))
     stored = [tuple(tensor.dims) for tensor in to_onnx(graph).graph.initializer]
     assert sorted(stored) == [(30, 40), (40,)]
+
+
+@pytest.mark.parametrize("layer", [L.Upsample, L.Resize])
+def test_corners_are_aligned_to_whole_extents(layer):
+    """So PyTorch has it for any factor, and so the file says it."""
+    x = L.Input((1, 5), "x")
+    graph = Graph.of(x, {"y": layer(scale_factor=1.5, mode="linear", align_corners=True)(x)})
+    line = f(5)
+    feeds = {"x": line.reshape(1, 1, 5)}
+    expected = {"y": np.interp(np.linspace(0, 4, 7), np.arange(5), line).astype(np.float32).reshape(1, 1, 7)}
+    assert_close(evaluate(graph, feeds), expected)
+    assert_close(run_ort(to_onnx(graph), feeds), expected)
