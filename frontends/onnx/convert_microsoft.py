@@ -17,6 +17,7 @@ from glulam.compiler.graph.types import DType
 from glulam.frontends.onnx.context import Context, Converter
 from glulam.frontends.onnx.convert_conv import conv
 from glulam.frontends.onnx.convert_matmul import gemm
+from glulam.frontends.onnx.convert_pointwise import softplus
 
 DOMAIN = "com.microsoft"
 
@@ -29,13 +30,18 @@ def fused_matmul(ctx: Context) -> Value:
 
 
 def _turned(ctx: Context, x: Value, name: str) -> Value:
-    """Transposed as the attributes for this operand say; a vector stays one."""
-    if ctx.flag(f"transBatch{name}"):
-        raise ctx.unsupported(f"attribute transBatch{name}")
+    """Transposed as the attributes for this operand say; a vector stays one.
+
+    With transBatch the first axis is not of the batch but the matrices' first: it goes behind the batch's axes.
+    """
     rank = len(x.shape)
-    if not ctx.flag(f"trans{name}") or rank < 2:
-        return x
-    return ctx.apply(ops.Transpose((*range(rank - 2), rank - 1, rank - 2)), x)
+    first, last = rank - 2, rank - 1
+    order = list(range(rank))
+    if ctx.flag(f"transBatch{name}") and rank > 2:
+        order = [*range(1, last), 0, last]
+    if ctx.flag(f"trans{name}") and rank > 1:
+        order[first], order[last] = order[last], order[first]
+    return x if order == sorted(order) else ctx.apply(ops.Transpose(tuple(order)), x)
 
 
 def _scaled(ctx: Context, x: Value, factor: float) -> Value:
@@ -100,29 +106,39 @@ def embed_layer_norm(ctx: Context) -> tuple[Value, ...]:
 
 
 def activated(convert: Converter) -> Converter:
-    """The operator, then the activation that an attribute names."""
+    """The operator, then the activation that an attribute names; its numbers are a list, or have attributes each."""
 
     def then(ctx: Context) -> Value:
         name = ctx.text("activation", "")
         listed = ctx.numbers("activation_params")
-        first, second, _ = (ctx.number(f"activation_{k}", math.nan) for k in ("alpha", "beta", "gamma"))
-        numbers = listed if listed else tuple(n for n in (first, second) if not math.isnan(n))
+        named = {key: ctx.number(f"activation_{key}", math.nan) for key in ("alpha", "beta", "gamma")}
         y = convert(ctx)
-        if name and name not in _ACTIVATIONS:
-            raise ctx.unsupported(f"activation {name!r}")
         assert isinstance(y, Value)
-        return ctx.apply(_ACTIVATIONS[name](*numbers), y) if name else y
+        if not name:
+            return y
+        if name not in _ACTIVATIONS:
+            raise ctx.unsupported(f"activation {name!r}")
+        op, keys = _ACTIVATIONS[name]
+        if len(listed) > len(keys):
+            raise ctx.malformed(f"{len(listed)} activation_params for {name}, which has {len(keys)}")
+        numbers = {key: number for key, number in named.items() if key in keys and not math.isnan(number)}
+        return ctx.apply(op(**numbers, **dict(zip(keys, listed, strict=False))), y)
 
     return then
 
 
-_ACTIVATIONS: Mapping[str, Callable[..., Op]] = {
-    "Relu": ops.Relu,
-    "Tanh": ops.Tanh,
-    "Sigmoid": ops.Sigmoid,
-    "LeakyRelu": ops.LeakyRelu,
-    "Clip": ops.Clip,
-    "HardSigmoid": ops.HardSigmoid,
+_ACTIVATIONS: Mapping[str, tuple[Callable[..., Op], tuple[str, ...]]] = {
+    "Relu": (ops.Relu, ()),
+    "Tanh": (ops.Tanh, ()),
+    "Sigmoid": (ops.Sigmoid, ()),
+    "Softsign": (ops.Softsign, ()),
+    "Softplus": (softplus, ()),
+    "LeakyRelu": (ops.LeakyRelu, ("alpha",)),
+    "Elu": (ops.Elu, ("alpha",)),
+    "ThresholdedRelu": (ops.ThresholdedRelu, ("alpha",)),
+    "HardSigmoid": (ops.HardSigmoid, ("alpha", "beta")),
+    "Selu": (ops.Selu, ("alpha", "gamma")),
+    "Clip": (ops.Clip, ("low", "high")),
 }
 
 

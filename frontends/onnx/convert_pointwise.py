@@ -185,6 +185,11 @@ def where(ctx: Context) -> Value:
     return ctx.apply(ops.Where(), ctx[0], ctx[1], ctx[2])
 
 
+def softplus() -> Op:
+    """Past 20, log(1 + exp(x)) is x in float32."""
+    return ops.Softplus(1.0, 20.0)
+
+
 _UNARY: dict[str, Callable[[], Op]] = {
     "Relu": ops.Relu,
     "Sigmoid": ops.Sigmoid,
@@ -215,8 +220,7 @@ _UNARY: dict[str, Callable[[], Op]] = {
     "Softsign": ops.Softsign,
     "Mish": ops.Mish,
     "HardSwish": ops.HardSwish,
-    # past 20, log(1 + exp(x)) is x in float32
-    "Softplus": lambda: ops.Softplus(1.0, 20.0),
+    "Softplus": softplus,
 }
 
 _BINARY: dict[str, Callable[[], Op]] = {

@@ -18,6 +18,7 @@ from glulam.frontends.onnx.convert_quantised import (
     centred,
     dequantize_linear,
     qlinear_conv,
+    quantised_by_range,
     quantize_linear,
     saturated,
 )
@@ -102,11 +103,23 @@ def gemm(ctx: Context) -> Value:
 
 
 def matmul_integer_to_float(ctx: Context) -> Value:
-    a, b = centred(ctx, ctx[0], ctx.optional(4), DType.F64), centred(ctx, ctx[1], ctx.optional(5), DType.F64)
+    codes = centred(ctx, ctx[0], ctx.optional(4), DType.F64)
+    return _scaled_product(ctx, codes, _scale(ctx, 2), 3, 5, 6)
+
+
+def dynamic_quantize_matmul(ctx: Context) -> Value:
+    """The product of a float operand, quantised by its own range, with codes."""
+    codes, scale, zero = quantised_by_range(ctx, ctx[0])
+    return _scaled_product(ctx, centred(ctx, codes, zero, DType.F64), scale, 2, 3, 4)
+
+
+def _scaled_product(ctx: Context, a: Value, a_scale: Value, scale: int, zero: int, bias: int) -> Value:
+    """Exact sums of products with the codes of input 1, whose scale and zero point have these places, in float32."""
+    b = centred(ctx, ctx[1], ctx.optional(zero), DType.F64)
     sums = ctx.cast(ctx.apply(ops.MatMul(), a, b), DType.F32)
-    y = ctx.apply(ops.Mul(), sums, ctx.apply(ops.Mul(), _scale(ctx, 2), _scale(ctx, 3)))
-    bias = ctx.optional(6)
-    return y if bias is None else ctx.apply(ops.Add(), y, bias)
+    y = ctx.apply(ops.Mul(), sums, ctx.apply(ops.Mul(), a_scale, _scale(ctx, scale)))
+    added = ctx.optional(bias)
+    return y if added is None else ctx.apply(ops.Add(), y, added)
 
 
 def conv(ctx: Context) -> Value:
@@ -166,5 +179,6 @@ _OWN: dict[str, Converter] = {
     "QLinearConv": conv,
     "QGemm": gemm,
     "MatMulIntegerToFloat": matmul_integer_to_float,
+    "DynamicQuantizeMatMul": dynamic_quantize_matmul,
 }
 TABLE: dict[str, Converter] = {f"{DOMAIN}.{name}": convert for name, convert in _OWN.items()}

@@ -43,11 +43,15 @@ def dequantize_linear(ctx: Context) -> Value:
 
 
 def dynamic_quantize_linear(ctx: Context) -> tuple[Value, ...]:
+    return quantised_by_range(ctx, ctx[0])
+
+
+def quantised_by_range(ctx: Context, x: Value) -> tuple[Value, Value, Value]:
     """Codes 0 to 255 for what lies between the least and the largest element, and 0; their scale and zero point.
 
     Where all elements are 0 the scale is 1, as ONNX Runtime has it: by the text it were 0, and codes were 0 / 0.
     """
-    x, axes = ctx[0], tuple(range(len(ctx[0].shape)))
+    axes = tuple(range(len(x.shape)))
     nothing = ctx.constant(0, DType.F32)
     low = ctx.apply(ops.Minimum(), ctx.apply(ops.Reduce("min", axes, False), x), nothing)
     high = ctx.apply(ops.Maximum(), ctx.apply(ops.Reduce("max", axes, False), x), nothing)

@@ -35,6 +35,7 @@ def codes(*shape, dtype=np.uint8, seed=0):
 X, Y = codes(2, 5, 7, 3), codes(5, 1, 3, seed=1)
 SIGNED, OTHER = codes(2, 5, 7, 3, dtype=np.int8), codes(5, 1, 3, dtype=np.int8, seed=1)
 ZERO, ONE_TWENTY, SIGNED_ZERO = np.uint8(3), np.uint8(120), np.int8(-5)
+REALS = np.random.default_rng(2).standard_normal((2, 3, 40)).astype(np.float32)
 PLAIN = [X, X_SCALE, ONE_TWENTY, Y_SCALE, ZERO]
 CASES = {
     "add": ("QLinearAdd", [X, X_SCALE, ONE_TWENTY, Y, Y_SCALE, ZERO, np.float32(0.06), ONE_TWENTY], (0, 3), {}),
@@ -78,6 +79,16 @@ CASES = {
         "MatMulIntegerToFloat",
         [codes(3, 300), codes(300, 9), X_SCALE, Y_SCALE, ZERO, ONE_TWENTY, np.ones(9, np.float32)], (0,), {},
     ),
+    "matmul of floats that are quantised": (
+        "DynamicQuantizeMatMul",
+        [REALS, codes(40, 9), Y_SCALE, ONE_TWENTY, np.ones(9, np.float32)], (0,), {},
+    ),
+    "matmul of floats with scales by column": (
+        "DynamicQuantizeMatMul",
+        [REALS, codes(40, 9, dtype=np.int8), np.linspace(0.01, 0.02, 9, dtype=np.float32), np.zeros(9, np.int8)], (0,),
+        {},
+    ),
+    "matmul of floats without a zero point": ("DynamicQuantizeMatMul", [REALS, codes(40, 9), Y_SCALE], (0,), {}),
     "convolution": (
         "QLinearConv",
         [X, X_SCALE, ONE_TWENTY, codes(4, 5, 3, 3, dtype=np.int8), Y_SCALE, np.int8(0), np.float32(1.5), ONE_TWENTY],
