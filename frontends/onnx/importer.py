@@ -16,15 +16,16 @@ from glulam.frontends.onnx.build import Builder
 from glulam.frontends.onnx.context import DEPENDS, Context, Held, Places, Repeated, Result, Tensors
 from glulam.frontends.onnx.functions import Functions
 from glulam.frontends.onnx.inputs import input_types
-from glulam.frontends.onnx.proto import load_model, require_onnx, tensor_array
+from glulam.frontends.onnx.proto import half_bytes, is_half_byte, load_model, require_onnx, tensor_array
 from glulam.frontends.onnx.refused import DOMAINS, OPERATORS
 from glulam.frontends.onnx.structure import full_name, ordered, shown, subgraphs
 from glulam.frontends.onnx.table import CONVERTERS
 
 if TYPE_CHECKING:
-    from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
+    from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 OLDEST_OPSET, NEWEST_OPSET = 6, 28
+DEQUANTIZERS = ("DequantizeLinear", "com.microsoft.DequantizeLinear")
 MAX_NODES = 50_000  # functions may call functions: a small file can stand for a great many nodes
 
 Scope = MutableMapping[str, Held | None]  # None: could not be converted, the reason is noted
@@ -116,12 +117,21 @@ class _Importer:
             if tensor.name not in used:
                 continue
             try:
-                data = tensor_array(tensor, self.folder, f"initialiser {tensor.name!r}")
+                data = self._stored(tensor, nodes, wanted)
             except UnsupportedError as error:
                 self._refuse(error)
                 scope[tensor.name] = None
                 continue
             scope[tensor.name] = self.builder.constant(data, tensor.name)
+
+    def _stored(self, tensor: TensorProto, nodes: Sequence[NodeProto], wanted: Sequence[str]) -> Array:
+        """The numbers of an initialiser; codes of 4 bits are bytes where nothing but DequantizeLinear reads them."""
+        where = f"initialiser {tensor.name!r}"
+        if is_half_byte(tensor.data_type) and tensor.name not in wanted:
+            readers = [full_name(node) for node in nodes if tensor.name in _all_names(node)]
+            if all(reader in DEQUANTIZERS for reader in readers):
+                return half_bytes(tensor, self.folder, where)
+        return tensor_array(tensor, self.folder, where)
 
     def _nodes(
         self, nodes: Sequence[NodeProto], scope: Scope, outputs: Sequence[str], call: Call | None = None
@@ -374,7 +384,8 @@ def _check_names(proto: GraphProto) -> None:
 
 def _not_offered(node: NodeProto) -> str:
     if node.domain.startswith("com.microsoft"):
-        return "the operator is not offered: it is ONNX Runtime's own; take the model as it was before optimising"
+        remedy = "take the model as it was before optimising or quantising"
+        return f"the operator is not offered: it is ONNX Runtime's own; {remedy}"
     reason = OPERATORS.get(full_name(node), DOMAINS.get(node.domain))
     return f"the operator is not offered: {reason}" if reason else "the operator is not offered"
 

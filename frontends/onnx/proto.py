@@ -16,6 +16,11 @@ from glulam.compiler.graph.types import Array, DType
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
+_HALF_BYTES = {"INT4": DType.I8, "UINT4": DType.U8}  # codes, and the bytes that hold one each here
+_REMEDIES = {
+    **dict.fromkeys(_HALF_BYTES, "only initialisers for DequantizeLinear may have 4 bits; quantise others to 8"),
+    **dict.fromkeys(("INT2", "UINT2", "FLOAT4E2M1"), "quantise to 8 bits instead"),
+}
 MAX_TENSOR_BYTES = 1 << 34  # no tensor of a model, stored or computed, may be larger
 
 
@@ -25,7 +30,7 @@ def require_onnx() -> Any:
         import onnx
         import onnx.numpy_helper  # a submodule of its own
     except ImportError as error:
-        raise GlulamError("ONNX files need the onnx package: pip install glulam[onnx]") from error
+        raise GlulamError("ONNX files need the onnx package: pip install 'glulam[onnx]'") from error
     return onnx
 
 
@@ -98,8 +103,9 @@ def dtype_of(elem_type: int, where: str) -> DType:
             raise GraphError("strings are not tensors of numbers")
         return DType.of(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
     except (GraphError, KeyError, TypeError) as error:
+        remedy = f"; {_REMEDIES[shown]}" if shown in _REMEDIES else ""
         raise UnsupportedError(
-            "the model uses an element type that glulam does not offer", [f"{where}: {shown}"]
+            "the model uses an element type that glulam does not offer", [f"{where}: {shown}{remedy}"]
         ) from error
 
 
@@ -120,21 +126,10 @@ def tensor_array(tensor: TensorProto, folder: Path | None, where: str) -> Array:
     """
     onnx = require_onnx()
     dtype = dtype_of(tensor.data_type, where)
-    shape = tuple(tensor.dims)
-    if any(extent < 0 for extent in shape):
-        raise ModelFileError(f"{where}: negative extent in shape {shape}")
     stored = np.dtype(np.uint16) if is_bfloat16(tensor.data_type) else dtype.numpy
-    nbytes = math.prod(shape) * stored.itemsize
-    if nbytes > MAX_TENSOR_BYTES:
-        raise ModelFileError(f"{where}: shape {shape} asks for {nbytes} bytes; the limit is {MAX_TENSOR_BYTES}")
-    if tensor.HasField("segment"):
-        raise UnsupportedError("the model stores a tensor in segments, which glulam does not read", [where])
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        return _decoded(_external(tensor, nbytes, folder, where), stored, dtype, shape)
-    if tensor.HasField("raw_data"):
-        data = tensor.raw_data  # a copy each time
-        if len(data) != nbytes:
-            raise ModelFileError(f"{where}: {len(data)} bytes of data for shape {shape}, which takes {nbytes}")
+    shape = tuple(tensor.dims)
+    data = _bytes_of(tensor, math.prod(shape) * stored.itemsize, folder, where)
+    if data is not None:
         return _decoded(data, stored, dtype, shape)
     fields = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
     count = max(map(len, fields))
@@ -144,6 +139,45 @@ def tensor_array(tensor: TensorProto, folder: Path | None, where: str) -> Array:
         return np.ascontiguousarray(onnx.numpy_helper.to_array(tensor).astype(dtype.numpy, copy=False)).reshape(shape)
     except (ValueError, TypeError, OverflowError) as error:
         raise ModelFileError(f"{where}: the tensor's data does not fit its type ({error})") from error
+
+
+def is_half_byte(elem_type: int) -> bool:
+    names = require_onnx().TensorProto.DataType
+    return elem_type in names.values() and names.Name(elem_type) in _HALF_BYTES
+
+
+def half_bytes(tensor: TensorProto, folder: Path | None, where: str) -> Array:
+    """Codes of 4 bits as bytes; two are stored in one, the first in its lower half. Raises what `tensor_array` does."""
+    dtype = _HALF_BYTES[require_onnx().TensorProto.DataType.Name(tensor.data_type)]
+    shape = tuple(tensor.dims)
+    count = math.prod(shape)
+    nbytes = -(-count // 2)
+    data = _bytes_of(tensor, nbytes, folder, where)
+    if data is None and len(tensor.int32_data) != nbytes:
+        raise ModelFileError(f"{where}: {len(tensor.int32_data)} pairs of data for shape {shape}")
+    pairs = np.array(tensor.int32_data).astype(np.uint8) if data is None else np.frombuffer(data, np.uint8)
+    codes = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(-1)[:count]
+    return ((codes ^ 8) - np.uint8(8) if dtype.is_signed else codes).view(dtype.numpy).reshape(shape)
+
+
+def _bytes_of(tensor: TensorProto, nbytes: int, folder: Path | None, where: str) -> bytes | None:
+    """The tensor's data, which has to have so many bytes; None if it is in a field for numbers of its type."""
+    onnx = require_onnx()
+    shape = tuple(tensor.dims)
+    if any(extent < 0 for extent in shape):
+        raise ModelFileError(f"{where}: negative extent in shape {shape}")
+    if nbytes > MAX_TENSOR_BYTES:
+        raise ModelFileError(f"{where}: shape {shape} asks for {nbytes} bytes; the limit is {MAX_TENSOR_BYTES}")
+    if tensor.HasField("segment"):
+        raise UnsupportedError("the model stores a tensor in segments, which glulam does not read", [where])
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return _external(tensor, nbytes, folder, where)
+    if not tensor.HasField("raw_data"):
+        return None
+    data: bytes = tensor.raw_data  # a copy each time
+    if len(data) != nbytes:
+        raise ModelFileError(f"{where}: {len(data)} bytes of data for shape {shape}, which takes {nbytes}")
+    return data
 
 
 def _decoded(data: bytes, stored: np.dtype[Any], dtype: DType, shape: tuple[int, ...]) -> Array:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from glulam.compiler.errors import UnsupportedError
-from glulam.frontends.onnx.proto import require_onnx
+from glulam.frontends.onnx.proto import is_half_byte, require_onnx
 from glulam.frontends.onnx.structure import subgraphs
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def _of_graph(graph: GraphProto) -> Iterator[str]:
     for value in (*graph.input, *graph.output):
         yield from _of_type(value.type)
     for tensor in graph.initializer:
-        yield from _of_element(tensor.data_type)
+        if not is_half_byte(tensor.data_type):
+            yield from _of_element(tensor.data_type)
     for node in graph.node:
         yield from _of_node(node)
 

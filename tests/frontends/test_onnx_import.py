@@ -339,7 +339,7 @@ def test_element_types_without_kernels():
 
 def test_without_the_onnx_package_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
-    with pytest.raises(GlulamError, match=r"pip install glulam\[onnx\]"):
+    with pytest.raises(GlulamError, match=r"pip install 'glulam\[onnx\]'"):
         from_onnx("m.onnx")
 
 

@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import glulam as gl
+from glulam.compiler.errors import ModelFileError, UnsupportedError
 
 SHAPES = [(17, 8, 3, 8), (40, 32, 3, 9), (256, 128, 1, 14), (3, 16, 7, 23)]
 """(input channels, output channels, taps, extent): 40 channels of 3x3 add up to more than 2**24."""
@@ -84,3 +85,58 @@ def test_dynamic_scales_are_onnx_runtimes_those_of_zeros_too(values):
         for found in (gl.reference(ours, {"x": x}), compiled.run({"x": x})):
             for expected, name in zip(theirs, kinds, strict=True):
                 np.testing.assert_array_equal(found[name], expected)
+
+
+# ---- codes of 4 bits
+
+
+def half_byte_model(kind, raw, domain=""):
+    """A model that adds w, 3x5 codes of 4 bits with a scale and a zero point per row, to its input."""
+    low = -8 if kind == TensorProto.INT4 else 0
+    values = (np.arange(15) % 16 + low).tolist()
+    if raw:
+        pairs = np.array([*values, 0]) & 15
+        stored = helper.make_tensor("w", kind, (3, 5), bytes((pairs[::2] | pairs[1::2] << 4).tolist()), raw=True)
+    else:
+        stored = helper.make_tensor("w", kind, (3, 5), values)
+    given = [
+        stored,
+        numpy_helper.from_array(np.array([0.5, 1.0, 2.0], np.float32), "scale"),
+        helper.make_tensor("zero", kind, (3,), [low + 3, low + 7, low]),
+    ]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "scale", "zero"], ["real"], axis=0, domain=domain),
+        helper.make_node("Add", ["x", "real"], ["y"]),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, (3, 5))]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, given)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+@pytest.mark.parametrize("domain", ["", "com.microsoft"])
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("kind", [TensorProto.INT4, TensorProto.UINT4])
+def test_codes_of_4_bits_are_dequantised(kind, raw, domain):
+    made = half_byte_model(kind, raw, domain=domain)
+    x = np.zeros((3, 5), np.float32)
+    (theirs,) = onnxruntime.InferenceSession(made.SerializeToString()).run(None, {"x": x})
+    np.testing.assert_array_equal(gl.reference(gl.from_onnx(made), {"x": x})["y"], theirs)
+    made.graph.initializer[0].dims[0] = 7
+    with pytest.raises(ModelFileError, match="data for shape"):
+        gl.from_onnx(made)
+
+
+def test_codes_of_4_bits_that_others_read_are_refused():
+    made = half_byte_model(TensorProto.INT4, True)
+    made.graph.output.append(helper.make_tensor_value_info("w", TensorProto.INT4, (3, 5)))
+    with pytest.raises(
+        UnsupportedError, match=r"initialiser 'w': INT4; only .* DequantizeLinear .* quantise others to 8"
+    ):
+        gl.from_onnx(made)
+    del made.graph.output[1]
+    made.graph.node.append(helper.make_node("QuantizeLinear", ["y", "scale", "zero"], ["z"], axis=0))
+    made.graph.output[0].name = "z"
+    with pytest.raises(UnsupportedError, match="initialiser 'zero': INT4"):
+        gl.from_onnx(made)
