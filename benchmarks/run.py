@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.markup import escape
 from rich.table import Table
 
 from glulam.benchmarks.cases import Case, all_names, open_case
@@ -192,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = wide_console()
     peers = installed_peers() if options.peers else []
     for missing in set(PEERS) - set(peers) if options.peers else ():
-        console.print(f"{missing} is not installed: measured without it (pip install 'glulam[bench]')")
+        console.print(escape(f"{missing} is not installed: measured without it (pip install 'glulam[bench]')"))
     cases: list[dict[str, Any]] = []
     for name in all_names() if options.models == "all" else options.models.split(","):
         for threads in map(int, options.threads.split(",")):

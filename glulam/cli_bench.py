@@ -6,6 +6,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from rich.markup import escape
+
 from glulam.benchmarks.report import progress_console, wide_console
 from glulam.cli_common import (
     Subparsers,
@@ -50,7 +52,7 @@ def bench_model(arguments: argparse.Namespace) -> None:
     progress = progress_console()
     peers = installed_peers() if arguments.peers else []
     for missing in [peer for peer in PEERS if arguments.peers and peer not in peers]:
-        progress.print(f"{missing} is not installed: compared without it (pip install 'glulam[bench]')")
+        progress.print(escape(f"{missing} is not installed: compared without it (pip install 'glulam[bench]')"))
     case = open_model(arguments)
     with progress.status("compiling") as status, tempfile.TemporaryDirectory(prefix="glulam-") as folder:
         file = case.write_onnx(Path(folder) / "model.onnx") if peers else None

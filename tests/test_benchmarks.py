@@ -90,6 +90,13 @@ class Metronome:
         return [self.seconds] * times
 
 
+def test_how_to_get_a_missing_peer_is_told(capsys, monkeypatch):
+    monkeypatch.setattr("glulam.benchmarks.run.installed_peers", list)
+    with pytest.raises(GlulamError):
+        run.main(["--models", "missing.onnx", "--peers"])
+    assert "is not installed: measured without it (pip install 'glulam[bench]')" in capsys.readouterr().out
+
+
 def test_turns_rotate_and_each_round_has_one_of_each():
     diary: list[str] = []
     runners = {label: Metronome(label, 0.1, diary) for label in "abc"}

@@ -213,6 +213,13 @@ def test_tune_lists_what_it_measured(tiny, capsys):
     assert measured
 
 
+def test_bench_says_how_to_get_the_peers_that_are_missing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("glulam.benchmarks.peers.installed_peers", list)
+    assert main(["bench", str(tmp_path / "missing.onnx"), "--peers"]) == 1
+    told = "is not installed: compared without it (pip install 'glulam[bench]')"
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
 def test_bench_compares_the_builds(tiny, capsys):
     assert main(["bench", str(tiny[0]), "--rounds", "1", "--turn", "0.01"]) == 0
     out = capsys.readouterr().out
