@@ -57,10 +57,18 @@ def choice(value: Any, known: Collection[str], what: str) -> str:
     return value
 
 
-def bias_argument(bias: bool | npt.ArrayLike | None) -> tuple[bool, npt.ArrayLike | None]:
-    """Whether there is a bias, and its array if that was given; truth values may be numpy's."""
+def bias_argument(
+    bias: bool | npt.ArrayLike | None, layer: str, inferred: str = ""
+) -> tuple[bool, npt.ArrayLike | None]:
+    """Whether there is a bias, and its array if that was given; truth values may be numpy's.
+
+    Raises ShapeError for a number, which is another argument out of its place if PyTorch has one more, `inferred`.
+    """
     if bias is None or isinstance(bias, bool | np.bool_):
         return bool(bias), None
+    if isinstance(bias, Real):
+        remedy = f" ({inferred} is inferred: leave it out)" if inferred else ""
+        raise ShapeError(f"{layer}: bias is {bias}; it is True, False or an array{remedy}")
     return True, bias
 
 

@@ -111,7 +111,8 @@ class MultiheadAttention(Layer):
         key, value, masks = self._operands(query, others, path)
         sources: list[Tensor] = []
         for x, features in ((query, self.embed_dim), (key, self.kdim), (value, self.vdim)):
-            require_rank(x, 3, "MultiheadAttention")
+            axes = "[N, L, features] (batch_first)" if self.batch_first else "[L, N, features]"
+            require_rank(x, 3, "MultiheadAttention", axes)
             if x.shape[2] != features:
                 raise ShapeError(f"{path}: {x.name!r} is {x.type}, but {features} features are needed")
             if x is query and sources:

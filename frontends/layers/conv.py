@@ -10,6 +10,7 @@ from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.frontends.layers.arguments import (
     Extents,
+    Pads,
     bias_argument,
     choice,
     extents,
@@ -31,6 +32,7 @@ class _ConvNd(Layer):
     """What all convolutions share: checked arguments, channel inference, weight and bias."""
 
     spatial: ClassVar[int]
+    inferred = "in_channels"
 
     def __init__(
         self,
@@ -53,7 +55,7 @@ class _ConvNd(Layer):
         self.groups = integer(groups, f"{label}: groups", low=1)
         if self.out_channels % self.groups:
             raise ShapeError(f"{label}: {self.out_channels} output channels do not divide into {self.groups} groups")
-        self.has_bias, self._given_bias = bias_argument(bias)
+        self.has_bias, self._given_bias = bias_argument(bias, label, self.inferred)
         self._given_weight = weight
         self.init_gain = None if init_gain is None else real(init_gain, f"{label}: init_gain", low=0.0)
 
@@ -103,19 +105,30 @@ class _Conv(_ConvNd):
 
     def forward(self, x: Tensor) -> Tensor:
         channels = self.in_channels(x) // self.groups
+        pads = resolve_padding(self.padding, x.shape[2:], self.kernel_size, self.stride, self.dilation)
+        self._check_reach(x, pads)
         shape = (self.out_channels, channels, *self.kernel_size)
         fan_in = channels
         for extent in self.kernel_size:
             fan_in *= extent
         weight = self.parameter("weight", shape, self._given_weight, he(fan_in, self.init_gain), x)
         bias = self.bias(x)
-        pads = resolve_padding(self.padding, x.shape[2:], self.kernel_size, self.stride, self.dilation)
         if self.padding_mode != "zeros":
             mode = PADDING_MODES[self.padding_mode]
             x = apply(ops.Pad(((0, 0), (0, 0), *pads), mode, 0.0), x, name=f"{self.path(x.scope)}.pad")
             pads = ((0, 0),) * self.spatial
         op = ops.Conv(self.stride, pads, self.dilation, self.groups)
         return apply(op, x, weight, bias, name=self.path(x.scope))
+
+    def _check_reach(self, x: Tensor, pads: Pads) -> None:
+        """Raises ShapeError if the kernel is larger than the input, as it is by one argument too many in front."""
+        reach = tuple((k - 1) * d + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True))
+        padded = tuple(extent + before + after for extent, (before, after) in zip(x.shape[2:], pads, strict=True))
+        if any(kernel > extent for kernel, extent in zip(reach, padded, strict=True)):
+            raise ShapeError(
+                f"{type(self).__name__} {self.path(x.scope)!r}: the kernel reaches over {reach}, more than the "
+                f"padded extents {padded} of {x.name!r} ({self.inferred} is inferred: leave it out)"
+            )
 
 
 class Conv1d(_Conv):

@@ -95,6 +95,11 @@ class Embedding(Layer):
         self._given_weight = weight
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype.is_float:
+            raise ShapeError(
+                f"Embedding {self.path(x.scope)!r} takes integers, but {x.name!r} is {x.type}; make the input one of "
+                'them: Input(..., dtype="int64")'
+            )
         table = self.parameter("weight", self.shape, self._given_weight, uniform(-1.0, 1.0), x, dtype=DType.F32)
         return apply(ops.Gather(0), table, x, name=self.path(x.scope))
 

@@ -115,7 +115,9 @@ class Input(Tensor):
         seed: int = 0,
     ) -> None:
         if not isinstance(name, str):
-            raise ShapeError(f"Input: name is {name!r}; it must be a text")
+            extents = [e for e in (shape, name, dtype) if isinstance(e, int | np.integer)]
+            apart = f"; give the shape as a tuple: Input(({', '.join(map(str, extents))}))" if len(extents) > 1 else ""
+            raise ShapeError(f"Input: name is {name!r}; it must be a text{apart}")
         if isinstance(shape, int | np.integer) or (isinstance(shape, np.ndarray) and shape.ndim == 0):
             shape = (shape,)
         if isinstance(shape, str) or not isinstance(shape, Sequence | np.ndarray):

@@ -16,8 +16,10 @@ class Linear(Layer):
     """x W^T + b over the last axis: [..., K] becomes [..., out_features]; the weight is [out_features, K].
 
     bias: whether there is one, or its array. weight: an array. init_gain: the drawn weight has variance
-    init_gain / K; None for what suits data after a ReLU.
+    init_gain / K; None for what suits data after a ReLU. PyTorch's first argument, in_features, is left out.
     """
+
+    inferred = "in_features"
 
     def __init__(
         self,
@@ -30,7 +32,7 @@ class Linear(Layer):
     ) -> None:
         super().__init__(name)
         self.out_features = integer(out_features, "Linear: out_features", low=1)
-        self.has_bias, self._given_bias = bias_argument(bias)
+        self.has_bias, self._given_bias = bias_argument(bias, "Linear", self.inferred)
         self._given_weight = weight
         self.init_gain = None if init_gain is None else real(init_gain, "Linear: init_gain", low=0.0)
 

@@ -6,12 +6,12 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from glulam.compiler.errors import GraphError, ShapeError
+from glulam.compiler.errors import ArgumentError, GraphError, ShapeError
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.frontends.layers import state
@@ -27,6 +27,15 @@ class Module:
     nodes and parameters and seeds what is drawn for them. It is settled by the first call, after which the module
     may be called again: the parameters are shared.
     """
+
+    inferred: ClassVar[str] = ""
+    """An argument that PyTorch's module of this name has and this one leaves out, for the input says it."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Raises ArgumentError for the argument that is left out, if the class's own `__init__` is not the user's."""
+        if cls.inferred in kwargs and cls.__init__.__module__.startswith(__package__):
+            raise ArgumentError(f"{cls.__name__} takes no {cls.inferred}: it is inferred from the input; leave it out")
+        return super().__new__(cls)
 
     def __init__(self, name: str | None = None) -> None:
         if name is not None and not isinstance(name, str):
@@ -50,7 +59,7 @@ class Module:
             raise ShapeError(
                 f"{type(self).__name__} {self.path(scope)!r} was called on {len(tensors)} tensors; it takes ({wanted})"
             )
-        with scope.inside(self.path(scope)):
+        with scope.inside(self.path(scope), type(self).__name__ if isinstance(self, Layer) else ""):
             return self.forward(*tensors)
 
     def takes(self, count: int) -> bool:

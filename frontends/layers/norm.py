@@ -26,6 +26,7 @@ class BatchNorm(Layer):
     """
 
     rank: int | None = None
+    inferred = "num_features"
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class LayerNorm(Layer):
         super().__init__(name)
         self.normalized_shape = _last_axes(normalized_shape, "LayerNorm")
         self.eps = _epsilon(eps, "LayerNorm")
-        wants_bias, self._given_bias = bias_argument(bias)
+        wants_bias, self._given_bias = bias_argument(bias, "LayerNorm")
         self._given_weight = weight
         if not elementwise_affine and (weight is not None or self._given_bias is not None):
             raise ShapeError("LayerNorm: elementwise_affine=False leaves no place for weight and bias")
@@ -169,6 +170,8 @@ class GroupNorm(Layer):
     x is [N, C, ...] of any rank from 2, and C a multiple of num_groups.
     """
 
+    inferred = "num_channels"
+
     def __init__(
         self,
         num_groups: int,
@@ -208,6 +211,7 @@ class InstanceNorm(GroupNorm):
     """
 
     rank: int | None = None
+    inferred = "num_features"
 
     def __init__(
         self,

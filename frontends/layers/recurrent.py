@@ -37,6 +37,7 @@ class _Recurrent(Layer):
 
     gates: ClassVar[tuple[int, ...]]  # where ONNX's gates are in PyTorch's order
     states: ClassVar[int] = 1
+    inferred = "input_size"
 
     def __init__(
         self,
@@ -57,7 +58,9 @@ class _Recurrent(Layer):
         self.hidden_size = integer(hidden_size, f"{label}: hidden_size", low=1)
         self.num_layers = integer(num_layers, f"{label}: num_layers", low=1)
         if not isinstance(bias, bool | np.bool_):
-            raise ShapeError(f"{label}: bias is {bias!r}; it is True or False (input_size is inferred: leave it out)")
+            raise ShapeError(
+                f"{label}: bias is {bias!r}; it is True or False ({self.inferred} is inferred: leave it out)"
+            )
         self.has_bias, self.batch_first, self.bidirectional = bool(bias), bool(batch_first), bool(bidirectional)
         self.lengths, self.return_state = bool(lengths), bool(return_state)
         self.dropout = real(dropout, f"{label}: dropout", low=0.0, high=1.0)
@@ -78,7 +81,8 @@ class _Recurrent(Layer):
         raise GraphError(f"{type(self).__name__} has no operator")
 
     def forward(self, x: Tensor, *more: Tensor) -> Tensor | tuple[Tensor, ...]:
-        require_rank(x, 3, type(self).__name__)
+        axes = "[N, T, features] (batch_first)" if self.batch_first else "[T, N, features]"
+        require_rank(x, 3, type(self).__name__, axes)
         path = self.path(x.scope)
         rest = list(more)
         lengths = rest.pop(0) if self.lengths and rest else None

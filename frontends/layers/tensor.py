@@ -30,13 +30,15 @@ class Scope:
     """Names already given, the path of the block being called, and what is drawn there.
 
     Layers on two inputs have scopes of their own, and maybe the same path; so draws depend on the input's name too.
-    `source` is that name, or empty for the one that inputs have by default.
+    `source` is that name, or empty for the one that inputs have by default. `layer` is the class of the layer being
+    called, by which errors of its nodes name it; empty in blocks and outside of modules.
     """
 
     def __init__(self, seed: int = 0, source: str = "") -> None:
         self.seed = seed
         self.source = source
         self.path = ""
+        self.layer = ""
         self._nodes: dict[str, int] = {}
         self._paths: dict[str, int] = {}
 
@@ -57,12 +59,12 @@ class Scope:
         return f"{self.path}.{name}" if self.path else name
 
     @contextmanager
-    def inside(self, path: str) -> Iterator[None]:
-        outer, self.path = self.path, path
+    def inside(self, path: str, layer: str = "") -> Iterator[None]:
+        outer, self.path, self.layer = (self.path, self.layer), path, layer
         try:
             yield
         finally:
-            self.path = outer
+            self.path, self.layer = outer
 
 
 def _untaken(wanted: str, taken: dict[str, int]) -> str:
@@ -170,7 +172,8 @@ def apply_all(op: Op, *inputs: Value | None, name: str | None = None, scope: Sco
     try:
         types = op.infer(*(None if value is None else value.type for value in inputs))
     except ShapeError as error:
-        raise ShapeError(f"{label}: {error}") from error
+        shown = f"{scope.layer} {label!r}" if scope.layer else label
+        raise ShapeError(f"{shown}: {error}") from error
     names = [label] if len(types) == 1 else [scope.unique(f"{label}.{i}") for i in range(len(types))]
     outputs = [Tensor(each, type, scope) for each, type in zip(names, types, strict=True)]
     Node(op, inputs, outputs, label)
@@ -261,10 +264,11 @@ def _span(x: Tensor, part: slice, extent: int) -> range:
         raise ShapeError(f"{x.name}: subscript {part!r}: {error}; bounds are integers, and a step is not 0") from None
 
 
-def require_rank(x: Tensor, rank: int, layer: str) -> None:
-    """Raise ShapeError unless x has `rank` axes, batch and channels included."""
+def require_rank(x: Tensor, rank: int, layer: str, axes: str = "") -> None:
+    """Raise ShapeError unless x has `rank` axes: batch, channels and spatial ones, or what `axes` says."""
     if x.rank != rank:
-        raise ShapeError(f"{layer} takes [N, C{', spatial' * (rank - 2)}], rank {rank}, but {x.name!r} is {x.type}")
+        axes = axes or f"[N, C{', spatial' * (rank - 2)}]"
+        raise ShapeError(f"{layer} takes {axes}, rank {rank}, but {x.name!r} is {x.type}")
 
 
 def normal_axis(axis: int, rank: int, layer: str) -> int:

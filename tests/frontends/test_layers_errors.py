@@ -42,6 +42,16 @@ ARGUMENTS = [
     (lambda: L.InstanceNorm2d(4), "InstanceNorm2d: eps is 4; .* inferred"),
     (lambda: L.LSTM(10, 20, 2), "LSTM: bias is 2; it is True or False .* inferred"),
     (lambda: L.GRU(10, 20, 1), "GRU: bias is 1; .* leave it out"),
+    (lambda: L.Linear(16, 8), r"Linear: bias is 8; .* an array \(in_features is inferred: leave it out\)"),
+    (lambda: L.Conv2d(3, 64, 7, 2, 3, 1, 1), r"Conv2d: bias is 1; .* \(in_channels is inferred: leave it out\)"),
+    (lambda: L.LayerNorm(8, bias=2), "LayerNorm: bias is 2; it is True, False or an array$"),
+    (lambda: L.Conv2d(in_channels=3, out_channels=4, kernel_size=3), "Conv2d takes no in_channels: it is inferred"),
+    (lambda: L.Linear(in_features=3, out_features=4), "Linear takes no in_features: .* leave it out"),
+    (lambda: L.BatchNorm2d(num_features=3), "BatchNorm2d takes no num_features"),
+    (lambda: L.InstanceNorm1d(num_features=3), "InstanceNorm1d takes no num_features"),
+    (lambda: L.GroupNorm(2, num_channels=4), "GroupNorm takes no num_channels"),
+    (lambda: L.LSTM(input_size=3, hidden_size=4), "LSTM takes no input_size"),
+    (lambda: L.Input(3, 16, 16), r"Input: name is 16; .* give the shape as a tuple: Input\(\(3, 16, 16\)\)"),
     (lambda: L.LayerNorm(elementwise_affine=False, weight=[1]), "LayerNorm: elementwise_affine=False leaves no place"),
     (lambda: L.LayerNorm(elementwise_affine=False, bias=[1]), "LayerNorm: elementwise_affine=False leaves no place"),
     (lambda: L.RMSNorm(elementwise_affine=False, weight=[1]), "RMSNorm: elementwise_affine=False leaves no place"),
@@ -144,8 +154,16 @@ CALLS = [
     (lambda: L.Conv2d(4, 3, weight=[[1, 2], [3]])(image()), "not an array"),
     (lambda: L.Conv1d(4, 3)(image()), "Conv1d takes .* rank 3"),
     (lambda: L.Conv2d(4, 1, groups=2)(image()), "3 input channels of 'input' do not divide into 2 groups"),
-    (lambda: L.Conv2d(4, 9)(image()), "conv2d: conv"),
-    (lambda: L.MaxPool2d(9)(image()), "max_pool2d"),
+    (
+        lambda: L.Conv2d(4, 9)(image()),
+        r"Conv2d 'conv2d': the kernel reaches over \(9, 9\), .* extents \(8, 8\) of 'input' \(in_channels is inferred",
+    ),
+    (lambda: L.Conv2d(3, 64, 7, 2, 3)(image()), "Conv2d 'conv2d': .*190.* .in_channels is inferred: leave it out"),
+    (lambda: L.MaxPool2d(9)(image()), "MaxPool2d 'max_pool2d': max_pool: kernel 9"),
+    (lambda: L.LSTM(4)(image()), r"LSTM takes \[T, N, features\], rank 3"),
+    (lambda: L.GRU(4, batch_first=True)(image()), r"GRU takes \[N, T, features\] \(batch_first\), rank 3"),
+    (lambda: L.MultiheadAttention(4, 2)(image()), r"MultiheadAttention takes \[L, N, features\], rank 3"),
+    (lambda: L.Embedding(4, 2)(image()), r"Embedding 'embedding' takes integers, .* Input\(\.\.\., dtype=\"int64\"\)"),
     (lambda: L.BatchNorm1d()(image()), "BatchNorm1d takes"),
     (lambda: L.BatchNorm3d()(image()), "BatchNorm3d takes"),
     (lambda: L.BatchNorm(running_var=[1.0])(image()), "running_var: shape"),
@@ -188,7 +206,10 @@ CALLS = [
     ),
     (lambda: image()[np.array([0, 1])], "integers, slices"),
     (lambda: L.PReLU(weight=[0.5])(image(dtype="int64")), "PReLU 'prelu': weight is a float, but 'input' is i64"),
-    (lambda: L.RMSNorm(elementwise_affine=False)(image(dtype="int64")), "rms_norm: is not defined for i64"),
+    (
+        lambda: L.RMSNorm(elementwise_affine=False)(image(dtype="int64")),
+        "RMSNorm 'rmsnorm': rms_norm: is not defined for i64",
+    ),
     (lambda: L.Pad(1, value=1.5)(image(dtype="int64")), "value 1.5 is no i64; give one that the elements can have"),
     (lambda: image() + None, "'input' with NoneType: an array of object"),
     (lambda: image() * "2", "'input' with str: .* numbers are needed"),
@@ -265,3 +286,12 @@ def test_a_masked_feed_is_refused():
     graph = Graph.of([x], {"y": L.ReLU()(x)})
     with pytest.raises(GraphError, match="input 'input': masked arrays are refused"):
         evaluate(graph, {"input": np.ma.zeros((1, 3, 8, 8), np.float32)})
+
+
+def test_a_layer_of_ones_own_may_take_what_others_infer():
+    class Pointwise(L.Conv2d):
+        def __init__(self, in_channels, out_channels):
+            super().__init__(out_channels, 1)
+            self.expected = in_channels
+
+    assert Pointwise(in_channels=3, out_channels=4)(image()).shape == (1, 4, 8, 8)
