@@ -19,7 +19,8 @@ Padding = Extents | str | tuple[tuple[int, int], ...]
 class _MaxPool(Layer):
     """The largest element of each window of [N, C, *spatial]; padding counts as -inf. stride defaults to kernel_size.
 
-    padding takes every form that a convolution's does. With ceil_mode the last window may reach over the end.
+    padding takes every form that a convolution's does, up to half the kernel; where it differs before and after, up to
+    all of it but one. With ceil_mode the last window may reach over the end.
     With return_indices the result is (values, indices): int64, counting the elements of the channel's own plane, row by
     row, as PyTorch's and as MaxUnpool takes them. (ONNX counts those of the whole tensor; import and export translate.)
     """
@@ -45,6 +46,19 @@ class _MaxPool(Layer):
         self.dilation = extents(dilation, self.spatial, f"{label}: dilation")
         self.return_indices = bool(return_indices)
         self.ceil_mode = bool(ceil_mode)
+        self._check_padding()
+
+    def _check_padding(self) -> None:
+        """Raises ShapeError by PyTorch's rule; for unlike paddings, which it has not, if one takes a whole window."""
+        pads = () if isinstance(self.padding, str) else self.padding
+        for (before, after), kernel, dilation in zip(pads, self.kernel_size, self.dilation, strict=False):
+            reach = (kernel - 1) * dilation + 1
+            most = reach // 2 if before == after else reach - 1
+            if max(before, after) > most:
+                raise ShapeError(
+                    f"{type(self).__name__}: padding is {before} before and {after} after, for a kernel that reaches "
+                    f"over {reach}; it must be at most {most}, or windows would have no element of the input"
+                )
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         require_rank(x, self.spatial + 2, type(self).__name__)

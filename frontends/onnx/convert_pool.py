@@ -34,6 +34,8 @@ def max_pool(ctx: Context) -> tuple[Value, ...]:
     column_major = ctx.flag("storage_order")
     shape = (window.kernel, window.strides, window.pads, window.dilations, ceil)
     x, dtype = ctx[0], ctx[0].type.dtype
+    if MaxPool(*shape).has_empty_windows(x.shape[2:]):
+        raise ctx.malformed(f"pads {window.pads}: a window has no element of the input; pads are less than the kernel")
     if dtype is DType.I8 or (dtype is DType.U8 and ctx.uses_output(1)):
         x = ctx.apply(Cast(DType.F32), x)
     if ctx.uses_output(1):

@@ -166,6 +166,8 @@ def test_grouped_and_depthwise_convolution():
         (L.ConvTranspose3d(6, 2, 2), (4, 3, 4, 5), (6, 6, 8, 10)),
         (L.MaxPool3d(2), (2, 4, 6, 8), (2, 2, 3, 4)),
         (L.MaxPool1d(3, 2, ceil_mode=True), (2, 8), (2, 4)),
+        (L.MaxPool1d(3, 1, padding=((2, 0),)), (2, 8), (2, 8)),
+        (L.MaxPool1d(2, 1, padding=2, dilation=3), (2, 8), (2, 9)),
         (L.AvgPool1d(3, 2, 1), (2, 9), (2, 5)),
         (L.AvgPool3d((1, 2, 2)), (2, 4, 6, 8), (2, 4, 3, 4)),
         (L.AdaptiveAvgPool1d(2), (2, 8), (2, 2)),

@@ -209,6 +209,7 @@ SENSELESS = [
     ("MaxPool", [ones(1, 1, 4, 4)], {"kernel_shape": [2]}),
     ("MaxPool", [ones(1, 1, 4, 4)], {"kernel_shape": [2, 2], "strides": [0, 1]}),
     ("MaxPool", [ones(1, 1, 4, 4)], {"kernel_shape": [9, 9]}),
+    ("MaxPool", [ones(1, 1, 4, 4)], {"kernel_shape": [2, 2], "pads": [2, 0, 0, 0]}),
     ("MaxPool", [ones(1, 1, 4, 4)], {"kernel_shape": [2**62, 2], "pads": [2**61, 0, 2**61, 0]}),
     ("AveragePool", [ones(1, 1, 4, 4)], {"kernel_shape": [2**40, 2], "pads": [2**40, 0, 2**40, 0]}),
     ("Conv", [ones(1, 2, 4, 4), ones(3, 3, 2, 2)], {}),
