@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from glulam.compiler.errors import UnsupportedError
+from glulam.compiler.errors import GlulamError, UnsupportedError
+from glulam.frontends.onnx.proto import require_onnx
 from glulam.frontends.onnx.refused import on_purpose
 from glulam.frontends.onnx.suite import SUITES, Case, collect
 
@@ -238,6 +239,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m glulam.frontends.onnx.scoreboard", description=about)
     add_arguments(parser)
     options = parser.parse_args(arguments)
+    try:
+        require_onnx()
+    except GlulamError as error:
+        parser.exit(1, f"error: {error}\n")
     suites = options.suite or list(SUITES)
     if options.worker is not None:
         warnings.simplefilter("ignore")

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-from onnx import ModelProto, TypeProto, ValueInfoProto, numpy_helper
 
-DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
+from glulam.frontends.onnx.proto import require_onnx
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, TypeProto, ValueInfoProto
+
 FOLDERS = ("pytorch-converted", "pytorch-operator", "simple")
 SUITES = ("node", *FOLDERS, "light")
 
@@ -29,7 +31,8 @@ class Case:
 
 
 def collect(suites: Sequence[str]) -> list[Case]:
-    """The cases of the suites, always in the same order."""
+    """The cases of the suites, always in the same order. Raises GlulamError if the onnx package is missing."""
+    require_onnx()
     makers: dict[str, Callable[[], Iterator[Case]]] = {"node": _node_cases, "light": _light_cases}
     found: list[Case] = []
     for suite in suites:
@@ -55,20 +58,25 @@ def _given(model: ModelProto, sets: Sequence[DataSet]) -> Callable[[], tuple[Mod
 
 
 def _plain(item: Any) -> Any:
-    return numpy_helper.to_array(item) if isinstance(item, onnx.TensorProto) else item
+    onnx = require_onnx()
+    return onnx.numpy_helper.to_array(item) if isinstance(item, onnx.TensorProto) else item
+
+
+def _data() -> Path:
+    return Path(require_onnx().__file__).parent / "backend" / "test" / "data"
 
 
 def _folder_cases(suite: str) -> Iterator[Case]:
-    for folder in sorted((DATA / suite).iterdir()):
+    for folder in sorted((_data() / suite).iterdir()):
         file = folder / "model.onnx"
         if file.exists():
-            operator = onnx.load(file, load_external_data=False).graph.node[0].op_type
+            operator = require_onnx().load(file, load_external_data=False).graph.node[0].op_type
             yield Case(suite, folder.name, operator, _stored(file))
 
 
 def _stored(file: Path) -> Callable[[], tuple[ModelProto, Sequence[DataSet]]]:
     def load() -> tuple[ModelProto, Sequence[DataSet]]:
-        model = onnx.load(file)
+        model = require_onnx().load(file)
         sets = []
         for folder in sorted(file.parent.glob("test_data_set_*")):
             sides = []
@@ -82,13 +90,13 @@ def _stored(file: Path) -> Callable[[], tuple[ModelProto, Sequence[DataSet]]]:
 
 
 def _light_cases() -> Iterator[Case]:
-    for file in sorted((DATA / "light").glob("*.onnx")):
+    for file in sorted((_data() / "light").glob("*.onnx")):
         yield Case("light", file.stem, file.stem.removeprefix("light_"), _light(file))
 
 
 def _light(file: Path) -> Callable[[], tuple[ModelProto, Sequence[DataSet]]]:
     def load() -> tuple[ModelProto, Sequence[DataSet]]:
-        model = onnx.load(file)
+        model = require_onnx().load(file)
         stored = {tensor.name for tensor in model.graph.initializer}
         inputs = [_ramp(value) for value in model.graph.input if value.name not in stored]
         expected = _read(file.with_name(f"{file.stem}_output_0.pb"), model.graph.output[0].type)
@@ -104,16 +112,17 @@ def _ramp(value: ValueInfoProto) -> Any:
 
 
 def _read(file: Path, type: TypeProto) -> Any:
+    onnx = require_onnx()
     data = file.read_bytes()
     match type.WhichOneof("value"):
         case "sequence_type":
             sequence = onnx.SequenceProto()
             sequence.ParseFromString(data)
-            return numpy_helper.to_list(sequence)
+            return onnx.numpy_helper.to_list(sequence)
         case "optional_type":
             optional = onnx.OptionalProto()
             optional.ParseFromString(data)
-            return numpy_helper.to_optional(optional)
+            return onnx.numpy_helper.to_optional(optional)
     tensor = onnx.TensorProto()
     tensor.ParseFromString(data)
-    return numpy_helper.to_array(tensor)
+    return onnx.numpy_helper.to_array(tensor)
