@@ -36,11 +36,14 @@ A first round, with a model of yours or any network of the zoo (resnet50, mobile
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; every sub-command sets `action`."""
     parser = argparse.ArgumentParser(
-        prog="glulam", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="glulam",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"glulam {glulam.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
     for module in (cli_compile, cli_tune, cli_show, cli_run, cli_profile, cli_bench):
         module.add_commands(commands, shared)

@@ -32,6 +32,7 @@ def add_command(
         description=summary,
         epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     return parser
 

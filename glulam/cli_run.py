@@ -89,6 +89,8 @@ def run_model(arguments: argparse.Namespace) -> None:
     check_artifact(arguments.artifact)
     if output is not None:
         check_output(output)
+        if output.suffix not in (".npz", ".npy"):
+            raise UsageError(f"{output}: outputs are written to an .npz, by name, or to an .npy, if there is one")
     model = load(arguments.artifact, threads=arguments.threads)
     if output is not None and output.suffix == ".npy" and len(model.outputs) != 1:
         raise UsageError(f"{output} can hold one array, and there are {', '.join(model.outputs)}; write an .npz")

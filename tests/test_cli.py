@@ -34,7 +34,15 @@ def test_help_of_each_command_ends_with_examples(command, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["fly"], ["compile"], ["compile", "m.onnx", "--shape", "3,3"], ["run", "m", "--threads", "0"]]
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["compile"],
+        ["compile", "m.onnx", "--shape", "3,3"],
+        ["run", "m", "--threads", "0"],
+        ["compile", "m.onnx", "--shap", "x=1"],
+    ],
 )
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -352,7 +360,10 @@ def test_the_output_may_be_one_array(compiled, tmp_path, capsys):
     assert np.load(result).shape == (1, 5)
 
 
-@pytest.mark.parametrize(("output", "told"), [("nobody/y.npz", "there is no folder"), (".", "is a folder")])
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [("nobody/y.npz", "there is no folder"), (".", "is a folder"), ("y.txt", "y.txt: outputs are written to an .npz")],
+)
 def test_run_looks_at_its_output_first(output, told, compiled, tmp_path, capsys):
     assert main(["run", str(compiled[0]), "--input", "missing.npy", "-o", str(tmp_path / output)]) == 2
     assert told in capsys.readouterr().err

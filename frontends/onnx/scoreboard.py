@@ -236,7 +236,8 @@ def compare(actual: Sequence[Any], expected: Sequence[Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; exit code 1 if a case failed."""
     about = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m glulam.frontends.onnx.scoreboard", description=about)
+    name = "python -m glulam.frontends.onnx.scoreboard"
+    parser = argparse.ArgumentParser(prog=name, description=about, allow_abbrev=False)
     add_arguments(parser)
     options = parser.parse_args(arguments)
     try:
