@@ -186,8 +186,9 @@ class Context:
         """The value of a required input that must not depend on the graph's inputs."""
         array = self.builder.demanded(self[index])
         if array is None:
+            remedy = "make it, or the input that it comes from, an initialiser"
             raise self.unsupported(
-                f"{what} (input {index}) is computed from the model's inputs; only constants are offered"
+                f"{what} (input {index}) is computed from the model's inputs; only constants are offered: {remedy}"
             )
         return array
 

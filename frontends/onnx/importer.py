@@ -81,7 +81,7 @@ class _Importer:
         _check_names(proto)
         stored = {tensor.name for tensor in proto.initializer}
         inputs = [value for value in proto.input if value.name not in stored]
-        names = [value.name for value in proto.output]
+        names = list(dict.fromkeys(value.name for value in proto.output))  # an output may be listed twice
         scope: Scope = {}
         given = {value.name for value in inputs} | stored
         nodes = ordered(proto.node, given, names)
@@ -372,7 +372,7 @@ def _check_names(proto: GraphProto) -> None:
         for name in names:
             if not name:
                 raise ModelFileError(f"the graph has an {what} without a name")
-        if len(set(names)) != len(names):
+        if len(set(names)) != len(names) and what != "output":
             twice = sorted({name for name in names if names.count(name) > 1})
             raise ModelFileError(f"the graph has two {what}s named {twice[0]!r}")
     if proto.sparse_initializer:

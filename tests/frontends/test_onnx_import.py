@@ -57,6 +57,12 @@ def test_names_of_the_model_are_kept():
     assert [n.output.name for n in graph.nodes] == ["hidden", "out:0"]
 
 
+def test_an_output_that_is_listed_twice_is_one():
+    proto = model([node("Relu", "x", "y"), node("Neg", "y", "z")], [x_info(2)], ["z", "y", "z"])
+    run_ort(proto, {"x": f(2)})
+    assert list(from_onnx(proto).outputs) == ["z", "y"]
+
+
 # ---- shapes
 
 
@@ -211,7 +217,7 @@ def test_a_parameter_may_come_from_a_large_constant():
 
 def test_a_computed_shape_is_refused_by_name():
     nodes = [node("Cast", "x", "target", to=TensorProto.INT64), node("Reshape", "x target", "y")]
-    with pytest.raises(UnsupportedError, match=r"the_Reshape_y.*shape") as caught:
+    with pytest.raises(UnsupportedError, match=r"the_Reshape_y.*shape.* make it, .* an initialiser") as caught:
         from_onnx(model(nodes, [x_info(2)]))
     assert len(caught.value.items) == 1
 
