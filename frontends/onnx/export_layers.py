@@ -11,6 +11,8 @@ from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.graph import Node
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import DType
+from glulam.frontends.onnx.export_integer import integer_sums
+from glulam.frontends.onnx.proto import elem_type_of
 from glulam.frontends.onnx.writer import Export, Writer
 
 
@@ -21,6 +23,8 @@ def _flat(pads: tuple[tuple[int, int], ...]) -> list[int]:
 def conv(w: Writer, node: Node) -> None:
     op = node.op
     assert isinstance(op, ops.Conv | ops.ConvTranspose)
+    if _as_integers(w, node):
+        return
     attributes: dict[str, Any] = {"output_padding": op.output_padding} if isinstance(op, ops.ConvTranspose) else {}
     weights = node.inputs[1]
     assert weights is not None
@@ -35,6 +39,15 @@ def conv(w: Writer, node: Node) -> None:
         group=op.groups,
         **attributes,
     )
+
+
+def _as_integers(w: Writer, node: Node) -> bool:
+    """Emits a node on codes with int32 sums, as the float64 that others read; False if it is none."""
+    sums = w.fresh("sums")
+    if not integer_sums(w, node, [sums]):
+        return False
+    w.emit("Cast", [sums], w.outputs(node), to=elem_type_of(DType.F64))
+    return True
 
 
 def linear(w: Writer, node: Node) -> None:
@@ -137,7 +150,8 @@ def arg_reduce(w: Writer, node: Node) -> None:
 
 
 def matmul(w: Writer, node: Node) -> None:
-    w.emit("MatMul", w.inputs(node), w.outputs(node))
+    if not _as_integers(w, node):
+        w.emit("MatMul", w.inputs(node), w.outputs(node))
 
 
 def resize(w: Writer, node: Node) -> None:

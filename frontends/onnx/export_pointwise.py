@@ -10,6 +10,7 @@ from glulam.compiler.graph.graph import Node
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import DType
 from glulam.compiler.ops.activation import bounds
+from glulam.frontends.onnx.export_integer import integer_sums
 from glulam.frontends.onnx.proto import elem_type_of, require_onnx
 from glulam.frontends.onnx.writer import Export, Writer
 
@@ -93,7 +94,12 @@ def clip(w: Writer, node: Node) -> None:
 
 
 def cast(w: Writer, node: Node) -> None:
+    """Of float64 sums of codes to int32: those that an operator on codes has."""
     assert isinstance(node.op, ops.Cast)
+    value = node.inputs[0]
+    assert value is not None
+    if node.op.dtype is DType.I32 and value.producer and integer_sums(w, value.producer, w.outputs(node)):
+        return
     w.emit("Cast", w.inputs(node), w.outputs(node), to=elem_type_of(node.op.dtype))
 
 

@@ -71,6 +71,7 @@ def to_onnx(graph: Graph, path: str | os.PathLike[str] | None = None, opset: int
     for name, value in graph.outputs.items():
         if writer.name(value) != name:
             writer.emit("Identity", [writer.name(value)], [name])
+    writer.drop_unread()
     model = _model(onnx, graph, writer)
     if path is not None:
         _save(onnx, model, Path(path))

@@ -80,6 +80,16 @@ class Writer:
         label = self.fresh(f"{outputs[0]}.{op_type}")
         self.nodes.append(self._onnx.helper.make_node(op_type, names, list(outputs), name=label, **attributes))
 
+    def drop_unread(self) -> None:
+        """Without the nodes and constants that no output needs: an op may be written by more than its own node."""
+        needed, kept = set(self.graph.outputs), []
+        for node in reversed(self.nodes):
+            if not needed.isdisjoint(node.output):
+                needed.update(node.input)
+                kept.append(node)
+        self.nodes = kept[::-1]
+        self.initialisers = [tensor for tensor in self.initialisers if tensor.name in needed]
+
     def _check_types(self, op_type: str, dtypes: Sequence[DType | None]) -> None:
         """None: an intermediate, or an input that is left out."""
         for index, dtype in enumerate(dtypes):

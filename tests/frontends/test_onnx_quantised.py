@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -85,6 +86,76 @@ def test_dynamic_scales_are_onnx_runtimes_those_of_zeros_too(values):
         for found in (gl.reference(ours, {"x": x}), compiled.run({"x": x})):
             for expected, name in zip(theirs, kinds, strict=True):
                 np.testing.assert_array_equal(found[name], expected)
+
+
+# ---- the way back
+
+
+def written_again(made, x):
+    """The operators of the imported graph's file, which gives what the first one does."""
+    (theirs,) = onnxruntime.InferenceSession(made).run(None, {"x": x})
+    back = gl.to_onnx(gl.from_onnx(made))
+    onnx.checker.check_model(back, full_check=True)
+    (again,) = onnxruntime.InferenceSession(back.SerializeToString()).run(None, {"x": x})
+    np.testing.assert_array_equal(again, theirs)
+    np.testing.assert_array_equal(gl.reference(gl.from_onnx(back), {"x": x})["y"], theirs)
+    return [node.op_type for node in back.graph.node]
+
+
+@pytest.mark.parametrize(("channels", "outs", "taps", "extent"), SHAPES[:2])
+@pytest.mark.parametrize("zeros", [{}, {"x_zero": np.uint8(3)}, {"x_zero": np.uint8(3), "w_zero": np.uint8(128)}])
+def test_conv_integer_is_written_again(channels, outs, taps, extent, zeros):
+    rng = np.random.default_rng(2)
+    x = rng.integers(0, 256, (1, channels, extent, extent)).astype(np.uint8)
+    constants = {"w": rng.integers(0, 256, (outs, channels, taps, taps)).astype(np.uint8), **zeros}
+    made = model("ConvInteger", ["x", *constants], constants, x.shape, taps, TensorProto.INT32)
+    assert written_again(made, x) == ["ConvInteger"]
+
+
+def test_sums_that_int32_may_not_hold_stay_float64():
+    graph = gl.from_onnx(
+        model(
+            "ConvInteger",
+            ["x", "w"],
+            {"w": np.ones((1, 40000, 1, 1), np.uint8)},
+            (1, 40000, 1, 1),
+            1,
+            TensorProto.INT32,
+        )
+    )
+    assert [node.op_type for node in gl.to_onnx(graph).graph.node if "Conv" in node.op_type] == ["Conv"]
+
+
+def test_qlinear_conv_is_written_by_its_sums():
+    rng = np.random.default_rng(3)
+    x = rng.integers(0, 256, (1, 6, 5, 5)).astype(np.uint8)
+    constants = {
+        "x_scale": np.float32(0.02),
+        "x_zero": np.uint8(100),
+        "w": rng.integers(-127, 128, (4, 6, 3, 3)).astype(np.int8),
+        "w_scale": np.float32(0.25),
+        "w_zero": np.int8(0),
+        "y_scale": np.float32(0.5),
+        "y_zero": np.uint8(120),
+        "bias": rng.integers(-1000, 1000, 4).astype(np.int32),
+    }
+    made = model("QLinearConv", ["x", *constants], constants, x.shape, 3, TensorProto.UINT8)
+    kinds = written_again(made, x)
+    assert kinds[0] == "ConvInteger"
+    assert "Conv" not in kinds
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_matmul_integer_is_written_again(dtype):
+    x = np.random.default_rng(4).integers(0, 256, (3, 40)).astype(np.uint8)
+    codes = np.random.default_rng(5).integers(np.iinfo(dtype).min, np.iinfo(dtype).max + 1, (40, 7)).astype(dtype)
+    constants = {"w": codes, "x_zero": np.uint8(7), "w_zero": dtype(5)}
+    node = helper.make_node("MatMulInteger", ["x", *constants], ["y"])
+    given = [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.UINT8, x.shape)]
+    graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", TensorProto.INT32, None)], given)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=9).SerializeToString()
+    assert written_again(made, x) == ["MatMulInteger"]
 
 
 # ---- codes of 4 bits

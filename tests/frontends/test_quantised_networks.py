@@ -53,6 +53,18 @@ def test_results_are_those_of_onnx_runtime(quantised):
                 assert np.abs(model(x) - wanted).max() <= 2.5 * step, options
 
 
+def test_the_way_back_is_a_file_for_onnx_runtime(quantised, tmp_path):
+    import onnxruntime as ort
+
+    graph = gl.from_onnx(quantised)
+    gl.to_onnx(graph, tmp_path / "back.onnx")
+    x = np.random.default_rng(0).standard_normal((1, 3, 34, 30), dtype=np.float32)
+    (name,) = graph.inputs
+    (wanted,) = gl.reference(graph, {name: x}).values()
+    (again,) = ort.InferenceSession(tmp_path / "back.onnx").run(None, {name: x})
+    assert np.abs(again - wanted).max() <= 2.5 * np.diff(np.unique(wanted)).min()
+
+
 @NEEDS_BYTES
 def test_all_layers_multiply_bytes(quantised):
     graph, _ = optimise(gl.from_onnx(quantised), Options())
