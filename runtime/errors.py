@@ -15,6 +15,10 @@ class InputError(GlulamError):
     """An array handed to `run` has the wrong name, shape or dtype."""
 
 
+class CopyError(GlulamError, TypeError):
+    """A model cannot be copied or pickled."""
+
+
 class OutOfMemoryError(GlulamError, MemoryError):
     """The system gives no more memory for arenas or arrays of a run."""
 

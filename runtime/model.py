@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from glulam.runtime import abi, processors
 from glulam.runtime.arrays import ArgumentSpec, Array, check_outputs, named, prepare_input
 from glulam.runtime.artifact import Artifact, Check, open_artifact, write_artifact
 from glulam.runtime.context import Context, ContextPool, Program, Ticks
-from glulam.runtime.errors import ArtifactError, InputError
+from glulam.runtime.errors import ArtifactError, CopyError, InputError
 from glulam.runtime.loader import NativeCode
 from glulam.runtime.manifest import Manifest, TensorSpec
 from glulam.runtime.memory import address_of, aligned, new_array
@@ -131,6 +131,12 @@ class Model:
         """
         write_artifact(path, self._artifact)
 
+    def __reduce__(self) -> NoReturn:
+        """What pickle and copy ask for: a model has none of it."""
+        raise CopyError(
+            "a model is native code and memory of this process; save(path) it, and glulam.load(path) it again"
+        )
+
     @property
     def inputs(self) -> dict[str, TensorSpec]:
         return {spec.name: spec for spec in self._artifact.manifest.inputs}
@@ -232,9 +238,14 @@ def load(path: str | os.PathLike[str] | Path, threads: int = 1, verify: bool = T
         verify: check the sums of the weights too, which reads all of them; code and manifest are always checked.
 
     Raises:
+        InputError: path is none.
         OSError: the file cannot be read.
         ArtifactError: it is damaged or no glulam model.
         ArtifactVersionError: it was written by a glulam with another file format.
         CpuMismatchError: it was compiled for another CPU.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(
+            f"load takes the path of a model file, not {type(path).__name__}; write what it holds to a file"
+        )
     return Model(open_artifact(path, Check.SUMS if verify else Check.NOTHING), threads)

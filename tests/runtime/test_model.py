@@ -1,5 +1,7 @@
 """Models: arrays in and out, their checks, profiles."""
 
+import copy
+import pickle
 import warnings
 
 import numpy as np
@@ -8,8 +10,9 @@ import runtime_programs as programs
 
 from glulam.compiler.codegen.steps import EntryStep
 from glulam.runtime import arrays
-from glulam.runtime.errors import GlulamError, InputError, OutOfMemoryError
+from glulam.runtime.errors import CopyError, GlulamError, InputError, OutOfMemoryError
 from glulam.runtime.manifest import TensorSpec
+from glulam.runtime.model import load
 
 RAMP = np.arange(1000, dtype=np.float32)
 
@@ -267,6 +270,18 @@ def test_several_inputs_and_outputs_with_offsets():
         with pytest.raises(InputError, match="2 inputs and 2 outputs"):
             model(a)
         assert model.run({"a": a, "b": a})["z"].tolist() == (4 * a).tolist()
+
+
+@pytest.mark.parametrize("take", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_copies_are_made_by_a_file(model, take):
+    with pytest.raises(CopyError, match=r"save\(path\) it, and glulam\.load"):
+        take(model)
+
+
+@pytest.mark.parametrize("given", [b"\0glulam", None, 3])
+def test_a_model_is_loaded_from_a_path(given):
+    with pytest.raises(InputError, match=f"load takes the path of a model file, not {type(given).__name__}"):
+        load(given)
 
 
 def test_repr_and_specs():
