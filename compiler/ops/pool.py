@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ Ints = tuple[int, ...]
 Pads = tuple[tuple[int, int], ...]
 
 _WIDE = 24  # pixels of a row from which on vectors along it are well filled
+_SHRUNK, _NARROW = 2, 4  # a conversion of so many times the result's elements takes longer than rows of so many pixels
 
 EDGES = np.array([[1, math.nan, -2, 3], [-math.inf, -math.inf, 4, math.inf], [-math.inf, -math.inf, 0, 5]], np.float32)[
     None, None
@@ -62,6 +63,10 @@ class Pool(Op):
         if outputs[0].dtype not in IN_BLOCKS:
             return Prefers.PLAIN
         return Prefers.EITHER if outputs[0].shape[-1] >= _WIDE else Prefers.BLOCKS
+
+    def plain_suits(self, target: Any, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        (x,), (y,) = required(self, inputs, 1), outputs
+        return x.size >= _SHRUNK * y.size and y.shape[-1] >= _NARROW
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         return outputs[0].size * math.prod(self.kernel)

@@ -280,3 +280,16 @@ def test_no_padding_where_a_view_takes_elements_for_neighbours():
     found = layouts(layout(text))
     assert not found["p"].has_halo
     compiled(text)
+
+
+@pytest.mark.parametrize(
+    ("extent", "geometry", "ops"),
+    [
+        (14, "kernel=(2, 2), strides=(2, 2)", "max_pool"),
+        (14, "kernel=(3, 3), strides=(1, 1)", "reorder max_pool reorder"),  # as many results as are read
+        (7, "kernel=(2, 2), strides=(2, 2)", "reorder max_pool reorder"),  # three in a row fill no vector
+    ],
+)
+def test_pools_of_plain_images_stay_plain_where_that_moves_much_less(extent, geometry, ops):
+    pool = f"%y = max_pool(%x) {{{geometry}, pads=((0, 0), (0, 0)), dilations=(1, 1)}}\noutput y = %y"
+    assert layout(f"input %x: f32[1,48,{extent},{extent}]\n{pool}").ops == ops
