@@ -1,7 +1,7 @@
 """Resampling: each output element is a weighted sum of input elements, whose places and weights are known per axis.
 
-Nearest neighbours at an integer scale on channel blocks are loaded once and stored several times. All else reads places
-and weights from tables. Where it saves work, a row of the input is first interpolated along all other axes. What a
+Nearest neighbours at an integer scale are loaded once and stored several times. All else reads places and weights from
+tables. Where it saves work, a row of the input is first interpolated along all other axes. What a
 vector of a plain row is made of lies near each other in the row of the input, so lanes of a few vectors are picked;
 where the processor has no instruction for that, or they lie too far apart, elements are gathered.
 """
@@ -21,7 +21,7 @@ from glulam.compiler.kernels.tiling import unroll_factor
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr, Fma
 from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var
-from glulam.compiler.loops.ir import Buffer, LanePick, Tile
+from glulam.compiler.loops.ir import Buffer, LanePick, LaneShuffle, Tile
 from glulam.compiler.targets import Target
 
 _UNROLLED_TAPS = 4
@@ -99,8 +99,8 @@ def build(ctx: Context, axes: Sequence[AxisTaps | None], fill: float) -> Lowered
     if not ctx.output.type.size:
         return ctx.finished()
     factors = _factors(ctx, axes)
-    if ctx.output.layout.block > 1 and factors is not None:
-        return _repeat(ctx, factors)
+    if factors is not None:
+        return _repeat(ctx, factors) if ctx.output.layout.block > 1 else _repeat_rows(ctx, factors)
     return _Tables(ctx, axes, fill).build()
 
 
@@ -117,7 +117,9 @@ def _factors(ctx: Context, axes: Sequence[AxisTaps | None]) -> tuple[int, ...] |
         repeated = np.arange(size) // factor
         if axis.weights is not None or axis.outside is not None or not np.array_equal(axis.index[:, 0], repeated):
             return None
-    return tuple(factors[2:]) if math.prod(factors) <= _COPIES else None
+    if math.prod(factors) > _COPIES or factors[:2] != [1, 1] or len(factors) < 3:
+        return None
+    return tuple(factors[2:])
 
 
 def _repeat(ctx: Context, factors: tuple[int, ...]) -> Lowered:
@@ -138,6 +140,30 @@ def _repeat(ctx: Context, factors: tuple[int, ...]) -> Lowered:
             moved = [p * f + s for p, f, s in zip(place, factors, shift, strict=True)]
             point: Point = (n, c, *moved, v)
             ctx.write(point, ctx.finish(element[0], point))
+    return ctx.finished()
+
+
+def _repeat_rows(ctx: Context, factors: tuple[int, ...]) -> Lowered:
+    """The same on plain rows: a vector becomes several, each of which is stored in several rows."""
+    b, x, (*rows, along) = ctx.builder, ctx.input_view(0), factors
+    *outer, width = x.operand.shape
+    lanes = ctx.target.vector_bytes // max(x.operand.type.dtype.size, 4)
+    ctx.output_view()
+    with b.section(**{f"d{d}": extent for d, extent in enumerate(outer)}) as (n, c, *at):
+        for first, count, size in ((0, width // lanes, lanes), (width // lanes * lanes, 1, width % lanes)):
+            if not count or not size:
+                continue
+            with b.serial("w", count) as w, b.vector("v", size) as v:
+                element = b.tile("element", 1, dtype=x.operand.type.dtype)
+                b.store(element[0], x[(n, c, *at, w * size + first + v)])
+                for part in range(along):
+                    order = tuple((part * size + lane) // along for lane in range(size))
+                    value = element[0] if along == 1 else LaneShuffle(element[0], element[0], order)
+                    column = (w * size + first) * along + part * size + v
+                    for shift in itertools.product(*map(range, rows)):
+                        moved = [p * f + s for p, f, s in zip(at, rows, shift, strict=True)]
+                        point: Point = (n, c, *moved, column)
+                        ctx.write(point, ctx.finish(value, point))
     return ctx.finished()
 
 

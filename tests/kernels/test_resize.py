@@ -44,6 +44,12 @@ OWN = [
     case((1, 2, 12, 40), (1, 2, 3, 10), "cubic"),
     case((2, 3, 4, 40), (2, 3, 4, 20), "linear"),
     case((1, 5, 8, 40), (1, 5, 4, 20), "linear", antialias=True),
+    case((1, 3, 7, 13), (1, 3, 14, 26), **UPSAMPLE),
+    case((2, 3, 5, 33), (2, 3, 5, 99), **UPSAMPLE),
+    case((1, 2, 3, 50), (1, 2, 12, 200), **UPSAMPLE),
+    case((1, 5, 13, 1), (1, 5, 39, 1), **UPSAMPLE),
+    case((2, 1, 2, 3, 17), (2, 1, 4, 3, 34), **UPSAMPLE),
+    case((1, 4, 6), (1, 8, 12), **UPSAMPLE),
 ]
 CASES = [*Resize.cases(), *OWN]
 SPATIAL = [c for c in CASES if c.op.preference(c.inputs, c.op.infer(*c.inputs)) is not Prefers.PLAIN]
