@@ -37,6 +37,7 @@ from glulam.compiler.ops import (
 from glulam.compiler.ops.conv_integer import ConvInteger
 from glulam.compiler.ops.linear_integer import LinearInteger
 from glulam.compiler.passes.added_bias import added_bias, per_channel
+from glulam.compiler.passes.codes import moved, stored
 from glulam.compiler.passes.codes_as_floats import before_cast
 from glulam.compiler.passes.manager import Decision, NodePass
 from glulam.compiler.passes.weight_codes import WeightCodes, weight_codes
@@ -110,11 +111,11 @@ class ByteProducts(NodePass):
             codes = [self.as_bytes(patch, uses, each, offset) for each in node.present_inputs()]
             found = patch.apply(node.op, *codes, name=f"{value.name}.codes")
         else:
-            found = patch.apply(Cast(DType.U8), _plus(patch, value, offset), name=f"{value.name}.codes")
+            found = stored(patch, value, offset, f"{value.name}.codes")
         if value.type.dtype is DType.I8 or uses.is_output(value):
             return found
         if all(self.can_read_bytes(uses, user) for user in uses.users(value)):
-            patch.replace(value, _plus(patch, patch.apply(Cast(value.type.dtype), found), -offset))
+            patch.replace(value, moved(patch, patch.apply(Cast(value.type.dtype), found), -offset))
         return found
 
     def can_read_bytes(self, uses: Uses, node: Node) -> bool:
@@ -131,15 +132,6 @@ def _of_bytes(op: Op, zero_point: int) -> Op:
     if isinstance(op, Conv):
         return ConvInteger(op.strides, op.pads, op.dilations, op.groups, zero_point)
     return LinearInteger(zero_point)
-
-
-def _plus(patch: Patch, value: Value, offset: int) -> Value:
-    """Floats plus an offset; what a cast to U8 makes the same of, if there is none."""
-    if not offset:
-        return before_cast(value, DType.U8)
-    if value.type.dtype is DType.I8:  # which does not hold the sum
-        value = patch.apply(Cast(DType.I16), value)
-    return patch.apply(Add(), value, patch.constant(np.asarray(offset, value.type.dtype.numpy), "offset"))
 
 
 def _known_bytes(uses: Uses, value: Value, offset: int) -> Value | None:

@@ -11,22 +11,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Trait
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.graph.uses import Uses
-from glulam.compiler.ops import Add, BitCast, Cast, Sub, ThroughInteger
+from glulam.compiler.ops import BitCast, Cast, ThroughInteger
 from glulam.compiler.ops.byte_lookup import ByteLookup
-from glulam.compiler.passes.codes_as_floats import before_cast
+from glulam.compiler.passes.codes import BYTES, computed, every_code, is_number, moved, stored
 from glulam.compiler.passes.manager import Decision, Pass
 from glulam.compiler.passes.whole_numbers import range_of_type
 from glulam.compiler.targets import Target
 
-_BYTES = (DType.U8, DType.I8)
-_LEAST, _MOST = 4, 32  # ops that a table replaces: a few are as fast themselves
+_LEAST, _MOST = 4, 32  # ops that a table replaces
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,11 @@ def _table_for(graph: Graph, uses: Uses, node: Node) -> Patch | None:
     if (low := _lowest_code(node)) is None or (found := _function_of(uses, node)) is None:
         return None
     source, nodes = found
-    table = tuple((_evaluated(nodes, source, _codes(source)) - low).astype(int).tolist())
+    table = tuple((computed(nodes, source, _codes(source)).astype(np.int64) - low).tolist())
     patch = Patch(graph, f"a function of %{source.name}, by {len(nodes)} ops", at=node.name)
     result = patch.apply(ByteLookup(table), _as_bytes(patch, source), name=node.name)
     if node.output.type.dtype is not DType.U8:
-        result = _plus(patch, patch.apply(Cast(node.output.type.dtype), result), low)
+        result = moved(patch, patch.apply(Cast(node.output.type.dtype), result), low)
     patch.replace(node.output, result)
     return patch
 
@@ -62,7 +60,7 @@ def _table_for(graph: Graph, uses: Uses, node: Node) -> Patch | None:
 def _lowest_code(node: Node) -> int | None:
     """The lowest of the codes of one byte that the node gives; None if it gives no such codes."""
     match node.op:
-        case ThroughInteger(dtype=dtype) if dtype in _BYTES:
+        case ThroughInteger(dtype=dtype) if dtype in BYTES:
             return range_of_type(dtype).low
         case Cast(dtype=DType.U8):
             return 0
@@ -73,7 +71,7 @@ def _function_of(uses: Uses, last: Node) -> tuple[Value, list[Node]] | None:
     """The nearest codes that the result is a function of, and the nodes between them in order; None without such."""
     nodes = {last}
     while len(nodes) <= _MOST:
-        read = {value for node in nodes for value in node.present_inputs() if not _is_number(value)}
+        read = {value for node in nodes for value in node.present_inputs() if not is_number(value)}
         open_ = [value for value in read if value.producer not in nodes]
         if any(value.shape != last.output.shape or value.is_constant for value in open_):
             return None
@@ -90,7 +88,7 @@ def _function_of(uses: Uses, last: Node) -> tuple[Value, list[Node]] | None:
 
 
 def _is_codes(value: Value) -> bool:
-    return value.type.dtype in _BYTES or _made_from(value) in _BYTES
+    return value.type.dtype in BYTES or _made_from(value) in BYTES
 
 
 def _made_from(value: Value) -> DType | None:
@@ -101,37 +99,15 @@ def _made_from(value: Value) -> DType | None:
 
 def _codes(value: Value) -> Array:
     """All that the value may have, in the order of the bytes that stand for them."""
-    if value.type.dtype in _BYTES:
+    if value.type.dtype in BYTES:
         return np.arange(256).astype(np.uint8).view(value.type.dtype.numpy)
     dtype = _made_from(value)
     assert dtype is not None
-    low = range_of_type(dtype).low
-    return np.arange(low, low + 256).astype(value.type.dtype.numpy)
+    return every_code(dtype, value.type.dtype)
 
 
 def _as_bytes(patch: Patch, value: Value) -> Value:
     """The codes as U8."""
-    if value.type.dtype in _BYTES:
+    if value.type.dtype in BYTES:
         return value if value.type.dtype is DType.U8 else patch.apply(BitCast(DType.U8), value)
-    low = int(_codes(value)[0])
-    return patch.apply(Cast(DType.U8), _plus(patch, value, -low) if low else before_cast(value, DType.U8))
-
-
-def _evaluated(nodes: list[Node], source: Value, codes: Array) -> npt.NDArray[np.float64]:
-    """What the last of the nodes gives for each of the codes."""
-    known: dict[Value, Array] = {source: codes}
-    for node in nodes:
-        inputs = [known[value] if value.data is None else value.data.reshape(()) for value in node.present_inputs()]
-        known[node.output] = np.broadcast_to(node.op.reference(*inputs)[0], codes.shape)
-    return known[nodes[-1].output].astype(np.float64)
-
-
-def _is_number(value: Value) -> bool:
-    return value.data is not None and value.type.size == 1
-
-
-def _plus(patch: Patch, value: Value, number: int) -> Value:
-    if not number:
-        return value
-    op = Add() if number > 0 else Sub()
-    return patch.apply(op, value, patch.constant(np.asarray(abs(number), value.type.dtype.numpy), "offset"))
+    return stored(patch, value, -int(_codes(value)[0]))

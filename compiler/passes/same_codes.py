@@ -15,11 +15,11 @@ import numpy as np
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Op, Trait
 from glulam.compiler.graph.patch import Patch
-from glulam.compiler.graph.types import Array
+from glulam.compiler.graph.types import DType
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops import MaxPool, ThroughInteger
+from glulam.compiler.passes.codes import computed, every_code
 from glulam.compiler.passes.manager import Decision, NodePass
-from glulam.compiler.passes.whole_numbers import range_of_type
 
 _STEPS = 12  # ops from codes to codes
 
@@ -32,7 +32,7 @@ class SameCodes(NodePass):
     def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
         if not isinstance(node.op, ThroughInteger) or node.op.dtype.size > 1 or (way := _way(node)) is None:
             return None
-        if not _keeps(way, range_of_type(node.op.dtype).low):
+        if not _keeps(way, node.op.dtype):
             return Decision(node.name, False, f"not all codes of %{way.codes.name} stay what they are")
         patch = Patch(graph, f"the codes are those of %{way.codes.name}", at=node.name)
         result = way.codes if way.pool is None else patch.apply(way.pool, way.codes, name=node.name)
@@ -89,14 +89,12 @@ def _only_variable(node: Node) -> Value | None:
     return variables[0] if variables[0].shape == node.output.shape else None
 
 
-def _keeps(way: _Way, low: int) -> bool:
+def _keeps(way: _Way, dtype: DType) -> bool:
     """Whether each code becomes itself, and a pool may come first: what it compares must not fall as codes rise."""
-    codes = np.arange(low, low + 256).astype(way.codes.type.dtype.numpy)
-    numbers: Array = codes
-    for count, node in enumerate(way.nodes):
-        if way.pool is not None and count == way.before and not (np.diff(numbers) >= 0).all():
-            return False
-        variable = _only_variable(node)
-        inputs = [numbers if value is variable else value.data for value in node.present_inputs()]
-        numbers = np.reshape(node.op.reference(*inputs)[0], codes.shape)
-    return np.array_equal(numbers, codes)
+    codes = every_code(dtype, way.codes.type.dtype)
+    before, behind = way.nodes[: way.before], way.nodes[way.before :]
+    numbers = computed(before, way.codes, codes)
+    if way.pool is not None and not (np.diff(numbers) >= 0).all():
+        return False
+    source = _only_variable(behind[0]) if behind else None
+    return np.array_equal(numbers if source is None else computed(behind, source, numbers), codes)
