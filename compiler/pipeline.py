@@ -13,6 +13,7 @@ from glulam.compiler.passes.codes_as_floats import CodesAsFloats
 from glulam.compiler.passes.common_subexpressions import CommonSubexpressions
 from glulam.compiler.passes.constant_folding import ConstantFolding
 from glulam.compiler.passes.dead_code import DeadCode
+from glulam.compiler.passes.dynamic_weights import DynamicWeights
 from glulam.compiler.passes.fold_empty import FoldEmpty
 from glulam.compiler.passes.fold_normalisation import FoldNormalisation
 from glulam.compiler.passes.fold_padding import FoldPadding
@@ -82,6 +83,7 @@ def pipeline(
         TrimTaps(),  # after FoldPadding: taps that meet only that padding go
         SplitBatch(machine),  # before the choice of algorithms, which depends on how many samples there are
         TransposedToConv(machine, strict),  # before the choice of algorithms, which then has one more convolution
+        DynamicWeights(),  # after whatever becomes a convolution, before batches are divided
         ChooseAlgorithm(machine, measured or {}, strict),  # before fusion, since not every kernel can pool its result
         ChosenChannels(machine),  # after the choice of algorithms: only a direct convolution can look its channels up
         ModulateWeights(),  # of direct convolutions; before batches are divided, which must not hide a product's reader

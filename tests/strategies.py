@@ -414,12 +414,12 @@ def given_at_run_time(net: _Net, x: Value) -> Value:
     """A convolution whose weights or bias are inputs, and a pool or an activation behind it."""
     if len(net.graph.inputs) > 3:
         return net.activated(x)
-    channels, kernel = net.pick(CHANNELS), net.pick((1, 3))
-    parameters = [net.weights(channels, x.shape[1], kernel, kernel), net.weights(channels)]
+    (channels, groups), kernel = net.pick(((net.pick(CHANNELS), 1), (x.shape[1], x.shape[1]))), net.pick((1, 3))
+    parameters = [net.weights(channels, x.shape[1] // groups, kernel, kernel), net.weights(channels)]
     for i in net.pick(((1,), (0,), (0, 1))):
         name = f"in{len(net.graph.inputs)}"
         parameters[i] = net.graph.input(name, parameters[i].type)
-    y = net.apply(ops.Conv((1, 1), ((kernel // 2, kernel // 2),) * 2, (1, 1), 1), x, *parameters)
+    y = net.apply(ops.Conv((1, 1), ((kernel // 2, kernel // 2),) * 2, (1, 1), groups), x, *parameters)
     return pool(net, y) if net.flip() else net.activated(y)
 
 

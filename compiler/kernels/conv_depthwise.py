@@ -24,7 +24,7 @@ from glulam.compiler.kernels.depthwise_tile import UNROLLED_TAPS, Tiles, TileSha
 from glulam.compiler.kernels.tiling import pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.index import Affine, IndexLike, Var
-from glulam.compiler.loops.ir import Tile
+from glulam.compiler.loops.ir import Buffer, Tile
 from glulam.compiler.targets import PARTNERS
 
 _CHUNK_FMAS = 20_000  # vector FMAs of an iteration that are worth a thread's while
@@ -107,7 +107,7 @@ class Depthwise:
         self.far = ctx.operand(0).type.nbytes > ctx.target.l2_bytes
         self.taps = list(itertools.product(*map(range, geometry.kernel)))
         self.unrolls = len(self.taps) <= UNROLLED_TAPS and not ctx.epilogue.is_long
-        self.packed = ctx.constant(self.pack(weights[:, 0]), "w")
+        self.weights = self.packed(weights[:, 0])
         bias = self.start_of_sums()
         zeros = np.zeros(ctx.output.shape[1], np.float32)
         self.bias = ctx.constant(self.pack(zeros if bias is None else bias), "b", table=bias is None)
@@ -115,6 +115,14 @@ class Depthwise:
     def start_of_sums(self) -> Array | None:
         """The bias of each channel, if there is one."""
         return self.ctx.data(2)
+
+    def packed(self, weights: Array) -> Buffer:
+        """The weights [C, *K], as `weight` reads them."""
+        return self.ctx.constant(self.pack(weights), "w")
+
+    def weight(self, head: tuple[Var, Var], tap: Sequence[IndexLike], v: Var) -> Expr:
+        """Those of a tap for a block of a sample's channels."""
+        return self.weights[(head[1], *tap, v)]
 
     def pack(self, data: Array) -> Array:
         """[C, *K] as [blocks, *K, lanes]."""
@@ -135,7 +143,7 @@ class Depthwise:
         head = {"n": ctx.output.shape[0], "c": ctx.output.blocks}
         for first, count, pixels in [] if outer else pieces(width, shape.pixels):
             with b.section(**head, s=count) as (n, c, s), b.vector("v", self.block) as v:
-                self.tile(_Place((n, c), (s * pixels + first,), v, self.resident_weights(c, v, shape)), 1, pixels)
+                self.tile(_Place((n, c), (s * pixels + first,), v, self.resident_weights((n, c), v, shape)), 1, pixels)
         if outer:
             chunks = [*planes, height // chunk]
             with ctx.image_section(ctx.output.blocks, chunks) as (n, c, (*o, h)), b.vector("v", self.block) as v:
@@ -147,7 +155,7 @@ class Depthwise:
         self, head: tuple[Var, Var], start: Sequence[Affine], v: Var, count: int, shape: TileShape
     ) -> Tile | None:
         """`count` output rows of a channel block, from row `start` on; their total, if means are wanted."""
-        resident, total = self.resident_weights(head[1], v, shape), self.new_total()
+        resident, total = self.resident_weights(head, v, shape), self.new_total()
         *planes, row = start
         for first, times, rows in pieces(count, shape.rows):
             with self.b.serial("y", times) as y:
@@ -197,12 +205,12 @@ class Depthwise:
 
     # ---- code
 
-    def resident_weights(self, c: Var, v: Var, shape: TileShape) -> Tile | None:
+    def resident_weights(self, head: tuple[Var, Var], v: Var, shape: TileShape) -> Tile | None:
         if not shape.resident:
             return None
         tile = self.b.tile("w", len(self.taps), dtype=self.dtype)
         for i, tap in enumerate(self.taps):
-            self.b.store(tile[i], self.packed[(c, *tap, v)])
+            self.b.store(tile[i], self.weight(head, tap, v))
         return tile
 
     def tile(self, place: _Place, rows: int, pixels: int) -> None:
@@ -258,9 +266,8 @@ class Depthwise:
             return (tap[:-2], row, column % stride, column, r)
 
         for r, tap in sorted(itertools.product(range(rows), self.taps), key=order):
-            weight = self.packed[(place.head[1], *tap, place.lane)]
-            if place.weights is not None:
-                weight = place.weights[self.taps.index(tap)]  # type: ignore[assignment]
+            resident = place.weights
+            weight = self.weight(place.head, tap, place.lane) if resident is None else resident[self.taps.index(tap)]
             for t in range(pixels):
                 self.step(place, acc, (r, t), tap, weight)
 
@@ -274,7 +281,7 @@ class Depthwise:
             outer = stack.enter_context(self.b.serial("kw", self.geometry.kernel[-1] // inner))
             for k in sorted(range(inner), key=lambda k: (k * dilation % stride, k)):
                 tap = (*head, outer * inner + k)
-                weight = self.packed[(place.head[1], *tap, place.lane)]
+                weight = self.weight(place.head, tap, place.lane)
                 for t in range(pixels):
                     self.step(place, acc, (0, t), tap, weight)
 

@@ -70,11 +70,7 @@ class Conv(Op):
         x, w = inputs[0], inputs[1]
         if index or x is None or w is None:
             return None
-        padding = window_padding(x.shape[2:], w.shape[2:], self.strides, self.pads, self.dilations)
-        if self.groups > 1 or x.dtype is not DType.F32:
-            return padding
-        geometry, outputs = self.geometry_of(w.shape[2:]), self.output_extents(x.shape[2:], w.shape[2:])
-        return replace(padding, only_blocks=True, or_none=geometry.leaves_out_padding(outputs, x.shape[2:]))
+        return padding_around(x, self.geometry_of(w.shape[2:]), self.output_extents(x.shape[2:], w.shape[2:]))
 
     def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:
         x = inputs[0]
@@ -123,15 +119,7 @@ class Conv(Op):
 
     def output_extents(self, extents: Ints, kernel: Ints) -> Ints:
         """Spatial extents of the output."""
-        result = []
-        for i, (extent, taps) in enumerate(zip(extents, kernel, strict=True)):
-            room = extent + sum(self.pads[i]) - self.dilations[i] * (taps - 1) - 1
-            if room < 0:
-                raise self.fail(
-                    f"kernel {taps} with dilation {self.dilations[i]} exceeds the padded extent of axis {i + 2}"
-                )
-            result.append(room // self.strides[i] + 1)
-        return tuple(result)
+        return output_extents(self, self.geometry_of(kernel), extents)
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         x, w = required(self, inputs, 2, 1)
@@ -271,6 +259,26 @@ class ConvTranspose(Op):
             _transposed((1, 2, 2, 3, 2), (2, 3, 2, 3, 2), strides=2, pads=((0, 0), (1, 1), (0, 1))),
             _transposed((0, 3, 5, 5), (3, 4, 3, 3), strides=2),
         )
+
+
+def output_extents(op: Op, geometry: ConvGeometry, extents: Ints) -> Ints:
+    """Spatial extents of a convolution's output. Raises ShapeError if the kernel exceeds the padded input."""
+    result = []
+    for i, (extent, taps, dilation) in enumerate(zip(extents, geometry.kernel, geometry.dilations, strict=True)):
+        room = extent + sum(geometry.pads[i]) - dilation * (taps - 1) - 1
+        if room < 0:
+            raise op.fail(f"kernel {taps} with dilation {dilation} exceeds the padded extent of axis {i + 2}")
+        result.append(room // geometry.strides[i] + 1)
+    return tuple(result)
+
+
+def padding_around(x: TensorType, geometry: ConvGeometry, outputs: Ints) -> Padding:
+    """What the kernels want around the input of a convolution."""
+    extents = x.shape[2:]
+    padding = window_padding(extents, geometry.kernel, geometry.strides, geometry.pads, geometry.dilations)
+    if geometry.groups > 1 or x.dtype is not DType.F32:
+        return padding
+    return replace(padding, only_blocks=True, or_none=geometry.leaves_out_padding(outputs, extents))
 
 
 def window_padding(extents: Ints, kernel: Ints, strides: Ints, pads: Pads, dilations: Ints) -> Padding:

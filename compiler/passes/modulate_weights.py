@@ -12,7 +12,7 @@ from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import DType
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops.conv import Conv
-from glulam.compiler.ops.modulated import Modulate, ModulatedConv
+from glulam.compiler.ops.dynamic_conv import DynamicConv, Modulate
 from glulam.compiler.ops.pointwise import Mul
 from glulam.compiler.ops.tiled import TiledConv
 from glulam.compiler.passes.manager import Decision, NodePass
@@ -37,10 +37,12 @@ class ModulateWeights(NodePass):
         if why is not None:
             return Decision(node.name, False, why)
         _, weights, *bias = reader.inputs
+        assert weights is not None
         tile = (reader.op.pixels, reader.op.blocks) if isinstance(reader.op, TiledConv) else ()
+        dynamic = DynamicConv.of(reader.op, weights.shape[2:], 1, tile)
         patch = Patch(graph, f"scales the weights of {reader.name}, not its {_pixels(x)} pixels", at=node.name)
         own = patch.apply(Modulate(), factor, weights, name=node.name)
-        patch.replace(reader.output, patch.apply(ModulatedConv(tile), x, own, *bias, name=reader.name))
+        patch.replace(reader.output, patch.apply(dynamic, x, own, *bias, name=reader.name))
         return patch
 
 

@@ -24,7 +24,7 @@ from glulam.compiler.graph.uses import Uses
 from glulam.compiler.kernels.conv_geometry import Indices
 from glulam.compiler.kernels.conv_transpose import convolution_weights
 from glulam.compiler.kernels.tiling import COPY_RATE
-from glulam.compiler.ops import Conv, ConvTranspose, Reshape, Slice, Transpose
+from glulam.compiler.ops import Conv, ConvTranspose, Gather, Pad, Reshape, Slice, Transpose
 from glulam.compiler.ops.movement import MOST_LANES, DepthToSpace
 from glulam.compiler.passes.algorithms import candidates
 from glulam.compiler.passes.manager import Decision, NodePass
@@ -87,10 +87,13 @@ class TransposedToConv(NodePass):
         if set(op.strides) == {1}:
             patch.replace(node.output, conv.output)
             return patch
-        costs = self.costs(node, conv)
-        patch.reason = f"as convolution and shuffle {costs[1]:.0f}k cycles, by itself {costs[0]:.0f}k"
-        if costs[1] >= costs[0]:
-            return Decision(node.name, False, patch.reason)
+        if weights.is_constant:
+            costs = self.costs(node, conv)
+            patch.reason = f"as convolution and shuffle {costs[1]:.0f}k cycles, by itself {costs[0]:.0f}k"
+            if costs[1] >= costs[0]:
+                return Decision(node.name, False, patch.reason)
+        else:
+            patch.reason = "its weights are computed, which only convolutions have fast kernels for"
         if in_blocks:
             shuffle = DepthToSpace(op.strides, node.output.shape[2:])
             patch.replace(node.output, patch.apply(shuffle, conv.output, name=node.name))
@@ -106,11 +109,11 @@ class TransposedToConv(NodePass):
 
 def _refuses(node: Node) -> str | None:
     """Why the convolution stays as it is, None if it might not."""
-    op, (x, *parameters) = node.op, node.inputs
+    op, (x, _, *bias) = node.op, node.inputs
     assert isinstance(op, ConvTranspose)
     assert x is not None
-    if x.type.dtype is not DType.F32 or any(v is not None and not v.is_constant for v in parameters):
-        return "the weights are not float32 constants"
+    if x.type.dtype is not DType.F32 or any(v is not None and not v.is_constant for v in bias):
+        return "the weights are not float32, or the bias is computed"
     if any(stride > 1 and dilation > 1 for stride, dilation in zip(op.strides, op.dilations, strict=True)):
         return "dilation with strides"
     return "nothing to compute" if 0 in node.output.shape or 0 in x.shape else None
@@ -123,8 +126,11 @@ def _convolution(patch: Patch, node: Node, lines: list[_Line], phases_first: boo
     assert x is not None
     assert weights is not None
     shape = (node.output.shape[1] * strides, x.shape[1] // op.groups, *(line.taps.shape[1] for line in lines))
-    packed = Deferred(TensorType(DType.F32, shape), partial(_weights, weights, op.groups, lines, phases_first))
-    parameters = [patch.constant(packed, f"{weights.name}_of_phases")]
+    if weights.is_constant:
+        packed = Deferred(TensorType(DType.F32, shape), partial(_weights, weights, op.groups, lines, phases_first))
+        parameters = [patch.constant(packed, f"{weights.name}_of_phases")]
+    else:
+        parameters = [patch.apply(Reshape(shape), _computed_weights(patch, weights, op.groups, lines, phases_first))]
     if bias and bias[0] is not None:
         assert bias[0].data is not None
         each = np.tile(bias[0].data, strides) if phases_first else np.repeat(bias[0].data, strides)
@@ -161,8 +167,24 @@ def _weights(weights: Value, groups: int, lines: list[_Line], phases_first: bool
     found = np.pad(convolution_weights(data, groups), ((0, 0), (0, 0), *((0, 1),) * rank))
     for d, line in enumerate(lines):
         found = found.take(line.taps, axis=2 + 2 * d)
-    # [OC, C / groups, s, t, s, t, ...] -> [OC, *s, C / groups, *t]
+    found = found.transpose(_phases_to_channels(rank, phases_first))
+    return np.ascontiguousarray(found.reshape(-1, *found.shape[1 + rank :]))
+
+
+def _computed_weights(patch: Patch, weights: Value, groups: int, lines: list[_Line], phases_first: bool) -> Value:
+    """The same, but for the last reshape, of weights that are computed at run time."""
+    rank, (channels, outs, *kernel) = len(lines), weights.shape
+    found = patch.apply(Reshape((groups, channels // groups, outs, *kernel)), weights)
+    found = patch.apply(Transpose((0, 2, 1, *range(3, 3 + rank))), found)
+    found = patch.apply(Reshape((groups * outs, channels // groups, *kernel)), found)
+    found = patch.apply(Pad(((0, 0), (0, 0), *((0, 1),) * rank)), found)
+    for d, line in enumerate(lines):
+        found = patch.apply(Gather(2 + 2 * d), found, patch.constant(line.taps, "taps"))
+    return patch.apply(Transpose(_phases_to_channels(rank, phases_first)), found)
+
+
+def _phases_to_channels(rank: int, phases_first: bool) -> tuple[int, ...]:
+    """[OC, C / groups, s, t, s, t, ...] -> [OC, *s, C / groups, *t]; or strides come first."""
     strides, taps = range(2, 2 + 2 * rank, 2), range(3, 3 + 2 * rank, 2)
     outs = (*strides, 0) if phases_first else (0, *strides)
-    found = found.transpose(*outs, 1, *taps)
-    return np.ascontiguousarray(found.reshape(-1, *found.shape[1 + rank :]))
+    return (*outs, 1, *taps)

@@ -183,7 +183,7 @@ output h = %h""")
     feeds = feeds_for(graph)
     work = driver.optimise(graph, Options(threads=2))[0]
     assert bodies(work)
-    assert "modulated_conv" in [node.op.name for node in work.nodes]
+    assert "dynamic_conv" in [node.op.name for node in work.nodes]
     one, many = (native(graph, feeds, Options(threads=threads)) for threads in (1, 2))
     for name, array in many.items():
         np.testing.assert_array_equal(array, one[name])

@@ -39,7 +39,7 @@ def fires(text):
 @pytest.mark.parametrize("mul", ["%x, %s", "%s, %x"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_scales_the_weights(mul, batch):
-    assert fires(block(batch, mul=mul)) == "silu reduce sigmoid modulate modulated_conv"
+    assert fires(block(batch, mul=mul)) == "silu reduce sigmoid modulate dynamic_conv"
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,6 @@ def test_fires_on_a_second_use_and_a_graph_output():
         ({"channels": 64, "kernel": 2, "strides": (2, 2), "pads": 0}, "as convolution and shuffle"),
         ({"channels": 16, "groups": 2, "kernel": 2, "strides": (2, 2), "pads": 0}, "as convolution and shuffle"),
         ({"dilations": 2}, "dilation with strides"),
-        ({"weights": "input"}, "not float32 constants"),
         ({"pads": 20}, "cut off inputs"),
         ({"strides": (1, 1), "pads": 9}, "cut off inputs"),
     ],
