@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from glulam.compiler.graph.types import Array
 
@@ -16,6 +17,15 @@ def words(weights: Array) -> Array:
     padded[:, :ins] = weights
     split = padded.reshape(outs, -1, WORD, *taps)
     return np.ascontiguousarray(np.moveaxis(split, 2, -1)).view("<i4")[..., 0]
+
+
+def summands(weights: Array) -> list[npt.NDArray[np.int32]]:
+    """Weights of more than a byte as a few that are from -128 to 127 each, and together give them."""
+    found, rest = list[npt.NDArray[np.int32]](), weights.astype(np.int32)
+    while not found or rest.any():
+        found.append(np.clip(rest, -128, 127))
+        rest = rest - found[-1]
+    return found
 
 
 def start_of_sums(weights: Array, bias: Array | None, zero_point: int) -> Array:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from glulam.compiler.graph.types import Array, DType
-from glulam.compiler.kernels.byte_words import start_of_sums, words
+from glulam.compiler.kernels.byte_words import start_of_sums, summands, words
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.conv_depthwise import Depthwise
 from glulam.compiler.kernels.conv_direct import DirectConv
@@ -21,9 +21,11 @@ from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid, Met
 from glulam.compiler.kernels.conv_template import constant_weights, in_one_row
 from glulam.compiler.kernels.conv_tile import Columns, Spot
 from glulam.compiler.kernels.tiling import Tiling, pieces
-from glulam.compiler.loops.expr import Cast, Expr
+from glulam.compiler.loops.expr import Cast, Expr, binary
 from glulam.compiler.loops.index import Affine
 from glulam.compiler.loops.ir import ByteDot
+
+_BYTE = 0xFF
 
 
 def build(ctx: Context, geometry: ConvGeometry, zero_point: int) -> Lowered:
@@ -72,20 +74,27 @@ class ByteConv(DirectConv):
 
 
 class ByteDepthwise(Depthwise):
-    """The depthwise convolution; each lane has a channel, and only one byte of its words."""
+    """The depthwise convolution: a lane has one channel, and a byte of its words, or a few that add up to a weight."""
 
     dtype = DType.I32
 
     def __init__(self, ctx: Context, geometry: ConvGeometry, weights: Array, zero_point: int) -> None:
         self.zero_point, self.codes = zero_point, weights
-        alone = (weights.astype(np.int32) & 0xFF).astype(np.int32)
+        self.summands = summands(weights)
+        alone = np.zeros(weights.shape, np.int32)
+        for place, summand in enumerate(self.summands):
+            alone |= (summand & _BYTE) << 8 * place
         super().__init__(ctx, geometry, alone, Grid.whole(ctx.output.spatial))
 
     def start_of_sums(self) -> Array:
         return start_of_sums(self.codes, self.ctx.data(2), self.zero_point)
 
     def multiply_add(self, x: Expr, weight: Expr, total: Expr) -> Expr:
-        return ByteDot(Cast(x, DType.I32), weight, total)
+        alone = Cast(x, DType.I32)
+        code: Expr = alone
+        for place in range(1, len(self.summands)):
+            code = code | binary("shl", alone, 8 * place)
+        return ByteDot(code, weight, total)
 
 
 def fits(groups: int, ins: int, outs: int, block: int) -> bool:

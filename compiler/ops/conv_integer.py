@@ -20,7 +20,8 @@ from glulam.compiler.ops.inputs import optional, required, wide
 class ConvInteger(Op):
     """x[N,C,*S] of U8 less the zero point, convolved with w[OC,C/groups,*K] of I8, plus bias?[OC] of I32, in I32.
 
-    Padding holds the zero point, so it adds nothing. Shapes are those of `Conv`. Sums must not exceed I32.
+    Padding holds the zero point, so it adds nothing. Shapes are those of `Conv`. Sums must not exceed I32. With one
+    channel in each group weights may be of I16, from -512 to 508.
     """
 
     strides: Ints
@@ -40,7 +41,8 @@ class ConvInteger(Op):
     def infer(self, *inputs: TensorType | None) -> tuple[TensorType, ...]:
         x, w = required(self, inputs, 2, 1)
         bias = optional(inputs, 2)
-        if (x.dtype, w.dtype) != (DType.U8, DType.I8) or (bias is not None and bias.dtype is not DType.I32):
+        types = (DType.I8, DType.I16) if w.shape[:2] == (self.groups, 1) else (DType.I8,)
+        if x.dtype is not DType.U8 or w.dtype not in types or (bias is not None and bias.dtype is not DType.I32):
             raise self.fail(f"inputs of types {x}, {w} and {bias}; they are u8, i8 and i32")
         if not 0 <= self.zero_point <= np.iinfo(np.uint8).max:
             raise self.fail(f"the zero point {self.zero_point} is no u8")
@@ -82,14 +84,16 @@ class ConvInteger(Op):
             _case((1, 33, 7, 6), (33, 1, 3, 3), strides=2, pads=1, groups=33, zero_point=200),
             _case((2, 16, 13, 1), (16, 1, 5, 3), pads=((0, 3), (2, 0)), dilations=(2, 1), groups=16, bias=False),
             _case((1, 17, 30), (17, 1, 7), pads=3, groups=17, zero_point=50),
+            _case((1, 33, 7, 6), (33, 1, 3, 3), strides=2, pads=1, groups=33, zero_point=200, wide=True),
+            _case((2, 3, 13), (3, 1, 5), pads=2, groups=3, bias=False, wide=True),
         )
 
 
 def _case(
     x: Ints, w: Ints, *, strides: int | Ints = 1, pads: int | Pads = 0, dilations: int | Ints = 1, groups: int = 1,
-    zero_point: int = 0, bias: bool = True,
+    zero_point: int = 0, bias: bool = True, wide: bool = False,
 ) -> Case:  # fmt: skip
-    """Bytes from one end to the other."""
+    """Bytes from one end to the other; with `wide` weights are four of them together."""
     spatial, rng = len(x) - 2, np.random.default_rng(math.prod(x) + zero_point)
     op = ConvInteger(
         (strides,) * spatial if isinstance(strides, int) else strides,
@@ -99,6 +103,6 @@ def _case(
         zero_point,
     )
     codes = rng.integers(0, 256, x).astype(np.uint8)
-    weights = rng.integers(-128, 128, w).astype(np.int8)
+    weights = rng.integers(-512, 509, w).astype(np.int16) if wide else rng.integers(-128, 128, w).astype(np.int8)
     shift = rng.integers(-(10**6), 10**6, w[0]).astype(np.int32) if bias else None
     return Case(op, (codes, weights, shift), constants=frozenset({1, 2} if bias else {1}))

@@ -65,7 +65,10 @@ class ByteProducts(NodePass):
             return Decision(node.name, False, "no kernel has so many channels, or weights that are not constant")
         _, weights, *bias = node.present_inputs()
         if (known := weight_codes(_by_channel(node))) is None:
-            return Decision(node.name, False, "the weights are no codes from -128 to 127 times scales")
+            return Decision(node.name, False, "the weights are no codes of a byte times scales")
+        depthwise = isinstance(node.op, Conv) and node.op.groups == len(known.codes) > 1
+        if known.offsets is not None and isinstance(node.op, Conv) and node.op.groups > 1 and not depthwise:
+            return Decision(node.name, False, "weights with a zero point, of groups of several channels")
         if (largest := known.largest_sum * _CODES.high) > _LARGEST:
             return Decision(node.name, False, f"sums of up to {largest} may leave I32")
         exact = x.scale is None and known.scales is None and all(map(_is_shift, bias))
@@ -75,11 +78,13 @@ class ByteProducts(NodePass):
         end, shift = _with_bias(uses, node, bias) if exact else (node.output, None)
         codes, shape = self.as_bytes(patch, uses, x.codes, x.offset), next(node.present_inputs()).shape
         codes = codes if codes.shape == shape else patch.apply(Reshape(shape), codes)
-        inputs = [codes, patch.constant(known.codes, weights.name)]
+        inputs = [codes, patch.constant(known.numbers if depthwise else known.codes, weights.name)]
         if shift is not None or not isinstance(node.op, Conv):
             shift = np.zeros(len(known.codes)) if shift is None else shift
             inputs.append(patch.constant(shift.astype(np.int32), f"{node.name}.bias"))
         total = patch.apply(_of_bytes(node.op, x.zero_point), *inputs, name=f"{node.name}.sums")
+        if known.offsets is not None and not depthwise:
+            total = _more(patch, node, total, codes, x.zero_point, known.offsets)
         if x.moved is not None:
             total = _less(patch, total, x.moved, known)
         total = patch.apply(Cast(end.type.dtype), total, name=node.name)
@@ -220,9 +225,24 @@ def _less_one(node: Node) -> tuple[Value, Value] | None:
 # ---- what comes behind the sums
 
 
+def _more(
+    patch: Patch, node: Node, total: Value, codes: Value, zero_point: int, offsets: npt.NDArray[np.int32]
+) -> Value:
+    """The sums, if all weights of a channel are more by a number: it counts as often as the codes together.
+
+    These are the sums of the same layer with one output channel, and weights of 1.
+    """
+    inputs = [codes, patch.constant(np.ones((1, *_by_channel(node).shape[1:]), np.int8), "ones")]
+    if not isinstance(node.op, Conv):
+        inputs.append(patch.constant(np.zeros(1, np.int32), "zeros"))
+    together = patch.apply(_of_bytes(node.op, zero_point), *inputs, name=f"{node.name}.codes")
+    each = patch.constant(offsets.reshape(per_channel(node)), f"{node.name}.offsets")
+    return patch.apply(Add(), total, patch.apply(Mul(), together, each))
+
+
 def _less(patch: Patch, total: Value, moved: Value, weights: WeightCodes) -> Value:
     """The sums, if all codes are less by a number: it counts as often as the weights of a channel together."""
-    own = patch.constant(weights.codes.sum(1, dtype=np.int32), "weights.sums")
+    own = patch.constant(weights.sums, "weights.sums")
     number = patch.apply(Reshape(()), patch.apply(Cast(DType.I32), moved))
     return patch.apply(Sub(), total, patch.apply(Mul(), own, number))
 

@@ -9,7 +9,7 @@ import numpy as np
 from glulam.compiler.graph.graph import Node, Value
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import Array, DType
-from glulam.compiler.ops import Add, Cast
+from glulam.compiler.ops import Add, Cast, ThroughInteger
 from glulam.compiler.passes.codes_as_floats import before_cast
 from glulam.compiler.passes.whole_numbers import range_of_type
 
@@ -41,7 +41,13 @@ def is_number(value: Value) -> bool:
 
 
 def stored(patch: Patch, value: Value, offset: int, name: str | None = None) -> Value:
-    """The codes plus an offset that makes bytes of them, as U8."""
+    """The codes plus an offset that makes bytes of them, as U8.
+
+    NaN, for which there is no code, becomes the lowest one.
+    """
+    node = value.producer
+    if node is not None and node.op == ThroughInteger(DType.I8, True) and -offset == range_of_type(DType.I8).low:
+        (value,) = node.present_inputs()  # the cast cuts off the same numbers
     return patch.apply(Cast(DType.U8), moved(patch, value, offset), name=name)
 
 

@@ -91,12 +91,30 @@ class _Region:
             if not joining:
                 return False
             node = min(joining, key=self.uses.rank)  # the earliest: a later one may need what it computes
+            trial += self.unreadable(node, trial)
             if (reason := self.refuses(node, trial)) is not None:
                 self.why = reason
                 return False
             trial.append(node)
         self.why = "its result is read in too many places"
         return False
+
+    def unreadable(self, node: Node, trial: list[Node]) -> list[Node]:
+        """What computes operands for the node alone that the kernel could not read, but may compute itself."""
+        return [
+            value.producer
+            for value in node.present_inputs()
+            if self.blocks
+            and not self.fits_blocks(value)
+            and value.producer is not None
+            and value.producer not in trial
+            and self.is_read_by(value, [node])
+            and self.refuses(value.producer, trial) is None
+        ]
+
+    def is_read_by(self, value: Value, nodes: list[Node]) -> bool:
+        """Whether nobody else reads the value."""
+        return not self.uses.is_output(value) and all(user in nodes for user in self.uses.users(value))
 
     def absorb(self) -> None:
         """Take in what is computed for the region alone, of the shape of its result, from other things than the region.
@@ -113,8 +131,11 @@ class _Region:
                 or value in self.start.inputs
             ):
                 continue
-            alone = not self.uses.is_output(value) and all(user in self.nodes for user in self.uses.users(value))
-            if alone and self.refuses(node, self.nodes) is None and self.stays_small([node, *self.nodes[1:]]):
+            if (
+                self.is_read_by(value, self.nodes)
+                and self.refuses(node, self.nodes) is None
+                and self.stays_small([node, *self.nodes[1:]])
+            ):
                 self.nodes[1:] = sorted([*self.nodes[1:], node], key=self.uses.rank)
                 outside += node.present_inputs()
 
@@ -127,7 +148,12 @@ class _Region:
         return True
 
     def can_store(self, result: Value) -> bool:
-        """Whether the region may end with this value: most anchors' kernels store the type that they compute."""
+        """Whether the region may end with this value.
+
+        Most anchors' kernels store the type that they compute, and not every type lies in channel blocks.
+        """
+        if self.blocks and result.type.dtype not in IN_BLOCKS:
+            return False
         converts = not self.anchored or Trait.CONVERTS in self.start.op.traits
         return converts or result.type.dtype is self.start.output.type.dtype
 
@@ -165,8 +191,6 @@ class _Region:
         wanted = self.start.output.type
         if node.output.shape != wanted.shape:
             return f"{node.name!r} changes the shape to {list(node.output.shape)}"
-        if self.blocks and node.output.type.dtype not in IN_BLOCKS:
-            return f"{node.name!r} gives {node.output.type.dtype.value}, and channel blocks hold f32"
         computed = {value for n in trial for value in n.outputs}
         for value in node.present_inputs():
             if value in computed:
@@ -199,7 +223,8 @@ class _Region:
     def fits_blocks(self, value: Value) -> bool:
         rank = self.start.output.type.rank
         padded = (1,) * (rank - value.type.rank) + value.shape
-        return value.type.dtype in IN_BLOCKS and (value.type.rank == rank or padded[1] == 1)
+        lies_there = value.producer is not None and value.producer.prefers is Prefers.BLOCKS
+        return (lies_there or value.type.dtype in IN_BLOCKS) and (value.type.rank == rank or padded[1] == 1)
 
     def depends(self, value: Value, trial: list[Node]) -> bool:
         """Whether computing the value needs a node of the region."""

@@ -23,6 +23,7 @@ from glulam.compiler.ops import (
     MaxPool,
     Mul,
     Relu,
+    Round,
     Sub,
     ThroughInteger,
 )
@@ -252,13 +253,49 @@ def test_declines_what_has_no_kernel():
 
 @pytest.mark.parametrize(
     "weights",
-    [numbers(7, 19, 3, 3) + np.float32(0.3), numbers(7, 19, 3, 3, low=-200, high=-100)],
-    ids=["floats", "wide"],
+    [numbers(7, 19, 3, 3) + np.float32(0.3), numbers(7, 19, 3, 3, low=-256), numbers(7, 19, 3, 3, high=255)],
+    ids=["floats", "below", "wide"],
 )
 def test_declines_weights_that_are_no_codes(weights):
     graph = Graph("g")
     graph.output("y", conv(graph, codes(graph), weights))
-    assert "no codes from -128 to 127" in declined(graph)
+    assert "no codes of a byte" in declined(graph)
+
+
+@pytest.mark.parametrize("scale", [None, 0.01])
+@pytest.mark.parametrize("zero", [0, 100, 255])
+@pytest.mark.parametrize("groups", [1, 19])
+def test_weights_with_a_zero_point(groups, zero, scale):
+    graph = Graph("g")
+    weights = numbers(19, 19 // groups, 3, 3, low=-zero, high=255 - zero)
+    weights = weights if scale is None else weights * np.float32(scale)
+    graph.output("y", conv(graph, codes(graph, 9), weights, numbers(19), groups))
+    result = rewritten(graph, tolerance=0 if scale is None else 1e-6)
+    assert "conv " not in result.ops
+    assert result.ops.count("conv_integer") == (2 if groups == 1 and zero != 128 else 1)
+
+
+@pytest.mark.parametrize("zero", [0, 99])
+def test_linear_layers_whose_weights_have_a_zero_point(zero):
+    """The zero point of the codes is known at a run only, as in dynamically quantised layers."""
+    graph = Graph("g")
+    moved = graph.apply(ThroughInteger(DType.U8), graph.input("z", f32(1)))
+    x = graph.apply(Sub(), codes_of_rows(graph, 20), moved)
+    graph.output("y", linear(graph, x, numbers(7, 20, low=-zero, high=255 - zero)))
+    result = rewritten(graph)
+    assert result.ops.count("linear_integer") == 2
+    assert "linear " not in result.ops
+    for number in (0.0, 99.0, 255.0):
+        feed = np.random.default_rng(int(number)).integers(0, 256, (3, 7, 20)).astype(np.float32)
+        feeds = {"x": feed, "z": np.full(1, number, np.float32)}
+        agree(native(graph, feeds), reference(graph, feeds), 0, "native")
+
+
+def test_several_groups_of_channels_have_no_kernel_for_weights_with_a_zero_point():
+    graph = Graph("g")
+    weights = numbers(64, 32, 3, 3, low=0, high=255)
+    graph.output("y", conv(graph, codes(graph, channels=64), weights, groups=2))
+    assert "of groups of several channels" in declined(graph)
 
 
 def test_declines_sums_that_may_leave_i32():
@@ -275,6 +312,23 @@ def test_nothing_happens_without_the_instruction_or_to_floats():
     graph = Graph("g")
     graph.output("y", conv(graph, graph.input("x", f32(2, 19, 6, 5)), numbers(7, 19, 3, 3)))
     assert not rewritten(graph).decisions
+
+
+@pytest.mark.parametrize("weights_zero", [0, 60, 255])
+@pytest.mark.parametrize("groups", [1, 40])
+def test_native_code_is_exact_at_both_ends_of_weights_with_a_zero_point(groups, weights_zero):
+    graph, rng = Graph("g"), np.random.default_rng(groups)
+    x = codes(graph, 200, channels=40)
+    weights = np.where(rng.random((40, 40 // groups, 3, 3)) < 0.5, 0.0, 255.0) - weights_zero
+    y = conv(graph, x, weights.astype(np.float32), groups=groups)
+    graph.output("y", graph.apply(ThroughInteger(DType.U8), graph.apply(Mul(), y, graph.constant(np.float32(2**-10)))))
+    for feed in (np.full((2, 40, 6, 5), 255), np.zeros((2, 40, 6, 5)), rng.integers(0, 256, (2, 40, 6, 5))):
+        feeds = {"x": feed.astype(np.float32)}
+        agree(native(graph, feeds), reference(graph, feeds), 0, "native")
+    ops = [node.op.name for node in optimise(graph, Options())[0].nodes]
+    if target().dots_bytes:  # two kernels at most, and one that makes bytes of the input
+        assert ops.count("fused") + ops.count("conv_integer") <= 3
+        assert "mul" not in ops
 
 
 @pytest.mark.parametrize("zero", [0, 77, 255])
@@ -337,6 +391,40 @@ def test_scales_are_found_again(seed, largest):
     found = weight_codes(weights)
     again = found.codes.astype(np.float32) * found.scales.reshape(-1, 1, 1, 1)
     np.testing.assert_array_equal(again, weights)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 127, 129, 255])
+@pytest.mark.parametrize("each", [False, True], ids=["one scale", "a scale for each channel"])
+def test_scales_of_weights_with_a_zero_point_are_found_again(each, zero):
+    rng = np.random.default_rng(zero)
+    whole = (rng.integers(0, 256, (40, 7, 3, 3)) - zero).astype(np.float32)
+    scales = rng.uniform(1e-4, 0.1, 40).astype(np.float32)
+    scales = scales if each else np.full_like(scales, scales[0])
+    weights = whole * scales.reshape(-1, 1, 1, 1)
+    found = weight_codes(weights)
+    numbers = found.codes + found.offsets.reshape(-1, 1, 1, 1).astype(np.float32)
+    np.testing.assert_array_equal(numbers * found.scales.reshape(-1, 1, 1, 1), weights)
+    np.testing.assert_array_equal(found.numbers, numbers)
+    np.testing.assert_array_equal(found.sums, numbers.reshape(40, -1).sum(1))
+
+
+def test_codes_that_need_no_zero_point_get_none():
+    """All numbers might be twice as large, and the largest one 128."""
+    weights = np.array([[64, -3, 5], [1, 2, 4], [-64, 5, 7]], np.float32) * np.float32(0.01)
+    assert weight_codes(weights).offsets is None
+
+
+def test_codes_with_a_sign_become_bytes_at_once():
+    graph = Graph("g")
+    x = graph.apply(ThroughInteger(DType.I8, True), graph.apply(Round(), graph.input("x", f32(2, 19, 6, 5))))
+    graph.output("y", conv(graph, x, numbers(7, 19, 3, 3)))
+    assert rewritten(graph).ops == "round add cast conv_integer cast"
+    for number in (-1e30, -128.5, -127.5, 126.5, 127.5, np.inf):
+        feeds = {"x": np.full((2, 19, 6, 5), number, np.float32)}
+        agree(native(graph, feeds), reference(graph, feeds), 0, "native")
+    lowest, nothing = (native(graph, {"x": np.full((2, 19, 6, 5), n, np.float32)})["y"] for n in (-128, np.nan))
+    if target().dots_bytes:
+        np.testing.assert_array_equal(nothing, lowest)
 
 
 def test_a_channel_of_zeros_has_codes():
