@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from glulam.compiler.codegen import half, maths
+from glulam.compiler.codegen import half, maths, powers
 from glulam.compiler.codegen.function import Function
 from glulam.compiler.codegen.indices import Indices
 from glulam.compiler.codegen.instructions import Instructions
@@ -75,7 +75,7 @@ class Expressions:
             return self._near_zero(e.op, self._value(e.x, memo), near)
         if (known := maths.recognised(e)) is not None:
             return self._value(known, memo)
-        if (expansion := maths.expand(e) or half.expand(e, self.target.has_f16)) is not None:
+        if (expansion := maths.expand(e) or powers.expand(e) or half.expand(e, self.target.has_f16)) is not None:
             return self._value(ex.substitute(expansion, e.children()), memo)
         return self._operation(e, [self._value(child, memo) for child in e.children()])
 

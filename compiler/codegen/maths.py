@@ -1,7 +1,8 @@
 """Elementary functions in float32 as expressions over the operations every processor has.
 
-Each expansion takes its operands as `Param`s. What is not listed goes to LLVM's intrinsics or the C library. Inputs for
-which a polynomial has no meaning are let through it and replaced by selects afterwards: nothing here traps.
+Each expansion takes its operands as `Param`s. What is listed neither here nor in `powers` goes to LLVM's intrinsics or
+the C library. Inputs for which a polynomial has no meaning are let through it and replaced by selects afterwards:
+nothing here traps.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ def expand(e: Expr) -> Expr | None:
     match e:
         case ex.Unary(op) if e.dtype is DType.F32 and op in _EXPANSIONS:
             return _expansion(op)
-        case ex.Binary("pow", _, Const(value)) if e.dtype.is_float and value in _POWERS:
-            return _power(int(value), e.dtype)
     return None
 
 
@@ -42,20 +41,20 @@ def _expansion(op: str) -> Expr:
 
 
 def polynomial(x: Expr, coefficients: list[float]) -> Expr:
-    """Horner's scheme; the highest power comes first."""
-    total: Expr = Const(coefficients[0])
+    """Horner's scheme in x's type; the highest power comes first."""
+    total: Expr = Const(coefficients[0], x.dtype)
     for coefficient in coefficients[1:]:
-        total = Fma(total, x, Const(coefficient))
+        total = Fma(total, x, Const(coefficient, x.dtype))
     return total
 
 
-def _bits(x: Expr) -> Expr:
+def bits(x: Expr) -> Expr:
     return Bitcast(x, DType.I32)
 
 
 def _signed(magnitude: Expr, sign: Expr) -> Expr:
     """The magnitude, which is not negative, with the sign bit of `sign`."""
-    return Bitcast(_bits(magnitude) | (_bits(sign) & Const(-(1 << 31), DType.I32)), DType.F32)
+    return Bitcast(bits(magnitude) | (bits(sign) & Const(-(1 << 31), DType.I32)), DType.F32)
 
 
 # 1.5 * 2**23: adding it rounds a float of moderate size to an integer that then stands in the low bits.
@@ -74,7 +73,7 @@ def _exp_of(x: Expr) -> Expr:
     r = Fma(n, Const(2.12194440e-4), r)
     p = Fma(polynomial(r, _EXP_REST), r * r, r) + 1.0
     # n is added to p's exponent; the sum is a normal number for every x between the limits.
-    scaled: Expr = Bitcast(_bits(p) + ex.binary("shl", _bits(shifted), 23), DType.F32)
+    scaled: Expr = Bitcast(bits(p) + ex.binary("shl", bits(shifted), 23), DType.F32)
     scaled = ex.where(x < _EXP_LOW, 0.0, scaled)
     return ex.where(x <= _EXP_HIGH, scaled, x + _INF)
 
@@ -105,19 +104,18 @@ def _exp_negative() -> Expr:
     """exp(x) = 2**n * exp(r), r = x - n ln 2 in [-ln2/2, ln2/2]."""
     shifted, r = _reduced(_X, _ROUNDER)
     p = polynomial(r, _EXP)
-    power = Bitcast(_bits(p) + ex.binary("shl", _bits(shifted), 23), DType.F32)
+    power = Bitcast(bits(p) + ex.binary("shl", bits(shifted), 23), DType.F32)
     return ex.where(_X < _EXP_LOW, 0.0, power)
 
 
-def _log() -> Expr:
-    """log(x) = e ln 2 + log(m), m in [sqrt(1/2), sqrt(2)); coefficients of Cephes' logf."""
-    tiny = _X < 1.1754943508222875e-38
-    x = ex.where(tiny, _X * 33554432.0, _X)
-    # The exponent as an integer times 2**23, which a float holds exactly.
-    e_bits = (_bits(x) - 0x3F3504F3) & Const(-(1 << 23), DType.I32)
-    m = Bitcast(_bits(x) - e_bits, DType.F32)
-    e = Cast(e_bits, DType.F32) - ex.where(tiny, 25.0 * 2**23, 0.0)
-    f = m - 1.0
+def parts(x: Expr) -> tuple[Expr, Expr]:
+    """The bits of e, which are e times 2**23, and m in [sqrt(1/2), sqrt(2)) for a normal number x = 2**e * m."""
+    e_bits = (bits(x) - 0x3F3504F3) & Const(-(1 << 23), DType.I32)
+    return e_bits, Bitcast(bits(x) - e_bits, DType.F32)
+
+
+def _log_of(e: Expr, f: Expr) -> Expr:
+    """e ln 2 + log(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1] and e times 2**23; coefficients of Cephes' logf."""
     p = polynomial(
         f,
         [
@@ -134,7 +132,17 @@ def _log() -> Expr:
         ],
     )
     tail = Fma(f * f, p, e * (-2.12194440e-4 * 2.0**-23))
-    result: Expr = Fma(e, Const(0.693359375 * 2.0**-23), f + tail)
+    return Fma(e, Const(0.693359375 * 2.0**-23), f + tail)
+
+
+SMALLEST = 1.1754943508222875e-38  # of the normal numbers
+
+
+def _log() -> Expr:
+    """log(x) = e ln 2 + log(m), m in [sqrt(1/2), sqrt(2))."""
+    tiny = _X < SMALLEST
+    e_bits, m = parts(ex.where(tiny, _X * 33554432.0, _X))
+    result = _log_of(Cast(e_bits, DType.F32) - ex.where(tiny, 25.0 * 2**23, 0.0), m - 1.0)
     result = ex.where(_X < _INF, result, _X)  # inf and NaN stay
     result = ex.where(ex.equal(_X, 0.0), -_INF, result)
     return ex.where(_X < 0.0, math.nan, result)
@@ -153,7 +161,7 @@ def _tanh() -> Expr:
     s = Fma(shifted - _ROUNDER, Const(-0.6931471805599453 / 2), x)
     rest = [c * 2.0**power for c, power in zip(_EXP_REST, range(5, 0, -1), strict=True)]
     u = Fma(polynomial(s, [*rest, 0.0]), s, s)
-    half = Bitcast(ex.binary("shl", _bits(shifted), 23) + 0x3F000000, DType.F32)
+    half = Bitcast(ex.binary("shl", bits(shifted), 23) + 0x3F000000, DType.F32)
     e = Fma(u, half + half, -(0.5 - half))
     return e / (e + 1.0)
 
@@ -333,12 +341,12 @@ def _turned(op: str) -> Expr:
     sine = _signed(Fma(rest, square * magnitude, magnitude), r)
     rest = polynomial(square, [2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2])
     cosine = Fma(rest, square * square, Fma(square, Const(-0.5), Const(1.0)))
-    turns = _bits(shifted) + 1 if op == "cos" else _bits(shifted)
+    turns = bits(shifted) + 1 if op == "cos" else bits(shifted)
     odd = ex.not_equal(turns & Const(1, DType.I32), 0)
     if op == "tan":
         return ex.where(odd, -cosine, sine) / ex.where(odd, sine, cosine)
     sign = ex.binary("shl", turns & Const(2, DType.I32), 30)
-    return Bitcast(_bits(ex.where(odd, cosine, sine)) ^ sign, DType.F32)
+    return Bitcast(bits(ex.where(odd, cosine, sine)) ^ sign, DType.F32)
 
 
 @cache
@@ -369,7 +377,7 @@ def exp_plus_one() -> Expr:
     rounded adds 1/20 of a unit in the last place for each unit of x, where x is above 0.
     """
     shifted, r = _reduced(ex.maximum(ex.minimum(_X, 88.9), -64.0), _ROUNDER - 1)
-    half = Bitcast(_bits(polynomial(r, _EXP)) + ex.binary("shl", _bits(shifted), 23), DType.F32)
+    half = Bitcast(bits(polynomial(r, _EXP)) + ex.binary("shl", bits(shifted), 23), DType.F32)
     return Fma(half, Const(2.0), Const(1.0))
 
 
@@ -409,7 +417,7 @@ def gelu() -> Expr:
             1.0,
         ],
     )
-    tail = Bitcast(_bits(power) + ex.binary("shl", _bits(shifted), 23), DType.F32)
+    tail = Bitcast(bits(power) + ex.binary("shl", bits(shifted), 23), DType.F32)
     return Fma(-t, tail, Fma(_X, Const(0.5), magnitude * 0.5))
 
 
@@ -423,18 +431,3 @@ _EXPANSIONS: dict[str, Callable[[], Expr]] = {
     "acos": _acos,
     "atan": _atan,
 }
-
-_POWERS = (1, 2, 3, 4)
-
-
-def _power(n: int, dtype: DType) -> Expr:
-    x = Param(0, dtype)
-    match n:
-        case 1:
-            return x
-        case 2:
-            return x * x
-        case 3:
-            return x * x * x
-    square = x * x
-    return square * square

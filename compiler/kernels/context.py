@@ -60,7 +60,7 @@ class Epilogue:
 
 
 def _calls_function(e: Expr) -> bool:
-    return (isinstance(e, ex.Unary) and e.op in ex.FUNCTIONS) or any(map(_calls_function, e.children()))
+    return ex.is_long(e) or any(map(_calls_function, e.children()))
 
 
 @dataclass(frozen=True)

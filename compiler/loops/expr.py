@@ -105,6 +105,9 @@ FUNCTIONS = frozenset({
 })  # fmt: skip
 """Unary operations that code generation expands into a dozen others, or dozens."""
 
+POWERS = frozenset({1, 2, 3, 4, 5, 6, 0.5, 1.5, -0.5, -1, -2})
+"""Exponents for which a power takes few multiplications, and a root or a division at most."""
+
 
 @dataclass(frozen=True, eq=False)
 class Unary(Expr):
@@ -267,6 +270,16 @@ COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "eq": np.equal,
     "ne": np.not_equal,
 }
+
+
+def is_long(e: Expr) -> bool:
+    """Whether code generation expands the operation into a dozen others, or dozens."""
+    match e:
+        case Binary("pow", _, Const(value)):
+            return value not in POWERS
+        case Unary(op) | Binary(op):
+            return op in FUNCTIONS or op == "pow"
+    return False
 
 
 def lift(x: Expr | Scalar, dtype: DType) -> Expr:

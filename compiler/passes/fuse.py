@@ -15,7 +15,7 @@ from glulam.compiler.graph.layout import IN_BLOCKS
 from glulam.compiler.graph.op import Prefers, Trait
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.uses import Uses
-from glulam.compiler.loops.expr import FUNCTIONS, Expr, Param, Unary
+from glulam.compiler.loops.expr import Expr, Param, is_long
 from glulam.compiler.ops.contracts import FinishesAlone, FoldsWindows, PoolsResult
 from glulam.compiler.ops.fused import FusedRegion
 from glulam.compiler.ops.pointwise import Pointwise
@@ -212,7 +212,7 @@ class _Region:
         def of(e: Expr) -> tuple[int, int]:
             if e not in known:
                 parts = [of(child) for child in e.children()]
-                own = _OF_FUNCTION if isinstance(e, Unary) and e.op in FUNCTIONS else 1
+                own = _OF_FUNCTION if is_long(e) else 1
                 known[e] = max((depth for depth, _ in parts), default=0) + own, sum(n for _, n in parts) + 1
             return known[e]
 

@@ -21,7 +21,7 @@ HUGE = float(np.float32(1e38))
 TINY = np.finfo(np.float32).tiny
 
 
-NUMPY = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
+NUMPY = {name: name.replace("a", "arc", 1) for name in ("asin", "acos", "atan", "asinh", "acosh", "atanh")}
 
 FRACTION = ex.exp(-ex.absolute(ex.Param(0)))
 
@@ -34,22 +34,29 @@ def exact(op, x):
 
 
 def native(op, x, target):
-    rows = -(-x.size // 64)
+    return computed(lambda x: ex.unary(op, x), [x], target)
+
+
+def computed(formula, operands, target):
+    """The formula of float32 operands by native code, in vectors."""
+    size, rows = operands[0].size, -(-operands[0].size // 64)
     b = Builder("maths")
-    source, result = b.param("x", (rows, 64)), b.param("y", (rows, 64), Access.WRITE)
+    sources = [b.param(f"x{i}", (rows, 64)) for i in range(len(operands))]
+    result = b.param("y", (rows, 64), Access.WRITE)
     with b.section(i=rows) as (i,), b.vector("v", 64) as v:
-        b.store(result[i, v], ex.unary(op, source[i, v]))
-    arrays = [aligned(np.resize(x, rows * 64)), aligned(np.zeros(rows * 64, np.float32))]
+        b.store(result[i, v], formula(*(source[i, v] for source in sources)))
+    arrays = [*(aligned(np.resize(x, rows * 64)) for x in operands), aligned(np.zeros(rows * 64, np.float32))]
     run_native(b.kernel(), arrays, target)
-    return arrays[1][: x.size]
+    return arrays[-1][:size]
 
 
 def samples():
     every = np.arange(0, 2**32, 16001, dtype=np.uint64).astype(np.uint32).view(np.float32)
     parts = [every[np.isfinite(every)]]
-    for low, high in ((-105, 90), (-1.2, 1.2), (0.4, 2.1), (-5, 5)):
+    for low, high in ((-105, 90), (-1.2, 1.2), (0.4, 2.1), (-5, 5), (1.0, 1.02), (0.99, 1.0)):
         parts.append(np.linspace(low, high, 60001).astype(np.float32))
     parts.append(np.float32([88.72283, 88.722839, 88.7229, -87.336540, -87.336548, 0.625, 0.92773, 3.92, 4.0]))
+    parts.append(np.float32([89.0, 89.3, 89.4, 89.415985, 89.415993, 89.5, 89.6, -89.415985, 1.3e8, 1.4e8]))
     parts.append(np.float32([3.4028235e38, -3.4028235e38, 1e38, -1e38, 1e-38, 1e-45, -1e-45, 1.1754944e-38]))
     return np.concatenate(parts)
 
@@ -113,7 +120,12 @@ def test_special_values(op, expected, target):
     np.testing.assert_array_equal(np.signbit(actual[:2]), np.signbit(np.float32(expected[:2])))
 
 
-@pytest.mark.parametrize("op", ["exp", "log", "tanh", "erf", "asin", "acos", "atan", "sin", "cos", "tan"])
+@pytest.mark.parametrize(
+    "op",
+    [
+        *("exp", "log", "tanh", "erf", "asin", "acos", "atan", "sin", "cos", "tan"),
+    ],
+)
 def test_nan_with_any_payload_stays_nan(op):
     payloads = np.array([0x7FC00001, 0xFFC001FF, 0x7F800001, 0xFFFFFFFF], np.uint32).view(np.float32)
     assert np.isnan(native(op, payloads, runnable_targets()[0])).all()
@@ -206,14 +218,93 @@ def test_what_is_not_log1p_of_a_fraction_is_left_alone():
         assert maths.log1p_operand(other) is None
 
 
-@pytest.mark.parametrize("power", [1, 2, 3, 4, 0.5, -1, 2.5])
-def test_power_by_a_constant(power):
-    b = Builder("power")
-    x, y = b.param("x", (16,)), b.param("y", (16,), Access.WRITE)
-    with b.section(i=1), b.vector("v", 16) as v:
-        b.store(y[v], x[v] ** power)
-    values = np.float32([0.0, -0.0, 1.0, 2.0, 3.5, 1e-3, 1e5, np.inf, np.nan, 7, 8, 9, 10, 11, 12, 13])
-    arrays = [aligned(values), aligned(np.zeros(16, np.float32))]
-    run_native(b.kernel(), arrays, runnable_targets()[0])
+def assert_powers(actual, x, y, ulps):
+    """Within `ulps` of the float64 power, denormal results within a unit of theirs, the rest equal, zeros by sign."""
     with np.errstate(all="ignore"):
-        np.testing.assert_allclose(arrays[1], values**power, rtol=3e-7)
+        # An array of exponents, for numpy takes a single 1/2 for a square root, which knows no infinite power.
+        expected = np.power(x.astype(np.float64), np.broadcast_to(y, x.shape).astype(np.float64))
+        rounded = expected.astype(np.float32)
+    finite = np.isfinite(rounded)
+    np.testing.assert_array_equal(actual[~finite], rounded[~finite])
+    unit = np.spacing(np.clip(np.abs(rounded[finite]), TINY, np.float32(3e38))).astype(np.float64)
+    error = np.abs(actual[finite] - expected[finite]) / unit
+    worst = error.argmax()
+    assert error[worst] <= ulps, f"{error[worst]} ulp at {x[finite][worst]!r} to {y!r}"
+    zero = rounded == 0
+    np.testing.assert_array_equal(np.signbit(actual[zero & (actual == 0)]), np.signbit(rounded[zero & (actual == 0)]))
+
+
+def bits(rng, count):
+    return rng.integers(0, 2**32, count, dtype=np.uint64).astype(np.uint32).view(np.float32)
+
+
+def bases_and_exponents(count=40_000):
+    """Pairs of whose powers most are finite, of every size, but also any pairs, and whole exponents."""
+    rng = np.random.default_rng(3)
+    near = (1 + rng.uniform(-1, 1, count) * 10.0 ** rng.uniform(-7, -1, count)).astype(np.float32)
+    bases = [np.abs(bits(rng, count)), rng.uniform(0.5, 2, count).astype(np.float32), near]
+    bases = np.concatenate([x[np.isfinite(x) & (x != 1) & (x != 0)] for x in bases])
+    fitting = rng.uniform(-151, 129, bases.size) / np.log2(bases.astype(np.float64))
+    pairs = [(bases, fitting), (bits(rng, count), bits(rng, count))]
+    pairs.append((rng.uniform(-10, 10, count), rng.integers(-40, 40, count)))
+    return [np.concatenate([part.astype(np.float32) for part in side]) for side in zip(*pairs, strict=True)]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_powers_of_every_size(target):
+    x, y = bases_and_exponents()
+    assert_powers(computed(lambda x, y: x**y, [x, y], target), x, y, 1.6)
+
+
+ODDITIES = np.float32([
+    *(0.0, 1.0, 2.0, 3.0, 5.0, 0.5, 1.5, 2.5, 0.1, 1 / 3, np.inf, np.nan, 1e-45, 1e-40, TINY, 3.4028235e38, 1e30),
+    *(8388607.5, 8388609.0, 16777215.0, 16777216.0, 4194303.5, 126.0, 127.0, 128.0, 149.0, 150.0, 0.9999999, 1.0000001),
+])  # fmt: skip
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_table_of_powers(target):
+    """Zeros, ones, infinities, NaN, the ends of the range and odd, even and broken exponents with one another."""
+    payloads = np.array([0x7F800001, 0xFFC001FF, 0xFFFFFFFF], np.uint32).view(np.float32)
+    some = np.concatenate([ODDITIES, -ODDITIES, payloads])
+    x, y = (side.ravel() for side in np.meshgrid(some, some))
+    assert_powers(computed(lambda x, y: x**y, [x, y], target), x, y, 1.6)
+
+
+POWERS = {1: 0, 2: 0.5, 3: 1.5, 4: 2.0, 5: 3.0, 6: 3.5, 0.5: 0.5, 1.5: 1.5, -0.5: 1.6, -1: 0.5, -2: 2.0}
+
+
+def test_all_short_powers_are_measured():
+    assert set(POWERS) == ex.POWERS
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("power", [*POWERS, 0, 2.5, -3, 7, 100, 1 / 3, -0.75, math.inf, -math.inf, math.nan])
+def test_power_by_a_constant(power, target):
+    x = np.concatenate([samples(), ODDITIES, -ODDITIES])
+    assert_powers(computed(lambda x: x**power, [x], target), x, np.float32(power), POWERS.get(power, 1.0))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("base", [2, 10, 0.5, 1, 0, -2, -1, -0.0, math.inf, -math.inf, math.nan])
+def test_power_of_a_constant(base, target):
+    y = np.concatenate([np.linspace(-160, 160, 40001).astype(np.float32), np.arange(-160, 160), ODDITIES, -ODDITIES])
+    y = y.astype(np.float32)
+    actual = computed(lambda y: ex.binary("pow", ex.Const(base), y), [y], target)
+    assert_powers(actual, np.full_like(y, base), y, 0.7)
+
+
+@pytest.mark.parametrize("power", [*POWERS, 2.5])
+def test_powers_of_other_floats_by_a_constant(power):
+    for dtype, tolerance in ((DType.F64, 1e-15), (DType.F16, 2.0**-10.9)):
+        b = Builder("power")
+        x, y = b.param("x", (16,), dtype=dtype), b.param("y", (16,), Access.WRITE, dtype=dtype)
+        with b.section(i=1), b.vector("v", 16) as v:
+            b.store(y[v], x[v] ** power)
+        values = np.array([0.0, 1.0, 2.0, 3.5, 0.1, 4.7, np.inf, np.nan, 1.07, 1.22, 1.56, 1.83, 2.17, 0.7, 0.3, 0.25])
+        values = values.astype(dtype.numpy)
+        arrays = [aligned(values), aligned(np.zeros(16, dtype.numpy))]
+        run_native(b.kernel(), arrays, runnable_targets()[0])
+        with np.errstate(all="ignore"):
+            expected = np.power(values.astype(np.float64), power).astype(dtype.numpy)
+        np.testing.assert_allclose(arrays[1].astype(np.float64), expected.astype(np.float64), rtol=tolerance)
