@@ -148,6 +148,45 @@ def _log() -> Expr:
     return ex.where(_X < 0.0, math.nan, result)
 
 
+def _log1p_of(x: Expr, doublings: Expr | float = 0.0) -> Expr:
+    """log(1 + x) + d ln 2 for x from 0 to 2**126, and d times 2**23; NaN and infinity stay.
+
+    With e from 1 + x as it is rounded, 1 + x = 2**e * (1 + f) for f = 2**-e * x + (2**-e - 1), which is rounded once;
+    near 0 it is x.
+    """
+    e_bits, _ = parts(x + 1.0)
+    power = Bitcast(Const(0x3F800000, DType.I32) - e_bits, DType.F32)
+    result = _log_of(Cast(e_bits, DType.F32) + doublings, Fma(x, power, power - 1.0))
+    return ex.where(x < _INF, result, x)
+
+
+def _log1p_or_twice(x: Expr, magnitude: Expr) -> Expr:
+    """log(1 + x), but log(2 magnitude) where that is the same and x may be infinite."""
+    large = Const(2.0**27) < magnitude
+    return _log1p_of(ex.where(large, magnitude * 0.125, x), ex.where(large, 4.0 * 2**23, 0.0))
+
+
+def _asinh() -> Expr:
+    """log(1 + u) with u = t + t**2 / (1 + sqrt(t**2 + 1)), t = |x|, and the operand's sign."""
+    magnitude = ex.absolute(_X)
+    u = magnitude + magnitude * magnitude / (ex.sqrt(Fma(magnitude, magnitude, Const(1.0))) + 1.0)
+    return _signed(_log1p_or_twice(u, magnitude), _X)
+
+
+def _acosh() -> Expr:
+    """log(1 + u) with u = d + sqrt(d**2 + 2 d), d = x - 1, which is exact near 1."""
+    d = _X - 1.0
+    u = d + ex.sqrt(Fma(d, d, d + d))
+    return _log1p_or_twice(ex.where(_X < 1.0, math.nan, u), _X)
+
+
+def _atanh() -> Expr:
+    """log(1 + u) / 2 with u = 2 t / (1 - t), t = |x|, and the operand's sign."""
+    magnitude = ex.absolute(_X)
+    u = (magnitude + magnitude) / (1.0 - magnitude)
+    return _signed(_log1p_of(ex.where(Const(1.0) < magnitude, math.nan, u)) * 0.5, _X)
+
+
 def _tanh() -> Expr:
     """e / (e + 1) for e = (exp(2x) - 1) / 2.
 
@@ -164,6 +203,41 @@ def _tanh() -> Expr:
     half = Bitcast(ex.binary("shl", bits(shifted), 23) + 0x3F000000, DType.F32)
     e = Fma(u, half + half, -(0.5 - half))
     return e / (e + 1.0)
+
+
+def _halves(magnitude: Expr) -> tuple[Expr, Expr, Expr, Expr]:
+    """(2**n + 2**-n) / 4, (2**n - 2**-n) / 4, 2 (cosh(r) - 1) and 2 sinh(r) for x = n ln 2 + r, r in [-ln2/2, ln2/2].
+
+    Minimax polynomials. x is not negative, and 89.5 for all that is larger: the results are infinite.
+    """
+    x = ex.minimum(magnitude, 89.5)
+    shifted = Fma(x, Const(1.4426950408889634), Const(_ROUNDER + 125))
+    n = shifted - (_ROUNDER + 125)
+    r = Fma(n, Const(-0.693359375), x)
+    r = Fma(n, Const(2.12194440e-4), r)
+    # n + 125 is the exponent of 2**(n - 2). What it lacks to 254 is that of the reciprocal, and for the largest n 0.
+    moved = ex.binary("shl", bits(shifted), 23)
+    power, rest = Bitcast(moved, DType.F32), Bitcast(Const(0x7F000000, DType.I32) - moved, DType.F32)
+    total, difference = Fma(rest, Const(0.0625), power), Fma(rest, Const(-0.0625), power)
+    square, twice = r * r, r + r
+    cosine = square * polynomial(square, [2 * 0.0013937471667304635, 2 * 0.04166644066572189, 1.0])
+    sine = square * polynomial(square, [0.00019969632558058947, 0.008333179168403149, 0.1666666716337204])
+    return total, difference, cosine, Fma(sine, twice, twice)
+
+
+def _sinh() -> Expr:
+    """sinh(n ln 2) cosh(r) + cosh(n ln 2) sinh(r), where n is 0 near 0; with the operand's sign.
+
+    The largest term, which is exact, is added last. Its double may overflow where the sum does not.
+    """
+    total, difference, cosine, sine = _halves(ex.absolute(_X))
+    return _signed(difference + (difference + Fma(difference, cosine, total * sine)), _X)
+
+
+def _cosh() -> Expr:
+    """cosh(n ln 2) cosh(r) + sinh(n ln 2) sinh(r), like `_sinh`."""
+    total, difference, cosine, sine = _halves(ex.absolute(_X))
+    return total + (total + Fma(total, cosine, difference * sine))
 
 
 def _erf() -> Expr:
@@ -430,4 +504,9 @@ _EXPANSIONS: dict[str, Callable[[], Expr]] = {
     "asin": _asin,
     "acos": _acos,
     "atan": _atan,
+    "sinh": _sinh,
+    "cosh": _cosh,
+    "asinh": _asinh,
+    "acosh": _acosh,
+    "atanh": _atanh,
 }

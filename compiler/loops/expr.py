@@ -102,6 +102,7 @@ LOOKED_UP = 256
 
 FUNCTIONS = frozenset({
     "exp", "exp_negative", "log", "tanh", "erf", "sin", "cos", "tan", "asin", "acos", "atan",
+    "sinh", "cosh", "asinh", "acosh", "atanh",
 })  # fmt: skip
 """Unary operations that code generation expands into a dozen others, or dozens."""
 

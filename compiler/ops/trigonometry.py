@@ -1,4 +1,4 @@
-"""Trigonometric and hyperbolic functions beyond sine, cosine and tanh; they come from the C library."""
+"""Trigonometric and hyperbolic functions beyond sine, cosine and tanh, and the inverse ones."""
 
 from __future__ import annotations
 

@@ -67,6 +67,7 @@ def samples():
     [
         *(("exp", 1.1), ("log", 1.0), ("tanh", 2.5), ("erf", 1.2)),
         *(("asin", 2.0), ("acos", 1.5), ("atan", 1.5), ("sin", 2.0), ("cos", 2.0), ("tan", 3.5)),
+        *(("sinh", 1.8), ("cosh", 1.8), ("asinh", 1.8), ("acosh", 2.1), ("atanh", 2.0)),
     ],
 )
 def test_error_in_units_of_the_last_place(op, ulps, target):
@@ -111,6 +112,11 @@ def test_exponentials_of_what_is_not_above_zero(target):
         ("sin", [0.0, -0.0, np.nan, np.nan, np.nan, np.sin(HUGE), -np.sin(HUGE)]),
         ("cos", [1.0, 1.0, np.nan, np.nan, np.nan, np.cos(HUGE), np.cos(HUGE)]),
         ("tan", [0.0, -0.0, np.nan, np.nan, np.nan, np.tan(HUGE), -np.tan(HUGE)]),
+        ("sinh", [0.0, -0.0, np.inf, -np.inf, np.nan, np.inf, -np.inf]),
+        ("cosh", [1.0, 1.0, np.inf, np.inf, np.nan, np.inf, np.inf]),
+        ("asinh", [0.0, -0.0, np.inf, -np.inf, np.nan, np.arcsinh(HUGE), -np.arcsinh(HUGE)]),
+        ("acosh", [np.nan, np.nan, np.inf, np.nan, np.nan, np.arccosh(HUGE), np.nan]),
+        ("atanh", [0.0, -0.0, np.nan, np.nan, np.nan, np.nan, np.nan]),
     ],
 )
 def test_special_values(op, expected, target):
@@ -120,10 +126,26 @@ def test_special_values(op, expected, target):
     np.testing.assert_array_equal(np.signbit(actual[:2]), np.signbit(np.float32(expected[:2])))
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_inverse_hyperbolic_functions_at_the_ends_of_their_domains(target):
+    below, above = np.nextafter(np.float32(1), np.float32([0, 2]))
+    np.testing.assert_array_equal(native("acosh", np.float32([1.0, below, -1.5]), target), [0, np.nan, np.nan])
+    ends = np.float32([1.0, -1.0, above, -above])
+    np.testing.assert_array_equal(native("atanh", ends, target), [np.inf, -np.inf, np.nan, np.nan])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("op", ["sinh", "asinh", "atanh"])
+def test_the_smallest_numbers_stay_what_they_are(op, target):
+    x = np.float32([1e-45, -1e-45, 3e-45, 1e-40, -1e-40, TINY, 1e-30, -1e-10])
+    np.testing.assert_array_equal(native(op, x, target), x)
+
+
 @pytest.mark.parametrize(
     "op",
     [
         *("exp", "log", "tanh", "erf", "asin", "acos", "atan", "sin", "cos", "tan"),
+        *("sinh", "cosh", "asinh", "acosh", "atanh"),
     ],
 )
 def test_nan_with_any_payload_stays_nan(op):

@@ -135,7 +135,7 @@ def test_a_chain_becomes_one_kernel():
     assert body(result) == "exp add sqrt"
 
 
-@pytest.mark.parametrize(("op", "count"), [("abs", 300), ("sigmoid", 40), ("gelu", 30), ("mish", 20)])
+@pytest.mark.parametrize(("op", "count"), [("abs", 300), ("sigmoid", 40), ("gelu", 30), ("mish", 20), ("asinh", 40)])
 def test_long_chains_become_several_kernels(op, count):
     """Code generation goes through a formula by recursion, and prints what is used twice in it twice."""
     lines = [f"%v{i + 1} = {op}(%v{i})" for i in range(count)]
