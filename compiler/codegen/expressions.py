@@ -71,8 +71,8 @@ class Expressions:
                 return self._byte_dot(e, memo)
             case LanePick(x, lane):
                 return self._lane_pick(self._value(x, memo), self._value(lane, memo))
-        if isinstance(e, ex.Unary) and self.indices.lanes and (near := maths.near_zero(e)) is not None:
-            return self._near_zero(e.op, self._value(e.x, memo), near)
+        if self.indices.lanes and (parts := maths.expand_in_part(e)) is not None:
+            return self._in_part(e, [self._value(child, memo) for child in e.children()], *parts)
         if (known := maths.recognised(e)) is not None:
             return self._value(known, memo)
         if (expansion := maths.expand(e) or powers.expand(e) or half.expand(e, self.target.has_f16)) is not None:
@@ -131,15 +131,15 @@ class Expressions:
         places = [at if at < wanted else at - wanted + lanes for at in which]
         return do.lanes(do.splat(x, lanes), [*places, *range(wanted, lanes)], do.splat(y, lanes))
 
-    def _near_zero(self, op: str, x: Val, near: Expr) -> Val:
-        """An expansion that holds for operands up to a limit, and LLVM's intrinsic for others."""
+    def _in_part(self, e: Expr, args: list[Val], holds: Expr, expansion: Expr) -> Val:
+        """An expansion where it holds, and what LLVM or the C library makes of the operation elsewhere."""
         do = self.instructions
-        x = do.splat(x, self.indices.lanes)
-        operand = ex.Param(0)
-        inside = ex.compare("le", ex.absolute(operand), maths.NEAR)
-        far = do.binary("xor", self._value(inside, {operand: x}), Val("true", DType.BOOL))
-        usual = self._value(ex.substitute(near, [operand]), {operand: x})
-        return do.unless(far, usual, lambda: do.unary(op, x))
+        args = [do.splat(x, self.indices.lanes) for x in args]
+        params = [ex.Param(i) for i in range(len(args))]
+        known: dict[Expr, Val] = dict(zip(params, args, strict=True))
+        inside, usual = (self._value(ex.substitute(part, params), known) for part in (holds, expansion))
+        outside = do.binary("xor", inside, Val("true", DType.BOOL))
+        return do.unless(outside, usual, lambda: self._operation(e, args))
 
     def _byte_dot(self, e: ByteDot, memo: dict[Expr, Val]) -> Val:
         do, lanes = self.instructions, self.indices.lanes

@@ -394,9 +394,27 @@ NEAR = 8192.0
 _HALF_PI_PARTS = (1.5703125, 0.0004837512969970703, 7.549533620476723e-08, 2.5633440682570896e-12)
 
 
-def near_zero(e: ex.Unary) -> Expr | None:
-    """The expansion over its child as a parameter of an operation that has one up to NEAR, None if it has none."""
-    return _turned(e.op) if e.dtype is DType.F32 and e.op in ("sin", "cos", "tan") else None
+def expand_in_part(e: Expr) -> tuple[Expr, Expr] | None:
+    """An expansion over the children as parameters, and before it where it holds; None if there is none like that."""
+    match e:
+        case ex.Unary("sin" | "cos" | "tan" as op) if e.dtype is DType.F32:
+            return ex.absolute(_X) <= NEAR, _turned(op)
+        case ex.Binary("fmod") if e.dtype is DType.F32:
+            return _remainder()
+    return None
+
+
+@cache
+def _remainder() -> tuple[Expr, Expr]:
+    """|x| - floor(|x / y|) |y| in float64, with the sign of x, where the quotient is below 2**29.
+
+    It is no nearer to a whole number than 2**-24 unless it is one, so rounding it leaves the one below it the same.
+    That one has 29 bits, and its product with y 53: the remainder is exact.
+    """
+    x, y = (Cast(ex.absolute(Param(i)), DType.F64) for i in range(2))
+    quotient = x / y
+    rest = x - ex.unary("floor", quotient) * y
+    return (quotient < 2.0**29) & (y < _INF), _signed(Cast(rest, DType.F32), _X)
 
 
 @cache

@@ -278,6 +278,8 @@ def is_long(e: Expr) -> bool:
     match e:
         case Binary("pow", _, Const(value)):
             return value not in POWERS
+        case Binary("fmod"):
+            return e.dtype.is_float
         case Unary(op) | Binary(op):
             return op in FUNCTIONS or op == "pow"
     return False

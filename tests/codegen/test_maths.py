@@ -293,6 +293,25 @@ def test_the_table_of_powers(target):
     assert_powers(computed(lambda x, y: x**y, [x, y], target), x, y, 1.6)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_remainders_are_exact(target):
+    """Of operands next to multiples of the divisor, up to beyond what float64 holds, and of any bits."""
+    rng, count = np.random.default_rng(5), 30_000
+    divisors = np.abs(bits(rng, count))
+    divisors = np.where(np.isfinite(divisors), divisors, np.float32(1.5))
+    with np.errstate(all="ignore"):
+        multiples = (np.floor(2.0 ** rng.uniform(0, 31, count)) * divisors).astype(np.float32)
+        beside = [np.nextafter(multiples, np.float32(end)) for end in (0, np.inf)]
+        table = [side.ravel() for side in np.meshgrid(*[np.concatenate([ODDITIES, -ODDITIES])] * 2)]
+        x = np.concatenate([multiples, -beside[0], beside[1], bits(rng, count), table[0]])
+        y = np.concatenate([divisors, divisors, -divisors, bits(rng, count), table[1]])
+        expected = np.fmod(x, y)
+    actual = computed(lambda x, y: ex.binary("fmod", x, y), [x, y], target)
+    np.testing.assert_array_equal(actual, expected)
+    number = ~np.isnan(expected)
+    np.testing.assert_array_equal(np.signbit(actual[number]), np.signbit(expected[number]))
+
+
 POWERS = {1: 0, 2: 0.5, 3: 1.5, 4: 2.0, 5: 3.0, 6: 3.5, 0.5: 0.5, 1.5: 1.5, -0.5: 1.6, -1: 0.5, -2: 2.0}
 
 
