@@ -67,7 +67,7 @@ def samples():
     [
         *(("exp", 1.1), ("log", 1.0), ("tanh", 2.5), ("erf", 1.2)),
         *(("asin", 2.0), ("acos", 1.5), ("atan", 1.5), ("sin", 2.0), ("cos", 2.0), ("tan", 3.5)),
-        *(("sinh", 1.8), ("cosh", 1.8), ("asinh", 1.8), ("acosh", 2.1), ("atanh", 2.0)),
+        *(("sinh", 1.8), ("cosh", 1.8), ("asinh", 1.8), ("acosh", 2.1), ("atanh", 2.1)),
     ],
 )
 def test_error_in_units_of_the_last_place(op, ulps, target):
@@ -275,7 +275,7 @@ def bases_and_exponents(count=40_000):
 @pytest.mark.parametrize("target", TARGETS)
 def test_powers_of_every_size(target):
     x, y = bases_and_exponents()
-    assert_powers(computed(lambda x, y: x**y, [x, y], target), x, y, 1.6)
+    assert_powers(computed(lambda x, y: x**y, [x, y], target), x, y, 2.0)
 
 
 ODDITIES = np.float32([
@@ -290,7 +290,7 @@ def test_the_table_of_powers(target):
     payloads = np.array([0x7F800001, 0xFFC001FF, 0xFFFFFFFF], np.uint32).view(np.float32)
     some = np.concatenate([ODDITIES, -ODDITIES, payloads])
     x, y = (side.ravel() for side in np.meshgrid(some, some))
-    assert_powers(computed(lambda x, y: x**y, [x, y], target), x, y, 1.6)
+    assert_powers(computed(lambda x, y: x**y, [x, y], target), x, y, 2.0)
 
 
 @pytest.mark.parametrize("target", TARGETS)
