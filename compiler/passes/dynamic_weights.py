@@ -38,8 +38,8 @@ class DynamicWeights(NodePass):
             return None
         if x.type.dtype is not DType.F32:
             return Decision(node.name, False, f"its kernel takes float32, not {x.type.dtype.value}")
-        if x.is_constant or 0 in (*x.shape, *node.output.shape):
-            return Decision(node.name, False, "there is nothing to compute, or only with weights that are computed")
+        if 0 in (*x.shape, *node.output.shape):
+            return Decision(node.name, False, "there is nothing to compute")
         what = "bias" if weights.is_constant else "weights"
         patch = Patch(graph, f"its {what} are computed", at=node.name)
         whole = weights.is_constant or op.groups == 1 or weights.shape[1] == 1

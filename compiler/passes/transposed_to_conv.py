@@ -176,11 +176,20 @@ def _computed_weights(patch: Patch, weights: Value, groups: int, lines: list[_Li
     rank, (channels, outs, *kernel) = len(lines), weights.shape
     found = patch.apply(Reshape((groups, channels // groups, outs, *kernel)), weights)
     found = patch.apply(Transpose((0, 2, 1, *range(3, 3 + rank))), found)
-    found = patch.apply(Reshape((groups * outs, channels // groups, *kernel)), found)
-    found = patch.apply(Pad(((0, 0), (0, 0), *((0, 1),) * rank)), found)
-    for d, line in enumerate(lines):
-        found = patch.apply(Gather(2 + 2 * d), found, patch.constant(line.taps, "taps"))
+    found = patch.apply(Reshape((groups * outs, channels // groups, math.prod(kernel))), found)
+    found = patch.apply(Pad(((0, 0), (0, 0), (0, 1))), found)
+    found = patch.apply(Gather(2), found, patch.constant(_numbers_of_taps(lines, kernel), "taps"))
     return patch.apply(Transpose(_phases_to_channels(rank, phases_first)), found)
+
+
+def _numbers_of_taps(lines: list[_Line], kernel: list[int]) -> Indices:
+    """[s, t, s, t, ...]: the number of the tap of all dimensions together; past the last where a phase has none."""
+    places = np.pad(
+        np.arange(math.prod(kernel)).reshape(kernel), [(0, 1)] * len(kernel), constant_values=math.prod(kernel)
+    )
+    for d, line in enumerate(lines):
+        places = places.take(line.taps, axis=2 * d)
+    return places
 
 
 def _phases_to_channels(rank: int, phases_first: bool) -> tuple[int, ...]:
