@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +86,7 @@ class ByteProducts(NodePass):
         if known.offsets is not None and not depthwise:
             total = _more(patch, node, total, codes, x.zero_point, known.offsets)
         if x.moved is not None:
-            total = _less(patch, total, x.moved, known)
+            total = _less(patch, node, total, x.moved, known)
         total = patch.apply(Cast(end.type.dtype), total, name=node.name)
         patch.replace(end, total if exact else _scaled(patch, node, total, _scales(x, known), bias))
         return patch
@@ -191,7 +191,7 @@ def _input_of(node: Node) -> _Input | None:
         elif (shifted := _with_number(value, (Add, Sub))) is not None and shifted[1].is_integer():
             shift += int(shifted[1]) if isinstance(made_by.op, Add) else -int(shifted[1])
             value = shifted[0]
-        elif moved is None and not isinstance(node.op, Conv) and (less := _less_one(made_by)) is not None:
+        elif moved is None and (less := _less_one(made_by)) is not None:
             value, moved = less
         else:
             break
@@ -240,9 +240,16 @@ def _more(
     return patch.apply(Add(), total, patch.apply(Mul(), together, each))
 
 
-def _less(patch: Patch, total: Value, moved: Value, weights: WeightCodes) -> Value:
-    """The sums, if all codes are less by a number: it counts as often as the weights of a channel together."""
-    own = patch.constant(weights.sums, "weights.sums")
+def _less(patch: Patch, node: Node, total: Value, moved: Value, weights: WeightCodes) -> Value:
+    """The sums, if all codes are less by a number: it counts as often as the weights of a channel together.
+
+    Of a convolution these are the weights that meet the image, and not its padding.
+    """
+    sums = weights.sums.reshape(per_channel(node))
+    if isinstance(node.op, Conv) and any(map(any, node.op.pads)):
+        ones = np.ones((1, 1, *next(node.present_inputs()).shape[2:]))
+        (sums,) = replace(node.op, groups=1).reference(ones, weights.numbers.sum(1, np.float64, keepdims=True))
+    own = patch.constant(sums.astype(np.int32), "weights.sums")
     number = patch.apply(Reshape(()), patch.apply(Cast(DType.I32), moved))
     return patch.apply(Sub(), total, patch.apply(Mul(), own, number))
 

@@ -26,6 +26,7 @@ _REACH = 12  # how many readers may join before the region has one result again
 _DEEPEST = 128  # operations from an input to the result of a formula, which code generation goes through by recursion
 _LONGEST = 4096  # operations of a formula as it is printed, where what is used twice stands twice
 _OF_FUNCTION = 16  # operations into which an elementary function is expanded, one after the other
+_SHORT = 4  # operations from an input to a result that may be computed again for each element
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,10 @@ class _Region:
         return False
 
     def unreadable(self, node: Node, trial: list[Node]) -> list[Node]:
-        """What computes operands for the node alone that the kernel could not read, but may compute itself."""
+        """What computes operands for the node alone that the kernel could not read, but may compute itself.
+
+        Those that broadcast are computed again for each element, if they are short.
+        """
         return [
             value.producer
             for value in node.present_inputs()
@@ -109,7 +113,7 @@ class _Region:
             and value.producer is not None
             and value.producer not in trial
             and self.is_read_by(value, [node])
-            and self.refuses(value.producer, trial) is None
+            and self.refuses(value.producer, trial, broadcast=True) is None
         ]
 
     def is_read_by(self, value: Value, nodes: list[Node]) -> bool:
@@ -184,12 +188,13 @@ class _Region:
             if self.uses.is_output(value) or any(user not in inside for user in self.uses.users(value))
         ]
 
-    def refuses(self, node: Node, trial: list[Node]) -> str | None:
-        """Why the node cannot join, None if it can."""
+    def refuses(self, node: Node, trial: list[Node], broadcast: bool = False) -> str | None:
+        """Why the node cannot join, None if it can; with `broadcast` a short one may have a result that broadcasts."""
         if Trait.POINTWISE not in node.op.traits:
             return f"{node.op.name} {node.name!r} reads its result and is not pointwise"
         wanted = self.start.output.type
-        if node.output.shape != wanted.shape:
+        again = broadcast and self.extent(node)[0] <= _SHORT
+        if node.output.shape != wanted.shape and not again:
             return f"{node.name!r} changes the shape to {list(node.output.shape)}"
         computed = {value for n in trial for value in n.outputs}
         for value in node.present_inputs():
@@ -223,8 +228,10 @@ class _Region:
     def fits_blocks(self, value: Value) -> bool:
         rank = self.start.output.type.rank
         padded = (1,) * (rank - value.type.rank) + value.shape
+        if value.type.rank < rank:
+            return padded[1] == 1
         lies_there = value.producer is not None and value.producer.prefers is Prefers.BLOCKS
-        return (lies_there or value.type.dtype in IN_BLOCKS) and (value.type.rank == rank or padded[1] == 1)
+        return lies_there or value.type.dtype in IN_BLOCKS
 
     def depends(self, value: Value, trial: list[Node]) -> bool:
         """Whether computing the value needs a node of the region."""

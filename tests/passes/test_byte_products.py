@@ -153,6 +153,30 @@ def test_a_zero_point_that_only_a_run_knows():
         agree(native(graph, feeds), reference(graph, feeds), 0, "native")
 
 
+@pytest.mark.parametrize("low", [-128, -3])
+@pytest.mark.parametrize("groups", [1, 40])
+@pytest.mark.parametrize(("strides", "pads"), [(1, (0, 0)), (1, (1, 1)), (2, (2, 1)), (3, (0, 4))])
+def test_convolutions_of_codes_whose_zero_point_only_a_run_knows(strides, pads, groups, low):
+    """It counts as often as the weights that meet the image, and not its padding."""
+    graph = Graph("g")
+    x = codes(graph, channels=40)
+    zero = graph.apply(ThroughInteger(DType.U8), graph.input("z", f32()))
+    shifted = graph.apply(Sub(), x, zero)
+    weights = graph.constant(numbers(40, 40 // groups, 3, 2, low=low, high=low + 255))
+    sums = graph.apply(Conv((strides, 1), (pads, (1, 0)), (1, 2), groups), shifted, weights)
+    graph.output("y", graph.apply(ThroughInteger(DType.U8), graph.apply(Mul(), sums, graph.input("s", f32()))))
+    result = rewritten(graph)
+    assert "conv_integer" in result.ops
+    assert "conv " not in result.ops
+    for number in (0.0, 99.0, 255.0):
+        feed = np.random.default_rng(int(number)).integers(0, 256, (2, 40, 6, 5)).astype(np.float32)
+        feeds = {"x": feed, "z": np.float32(number), "s": np.float32(2**-12)}
+        agree(native(graph, feeds), reference(graph, feeds), 0, "native")
+    ops = [node.op.name for node in optimise(graph, Options())[0].nodes]
+    if target().dots_bytes:
+        assert not {"mul", "sub", "add"} & set(ops)
+
+
 def test_other_readers_get_floats_again():
     graph = Graph("g")
     x = codes(graph)
