@@ -51,16 +51,23 @@ def quantised_by_range(ctx: Context, x: Value) -> tuple[Value, Value, Value]:
 
     Where all elements are 0 the scale is 1, as ONNX Runtime has it: by the text it were 0, and codes were 0 / 0.
     """
-    axes = tuple(range(len(x.shape)))
     nothing = ctx.constant(0, DType.F32)
-    low = ctx.apply(ops.Minimum(), ctx.apply(ops.Reduce("min", axes, False), x), nothing)
-    high = ctx.apply(ops.Maximum(), ctx.apply(ops.Reduce("max", axes, False), x), nothing)
+    low = ctx.apply(ops.Minimum(), _extreme(ctx, "min", x), nothing)
+    high = ctx.apply(ops.Maximum(), _extreme(ctx, "max", x), nothing)
     step = ctx.apply(ops.Div(), ctx.apply(ops.Sub(), high, low), ctx.constant(255, DType.F32))
     scale = ctx.apply(ops.Where(), ctx.apply(ops.Equal(), step, nothing), ctx.constant(1, DType.F32), step)
     start = ctx.apply(ops.Round(), ctx.apply(ops.Sub(), nothing, ctx.apply(ops.Div(), low, scale)))
     zero = saturated(ctx, start, None, DType.U8)
     codes = ctx.apply(ops.Round(), ctx.apply(ops.Div(), x, scale))
     return saturated(ctx, codes, zero, DType.U8), scale, zero
+
+
+def _extreme(ctx: Context, kind: str, x: Value) -> Value:
+    """The least or the largest element; of images first that of each channel, which channel blocks give as well."""
+    axes = tuple(range(len(x.shape)))
+    if len(axes) > 3:
+        x = ctx.apply(ops.Reduce(kind, axes[2:], True), x)
+    return ctx.apply(ops.Reduce(kind, axes, False), x)
 
 
 def matmul_integer(ctx: Context) -> Value:
