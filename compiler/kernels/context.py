@@ -398,6 +398,23 @@ class Context:
         flat = [o if o is None or o.type.rank != rank else o.flattened() for o in inputs]
         return Context(self.name, self.target, flat, [o.flattened() for o in self.outputs], self.epilogue)
 
+    def along(self, d: int) -> Context | None:
+        """The same problem in one spatial dimension, if there is one place only in the others."""
+        rank = self.output.type.rank
+        inputs: list[Operand | None] = list(self.inputs)
+        for i, operand in enumerate(inputs):
+            if i in self.epilogue.inputs:
+                operand = self.operand(i).of_rank(rank)
+            if operand is not None and operand.type.rank == rank and operand.data is None:
+                operand = operand.along(d)
+                if operand is None:
+                    return None
+            inputs[i] = operand
+        outputs = [output.along(d) for output in self.outputs]
+        if any(output is None for output in outputs):
+            return None
+        return Context(self.name, self.target, inputs, [o for o in outputs if o is not None], self.epilogue)
+
     def image(self) -> Context:
         """The same problem with sequences [N, C, L] as images [N, C, 1, L]; what the epilogue reads broadcasts."""
         inputs = list(self.inputs)

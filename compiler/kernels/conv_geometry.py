@@ -57,6 +57,16 @@ class ConvGeometry:
         """A 1x1 convolution that reads each input pixel once."""
         return all(k == 1 for k in self.kernel) and all(s == 1 for s in self.strides) and not any(map(any, self.pads))
 
+    def along(self, d: int) -> ConvGeometry:
+        """What it is in one dimension, if there is a single place and a single tap in the others."""
+        return ConvGeometry((self.kernel[d],), (self.strides[d],), (self.dilations[d],), (self.pads[d],), self.groups)
+
+    def only_dimension(self, outputs: Shape, inputs: Shape) -> int | None:
+        """The one of several dimensions that has more than a single place and a single tap; None if it is not one."""
+        places = zip(outputs, inputs, self.kernel, self.pads, strict=True)
+        longer = [d for d, (o, i, k, pads) in enumerate(places) if (o, i, k) != (1, 1, 1) or any(pads)]
+        return longer[0] if self.rank > 1 and len(longer) == 1 else None
+
     def met(self, d: int, outputs: int, inputs: int) -> list[Met]:
         """All output pixels of dimension `d`, by the taps that meet some of its `inputs` and not only the padding."""
         taps, stride, dilation, (before, _) = self.kernel[d], self.strides[d], self.dilations[d], self.pads[d]

@@ -47,7 +47,13 @@ def not_constant(ctx: Context) -> str | None:
 
 
 def in_one_row(ctx: Context, geometry: ConvGeometry, weights: Array) -> tuple[Context, ConvGeometry, Array]:
-    """A 1x1 convolution on all pixels as one row, if its tensors lie so; any other as it is."""
+    """A 1x1 convolution on all pixels as one row, if its tensors lie so, and one of a single row or column as that.
+
+    Any other as it is.
+    """
+    only = geometry.only_dimension(ctx.output.spatial, ctx.operand(0).spatial)
+    if only is not None and (line := ctx.along(only)) is not None:
+        return line, geometry.along(only), weights.reshape(*weights.shape[:2], -1)
     if geometry.is_pointwise and geometry.rank > 1 and (flat := ctx.flattened()) is not None:
         return flat, ConvGeometry.pointwise(1, geometry.groups), weights.reshape(*weights.shape[:2], 1)
     return ctx, geometry, weights

@@ -92,6 +92,18 @@ class Operand:
         layout = replace(self.layout, halo=((0, 0), *halo) if halo else ())
         return replace(self.reshaped(shape, strides), layout=layout)
 
+    def along(self, d: int) -> Operand | None:
+        """[N, C, *S] as [N, C, S[d]], if there is one place in the other dimensions, and no halo around it."""
+        layout, rank = self.layout, len(self.spatial)
+        others = [e for e in range(rank) if e != d]
+        if any(self.spatial[e] != 1 or (layout.halo and any(layout.halo[e])) for e in others):
+            return None
+        strides = self.strides
+        if strides is not None:
+            strides = (*strides[:2], strides[2 + d], *strides[2 + rank :])
+        halo = (layout.halo[d],) if layout.halo else ()
+        return replace(self.reshaped((*self.shape[:2], self.spatial[d]), strides), layout=replace(layout, halo=halo))
+
     def flattened(self) -> Operand:
         """All spatial dimensions, which are one row, as one."""
         shape = (*self.shape[:2], math.prod(self.spatial))

@@ -90,13 +90,13 @@ class Pool(Op):
         before, after = self.pads[i]
         stride = self.strides[i]
         room = extent + before + after - self.dilations[i] * (self.kernel[i] - 1) - 1
-        if room < 0:
+        count = (-(-room // stride) if self.ceil_mode else room // stride) + 1
+        if count < 1:
             raise self.fail(
                 f"kernel {self.kernel[i]} with dilation {self.dilations[i]} exceeds the padded extent of axis {i + 2}"
             )
         if not self.ceil_mode:
-            return room // stride + 1
-        count = -(-room // stride) + 1
+            return count
         return count - 1 if (count - 1) * stride >= extent + before else count
 
     def tap_counts(self, i: int, extent: int, *, padding: bool) -> Ints:
@@ -239,6 +239,7 @@ class AveragePool(Pool):
             Case(cls((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), True, True), (f32(1, 33, 6, 8),)),
             Case(cls((3, 3), (2, 2), ((0, 1), (1, 0)), (1, 1), True, False), (f32(2, 3, 6, 7),)),
             Case(cls((2, 2), (3, 3), ((0, 1), (0, 0)), (1, 1), True, True), (f32(1, 1, 7, 6),)),
+            Case(cls((3, 4), (2, 3), ((0, 0), (1, 0)), (1, 1), True, True), (f32(1, 17, 2, 1),)),
             Case(cls((3, 2), (1, 2), ((2, 2), (1, 0)), (2, 3), False, True), (f32(1, 3, 7, 7),)),
             Case(cls((3,), (2,), ((1, 1),), (1,)), (f32(2, 3, 13),)),
             Case(cls((2, 3, 1), (1, 2, 1), ((0, 1), (1, 1), (0, 0)), (1, 1, 1)), (f32(1, 3, 3, 7, 2),)),

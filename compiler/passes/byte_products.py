@@ -245,7 +245,7 @@ def _less(patch: Patch, node: Node, total: Value, moved: Value, weights: WeightC
 
     Of a convolution these are the weights that meet the image, and not its padding.
     """
-    sums = weights.sums.reshape(per_channel(node))
+    sums: Array = weights.sums.reshape(per_channel(node))
     if isinstance(node.op, Conv) and any(map(any, node.op.pads)):
         ones = np.ones((1, 1, *next(node.present_inputs()).shape[2:]))
         (sums,) = replace(node.op, groups=1).reference(ones, weights.numbers.sum(1, np.float64, keepdims=True))

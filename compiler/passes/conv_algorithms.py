@@ -97,8 +97,15 @@ def _depthwise_cycles(target: Target, node: Node) -> float:
 
 def _rows(node: Node) -> Shape:
     """The pixels of an image as the direct convolution goes through them: 1x1 kernels see one long row."""
+    x, weights, *_ = node.inputs
+    assert isinstance(node.op, Conv)
+    assert x is not None
+    assert weights is not None
     spatial = node.output.shape[2:]
-    return (math.prod(spatial),) if _is_flat(node) else spatial
+    if _is_flat(node):
+        return (math.prod(spatial),)
+    only = node.op.geometry_of(weights.shape[2:]).only_dimension(spatial, x.shape[2:])
+    return spatial if only is None else (spatial[only],)
 
 
 def _is_flat(node: Node) -> bool:

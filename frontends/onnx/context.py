@@ -62,6 +62,7 @@ class Context:
         attributes: Mapping[str, Any],
         inputs: Sequence[Held | None],
         opset: int,
+        producer: str,
         builder: Builder,
         used_outputs: Sequence[bool],
         tensor: Callable[[TensorProto], Array],
@@ -71,6 +72,7 @@ class Context:
         self.base = next((name for name in node.output if name), node.name or node.op_type)
         self.inputs = tuple(inputs)
         self.opset = opset
+        self.producer = producer  # the name that the file gives to what wrote it
         self.builder = builder
         self._decode = tensor
         self.inline = inline

@@ -12,6 +12,12 @@ from glulam.compiler.graph.types import DType
 from glulam.compiler.ops.resize import COORDINATES, ROUNDINGS, Resize
 from glulam.frontends.onnx.context import Context, Converter
 
+_PYTORCH = "pytorch"
+"""Its exporters write a scale where the corners are those of so many whole elements, which is what runtimes compute.
+
+The operator's own tests take the corners of extent * scale elements, of which the last may be a fraction.
+"""
+
 _MODES = {"nearest": "nearest", "linear": "linear", "bilinear": "linear", "cubic": "cubic"}
 
 
@@ -85,6 +91,8 @@ def resize(ctx: Context) -> Value:
     policy = _choice(ctx, "keep_aspect_ratio_policy", "stretch", ("stretch", "not_larger", "not_smaller"))
     roi = _known_floats(ctx, 1, "roi") if coordinates == "tf_crop_and_resize" else ()
     sizes, scales = _extents(ctx, x, axes, policy)
+    if coordinates == "align_corners" and ctx.producer == _PYTORCH:
+        scales = tuple(size / extent if extent else 1.0 for size, extent in zip(sizes, x.shape, strict=True))
     op = Resize(
         sizes,
         scales,

@@ -194,6 +194,7 @@ class _Importer:
             attributes,
             inputs,
             self.opset if call is None else call.opset,
+            self.model.producer_name,
             self.builder,
             [name in used for name in node.output],
             partial(tensor_array, folder=self.folder, where="a tensor in an attribute"),

@@ -395,6 +395,23 @@ def test_resize(mode, coordinates, scale):
     check("Resize", [f(1, 2, 5, 7), None, scales], 13, constant=[2], tolerance=1e-4, **attributes)
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("scale", [1.7, 0.6])
+def test_corners_as_pytorch_means_them(mode, scale):
+    """Those of the elements that there are, as ONNX Runtime has it."""
+    scales = np.array([1, 1, scale, scale], np.float32)
+    attributes = {"mode": mode, "coordinate_transformation_mode": "align_corners"}
+    proto, feeds = single("Resize", [f(1, 2, 5, 7), None, scales], 13, [2], 1, **attributes)
+    proto.producer_name = "pytorch"
+    assert_agrees(proto, feeds, 1e-4)
+
+
+@pytest.mark.parametrize("op_type", ["MaxPool", "AveragePool"])
+def test_pools_whose_only_window_ends_beyond_the_padding(op_type):
+    check(op_type, [f(1, 4, 1, 1)], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
+    check(op_type, [f(1, 4, 2, 3)], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)
+
+
 @pytest.mark.parametrize("rounding", ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
 def test_resize_rounding(rounding):
     """Trap 28: ties."""

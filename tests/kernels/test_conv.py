@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from convolutions import TARGETS, case, check, floats, template
+from convolutions import TARGETS, case, check, floats, lowered, template
 from fusing import with_relu
 from harness import run_op
 
@@ -76,7 +76,13 @@ WHOLE = [  # images in one register tile: their weights exceed half of the secon
     case((1, 192, 2, 2, 2), 100, (2, 2, 2), pads=((1, 0), (0, 1), (0, 1))),
 ]
 
-CASES = [*DENSE, *GROUPED, *APART, *PADDED, *WHOLE]
+LINES = [  # one place and one tap in all dimensions but one
+    case((1, 20, 33, 1), 18, (5, 1), pads=((2, 2), (0, 0))),
+    case((2, 17, 1, 1, 13), 24, (1, 1, 3), strides=2, pads=((0, 0), (0, 0), (1, 0)), bias=False),
+    case((1, 3, 1, 29), 16, (1, 7), dilations=(1, 3)),
+]
+
+CASES = [*DENSE, *GROUPED, *APART, *PADDED, *LINES, *WHOLE]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -90,6 +96,15 @@ def test_native(number, target):
 @pytest.mark.parametrize("number", range(len(CASES) - len(WHOLE) + 2))  # the others take minutes
 def test_interpreted(number):
     check(*CASES[number], TARGETS[0], native=False, out_halo=1)
+
+
+def test_a_column_of_pixels_is_a_row():
+    machine = target("x86-64-v4")
+    column, row = (
+        lowered(*case((1, 32, 40, *one), 48, (5, *one), pads=(pads, *((0, 0),) * len(one))), machine).kernel
+        for one, pads in (((1,), (2, 1)), ((), (2, 1)))
+    )
+    assert show_kernel(column) == show_kernel(row)
 
 
 def test_taps_that_meet_more_than_padding():

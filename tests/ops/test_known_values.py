@@ -60,10 +60,18 @@ def test_ceil_window_that_starts_in_the_end_padding_is_dropped():
         (5, 1, 3, (0, 0), True, 2),
         (1, 1, 2, (0, 0), True, 1),
         (2, 1, 3, (0, 0), True, 1),
+        (1, 2, 2, (0, 0), True, 1),
+        (2, 5, 4, (0, 0), True, 1),
     ],
 )
 def test_pool_extents(extent, kernel, stride, pads, ceil, expected):
     assert ops.MaxPool((kernel,), (stride,), (pads,), (1,), ceil).infer(f32(1, 1, extent)) == (f32(1, 1, expected),)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "ceil"), [(2, 2, False), (2, 1, True), (5, 3, True)])
+def test_a_window_without_a_place_is_refused(kernel, stride, ceil):
+    with pytest.raises(ShapeError, match="exceeds the padded extent of axis 2"):
+        ops.MaxPool((kernel,), (stride,), ((0, 0),), (1,), ceil).infer(f32(1, 1, 1))
 
 
 def test_end_pads_belong_to_the_end():
