@@ -41,6 +41,7 @@ PRODUCTS, SUMS = 7, 4
 _OF_BOTTOM = 3  # products that only the bottom half needs
 
 _KEEP_CYCLES = 4.0  # to put a vector of a product aside and to take it up again
+_KEEP_CYCLES_OF_TOKENS = 12.0  # the same where it shows how long weights take to come
 _SUM_CYCLES = 12.0  # to make the four sums of a vector of each quarter
 _LEAST_PIXELS = 7  # of a register tile in half a row; with fewer, weights are read too often
 _SHOWS = 0.75  # of what a slow cache sends
@@ -66,9 +67,13 @@ def halves(spatial: Shape) -> tuple[int, int]:
 
 
 def cost(
-    target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, by_rows: bool = False
-) -> float:
-    """Estimated cycles of both kernels on one core; with `by_rows` tiles end with the rows of pixels."""
+    target: Target, batch: int, spatial: Shape, in_channels: int, out_channels: int, by_rows: bool = False,
+    tokens: bool = False,
+) -> float:  # fmt: skip
+    """Estimated cycles of both kernels on one core; with `by_rows` tiles end with the rows of pixels.
+
+    Those of `tokens`, which are few, find weights that have not been near.
+    """
     lanes, (top, bottom) = target.lanes, halves(spatial)
     blocks, depth = out_channels // lanes // 2, in_channels // 2
     weights = PRODUCTS * depth * blocks * lanes * 4
@@ -81,7 +86,7 @@ def cost(
         times * rows * row_cycles(target, tiling, pixels, blocks, depth)
         for times, (rows, pixels) in zip((PRODUCTS - _OF_BOTTOM, _OF_BOTTOM), halves_of_rows, strict=True)
     )
-    products += PRODUCTS * top * blocks * _KEEP_CYCLES
+    products += PRODUCTS * top * blocks * (_KEEP_CYCLES_OF_TOKENS if tokens else _KEEP_CYCLES)
     image = SUMS * top * depth * 4
     sums = top * depth / lanes * _SUM_CYCLES + 2 * image / stream_rate(target, 2 * image)
     fetching = weights / memory_rate(target, weights)

@@ -87,7 +87,8 @@ def _strassen_linear(target: Target, node: Node) -> list[Candidate]:
     x = node.inputs[0]
     assert x is not None
     batch, *rows, depth = x.shape
-    cycles = strassen.cost(target, batch, tuple(rows), depth, node.output.shape[-1], by_rows=len(rows) > 1)
+    outs, several = node.output.shape[-1], len(rows) > 1
+    cycles = strassen.cost(target, batch, tuple(rows), depth, outs, by_rows=several, tokens=not several and batch == 1)
     return [Candidate("strassen", cycles, StrassenLinear())]
 
 
