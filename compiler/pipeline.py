@@ -28,6 +28,7 @@ from glulam.compiler.passes.matmul_to_linear import MatMulToLinear
 from glulam.compiler.passes.modulate_weights import ModulateWeights
 from glulam.compiler.passes.narrow_sums import NarrowSums
 from glulam.compiler.passes.own_tiles import OwnTiles
+from glulam.compiler.passes.row_times_transposed import RowTimesTransposed
 from glulam.compiler.passes.rows_first import RowsFirst
 from glulam.compiler.passes.same_codes import SameCodes
 from glulam.compiler.passes.scatter_to_slices import ScatterToSlices
@@ -77,6 +78,7 @@ def pipeline(
         CommonSubexpressions(),  # what is computed twice would look like a second use
         CanonicalShuffle(),  # three movements that need plain tensors are one that does not
         MatMulToLinear(),  # a constant right operand makes it a layer that norms can fold into
+        RowTimesTransposed(),  # of what transposes have sunk to
         SlicedLinear(),  # so that what follows a slice folds into its weights
         NarrowSums(),  # of linear layers too; before scales could be folded into what has to stay exact
         FoldNormalisation(strict=strict),  # on layers as they were written, before regions hide them
