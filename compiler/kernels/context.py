@@ -405,7 +405,7 @@ class Context:
         for i, operand in enumerate(inputs):
             if i in self.epilogue.inputs:
                 operand = self.operand(i).of_rank(rank)
-            if operand is not None and operand.type.rank == rank and operand.data is None:
+            if operand is not None and operand.type.rank == rank:
                 operand = operand.along(d)
                 if operand is None:
                     return None

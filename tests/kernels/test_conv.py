@@ -161,12 +161,14 @@ def test_doubles(native):
 @pytest.mark.parametrize("target", TARGETS)
 def test_epilogue(target):
     """relu(conv) * factor, with a factor per element and one per channel, behind a missing and a given bias."""
-    for op, arrays in (DENSE[0], DENSE[2], GROUPED[0], GROUPED[1], GROUPED[3], APART[1], APART[2], PADDED[0], WHOLE[0]):
+    several = DENSE[0], DENSE[2], GROUPED[0], GROUPED[1], GROUPED[3], APART[1], APART[2], PADDED[0], *LINES, WHOLE[0]
+    for op, arrays in several:
         shape = op.reference(*arrays)[0].shape
         for extents in (shape, (1, shape[1], *[1] * (len(shape) - 2))):
-            for constants in ((1, 2), ()):
+            for constants in ((1, 2), (), (1, 2, -1)):
                 region, given = with_relu(op, arrays, factor := floats(*extents))
-                (result,) = run_op(region, given, [i for i in constants if i < len(given) - 1], target)
+                known = [i % len(given) for i in constants if i < len(given) - 1]
+                (result,) = run_op(region, given, known, target)
                 wanted = np.maximum(op.reference(*arrays)[0], 0) * factor
                 np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=5e-5)
 
