@@ -21,7 +21,10 @@ from glulam.runtime.arrays import Array
 from glulam.runtime.errors import GlulamError
 
 FORMATS = {"qdq": "QDQ", "qoperator": "QOperator", "dynamic": None}
-"""What the files are named, and what ONNX Runtime calls them: floats between codes, or operators on codes."""
+"""What the files are named, and what ONNX Runtime calls them: floats between codes, or operators on codes.
+
+None stands for its dynamic quantisation, of weights alone.
+"""
 
 _RUNS = 2  # whose values calibrate the ranges
 
@@ -69,6 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--unsigned-weights", action="store_true", help="from 0 to 255, with a zero point")
     parser.add_argument("--output", type=Path, default=Path("out"), metavar="DIRECTORY", help="default: %(default)s")
     options = parser.parse_args(arguments)
+    if options.signed and options.format == "dynamic":
+        parser.error("--signed: each run finds U8 codes for its activations with --format dynamic")
     options.output.mkdir(parents=True, exist_ok=True)
     for name in options.models:
         kind = f"{options.format}{'.s8' * options.signed}{'.u8w' * options.unsigned_weights}"

@@ -41,7 +41,7 @@ PRODUCTS, SUMS = 7, 4
 _OF_BOTTOM = 3  # products that only the bottom half needs
 
 _KEEP_CYCLES = 4.0  # to put a vector of a product aside and to take it up again
-_KEEP_CYCLES_OF_TOKENS = 12.0  # the same where it shows how long weights take to come
+_KEEP_CYCLES_OF_TOKENS = 12.0  # the same of few tokens, fitted to networks whose linear layers read 64 of them
 _SUM_CYCLES = 12.0  # to make the four sums of a vector of each quarter
 _LEAST_PIXELS = 7  # of a register tile in half a row; with fewer, weights are read too often
 _SHOWS = 0.75  # of what a slow cache sends
@@ -72,7 +72,7 @@ def cost(
 ) -> float:  # fmt: skip
     """Estimated cycles of both kernels on one core; with `by_rows` tiles end with the rows of pixels.
 
-    Those of `tokens`, which are few, find weights that have not been near.
+    Products of `tokens`, the rows of a single matrix, cost more to put aside.
     """
     lanes, (top, bottom) = target.lanes, halves(spatial)
     blocks, depth = out_channels // lanes // 2, in_channels // 2
