@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from glulam.compiler.ops.batch_map import BatchMap
 from glulam.compiler.passes.by_channel import by_channel
 from glulam.compiler.passes.memory import MemoryPlan, plan_memory
 from glulam.compiler.passes.storage import is_view
+from glulam.compiler.scalars import differing_scalars
 from glulam.compiler.targets import Target
 from glulam.compiler.twins import Twin, twin_key
 
@@ -57,6 +59,13 @@ def lower_graph(graph: Graph, target: Target, before_packing: Callable[[], None]
     )
 
 
+class _Known(NamedTuple):
+    """Values of a graph that go through kernels channel by channel, and inputs of nodes, see `differing_scalars`."""
+
+    by_channel: Collection[Value]
+    differing: Collection[tuple[Node, int]]
+
+
 @dataclass(frozen=True)
 class _Lowering:
     """Kernels that are shared by text, constants that are shared by contents, and what was met on the way."""
@@ -70,12 +79,12 @@ class _Lowering:
     def steps(self, graph: Graph, plan: MemoryPlan, repeats: list[Repeat]) -> list[Step]:
         """The calls of all kernels in order. Those of a batch map come once for each part, which `repeats` is told."""
         steps: list[Step] = []
-        channels = by_channel(graph)
+        known = _Known(by_channel(graph), differing_scalars(graph))
         for node in graph.nodes:
             if isinstance(node.op, BatchMap):
                 steps += self.batch_steps(node, plan, len(steps), repeats)
             elif not is_view(node):
-                steps += self.node_steps(node, plan, channels)
+                steps += self.node_steps(node, plan, known)
         return steps
 
     def batch_steps(self, node: Node, plan: MemoryPlan, first: int, repeats: list[Repeat]) -> list[Step]:
@@ -93,10 +102,10 @@ class _Lowering:
             repeats.append(Repeat(first, len(once), parts))
         return [_placed(step, node, plan, part) for part in range(parts) for step in once]
 
-    def node_steps(self, node: Node, plan: MemoryPlan, channels: Collection[Value]) -> list[Step]:
+    def node_steps(self, node: Node, plan: MemoryPlan, known: _Known) -> list[Step]:
         """The call of the node's kernel; none if it has nothing to do or no kernel."""
         try:
-            lowered = self.lowered(node, plan, channels)
+            lowered = self.lowered(node, plan, known)
         except UnsupportedError as error:
             self.refused.append(f"{node.name!r} ({node.op.name}): {error}")
             return []
@@ -105,17 +114,18 @@ class _Lowering:
             raise
         return [_step(node, lowered, plan, self.weights, self.target)] if lowered.kernel.extent else []
 
-    def lowered(self, node: Node, plan: MemoryPlan, channels: Collection[Value]) -> Lowered:
+    def lowered(self, node: Node, plan: MemoryPlan, known: _Known) -> Lowered:
         """The node with a kernel that may be another node's as well."""
 
-        def operand(value: Value) -> Operand:
-            return Operand(value.type, value.layout, plan.strides.get(value), value.data, value in channels)
+        def operand(value: Value, differs: bool = False) -> Operand:
+            strides = plan.strides.get(value)
+            return Operand(value.type, value.layout, strides, value.data, value in known.by_channel, differs)
 
-        inputs = [None if v is None else operand(v) for v in node.inputs]
+        inputs = [None if v is None else operand(v, (node, i) in known.differing) for i, v in enumerate(node.inputs)]
         outputs = [operand(v) for v in node.outputs]
         key = twin_key(node.op, inputs, outputs)
-        if key in self.twins and (known := self.twins[key].with_inputs(inputs)) is not None:
-            return known
+        if key in self.twins and (twin := self.twins[key].with_inputs(inputs)) is not None:
+            return twin
         made: Lowered = node.op.lower(Context(node.op.name, self.target, inputs, outputs))
         made = replace(made, kernel=_shared(made.kernel, node, self.kernels))
         if key is not None:

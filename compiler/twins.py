@@ -57,8 +57,9 @@ def _operand_key(operand: Operand | None) -> Hashable:
     if operand is None:
         return None
     data = operand.data
-    value = None if data is None else data.tobytes() if data.size == 1 else data.strides
-    return operand.type, operand.layout, operand.strides, operand.by_channel, value
+    in_code = data is not None and data.size == 1 and not operand.differs
+    value = None if data is None else data.tobytes() if in_code else data.strides
+    return operand.type, operand.layout, operand.strides, operand.by_channel, operand.differs, value
 
 
 def _moved(arg: Arg, pairs: Sequence[tuple[Array, Array]]) -> Arg | None:

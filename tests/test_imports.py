@@ -23,7 +23,12 @@ ROOMS = [
 # Codegen knows loops and targets, though more stands to its left; element types are everybody's words.
 FREE_OF = {"codegen": {"options", "cache", "graph", "kernels", "ops", "passes", "lowering"}}
 EXCEPTIONS = {("codegen", "compiler.graph.types")}
-BESIDE = {"twins": "lowering", "pipeline": "driver", "tuning": "driver"}  # files that count as part of a room
+BESIDE = {
+    "twins": "lowering",
+    "scalars": "lowering",
+    "pipeline": "driver",
+    "tuning": "driver",
+}  # files that count as part of a room
 USES_RUNTIME = {
     "compiler/errors.py": {"runtime.errors"},  # one root for all errors
     "compiler/codegen/entry.py": {"runtime.abi"},

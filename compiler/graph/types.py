@@ -53,15 +53,13 @@ class DType(enum.Enum):
     @classmethod
     def of(cls, dtype: npt.DTypeLike) -> DType:
         """The DType of a numpy dtype. Raises GraphError for one that no kernel handles."""
-        names = [member.value for member in cls]
         try:
             wanted = np.dtype(dtype).newbyteorder("=")
         except TypeError as error:
-            raise GraphError(f"{dtype!r} is no dtype of numpy; give one of {names}") from error
-        for member, known in _NUMPY.items():
-            if known == wanted:
-                return member
-        raise GraphError(f"dtype {wanted} has no counterpart in the graph; convert it to one of {names}")
+            raise GraphError(f"{dtype!r} is no dtype of numpy; give one of {_names()}") from error
+        if (found := _BY_NUMPY.get(wanted)) is None:
+            raise GraphError(f"dtype {wanted} has no counterpart in the graph; convert it to one of {_names()}")
+        return found
 
 
 _NUMPY: dict[DType, np.dtype[np.generic]] = {
@@ -78,6 +76,11 @@ _NUMPY: dict[DType, np.dtype[np.generic]] = {
     DType.U8: np.dtype(np.uint8),
     DType.BOOL: np.dtype(np.bool_),
 }
+_BY_NUMPY = {dtype: member for member, dtype in _NUMPY.items()}
+
+
+def _names() -> list[str]:
+    return [member.value for member in DType]
 
 
 @dataclass(frozen=True)

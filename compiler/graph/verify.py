@@ -90,7 +90,7 @@ def _check_constant(graph: Graph, value: Value, node: Node | None) -> None:
             )
         return
     data = value.data
-    if data is None or TensorType.of(data) != value.type or not data.dtype.isnative:
+    if data is None or data.dtype != value.type.dtype.numpy or data.shape != value.type.shape:
         described = "missing" if data is None else f"{data.dtype.str}{list(data.shape)}"
         _fail(graph, f"the constant %{value.name} is {value.type}, but its data are {described}", node)
 

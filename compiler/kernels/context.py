@@ -230,7 +230,7 @@ class Context:
         operand = self.operand(i)
         extents = (1,) * (len(shape) - operand.type.rank) + operand.shape
         if operand.data is not None:
-            if operand.type.size == 1:
+            if operand.type.size == 1 and not operand.differs:
                 return ex.Const(operand.data.reshape(()).item(), operand.type.dtype)
             data = operand.data.reshape(extents)
             packed = self.constant_once((i, block), lambda: data if block == 1 else pack_channels(data, block))

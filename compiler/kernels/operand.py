@@ -16,7 +16,8 @@ class Operand:
     """A tensor as a kernel meets it. `strides` are the physical ones, in elements; None means dense.
 
     `data` is set if the value is known at compile time; such an operand is packed by the template that reads it.
-    `by_channel` says that the kernels around it had better all go through it channel by channel.
+    `by_channel` says that the kernels around it had better all go through it channel by channel. A scalar `differs` if
+    other nodes share the kernel that have another one, so that it is read from memory.
     """
 
     type: TensorType
@@ -24,6 +25,7 @@ class Operand:
     strides: tuple[int, ...] | None = None
     data: Array | None = None
     by_channel: bool = False
+    differs: bool = False
 
     @property
     def shape(self) -> Shape:
