@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
-from glulam.compiler.graph.types import Array
+from glulam.compiler.graph.types import Array, DType, TensorType
+from glulam.compiler.kernels.operand import Operand
 
 WORD = 4  # bytes
 
@@ -17,6 +20,15 @@ def words(weights: Array) -> Array:
     padded[:, :ins] = weights
     split = padded.reshape(outs, -1, WORD, *taps)
     return np.ascontiguousarray(np.moveaxis(split, 2, -1)).view("<i4")[..., 0]
+
+
+def in_words(operand: Operand) -> Operand:
+    """A plain tensor of bytes, of a multiple of four along the last axis, as one of words."""
+    shape, strides = (*operand.shape[:-1], operand.shape[-1] // WORD), operand.strides
+    if strides is not None:
+        strides = (*(stride // WORD for stride in strides[:-1]), 1)
+    data = None if operand.data is None else np.ascontiguousarray(operand.data).view("<i4")
+    return replace(operand, type=TensorType(DType.I32, shape), strides=strides, data=data)
 
 
 def summands(weights: Array) -> list[npt.NDArray[np.int32]]:

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from glulam.compiler.graph.types import Array, DType, TensorType
 from glulam.compiler.kernels import gemm_dots
-from glulam.compiler.kernels.byte_words import WORD, start_of_sums, words
+from glulam.compiler.kernels.byte_words import in_words, start_of_sums, words
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.fixed_point import Digits, FixedPoint
 from glulam.compiler.kernels.gemm_operands import merged_rows, source, with_columns, with_rows, without_batch
@@ -50,14 +49,18 @@ def linear(ctx: Context, tiling: Tiling | None = None, digits: Digits | None = N
 
 def linear_of_bytes(ctx: Context, zero_point: int) -> Lowered:
     """The kernel of (x[..., K] - zero_point) @ w[N, K].T + bias[N], of U8, I8 and I32; K is a multiple of four."""
-    x, weights = ctx.operand(0), ctx.data(1)
+    weights = ctx.data(1)
     assert weights is not None
-    codes = replace(x, type=TensorType(DType.I32, (*x.shape[:-1], x.shape[-1] // WORD)))
-    inputs = [codes, *map(_constant, (words(weights), start_of_sums(weights, ctx.data(2), zero_point)))]
+    inputs = [
+        in_words(ctx.operand(0)),
+        *map(_constant, (words(weights), start_of_sums(weights, ctx.data(2), zero_point))),
+    ]
     flat = with_rows(Context(ctx.name, ctx.target, [*inputs, *ctx.inputs[3:]], ctx.outputs, ctx.epilogue))
     flat = merged_rows(flat) or flat
     right = flat.data(1)
     assert right is not None
+    if len(right) == 1:
+        return gemm_dots.build(flat, transposed=True, bias=2, of_bytes=True)
     return _Columns(flat, right.T, 2, of_bytes=True).build()
 
 
@@ -74,16 +77,17 @@ def row_limit(target: Target, depth: int, dtype: DType) -> int:
     return min(most, _SHALLOW_ROWS) if depth <= _SHALLOW else most
 
 
-def matmul(ctx: Context) -> Lowered:
-    """The kernel of numpy's a @ b: batch axes broadcast, a vector loses its axis."""
+def matmul(ctx: Context, of_bytes: bool = False) -> Lowered:
+    """The kernel of numpy's a @ b: batch axes broadcast, a vector loses its axis. Or `of_bytes`, see `Product`."""
     flat = with_rows(with_columns(ctx))
     if math.prod(flat.operand(1).shape[:-2]) == 1 and flat.operand(1).type.rank <= flat.operand(0).type.rank:
         flat = without_batch(flat)
         flat = merged_rows(flat) or flat
-    if flat.operand(1).shape[-1] == 1:
+    if flat.operand(1).shape[-1] == 1 and not of_bytes:
         return gemm_dots.build(flat, transposed=False, bias=None)
     weights = flat.data(1)
-    return _Columns(flat, weights if weights is not None and weights.ndim == 2 else None, None).build()
+    packed = weights if weights is not None and weights.ndim == 2 else None
+    return _Columns(flat, packed, None, of_bytes=of_bytes).build()
 
 
 def chunks(product: Product, rows: int, tiling: Tiling | None = None) -> list[Chunk]:

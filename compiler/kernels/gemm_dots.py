@@ -9,21 +9,24 @@ from glulam.compiler.kernels.gemm_operands import batch_point, multiply_add, sou
 from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, IndexLike, Var
-from glulam.compiler.loops.ir import LaneReduce, Tile
+from glulam.compiler.loops.ir import ByteDot, LaneReduce, Tile
 
 _ROWS, _COLUMNS = 4, 4  # dot products at once: each vector loaded serves four of them
 _ROWS_OF_VECTOR = 8  # with a single column
 
 
-def build(ctx: Context, transposed: bool, bias: int | None) -> Lowered:
-    """Left [*, M, K] times right [N, K] (`transposed`) or [*, K, 1], plus input `bias` [N]."""
-    return _Dots(ctx, transposed, bias).build()
+def build(ctx: Context, transposed: bool, bias: int | None, of_bytes: bool = False) -> Lowered:
+    """Left [*, M, K] times right [N, K] (`transposed`) or [*, K, 1], plus input `bias` [N].
+
+    With `of_bytes` elements are words of four bytes, all of which are multiplied.
+    """
+    return _Dots(ctx, transposed, bias, of_bytes).build()
 
 
 class _Dots:
-    def __init__(self, ctx: Context, transposed: bool, bias: int | None) -> None:
+    def __init__(self, ctx: Context, transposed: bool, bias: int | None, of_bytes: bool) -> None:
         self.ctx, self.b = ctx, ctx.builder
-        self.transposed = transposed
+        self.transposed, self.combine = transposed, ByteDot if of_bytes else multiply_add
         self.dtype = ctx.operand(0).type.dtype  # the epilogue may give another one
         self.left, self.right = source(ctx, 0), source(ctx, 1)
         self.bias = None if bias is None else source(ctx, bias)
@@ -67,7 +70,7 @@ class _Dots:
             with b.serial("k", count) as k, b.unrolled("r", height) as r, b.unrolled("c", width) as c:
                 depth = k * lanes + v + first
                 x = self.left[batch_point(self.ctx, 0, batch, row + r, depth)]
-                b.store(acc[r, c], multiply_add(x, self.weight(batch, depth, column + c), acc[r, c]))
+                b.store(acc[r, c], self.combine(x, self.weight(batch, depth, column + c), acc[r, c]))
             with b.unrolled("r", height) as r, b.unrolled("c", width) as c:
                 b.store(total[r, c], total[r, c] + LaneReduce("add", acc[r, c]))
 

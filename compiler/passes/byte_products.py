@@ -3,14 +3,14 @@
 In a quantised network, of floats so far, the input of such a layer holds whole numbers with less than 256 different
 values, perhaps times a scale, and its weights are such numbers times a scale for each channel. Sums of the whole
 numbers are exact in I32, as large as they may be; scales and bias come behind them. What else reads the codes turns
-them back into floats.
+them back into floats. Products of two computed matrices: `byte_matmul`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -25,28 +25,24 @@ from glulam.compiler.kernels.byte_words import WORD
 from glulam.compiler.ops import (
     Add,
     Cast,
-    Concat,
     Conv,
     Linear,
     MatMul,
-    MaxPool,
     Mul,
     Reshape,
     Sub,
 )
 from glulam.compiler.ops.conv_integer import ConvInteger
 from glulam.compiler.ops.linear_integer import LinearInteger
+from glulam.compiler.passes import byte_matmul
 from glulam.compiler.passes.added_bias import added_bias, per_channel
-from glulam.compiler.passes.codes import moved, stored
-from glulam.compiler.passes.codes_as_floats import before_cast
+from glulam.compiler.passes.byte_operands import CODES, ByteOperand, as_bytes, byte_operand, chooses
 from glulam.compiler.passes.manager import Decision, NodePass
 from glulam.compiler.passes.weight_codes import WeightCodes, weight_codes
-from glulam.compiler.passes.whole_numbers import LIMITS, range_of_type, whole_range
+from glulam.compiler.passes.whole_numbers import range_of_type, whole_range
 from glulam.compiler.targets import Target
 
-_CODES, _SIGNED = range_of_type(DType.U8), range_of_type(DType.I8)
 _LAYERS = Conv | Linear | MatMul
-_CHOOSES = MaxPool | Concat  # whose results are some of the codes that they read
 _LARGEST = range_of_type(DType.I32).high // 3  # of products, of what the zero point adds, and of a bias
 
 
@@ -59,25 +55,33 @@ class ByteProducts(NodePass):
     name = "byte_products"
 
     def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
-        if not self.target.dots_bytes or not isinstance(node.op, _LAYERS) or (x := _input_of(node)) is None:
+        if not self.target.dots_bytes or not isinstance(node.op, _LAYERS):
+            return None
+        if _is_computed_product(node):
+            return byte_matmul.multiply(graph, uses, node, partial(self.can_read_bytes, uses))
+        return self.layer(graph, uses, node)
+
+    def layer(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
+        """A layer with constant weights in bytes."""
+        read, weights, *bias = node.present_inputs()
+        if (x := byte_operand(read)) is None:
             return None
         if not self.has_kernel(node):
             return Decision(node.name, False, "no kernel has so many channels, or weights that are not constant")
-        _, weights, *bias = node.present_inputs()
         if (known := weight_codes(_by_channel(node))) is None:
             return Decision(node.name, False, "the weights are no codes of a byte times scales")
         depthwise = isinstance(node.op, Conv) and node.op.groups == len(known.codes) > 1
         if known.offsets is not None and isinstance(node.op, Conv) and node.op.groups > 1 and not depthwise:
             return Decision(node.name, False, "weights with a zero point, of groups of several channels")
-        if (largest := known.largest_sum * _CODES.high) > _LARGEST:
+        if (largest := known.largest_sum * CODES.high) > _LARGEST:
             return Decision(node.name, False, f"sums of up to {largest} may leave I32")
         exact = x.scale is None and known.scales is None and all(map(_is_shift, bias))
         if not exact and node.output.type.dtype is not DType.F32:
             return Decision(node.name, False, f"scales of {node.output.type.dtype.value}")
         patch = Patch(graph, f"codes with the zero point {x.zero_point}", at=node.name)
         end, shift = _with_bias(uses, node, bias) if exact else (node.output, None)
-        codes, shape = self.as_bytes(patch, uses, x.codes, x.offset), next(node.present_inputs()).shape
-        codes = codes if codes.shape == shape else patch.apply(Reshape(shape), codes)
+        codes = as_bytes(patch, uses, x.codes, x.offset, partial(self.can_read_bytes, uses))
+        codes = codes if codes.shape == read.shape else patch.apply(Reshape(read.shape), codes)
         inputs = [codes, patch.constant(known.numbers if depthwise else known.codes, weights.name)]
         if shift is not None or not isinstance(node.op, Conv):
             shift = np.zeros(len(known.codes)) if shift is None else shift
@@ -94,6 +98,8 @@ class ByteProducts(NodePass):
     def has_kernel(self, node: Node) -> bool:
         """Whether there is such a kernel for a layer, if it is one of codes."""
         x, weights, *bias = node.present_inputs()
+        if _is_computed_product(node):
+            return byte_matmul.has_kernel(node)
         if isinstance(node.op, Conv):
             outs, ins = weights.shape[:2]
             fits = conv_bytes.fits(node.op.groups, ins, outs // node.op.groups, self.target.lanes)
@@ -101,35 +107,21 @@ class ByteProducts(NodePass):
             fits = weights.type.rank == 2 and x.shape[-1] % WORD == 0 and node.output.shape[-1] > 1
         return fits and x.type.size > 0 and all(value.is_constant for value in (weights, *bias))
 
-    def as_bytes(self, patch: Patch, uses: Uses, value: Value, offset: int) -> Value:
-        """The codes, plus the offset, as U8.
-
-        What else reads them turns them into floats again, unless it needs a kernel for that.
-        """
-        if value.type.dtype is DType.U8:
-            return value
-        if value.data is not None:
-            return patch.constant((value.data + offset).astype(np.uint8), value.name)
-        if (known := _known_bytes(uses, value, offset)) is not None:
-            return known
-        if (node := value.producer) is not None and isinstance(node.op, _CHOOSES):
-            codes = [self.as_bytes(patch, uses, each, offset) for each in node.present_inputs()]
-            found = patch.apply(node.op, *codes, name=f"{value.name}.codes")
-        else:
-            found = stored(patch, value, offset, f"{value.name}.codes")
-        if value.type.dtype is DType.I8 or uses.is_output(value):
-            return found
-        if all(self.can_read_bytes(uses, user) for user in uses.users(value)):
-            patch.replace(value, moved(patch, patch.apply(Cast(value.type.dtype), found), -offset))
-        return found
-
     def can_read_bytes(self, uses: Uses, node: Node) -> bool:
         """Whether no kernel needs to turn codes into floats for the node."""
         if isinstance(node.op, _LAYERS):
             return self.has_kernel(node)
-        if isinstance(node.op, _CHOOSES):  # among codes, if a layer reads what it gives
-            return any(isinstance(user.op, _LAYERS) and self.has_kernel(user) for user in uses.users(node.output))
+        if chooses(node):  # among codes, if a layer reads what it gives
+            return any(self.leads_to_bytes(uses, user) for value in node.outputs for user in uses.users(value))
         return Trait.POINTWISE in node.op.traits
+
+    def leads_to_bytes(self, uses: Uses, node: Node) -> bool:
+        """Whether the node is a layer of codes, or moves them to one."""
+        return (isinstance(node.op, _LAYERS) or chooses(node)) and self.can_read_bytes(uses, node)
+
+
+def _is_computed_product(node: Node) -> bool:
+    return isinstance(node.op, MatMul) and not any(value.is_constant for value in node.present_inputs())
 
 
 def _of_bytes(op: Op, zero_point: int) -> Op:
@@ -139,87 +131,11 @@ def _of_bytes(op: Op, zero_point: int) -> Op:
     return LinearInteger(zero_point)
 
 
-def _known_bytes(uses: Uses, value: Value, offset: int) -> Value | None:
-    """The codes as another layer reads them already."""
-    sources = [before_cast(value, DType.U8)]
-    if offset:
-        readers = [user.output for user in uses.users(value) if isinstance(user.op, Add)]
-        sources = [each for each in readers if _with_number(each, (Add,)) == (value, offset)]
-    casts = (user.output for source in sources for user in uses.users(source) if isinstance(user.op, Cast))
-    return next((cast for cast in casts if cast.type.dtype is DType.U8), None)
-
-
-# ---- what is multiplied
-
-
 def _by_channel(node: Node) -> Array:
     """The constant weights of a layer, those of each output channel together."""
     weights = list(node.present_inputs())[1].data
     assert weights is not None
     return weights.T if isinstance(node.op, MatMul) else weights
-
-
-@dataclass(frozen=True)
-class _Input:
-    """(codes + offset - zero_point - moved) * scale.
-
-    `codes` are whole numbers, as floats or U8, of any shape; with the `offset` they are from 0 to 255. `moved` is one
-    whole number that only a run knows, of the codes' range.
-    """
-
-    codes: Value
-    offset: int
-    zero_point: int
-    moved: Value | None
-    scale: float | None
-
-
-def _input_of(node: Node) -> _Input | None:
-    """What a layer reads, by codes; None if it is none."""
-    value, scale, shift = next(node.present_inputs()), None, 0
-    moved: Value | None = None
-    while (made_by := value.producer) is not None and value.type.dtype is not DType.U8:
-        source = next(made_by.present_inputs(), None)
-        if Trait.VIEW in made_by.op.traits and source is not None:
-            value = source
-        elif scale is None and value.type.dtype is DType.F32 and (scaled := _with_number(value, (Mul,))) is not None:
-            if shift or moved is not None:
-                break
-            value, scale = scaled
-        elif isinstance(made_by.op, Cast) and source is not None and source.type.dtype in (DType.U8, *LIMITS):
-            value = source
-        elif (shifted := _with_number(value, (Add, Sub))) is not None and shifted[1].is_integer():
-            shift += int(shifted[1]) if isinstance(made_by.op, Add) else -int(shifted[1])
-            value = shifted[0]
-        elif moved is None and (less := _less_one(made_by)) is not None:
-            value, moved = less
-        else:
-            break
-    for codes in (_CODES, _SIGNED):
-        offset, ranges = -codes.low, [whole_range(each) for each in (value, moved or value)]
-        fits = all(each is not None and each in codes for each in ranges) and 0 <= offset - shift <= _CODES.high
-        if fits and not value.is_constant and (scale is None or math.isfinite(scale)):
-            return _Input(value, offset, offset - shift, moved, scale)
-    return None
-
-
-def _with_number(value: Value, ops: tuple[type, ...]) -> tuple[Value, float] | None:
-    """The left operand and the constant number on the right of the op that makes the value, if it is one of these."""
-    node = value.producer
-    if node is None or not isinstance(node.op, ops):
-        return None
-    left, right = node.present_inputs()
-    if right.data is None or right.type.size != 1 or left.type != value.type:
-        return None
-    return left, float(right.data.reshape(()))
-
-
-def _less_one(node: Node) -> tuple[Value, Value] | None:
-    """The two operands of a difference whose second one is a single element."""
-    if not isinstance(node.op, Sub):
-        return None
-    left, right = node.present_inputs()
-    return (left, right) if right.type.size == 1 and left.type == node.output.type else None
 
 
 # ---- what comes behind the sums
@@ -254,7 +170,7 @@ def _less(patch: Patch, node: Node, total: Value, moved: Value, weights: WeightC
     return patch.apply(Sub(), total, patch.apply(Mul(), own, number))
 
 
-def _scales(x: _Input, weights: WeightCodes) -> npt.NDArray[np.float32]:
+def _scales(x: ByteOperand, weights: WeightCodes) -> npt.NDArray[np.float32]:
     """What each output channel's sums are multiplied with."""
     ones = np.ones(len(weights.codes)) if weights.scales is None else weights.scales.astype(np.float64)
     return (ones if x.scale is None else ones * x.scale).astype(np.float32)

@@ -19,7 +19,7 @@ from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops import BitCast, Cast, ThroughInteger
 from glulam.compiler.ops.byte_lookup import ByteLookup
-from glulam.compiler.passes.codes import BYTES, computed, every_code, is_number, moved, stored
+from glulam.compiler.passes.codes import BYTES, computed, every_code, is_number, moved, moves, stored
 from glulam.compiler.passes.manager import Decision, Pass
 from glulam.compiler.passes.whole_numbers import range_of_type
 from glulam.compiler.targets import Target
@@ -92,9 +92,10 @@ def _is_codes(value: Value) -> bool:
 
 
 def _made_from(value: Value) -> DType | None:
-    """The type of the integers that floats went through."""
-    op = None if value.producer is None else value.producer.op
-    return op.dtype if isinstance(op, ThroughInteger) else None
+    """The type of the integers that floats went through, wherever they have been moved since."""
+    while (node := value.producer) is not None and moves(node):
+        (value,) = node.present_inputs()
+    return node.op.dtype if node is not None and isinstance(node.op, ThroughInteger) else None
 
 
 def _codes(value: Value) -> Array:

@@ -1,8 +1,8 @@
 """Codes that become the same codes again are not computed again.
 
-Quantised networks keep floats between all layers, also around those that only choose among codes: a maximum pool, for
-example, reads dequantised codes, and what it gives is quantised with the scale and zero point that were there before.
-As there are few codes, what becomes of each of them is simply computed.
+Quantised networks keep floats between all layers, also around those that only move or choose among codes: a maximum
+pool or a transpose, for example, reads dequantised codes, and what it gives is quantised with the scale and zero point
+that were there before. As there are few codes, what becomes of each of them is simply computed.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Op, Trait
 from glulam.compiler.graph.patch import Patch
-from glulam.compiler.graph.types import DType
+from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops import MaxPool, ThroughInteger
-from glulam.compiler.passes.codes import computed, every_code
+from glulam.compiler.passes.codes import computed, every_code, moves
 from glulam.compiler.passes.manager import Decision, NodePass
 
-_STEPS = 12  # ops from codes to codes
+_STEPS = 24  # ops from codes to codes
 
 
 class SameCodes(NodePass):
-    """Looks at what quantises numbers that were codes of one byte before, with at most one maximum pool in between."""
+    """Looks at what quantises numbers that were codes of one byte before, wherever they have been moved since."""
 
     name = "same_codes"
 
@@ -35,44 +35,49 @@ class SameCodes(NodePass):
         if not _keeps(way, node.op.dtype):
             return Decision(node.name, False, f"not all codes of %{way.codes.name} stay what they are")
         patch = Patch(graph, f"the codes are those of %{way.codes.name}", at=node.name)
-        result = way.codes if way.pool is None else patch.apply(way.pool, way.codes, name=node.name)
+        result = way.codes
+        for step, value in way.steps:
+            if moves(step):
+                result = _moved(patch, uses, step.op, result, node)[value.index]
         patch.replace(node.output, result)
         return patch
 
 
 class _Way(NamedTuple):
-    """From codes through some nodes to codes; the pool, if there is one, stands behind `before` of them."""
+    """From codes through what some nodes give, the last of which are codes again."""
 
     codes: Value
-    nodes: Sequence[Node]
-    pool: MaxPool | None
-    before: int
+    results: Sequence[Value]
+
+    @property
+    def steps(self) -> list[tuple[Node, Value]]:
+        """The nodes, and what goes on of their results."""
+        return [(value.producer, value) for value in self.results if value.producer is not None]
 
 
 def _way(last: Node) -> _Way | None:
     """How codes of the same type became what `last` gives; None if they did not."""
-    nodes: list[Node] = [last]
-    pool: MaxPool | None = None
-    behind = 0
+    results, value = list[Value](), last.output
     for _ in range(_STEPS):
-        value = _only_variable(nodes[-1])
-        made_by = None if value is None else value.producer
-        if value is None or made_by is None or value.type.dtype is not last.output.type.dtype:
+        node = value.producer
+        if node is None or value.type.dtype is not last.output.type.dtype:
             return None
-        if _gives_codes(made_by, last.op):
-            return _Way(value, nodes[::-1], pool, len(nodes) - behind)
-        if isinstance(made_by.op, MaxPool) and pool is None:
-            (x,) = made_by.present_inputs()
-            if made_by.op.has_empty_windows(x.shape[2:]):
-                return None
-            pool, behind = made_by.op, len(nodes)
-            if (source := x.producer) is None:
-                return None
-            if _gives_codes(source, last.op):
-                return _Way(x, nodes[::-1], pool, 0)
-            made_by = source
-        nodes.append(made_by)
+        if results and _gives_codes(node, last.op):
+            return _Way(value, results[::-1])
+        source = next(node.present_inputs(), None) if moves(node) else _only_variable(node)
+        if source is None:
+            return None
+        results.append(value)
+        value = source
     return None
+
+
+def _moved(patch: Patch, uses: Uses, op: Op, codes: Value, node: Node) -> Sequence[Value]:
+    """The codes moved so, perhaps as they have been already, before the node."""
+    for user in uses.users(codes):
+        if user.op == op and uses.rank(user) < uses.rank(node):
+            return user.outputs
+    return patch.add(op, codes, name=node.name)
 
 
 def _gives_codes(node: Node, like: Op) -> bool:
@@ -90,11 +95,12 @@ def _only_variable(node: Node) -> Value | None:
 
 
 def _keeps(way: _Way, dtype: DType) -> bool:
-    """Whether each code becomes itself, and a pool may come first: what it compares must not fall as codes rise."""
+    """Whether each code becomes itself, and pools may come first: what they compare must not fall as codes rise."""
     codes = every_code(dtype, way.codes.type.dtype)
-    before, behind = way.nodes[: way.before], way.nodes[way.before :]
-    numbers = computed(before, way.codes, codes)
-    if way.pool is not None and not (np.diff(numbers) >= 0).all():
-        return False
-    source = _only_variable(behind[0]) if behind else None
-    return np.array_equal(numbers if source is None else computed(behind, source, numbers), codes)
+    numbers: Array = codes
+    for node, _ in way.steps:
+        if (source := None if moves(node) else _only_variable(node)) is not None:
+            numbers = computed([node], source, numbers)
+        elif isinstance(node.op, MaxPool) and not (np.diff(numbers) >= 0).all():
+            return False
+    return np.array_equal(numbers, codes)

@@ -4,6 +4,7 @@ A network that was written for channels last has a transpose before and behind e
 pointwise ops, concats, slices and reductions, which compute the same from tensors that were not transposed yet:
 constants are transposed once and for all, and what is left to transpose is the result. Then only a transpose and its
 inverse follow each other, which `identity_elimination` removes, and what was between convolutions fuses with them.
+Bytes that are packed into words for a product are transposed as words.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from glulam.compiler.graph.op import Op, Trait
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import Shape
 from glulam.compiler.graph.uses import Uses
+from glulam.compiler.kernels.byte_words import WORD
 from glulam.compiler.ops import Concat, Dropout, Identity, Pad, Reduce, Reshape, Slice, Transpose
+from glulam.compiler.ops.matmul_integer import PackWords
 from glulam.compiler.passes.manager import Decision, NodePass
 
 Perm = tuple[int, ...]
@@ -45,7 +48,7 @@ class SinkTransposes(NodePass):
             perm = _perm(value)
             if perm is None or not _sinks_below(node, perm):
                 continue
-            if not _is_computed(_transposed(value)):
+            if not isinstance(node.op, PackWords) and not _is_computed(_transposed(value)):
                 return Decision(node.name, False, f"no kernel computes what {value.name} transposes")
             if uses.is_output(value) or not all(_goes_on(uses, reader, perm) for reader in uses.users(value)):
                 return Decision(node.name, False, f"{value.name} has other readers")
@@ -96,6 +99,8 @@ def _sinks_below(node: Node, perm: Perm, foreseen: int = 0) -> bool:
 
     if isinstance(op, (Reduce, Slice, *_PASSING_ON)):
         return is_transposed(values[0])
+    if isinstance(op, PackWords):
+        return not op.perm and is_transposed(values[0]) and _has_words(node, perm)
     if Trait.POINTWISE in op.traits:
         if not any(value.shape == node.output.shape and is_transposed(value) for value in values):
             return False
@@ -109,6 +114,8 @@ def _moved(node: Node, perm: Perm) -> tuple[Op, Perm]:
     match node.op:
         case Concat(axis):
             return Concat(perm[axis]), perm
+        case PackWords():
+            return PackWords(perm), ()
         case Slice(starts, steps, sizes):
             back = _inverse(perm)
             return Slice(*(_permuted(each, back) for each in (starts, steps, sizes))), perm
@@ -117,6 +124,12 @@ def _moved(node: Node, perm: Perm) -> tuple[Op, Perm]:
             left = [perm[axis] for axis in range(len(perm)) if axis not in axes]
             return Reduce(kind, gone, keepdims), perm if keepdims else tuple(sorted(left).index(axis) for axis in left)
     return node.op, perm
+
+
+def _has_words(node: Node, perm: Perm) -> bool:
+    """Whether the bytes that become words lay side by side before the transpose."""
+    (value,) = node.present_inputs()
+    return perm[-2] == len(perm) - 1 and value.shape[-2] % WORD == 0
 
 
 # ---- values before a transpose

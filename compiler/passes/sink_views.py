@@ -49,15 +49,16 @@ class SinkViews(NodePass):
 
 
 def _goes_before(node: Node, moves: tuple[Op, ...], foreseen: int = 0) -> bool:
-    """Whether the op does the same before such moves.
+    """Whether the op does the same before such moves, which then move no more bytes.
 
     An operand may be the result of so many ops that are `foreseen` to go before them.
     """
     if Trait.POINTWISE not in node.op.traits:
         return False
-    tensors = [value for value in node.present_inputs() if not _is_scalar(value)]
+    tensors, result = [value for value in node.present_inputs() if not _is_scalar(value)], node.output.type
     return all(
-        value.type == node.output.type
+        value.shape == result.shape
+        and value.type.dtype.size >= result.dtype.size
         and (
             _moves(value) == moves
             or (foreseen > 0 and value.producer is not None and _goes_before(value.producer, moves, foreseen - 1))

@@ -1,4 +1,4 @@
-"""Convolutions and linear layers of bytes: reference = loop interpreter = native code, to the bit."""
+"""Convolutions, linear layers and matrix products of bytes: reference = loop interpreter = native code, to the bit."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from glulam.compiler.ops import Cast, Clip, Mul, Round
 from glulam.compiler.ops.byte_lookup import ByteLookup
 from glulam.compiler.ops.conv_integer import ConvInteger
 from glulam.compiler.ops.linear_integer import LinearInteger
+from glulam.compiler.ops.matmul_integer import MatMulWords, PackWords
+
+OPS = (ConvInteger, LinearInteger, PackWords, MatMulWords, ByteLookup)
 
 
 def as_it_is(graph, value):
@@ -26,5 +29,5 @@ def codes(graph, value):
 @pytest.mark.parametrize("behind", [as_it_is, codes], ids=["sums", "codes"])
 @pytest.mark.parametrize("target", ["native", *TARGETS])
 def test_cases(target, behind):
-    graph, feeds = graph_of_cases([*ConvInteger.cases(), *LinearInteger.cases(), *ByteLookup.cases()], behind)
+    graph, feeds = graph_of_cases([case for op in OPS for case in op.cases()], behind)
     every_way(graph, feeds, target, 0)

@@ -8,7 +8,7 @@ from rewrites import rewrite
 
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import DType, f32
-from glulam.compiler.ops import Add, MaxPool, Sigmoid
+from glulam.compiler.ops import Add, Expand, MaxPool, Reshape, Sigmoid, Slice, Split, Transpose
 from glulam.compiler.passes.same_codes import SameCodes
 
 POOL = MaxPool((2, 2), (1, 1), ((0, 1), (1, 0)), (1, 1))
@@ -35,6 +35,36 @@ def test_a_pool_of_the_codes_themselves():
     graph = Graph("g")
     between = floats(graph, graph.apply(POOL, codes(graph)), 0.1, 7)
     assert rewritten(graph, quantised(graph, between, 0.1, 7)).ops == "mul through_integer max_pool"
+
+
+MOVES = (
+    Reshape((6, 30)),
+    Transpose((0, 2, 3, 1)),
+    Slice((0, 1, 0, 1), (1, 1, 2, 1), (2, 2, 3, 2)),
+    Expand((4, 2, 3, 6, 5)),
+    Split(1, (1, 2)),
+)
+
+
+@pytest.mark.parametrize("move", MOVES, ids=lambda op: op.name)
+@pytest.mark.parametrize("dtype", [DType.U8, DType.I8])
+def test_codes_that_are_moved(move, dtype):
+    graph = Graph("g")
+    between = floats(graph, codes(graph, dtype), 0.02, 7)
+    *_, y = graph.add(move, graph.apply(Reshape(between.shape), between))
+    result = rewritten(graph, quantised(graph, y, 0.02, 7, dtype))
+    assert result.ops == f"mul through_integer reshape {move.name}"
+
+
+def test_codes_that_are_moved_twice_alike_are_moved_once():
+    graph = Graph("g")
+    x = codes(graph)
+    ends = []
+    for scale in (0.02, 0.03):
+        turned = graph.apply(Transpose((0, 2, 3, 1)), floats(graph, x, scale, 7))
+        ends.append(quantised(graph, turned, scale, 7))
+    result = rewritten(graph, graph.apply(Add(), *ends))
+    assert result.ops == "mul through_integer transpose add"
 
 
 def stays(graph, y, declines=True):

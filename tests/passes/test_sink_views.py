@@ -54,6 +54,10 @@ def test_declines_where_views_would_stay_or_operands_have_other_places(end):
     assert not sunk(TOKENS + end).taken
 
 
+def test_a_cast_to_a_shorter_type():
+    assert sunk(TOKENS + "%y = cast(%t) {dtype=u8}\noutput y = %y").ops == "conv cast reshape transpose"
+
+
 def test_declines_what_no_kernel_computes():
     result = sunk("input %x: f32[2,6]\n%r = reshape(%x) {shape=(3, 4)}\n%y = relu(%r)\noutput y = %y")
     assert result.ops == "reshape relu"
