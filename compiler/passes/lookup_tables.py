@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from glulam.compiler.graph.graph import Graph, Node, Value
-from glulam.compiler.graph.op import Trait
+from glulam.compiler.graph.op import Op, Trait
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.graph.uses import Uses
@@ -24,7 +25,7 @@ from glulam.compiler.passes.manager import Decision, Pass
 from glulam.compiler.passes.whole_numbers import range_of_type
 from glulam.compiler.targets import Target
 
-_LEAST, _MOST = 4, 32  # ops that a table replaces
+_LEAST, _MOST = 4, 64  # ops that a table replaces
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,42 @@ class LookupTables(Pass):
                 yield patch
 
 
+class _Part(NamedTuple):
+    """Pointwise nodes in order, and what they start from."""
+
+    start: Value
+    nodes: list[Node]
+
+
+class _Function(NamedTuple):
+    """What a result is of codes: some pointwise nodes, views of what they give, others, ..."""
+
+    codes: Value
+    parts: list[_Part]
+    views: list[Op]
+
+    def of_all_codes(self) -> Array:
+        """The result of each code."""
+        numbers: Array = _codes(self.codes)
+        for start, nodes in self.parts:
+            numbers = computed(nodes, start, numbers)
+        return numbers
+
+    @property
+    def ops(self) -> int:
+        """How many there are."""
+        return sum(len(part.nodes) for part in self.parts)
+
+
 def _table_for(graph: Graph, uses: Uses, node: Node) -> Patch | None:
-    if (low := _lowest_code(node)) is None or (found := _function_of(uses, node)) is None:
+    if (low := _lowest_code(node)) is None or (found := _function_of(uses, node.output)) is None:
         return None
-    source, nodes = found
-    table = tuple((computed(nodes, source, _codes(source)).astype(np.int64) - low).tolist())
-    patch = Patch(graph, f"a function of %{source.name}, by {len(nodes)} ops", at=node.name)
-    result = patch.apply(ByteLookup(table), _as_bytes(patch, source), name=node.name)
+    table = tuple((found.of_all_codes().astype(np.int64) - low).tolist())
+    patch = Patch(graph, f"a function of %{found.codes.name}, by {found.ops} ops", at=node.name)
+    source = _as_bytes(patch, found.codes)
+    for view in found.views:
+        source = patch.apply(view, source)
+    result = patch.apply(ByteLookup(table), source, name=node.name)
     if node.output.type.dtype is not DType.U8:
         result = moved(patch, patch.apply(Cast(node.output.type.dtype), result), low)
     patch.replace(node.output, result)
@@ -67,23 +97,29 @@ def _lowest_code(node: Node) -> int | None:
     return None
 
 
-def _function_of(uses: Uses, last: Node) -> tuple[Value, list[Node]] | None:
-    """The nearest codes that the result is a function of, and the nodes between them in order; None without such."""
-    nodes = {last}
-    while len(nodes) <= _MOST:
-        read = {value for node in nodes for value in node.present_inputs() if not is_number(value)}
-        open_ = [value for value in read if value.producer not in nodes]
-        if any(value.shape != last.output.shape or value.is_constant for value in open_):
-            return None
-        if len(open_) == 1 and _is_codes(open_[0]) and len(nodes) >= _LEAST:
-            return open_[0], sorted(nodes, key=uses.rank)
+def _function_of(uses: Uses, result: Value) -> _Function | None:
+    """What the result is of the nearest codes that it depends on alone; None without such."""
+    parts, views, count = list[_Part](), list[Op](), 0
+    nodes, open_ = list[Node](), {result}
+    while count <= _MOST:
+        alone = next(iter(open_)) if len(open_) == 1 else None
+        if alone is not None and _is_codes(alone) and count >= _LEAST:
+            return _Function(alone, [_Part(alone, nodes[::-1]), *parts], views)
         producers = [value.producer for value in open_ if value.producer is not None]
         if len(producers) < len(open_):
             return None
         latest = max(producers, key=uses.rank)
-        if Trait.POINTWISE not in latest.op.traits:
+        read = [value for value in latest.present_inputs() if not is_number(value)]
+        if alone is not None and Trait.VIEW in latest.op.traits:
+            parts.insert(0, _Part(alone, nodes[::-1]))
+            views.insert(0, latest.op)
+            nodes = []
+        elif Trait.POINTWISE in latest.op.traits and all(value.shape == latest.output.shape for value in read):
+            nodes.append(latest)
+            count += 1
+        else:
             return None
-        nodes.add(latest)
+        open_ = (open_ - {*latest.outputs}) | {*read}
     return None
 
 

@@ -11,7 +11,7 @@ from rewrites import rewrite
 
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import DType, TensorType, f32
-from glulam.compiler.ops import Add, Cast, HardSwish, Mul, Relu, Sigmoid, Sub, ThroughInteger
+from glulam.compiler.ops import Add, Cast, HardSwish, Mul, Relu, Reshape, Sigmoid, Sub, ThroughInteger, Transpose
 from glulam.compiler.passes.lookup_tables import LookupTables
 from glulam.compiler.targets import target
 
@@ -78,6 +78,24 @@ def test_of_several_codes_those_that_all_comes_from():
     assert "byte_lookup" not in rewritten(with_output(graph, y)).ops
 
 
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_views_on_the_way_come_first(before):
+    """Of the bytes, and the table behind them."""
+    graph = Graph("g")
+    x = floats(graph, codes(graph), 0.1, 3)
+    for _ in range(before):
+        x = graph.apply(Sigmoid(), x)
+    y = graph.apply(Reshape((180,)), graph.apply(Sigmoid(), graph.apply(Reshape((6, 30)), x)))
+    result = rewritten(with_output(graph, quantised(graph, graph.apply(Sigmoid(), y), 0.01, 3)))
+    assert result.ops == "mul cast reshape reshape byte_lookup cast"
+
+
+def test_what_is_moved_otherwise_stays():
+    graph = Graph("g")
+    x = graph.apply(Transpose((0, 2, 3, 1)), floats(graph, codes(graph), 0.1, 3))
+    stays(graph, quantised(graph, graph.apply(Sigmoid(), x), 0.01, 3))
+
+
 def stays(graph, y, machine=TABLES):
     graph.output("y", y)
     assert not rewritten(graph, machine).taken
@@ -116,6 +134,6 @@ def test_a_result_of_another_shape():
 def test_chains_that_are_too_long():
     graph = Graph("g")
     x = floats(graph, codes(graph), 0.1, 3)
-    for _ in range(40):
+    for _ in range(70):
         x = graph.apply(Sigmoid(), x)
     stays(graph, quantised(graph, x, 0.01, 3))
