@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 from glulam.compiler.errors import GraphError, ShapeError
@@ -100,4 +101,5 @@ def as_graph(model: Graph | Sequential) -> Graph:
         return model
     if isinstance(model, Sequential):
         return model.graph()
-    raise GraphError(f"a Graph or a Sequential with an Input in front is needed, not {type(model).__name__}")
+    remedy = "; from_onnx makes one of an ONNX file" if isinstance(model, str | PathLike) else ""
+    raise GraphError(f"a Graph or a Sequential with an Input in front is needed, not {type(model).__name__}{remedy}")

@@ -255,6 +255,8 @@ def test_misused_sequentials_are_refused():
         L.Sequential([L.ReLU(name="a"), L.ReLU(name="a")])
     with pytest.raises(GraphError, match="not ReLU"):
         L.as_graph(L.ReLU())
+    with pytest.raises(GraphError, match="from_onnx makes one"):
+        L.as_graph("model.onnx")
     with pytest.raises(GraphError, match="an Input of its own"):
         L.Sequential([image(), L.ReLU()]).graph(image())
 
