@@ -1,4 +1,7 @@
-"""ONNX's control flow, settled at import: the branch of a known condition, and loops unrolled as often as they run."""
+"""ONNX's control flow, settled at import: the branch of a known condition, and loops unrolled as often as they run.
+
+Of a condition that only a run knows both branches are computed, and one is chosen.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,20 @@ from glulam.frontends.onnx.context import Context, Converter, Held
 
 
 def if_(ctx: Context) -> tuple[Held, ...]:
-    """The branch that a constant condition takes, in place."""
-    condition = ctx.known_scalar(0, "condition")
+    """The branch that a constant condition takes, in place; or both, if they give tensors of the same types."""
     then, otherwise = ctx.branch("then_branch"), ctx.branch("else_branch")
-    return ctx.inline(then if condition else otherwise, ())
+    if ctx.builder.demanded(ctx[0]) is not None:
+        return ctx.inline(then if ctx.known_scalar(0, "condition") else otherwise, ())
+    if ctx[0].type.size != 1:
+        raise ctx.malformed(f"the condition is {ctx[0].type}, no scalar")
+    condition = ctx.apply(ops.Reshape(()), ctx[0])
+    pairs = list(zip(ctx.inline(then, ()), ctx.inline(otherwise, ()), strict=True))
+    results = list[Value]()
+    for yes, no in ((ctx.tensor_of(a), ctx.tensor_of(b)) for a, b in pairs):
+        if yes.type != no.type:
+            raise ctx.unsupported(f"the condition is computed, and the branches give {yes.type} and {no.type}")
+        results.append(ctx.apply(ops.Where(), condition, yes, no))
+    return tuple(results)
 
 
 def loop(ctx: Context) -> tuple[Held, ...]:

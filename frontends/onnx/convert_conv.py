@@ -32,7 +32,10 @@ def conv(ctx: Context) -> Value:
 
 
 def conv_transpose(ctx: Context) -> Value:
-    """Of an odd total of padding, SAME_UPPER puts the larger half behind, everything else in front (the ONNX text)."""
+    """Of an odd total of padding, SAME_UPPER puts the larger half behind, everything else in front (the ONNX text).
+
+    Negative pads at the end, as TensorFlow's exporter writes them, append to the result.
+    """
     x, w = ctx[0], ctx[1]
     kernel = _kernel(ctx, x, w)
     rank = len(kernel)
@@ -44,6 +47,12 @@ def conv_transpose(ctx: Context) -> Value:
     if not output_shape and window.rule.startswith("SAME"):
         output_shape = tuple(n * s for n, s in zip(x.shape[2:], window.strides, strict=True))
     pads = window.pads if window.rule == "NOTSET" else ((0, 0),) * rank
+    if min((before for before, _ in pads), default=0) < 0:
+        raise ctx.unsupported(
+            f"pads {pads} that are negative at the beginning; a Pad behind the operator does the same"
+        )
+    output_padding = [more - min(after, 0) for more, (_, after) in zip(output_padding, pads, strict=True)]
+    pads = tuple((before, max(after, 0)) for before, after in pads)
     if output_shape:
         full = window.transposed_extents(x.shape[2:])
         found = []

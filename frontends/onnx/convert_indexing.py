@@ -86,6 +86,23 @@ def non_zero(ctx: Context) -> Held:
     return ctx.constant(places, DType.I64)
 
 
+def unique(ctx: Context) -> tuple[Value, ...]:
+    """Of what is known; the elements in ascending order, or in that of where they first are."""
+    array = ctx.builder.demanded(ctx[0])
+    if array is None:
+        raise ctx.refused("Unique of what is computed")
+    axis = ctx.axis(ctx.integer("axis", 0), array.ndim) if ctx.has("axis") else None
+    found = np.unique(array, return_index=True, return_inverse=True, return_counts=True, axis=axis)
+    values, first, inverse, counts = found[0], found[1], found[2].reshape(-1), found[3]
+    if not ctx.flag("sorted", True):
+        order = np.argsort(first)
+        place = np.argsort(order)
+        values = np.take(values, order, axis=0 if axis is None else axis)
+        first, inverse, counts = first[order], place[inverse], counts[order]
+    places = tuple(ctx.constant(each, DType.I64) for each in (first, inverse, counts))
+    return (ctx.constant(values, ctx[0].type.dtype), *places)[: ctx.output_count]
+
+
 def hardmax(ctx: Context) -> Value:
     """1 at the first largest element along the axis; before opset 13, along all axes from `axis` on together."""
     x = ctx[0]
@@ -143,6 +160,7 @@ TABLE: dict[str, Converter] = {
     "CumProd": cumulative("prod"),
     "Compress": compress,
     "NonZero": non_zero,
+    "Unique": unique,
     "Hardmax": hardmax,
     "ReverseSequence": reverse_sequence,
     "Einsum": einsum,

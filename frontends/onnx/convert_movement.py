@@ -8,6 +8,7 @@ import numpy as np
 
 from glulam.compiler import ops
 from glulam.compiler.graph.graph import Value
+from glulam.compiler.graph.types import DType
 from glulam.frontends import compositions
 from glulam.frontends.onnx.context import Context, Converter, Held, Places, Repeated
 
@@ -113,6 +114,8 @@ def slice_(ctx: Context) -> Value:
     x = ctx[0]
     rank = len(x.shape)
     if ctx.opset >= 10:
+        if (sizes := _sizes_behind_starts(ctx)) is not None:
+            return _slice_from_computed(ctx, sizes)
         starts, ends = ctx.known_ints(1, "starts"), ctx.known_ints(2, "ends")
         axes, steps = ctx.known_ints(3, "axes"), ctx.known_ints(4, "steps")
     else:
@@ -129,6 +132,43 @@ def slice_(ctx: Context) -> Value:
         first = max(start, -extent) if step < 0 else start  # numpy would begin before the first element
         ranges[axis] = range(*slice(first, end, step).indices(extent))
     return compositions.sliced(x, ranges, ctx.part)
+
+
+def _sizes_behind_starts(ctx: Context) -> tuple[int, ...] | None:
+    """What is added to computed starts to get the ends, if that is known, so that only places depend on a run."""
+    starts, ends = ctx.optional(1), ctx.optional(2)
+    if starts is None or ends is None or ctx.builder.demanded(starts) is not None:
+        return None
+    added = ends.producer
+    if added is None or not isinstance(added.op, ops.Add) or starts not in added.inputs:
+        return None
+    others = [value for value in added.present_inputs() if value is not starts]
+    sizes = ctx.builder.demanded(others[0]) if others else None
+    return None if sizes is None else tuple(int(size) for size in np.broadcast_to(sizes, starts.shape).reshape(-1))
+
+
+def _slice_from_computed(ctx: Context, sizes: tuple[int, ...]) -> Value:
+    """So many neighbours along each axis, from places that a run knows; the last ones, if a run starts behind them."""
+    x, starts = ctx[0], ctx.cast(ctx[1], DType.I64)
+    axes = ctx.known_ints(3, "axes")
+    axes = tuple(range(len(sizes))) if axes is None else ctx.axes(axes, len(x.shape))
+    steps = ctx.known_ints(4, "steps") or (1,) * len(sizes)
+    if not len(axes) == len(sizes) == len(steps) == starts.type.size:
+        raise ctx.malformed(f"starts {starts.type}, axes {axes}, steps {steps}")
+    if set(steps) != {1}:
+        raise ctx.unsupported(f"steps {steps} from starts that are computed")
+    for i, (axis, size) in enumerate(zip(axes, sizes, strict=True)):
+        extent = x.shape[axis]
+        if not 0 <= size <= extent:
+            raise ctx.unsupported(f"{size} elements from a computed start on, of the {extent} along axis {axis}")
+        start = ctx.apply(ops.Reshape((1,)), ctx.apply(ops.Slice((i,), (1,), (1,)), starts))
+        behind = ctx.apply(ops.Add(), start, ctx.constant(extent, DType.I64))
+        start = ctx.apply(ops.Where(), ctx.apply(ops.Less(), start, ctx.constant(0, DType.I64)), behind, start)
+        for limit, bound in ((ops.Maximum(), 0), (ops.Minimum(), extent - size)):
+            start = ctx.apply(limit, start, ctx.constant(bound, DType.I64))
+        places = ctx.apply(ops.Add(), start, ctx.constant(np.arange(size), DType.I64))
+        x = ctx.apply(ops.Gather(axis), x, places)
+    return x
 
 
 def pad(ctx: Context) -> Value:

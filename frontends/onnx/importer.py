@@ -388,6 +388,8 @@ def _not_offered(node: NodeProto) -> str:
         remedy = "take the model as it was before optimising or quantising"
         return f"the operator is not offered: it is ONNX Runtime's own; {remedy}"
     reason = OPERATORS.get(full_name(node), DOMAINS.get(node.domain))
+    if reason is None and node.domain in ("", "ai.onnx") and not require_onnx().defs.has(node.op_type):
+        return "ONNX has no such operator: the exporter left one of its own; export the model without it"
     return f"the operator is not offered: {reason}" if reason else "the operator is not offered"
 
 

@@ -37,7 +37,7 @@ OPERATORS: Mapping[str, str] = MappingProxyType(
             ),
             _RANDOM,
         ),
-        **dict.fromkeys(("Unique", "NonMaxSuppression"), _COUNTS),
+        "NonMaxSuppression": _COUNTS,
         "ImageDecoder": "decoding image files is not a computation on tensors",
     }
 )
@@ -48,7 +48,9 @@ DOMAINS: Mapping[str, str] = MappingProxyType(
         "ai.onnx.training": _TRAINING,
     }
 )
-USES: Mapping[str, str] = MappingProxyType({"Dropout in training mode": f"{_RANDOM}; layers.Dropout has one"})
+USES: Mapping[str, str] = MappingProxyType(
+    {"Dropout in training mode": f"{_RANDOM}; layers.Dropout has one", "Unique of what is computed": _COUNTS}
+)
 _NARROW = "no kernel stores elements of less than a byte"
 _FLOAT8 = "8-bit floats are not offered"
 TYPES: Mapping[str, str] = MappingProxyType(

@@ -34,7 +34,8 @@ class Window:
 def read_window(ctx: Context, extents: Sequence[int], kernel: Sequence[int], *, auto: bool = True) -> Window:
     """Strides, dilations and pads of the node.
 
-    With `auto`, the rules SAME_UPPER, SAME_LOWER and VALID are worked out for a forward window over `extents`.
+    With `auto`, the rules SAME_UPPER, SAME_LOWER and VALID are worked out for a forward window over `extents`, and pads
+    are not negative.
     """
     rank = len(kernel)
     strides = ctx.integers("strides") or (1,) * rank
@@ -44,8 +45,8 @@ def read_window(ctx: Context, extents: Sequence[int], kernel: Sequence[int], *, 
         raise ctx.malformed(f"strides, dilations and pads do not fit a window over {rank} dimensions")
     if min((*strides, *dilations, *kernel), default=1) < 1:
         raise ctx.malformed("strides, dilations and kernel extents are at least 1")
-    if min(flat, default=0) < 0:
-        raise ctx.unsupported(f"negative pads {flat}")
+    if auto and min(flat, default=0) < 0:
+        raise ctx.unsupported(f"negative pads {flat}; a Slice before the window crops as well")
     if max((*flat, *strides, *dilations, *kernel)) > LIMIT:
         raise ctx.malformed(f"a window with an attribute above {LIMIT}")
     rule = ctx.text("auto_pad", "NOTSET") or "NOTSET"

@@ -239,11 +239,24 @@ def test_if_with_a_constant_condition_is_inlined():
         assert [type(n.op) for n in from_onnx(proto).nodes] == [op]
 
 
-def test_if_with_a_computed_condition_is_refused():
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_of_a_computed_condition_both_branches_are_computed(shape):
     nodes = [node("If", "c", "y", then_branch=branch("a", "Relu"), else_branch=branch("b", "Neg"))]
+    for taken in (True, False):
+        condition = np.full(shape, taken)
+        assert_agrees(model(nodes, [x_info(2, 3), value_info("c", condition)]), {"x": f(2, 3), "c": condition})
+
+
+def test_branches_of_a_computed_condition_give_one_type():
+    nodes = [node("If", "c", "y", then_branch=branch("a", "Relu"), else_branch=branch("b", "Shape"))]
     proto = model(nodes, [x_info(2, 3), value_info("c", np.array(True))])
-    with pytest.raises(UnsupportedError, match="condition"):
+    with pytest.raises(UnsupportedError, match=r"branches give f32\[2,3\] and i64\[2\]"):
         from_onnx(proto)
+
+
+def test_names_that_are_no_operators_of_onnx():
+    with pytest.raises(UnsupportedError, match="Erfc 'the_Erfc_y': ONNX has no such operator: the exporter left"):
+        from_onnx(model([node("Erfc", "x", "y")], [x_info(2, 3)]))
 
 
 def test_functions_of_the_model_are_put_in_place():

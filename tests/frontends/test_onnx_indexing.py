@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 from onnx_support import assert_agrees, model, single, value_info
 
 from glulam.compiler.errors import ModelFileError, UnsupportedError
@@ -261,3 +262,53 @@ def test_a_huge_index_constant_costs_nothing():
 def test_stft_of_a_real_signal_without_its_last_axis():
     inputs = [f(2, 40), np.array(5), np.hanning(16).astype(np.float32), np.array(16)]
     check("STFT", inputs, 17, [1, 2, 3], onesided=1)
+
+
+@pytest.mark.parametrize("ordered", [0, 1])
+@pytest.mark.parametrize(("shape", "axis"), [((7,), None), ((2, 3, 4), None), ((9, 2), 0), ((2, 9), -1)], ids=str)
+def test_unique_elements_of_what_is_known(shape, axis, ordered):
+    x = np.random.default_rng(1).integers(0, 3, shape)
+    attributes = {"sorted": ordered} | ({} if axis is None else {"axis": axis})
+    proto, feeds = single("Unique", [x], 17, (0,), 4, **attributes)
+    proto.graph.node.append(helper.make_node("Identity", ["z"], ["z_out"]))  # so that a run has something to do
+    proto.graph.input.append(value_info("z", f(2)))
+    proto.graph.output.append(helper.make_tensor_value_info("z_out", 1, [2]))
+    assert_agrees(proto, {**feeds, "z": f(2)})
+
+
+DYNAMIC = helper.make_node("Slice", ["x", "starts", "ends", "axes"], ["y"])
+
+
+@pytest.mark.parametrize(
+    ("starts", "sizes"), [((1, 2), (2, 3)), ((0, 4), (4, 1)), ((-3, -2), (2, 1)), ((2, 0), (0, 5))]
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_slices_from_starts_that_are_computed(starts, sizes, first):
+    """Their sizes are known, if they are what is added for the ends."""
+    added = ["starts", "sizes"] if first else ["sizes", "starts"]
+    nodes = [helper.make_node("Add", added, ["ends"]), DYNAMIC]
+    stored = {"sizes": np.array(sizes), "axes": np.array([-1, 1])}
+    feeds = {"x": f(2, 5, 7), "starts": np.array(starts)}
+    assert_agrees(model(nodes, [value_info(k, v) for k, v in feeds.items()], constants=stored), feeds)
+
+
+def test_slices_that_start_too_late_give_the_last_elements():
+    nodes = [helper.make_node("Add", ["starts", "sizes"], ["ends"]), DYNAMIC]
+    stored = {"sizes": np.array([3]), "axes": np.array([0])}
+    x, start = f(7, 2), np.array([6])
+    graph = from_onnx(model(nodes, [value_info("x", x), value_info("starts", start)], constants=stored))
+    np.testing.assert_array_equal(evaluate(graph, {"x": x, "starts": start})["y"], x[4:])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "steps", "why"), [([3], [2], "steps"), ([9], [1], "9 elements .* of the 7"), (None, [1], "starts")]
+)
+def test_other_slices_from_computed_starts_are_refused(sizes, steps, why):
+    nodes = [
+        helper.make_node("Add" if sizes else "Mul", ["starts", "sizes"], ["ends"]),
+        helper.make_node("Slice", ["x", "starts", "ends", "axes", "steps"], ["y"]),
+    ]
+    stored = {"sizes": np.array(sizes or [2]), "axes": np.array([0]), "steps": np.array(steps)}
+    infos = [value_info("x", f(7, 2)), value_info("starts", np.array([1]))]
+    with pytest.raises(UnsupportedError, match=why):
+        from_onnx(model(nodes, infos, constants=stored))

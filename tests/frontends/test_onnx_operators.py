@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from onnx_support import assert_agrees, assert_close, run_ort, single
 
+from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.frontends.onnx import from_onnx
 
@@ -466,3 +467,20 @@ def test_resize_10_takes_the_element_above_where_it_shrinks(scales):
         "Resize", [np.arange(1, 9, dtype=np.float32).reshape(1, 1, 2, 4), np.float32([1, 1, 0.6, 0.6])], 10, [1]
     )
     np.testing.assert_array_equal(evaluate(from_onnx(proto), feeds)["y"].reshape(-1), [1, 3])
+
+
+@pytest.mark.parametrize("pads", [(0, 0, -1, -2), (1, 0, -3, 1)])
+def test_negative_pads_at_the_end_of_a_transposed_convolution_append(pads):
+    """ONNX Runtime refuses them; they mean what output_padding does."""
+    x, w = f(1, 4, 5, 6), f(4, 3, 2, 3)
+    results = []
+    for attributes in ({"pads": pads}, {"pads": np.maximum(pads, 0), "output_padding": -np.minimum(pads[2:], 0)}):
+        proto, feeds = single("ConvTranspose", [x, w], 17, (1,), strides=[3, 4], **attributes)
+        results.append(evaluate(from_onnx(proto), feeds)["y"])
+    np.testing.assert_array_equal(*results)
+
+
+def test_negative_pads_in_front_of_a_transposed_convolution_are_refused():
+    proto, _ = single("ConvTranspose", [f(1, 4, 5, 6), f(4, 3, 2, 3)], 17, (1,), pads=[-1, 0, 0, 0])
+    with pytest.raises(UnsupportedError, match="negative at the beginning"):
+        from_onnx(proto)

@@ -136,5 +136,5 @@ def test_a_place_that_depends_on_an_input_is_refused():
 
 
 def test_an_operator_that_is_refused_on_purpose_says_why():
-    with pytest.raises(UnsupportedError, match=r"Unique 'y': the operator is not offered: how many elements"):
+    with pytest.raises(UnsupportedError, match=r"Unique 'y': Unique of what is computed: how many elements"):
         from_onnx(sequences([node("Unique", "x", "y")]))
