@@ -1,8 +1,9 @@
 """The largest or smallest elements along an axis of a plain tensor, in order.
 
-Elements become integers of the same order (keys). If the axis is the last one, the lanes run along a line; its keys are
-kept in blocks with the largest of each beside them, and what is found is struck out. Else each lane has a line of its
-own, and each pass over it finds the best key that comes after the one found before.
+Elements become integers of the same order (keys). If the axis is the last one, the lanes run along a line. Where many
+of few elements are wanted, those that come before each element are counted, which says where it goes. Else the keys are
+kept in blocks with the largest of each beside them, and what is found is struck out. If the axis is another one, each
+lane has a line of its own, and each pass over it finds the best key that comes after the one found before.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ _WIDE = (DType.F64, DType.I64, DType.I32, DType.U64, DType.U32)
 """Types whose keys are I64; those of the others are I32. Of smaller integers and floats no key is the lowest one."""
 _VECTORS = 8
 """Vectors of keys in a block."""
+_COMPARISON, _PLACING, _FINDING = 2, 10, 150
+"""Cycles, roughly: to compare a key with a vector of others, to put an element in its place, to find the next one."""
+_AT_ONCE = 4
+"""Vectors of keys that are compared with one at once."""
 
 
 def build(ctx: Context, axis: int, k: int, *, largest: bool) -> Lowered:
@@ -36,7 +41,9 @@ def build(ctx: Context, axis: int, k: int, *, largest: bool) -> Lowered:
         return ctx.finished()
     outer, extent, inner = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
     search = _Search(ctx, (outer, extent, inner), k, largest)
-    if inner == 1 and ctx.operand(0).type.dtype not in (DType.I64, DType.U64):
+    if inner == 1 and search.counts_all:
+        search.counted(outer)
+    elif inner == 1 and ctx.operand(0).type.dtype not in (DType.I64, DType.U64):
         search.along(outer)
     else:
         search.across(outer, inner)
@@ -79,6 +86,45 @@ class _Search:
         self.b.store(self.indices[o, j, column], index)
 
     # ---- the axis is the last one
+
+    @property
+    def counts_all(self) -> bool:
+        """Whether counting is estimated to take less than finding one after the other."""
+        counting = self.extent * (_COMPARISON * self.extent // self.lanes + _PLACING)
+        return counting < _FINDING * self.k
+
+    def counted(self, outer: int) -> None:
+        """Puts each element where so many come before it."""
+        b, zero, size = self.b, Affine.of(0), self.lanes * _AT_ONCE
+        padded = -(-self.extent // self.lanes) * self.lanes
+        keys, places = (b.scratch(name, (padded,), self.key_type) for name in ("keys", "places"))
+        order = b.scratch("order", (self.extent,), DType.I64)
+        with b.section(o=outer) as (o,):
+            vectors(b, self.extent, self.lanes, lambda at: b.store(keys[at], self.key(self.x[o, at, zero])))
+            vectors(b, padded - self.extent, self.lanes, lambda at: b.store(keys[at + self.extent], self.lowest))
+            for first, count, length in pieces(padded, size):
+                with b.serial("s", count) as s:
+                    self.count_before(keys, places, s * size + first, length // self.lanes)
+            with b.serial("i", self.extent) as i:
+                place = places[i] if self.key_type is DType.I64 else Cast(places[i], DType.I64)
+                b.store(order[Bounded(place, self.extent)], IndexValue(Affine.of(i)))
+            with b.serial("j", self.k) as j:
+                self.put(Affine.of(o), Affine.of(j), zero, order[j])
+
+    def count_before(self, keys: Buffer, places: Buffer, first: Affine, count: int) -> None:
+        """How many elements come before each of some vectors of them."""
+        b = self.b
+        with b.vector("v", self.lanes) as v:
+            before = b.tile("before", count, dtype=self.key_type)
+            with b.unrolled("u", count) as u:
+                b.store(before[u], Const(0, self.key_type))
+            with b.serial("j", self.extent) as j, b.unrolled("u", count) as u:
+                at = first + u * self.lanes + v
+                earlier = Cast(IndexValue(Affine.of(j)), self.key_type) < Cast(IndexValue(at), self.key_type)
+                comes = (keys[j] > keys[at]) | (ex.equal(keys[j], keys[at]) & earlier)
+                b.store(before[u], before[u] + ex.where(comes, Const(1, self.key_type), Const(0, self.key_type)))
+            with b.unrolled("u", count) as u:
+                b.store(places[first + u * self.lanes + v], before[u])
 
     def along(self, outer: int) -> None:
         b, lanes, zero = self.b, self.lanes, Affine.of(0)
