@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from glulam.runtime.errors import GlulamError, InputError
+from glulam.runtime.errors import (
+    ArtifactError,
+    ArtifactVersionError,
+    CopyError,
+    CpuMismatchError,
+    ForeignError,
+    GlulamError,
+    InputError,
+    OutOfMemoryError,
+)
 
 __all__ = [
     "ArgumentError",
+    "ArtifactError",
+    "ArtifactVersionError",
     "CompileError",
+    "CopyError",
+    "CpuMismatchError",
+    "ForeignError",
     "GlulamError",
     "GraphError",
     "InputError",
     "LoopError",
     "ModelFileError",
+    "OutOfMemoryError",
     "ShapeError",
     "TargetError",
     "TraceError",

@@ -52,13 +52,16 @@ class Options:
             raise ArgumentError(f"threads={self.threads!r}; it is a number of threads, at least 1")
         if self.numerics not in ("fast", "strict"):
             raise ArgumentError(f"numerics={self.numerics!r}; it is 'fast' or 'strict'")
-        if self.stop_after is not None and ((stop := whole(self.stop_after)) is None or stop < 0):
+        stop = whole(self.stop_after)
+        if self.stop_after is not None and (stop is None or stop < 0):
             raise ArgumentError(f"stop_after={self.stop_after!r}; it is a number of rewrites, or None")
-        names = self.disable if isinstance(self.disable, Iterable) and not isinstance(self.disable, str) else (None,)
+        listed = isinstance(self.disable, Iterable) and not isinstance(self.disable, str)
+        names = tuple(self.disable) if listed else (None,)
         if not all(isinstance(name, str) for name in names):
             raise ArgumentError(f"disable={self.disable!r}; it is a sequence of names of passes, such as ('fuse',)")
         object.__setattr__(self, "threads", threads)
-        object.__setattr__(self, "disable", tuple(self.disable))
+        object.__setattr__(self, "stop_after", stop)
+        object.__setattr__(self, "disable", names)
 
 
 def whole(value: Any) -> int | None:

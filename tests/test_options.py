@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import glulam as gl
+from glulam.compiler import errors
+from glulam.runtime import errors as runtime_errors
 
 
 @pytest.mark.parametrize(
@@ -27,7 +29,16 @@ def test_what_means_the_same():
     assert gl.Options(threads=np.int64(2), stop_after=np.int32(3), disable=["fuse"]) == gl.Options(
         threads=2, stop_after=3, disable=("fuse",)
     )
-    assert type(gl.Options(threads=np.int64(2)).threads) is int
+    for name in ("threads", "stop_after"):
+        assert type(getattr(gl.Options(**{name: np.int64(2)}), name)) is int
+    assert gl.Options(disable=(name for name in ("fuse", "trim_taps"))).disable == ("fuse", "trim_taps")
+
+
+def test_all_errors_are_public():
+    assert set(vars(errors)) >= {name for name in vars(runtime_errors) if name.endswith("Error")}
+    assert all(
+        getattr(errors, name) is vars(runtime_errors)[name] for name in errors.__all__ if name in vars(runtime_errors)
+    )
 
 
 def test_options_are_one_object_or_names():
