@@ -171,8 +171,7 @@ def _belongs(label: str, around: Sides) -> bool:
 
 
 def _model(node: Node, candidate: Candidate, threads: int, build: Build) -> Model:
-    x, *parameters = node.inputs
-    assert x is not None
+    x, parameters = node.operand(0), node.inputs[1:]
     graph = Graph("tuning")
     source = graph.input(_INPUT, x.type)
     constants = [
@@ -184,6 +183,5 @@ def _model(node: Node, candidate: Candidate, threads: int, build: Build) -> Mode
 
 
 def _feeds(node: Node) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
-    x = node.inputs[0]
-    assert x is not None
+    x = node.operand(0)
     return {_INPUT: np.random.default_rng(0).standard_normal(x.shape, np.float32)}

@@ -86,8 +86,20 @@ class Node:
         (value,) = self.outputs
         return value
 
+    def operand(self, i: int) -> Value:
+        """Input `i`, which must be there. Raises GraphError if it is left out."""
+        value = self.inputs[i] if i < len(self.inputs) else None
+        if value is None:
+            raise GraphError(f"{self!r}: input {i} is missing")
+        return value
+
     def present_inputs(self) -> Iterator[Value]:
         return (value for value in self.inputs if value is not None)
+
+    @property
+    def parameters_are_known(self) -> bool:
+        """Whether all inputs but the first are constants or left out."""
+        return all(value is None or value.is_constant for value in self.inputs[1:])
 
     @property
     def input_types(self) -> list[TensorType | None]:

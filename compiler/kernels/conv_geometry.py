@@ -53,9 +53,14 @@ class ConvGeometry:
         return len(self.kernel)
 
     @property
+    def has_one_tap(self) -> bool:
+        """Whether each output pixel depends on one input pixel."""
+        return all(k == 1 for k in self.kernel) and not any(map(any, self.pads))
+
+    @property
     def is_pointwise(self) -> bool:
         """A 1x1 convolution that reads each input pixel once."""
-        return all(k == 1 for k in self.kernel) and all(s == 1 for s in self.strides) and not any(map(any, self.pads))
+        return self.has_one_tap and all(s == 1 for s in self.strides)
 
     def along(self, d: int) -> ConvGeometry:
         """What it is in one dimension, if there is a single place and a single tap in the others."""

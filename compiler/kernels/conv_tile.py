@@ -363,7 +363,7 @@ class ConvTile:
         Where that is far, it is asked for in any case: little is lost if it has been near.
         """
         if self.ctx.target.l3_is_slow:
-            return math.prod(self.geometry.kernel) == 1 and not any(map(any, self.geometry.pads))
+            return self.geometry.has_one_tap
         far = self.image_bytes() > self.ctx.target.l2_bytes
         return far and self.geometry.is_pointwise and self.geometry.rank == 1 and self.groups == 1
 

@@ -72,8 +72,7 @@ def _with_conversions(target: Target, node: Node, candidate: Candidate, around: 
 
     What comes plain is copied where it needs padding.
     """
-    x, op, plain, moved = node.inputs[0], node.op, _is_plain(candidate, node), 0
-    assert x is not None
+    x, op, plain, moved = node.operand(0), node.op, _is_plain(candidate, node), 0
     padded = isinstance(op, Conv) and any(map(any, op.pads))
     if x.shape[1] >= target.lanes and (plain != around.comes_plain or (plain and padded)):
         moved += x.type.nbytes

@@ -57,8 +57,7 @@ class Algorithm:
 
 def needs_packing(node: Node) -> str | None:
     """Why the weights cannot be packed at compile time, None if they can."""
-    x, *parameters = node.inputs
-    if not all(v is None or v.is_constant for v in parameters) or x is None or x.type.dtype is not DType.F32:
+    if not node.parameters_are_known or node.operand(0).type.dtype is not DType.F32:
         return "the weights are not float32 constants"
     return "nothing to compute" if 0 in node.output.shape else None
 

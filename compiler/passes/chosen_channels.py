@@ -20,6 +20,7 @@ from glulam.compiler.ops import Concat, Conv, Slice, Split
 from glulam.compiler.ops.channels import ConvChannels, SelectChannels
 from glulam.compiler.ops.movement import ChannelShuffle
 from glulam.compiler.ops.tiled import TiledConv
+from glulam.compiler.passes.convolutions import is_pointwise
 from glulam.compiler.passes.manager import Decision, Pass
 from glulam.compiler.passes.sides import comes_plain
 from glulam.compiler.targets import Target
@@ -168,11 +169,7 @@ def _looks_up(node: Node) -> bool:
     """Whether the node is a direct 1x1 convolution, whose kernel can look its channels up."""
     if type(node.op) not in (Conv, TiledConv):
         return False
-    assert isinstance(node.op, Conv)
-    _, weights, *bias = node.inputs
-    known = all(value is None or value.is_constant for value in (weights, *bias))
-    assert weights is not None
-    return known and node.op.groups == 1 and node.op.geometry_of(weights.shape[2:]).is_pointwise
+    return node.parameters_are_known and is_pointwise(node)
 
 
 def _unsuitable(uses: Uses, source: Value) -> str | None:
@@ -198,8 +195,7 @@ def _select(patch: Patch, value: Value, channels: Channels) -> None:
 
 def _convolve(patch: Patch, node: Node, channels: Channels) -> None:
     """Let the patch have a convolution read its input channels where they are, each tensor's in their order."""
-    _, weights, *bias = node.inputs
-    assert weights is not None
+    weights, bias = node.operand(1), node.inputs[2:]
     assert weights.data is not None
     places: dict[Value, list[int]] = {}
     for place, (source, _) in enumerate(channels):

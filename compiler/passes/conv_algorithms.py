@@ -30,6 +30,7 @@ from glulam.compiler.ops.striped import StripedConvTranspose
 from glulam.compiler.ops.tiled import TiledConv
 from glulam.compiler.ops.winograd import WinogradConv, as_pair
 from glulam.compiler.passes.candidates import OTHER_TILES, Algorithm, Candidate, needs_packing, never
+from glulam.compiler.passes.convolutions import geometry_of
 from glulam.compiler.passes.filterings import added_filtering, filterings, oblong_filterings
 from glulam.compiler.passes.linear_algorithms import no_strassen
 from glulam.compiler.passes.sides import Sides
@@ -63,8 +64,7 @@ def _direct(target: Target, node: Node) -> list[Candidate]:
 
 
 def _channels(target: Target, node: Node) -> conv_grouped.Channels:
-    x, op = node.inputs[0], node.op
-    assert x is not None
+    x, op = node.operand(0), node.op
     assert isinstance(op, Conv)
     return conv_grouped.Channels(target.lanes, op.groups, x.shape[1] // op.groups, node.output.shape[1] // op.groups)
 
@@ -77,55 +77,28 @@ def _has_ragged_groups(target: Target, node: Node) -> bool:
 
 
 def _grouped_cycles(target: Target, node: Node) -> float:
-    weights, op = node.inputs[1], node.op
-    assert weights is not None
-    assert isinstance(op, Conv)
-    geometry = op.geometry_of(weights.shape[2:])
-    cycles = conv_grouped.cost(target, node.output.shape[0], node.output.shape[2:], _channels(target, node), geometry)
+    batch, _, *spatial = node.output.shape
+    cycles = conv_grouped.cost(target, batch, tuple(spatial), _channels(target, node), geometry_of(node))
     return cycles * _met_share(node, columns=False)
 
 
 def _depthwise_cycles(target: Target, node: Node) -> float:
-    (x, weights, *_), op = node.inputs, node.op
-    assert x is not None
-    assert weights is not None
-    assert isinstance(op, Conv)
     batch, channels, *spatial = node.output.shape
-    blocks, geometry = -(-channels // target.lanes), op.geometry_of(weights.shape[2:])
-    return depthwise_tile.cost(target, batch, blocks, x.type.nbytes, tuple(spatial), geometry)
+    blocks, image = -(-channels // target.lanes), node.operand(0).type.nbytes
+    return depthwise_tile.cost(target, batch, blocks, image, tuple(spatial), geometry_of(node))
 
 
 def _rows(node: Node) -> Shape:
     """The pixels of an image as the direct convolution goes through them: 1x1 kernels see one long row."""
-    x, weights, *_ = node.inputs
-    assert isinstance(node.op, Conv)
-    assert x is not None
-    assert weights is not None
-    spatial = node.output.shape[2:]
-    if _is_flat(node):
+    geometry, spatial = geometry_of(node), node.output.shape[2:]
+    if geometry.is_pointwise:
         return (math.prod(spatial),)
-    only = node.op.geometry_of(weights.shape[2:]).only_dimension(spatial, x.shape[2:])
+    only = geometry.only_dimension(spatial, node.operand(0).shape[2:])
     return spatial if only is None else (spatial[only],)
 
 
-def _is_flat(node: Node) -> bool:
-    """Whether a convolution has one tap, which meets each pixel once."""
-    assert isinstance(node.op, Conv)
-    return _has_one_tap(node) and set(node.op.strides) == {1}
-
-
-def _has_one_tap(node: Node) -> bool:
-    """Whether each output depends on one pixel."""
-    weights = node.inputs[1]
-    assert weights is not None
-    assert isinstance(node.op, Conv)
-    return set(weights.shape[2:]) == {1} and not any(map(any, node.op.pads))
-
-
 def _depth(node: Node) -> int:
-    weights = node.inputs[1]
-    assert weights is not None
-    return math.prod(weights.shape[1:])
+    return math.prod(node.operand(1).shape[1:])
 
 
 def _direct_cycles(target: Target, node: Node, tiling: Tiling | None) -> float:
@@ -139,25 +112,19 @@ def _met_share(node: Node, columns: bool = True) -> float:
 
     The direct one looks at `columns` too, of which few differ from the others unless taps are apart.
     """
-    (x, weights, *_), op = node.inputs, node.op
-    assert x is not None
-    assert weights is not None
-    assert isinstance(op, Conv)
-    geometry = op.geometry_of(weights.shape[2:])
-    share = 1.0
-    for d, (outputs, inputs) in enumerate(zip(node.output.shape[2:], x.shape[2:], strict=True)):
+    geometry, share = geometry_of(node), 1.0
+    for d, (outputs, inputs) in enumerate(zip(node.output.shape[2:], node.operand(0).shape[2:], strict=True)):
         if outputs:
             met = sum(part.count * len(part.taps) for part in geometry.met(d, outputs, inputs))
-            each = met / (outputs * weights.shape[2 + d])
-            split = columns and each < 1 - SAVED and (d == 0 or op.dilations[d] > 1)
+            each = met / (outputs * geometry.kernel[d])
+            split = columns and each < 1 - SAVED and (d == 0 or geometry.dilations[d] > 1)
             share *= each if split or d < geometry.rank - 1 else 1.0
     return share
 
 
 def _no_winograd(target: Target, node: Node) -> str | None:
-    op, weights = node.op, node.inputs[1]
+    op, weights = node.op, node.operand(1)
     assert isinstance(op, Conv)
-    assert weights is not None
     if (weights.shape[1] % target.lanes or node.output.shape[1] // op.groups % target.lanes) and op.groups > 1:
         return f"the channels of a group fill no blocks of {target.lanes}"
     strides, dilations = as_pair(op.strides, 1), as_pair(op.dilations, 1)
@@ -169,8 +136,7 @@ def _no_winograd(target: Target, node: Node) -> str | None:
 
 
 def _winograd(target: Target, node: Node) -> list[Candidate]:
-    weights, op = node.inputs[1], node.op
-    assert weights is not None
+    weights, op = node.operand(1), node.op
     assert isinstance(op, Conv)
     ops: list[tuple[str, WinogradConv]] = []
     if (f := added_filtering(target, op, weights.shape)) is not None:
@@ -212,9 +178,7 @@ def _filter_bits(target: Target, f: Filtering, weights: Value) -> list[int]:
 
 def winograd_cycles(target: Target, node: Node, op: WinogradConv) -> float:
     """Estimated cycles of a convolution by Winograd's algorithm, as an op says it."""
-    x, weights = node.inputs[:2]
-    assert x is not None
-    assert weights is not None
+    x, weights = node.operand(0), node.operand(1)
     frames = op.frames(x.shape, weights.shape)
     images, channels = x.shape[0] * frames.outputs * op.groups, x.shape[1] // op.groups
     outs = node.output.shape[1] // op.groups
@@ -242,9 +206,7 @@ def no_narrow_between(target: Target, node: Node, around: Sides) -> str | None:
 
 
 def _narrow(target: Target, node: Node) -> list[Candidate]:
-    (x, weights, *_), op = node.inputs, node.op
-    assert x is not None
-    assert weights is not None
+    x, weights, op = node.operand(0), node.operand(1), node.op
     assert isinstance(op, Conv)
     channels, taps = _channels(target, node), math.prod(weights.shape[2:])
     size = (x.shape[0] * channels.groups, _rows(node), channels.ins, channels.outs)
@@ -252,8 +214,7 @@ def _narrow(target: Target, node: Node) -> list[Candidate]:
 
 
 def _strassen_conv(target: Target, node: Node) -> list[Candidate]:
-    x, op = node.inputs[0], node.op
-    assert x is not None
+    x, op = node.operand(0), node.op
     assert isinstance(op, Conv)
     by_rows = max(op.strides) > 1
     cycles = strassen.cost(target, x.shape[0], node.output.shape[2:], x.shape[1], node.output.shape[1], by_rows=by_rows)
@@ -263,7 +224,7 @@ def _strassen_conv(target: Target, node: Node) -> list[Candidate]:
 def _no_strassen_conv(target: Target, node: Node) -> str | None:
     op = node.op
     assert isinstance(op, Conv)
-    if not _has_one_tap(node) or op.groups != 1:
+    if not geometry_of(node).has_one_tap or op.groups != 1:
         return "the kernel is not 1x1, or there are padding or groups"
     return no_strassen(target, node, channels=1)
 
@@ -272,9 +233,7 @@ def _no_strassen_conv(target: Target, node: Node) -> str | None:
 
 
 def _transposed(node: Node) -> tuple[int, TransposedGeometry, ConvShape]:
-    x, weights, *_ = node.inputs
-    assert x is not None
-    assert weights is not None
+    x, weights = node.operand(0), node.operand(1)
     assert isinstance(node.op, ConvTranspose)
     shape = ConvShape(x.shape[1], node.output.shape[1], node.output.shape[2:])
     return x.shape[0], node.op.geometry(weights.shape[2:]), shape

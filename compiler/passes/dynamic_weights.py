@@ -30,9 +30,7 @@ class DynamicWeights(NodePass):
         op = node.op
         if type(op) is not Conv:
             return None
-        x, weights, *rest = node.inputs
-        assert x is not None
-        assert weights is not None
+        x, weights, rest = node.operand(0), node.operand(1), node.inputs[2:]
         bias = rest[0] if rest else None
         if weights.is_constant and (bias is None or bias.is_constant):
             return None

@@ -36,8 +36,7 @@ class FoldPadding(NodePass):
             return Decision(node.name, False, "its reader is neither a convolution nor a pool")
         if pad.mode not in ("constant", "edge") or any(side for axis in pad.pads[:2] for side in axis) or _crops(pad):
             return Decision(node.name, False, "only constant or edge padding of the spatial axes can be folded")
-        x = node.inputs[0]
-        assert x is not None
+        x = node.operand(0)
         op = _padded(reader.op, pad, x)
         if isinstance(op, str):
             return Decision(node.name, False, f"{reader.name}: {op}")

@@ -171,7 +171,7 @@ class _Region:
         if window is None:
             return
         refused = op.pools(window, result.type, reader.output.type, self.target.vector_bytes)
-        if any(value is not None and not value.is_constant for value in self.start.inputs[1:]):
+        if not self.start.parameters_are_known:
             refused = "the weights are not constants"
         if refused is None:
             self.nodes.append(reader)

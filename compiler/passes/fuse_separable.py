@@ -16,6 +16,7 @@ from glulam.compiler.kernels import conv_separable
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.ops.fused import FusedRegion, as_region
 from glulam.compiler.ops.separable import SeparableConv
+from glulam.compiler.passes.convolutions import is_depthwise, is_pointwise
 from glulam.compiler.passes.manager import Decision, NodePass
 from glulam.compiler.targets import Target
 
@@ -29,23 +30,21 @@ class FuseSeparable(NodePass):
     name = "fuse_separable"
 
     def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
-        if (first := as_region(node)) is None or (conv := _convolution(first)) is None or not _is_depthwise(conv):
+        if (first := as_region(node)) is None or (conv := _convolution(first)) is None or not is_depthwise(conv):
             return None
         if (why := uses.shared_because(node.output)) is not None:
             return Decision(node.name, False, why)
         reader = next(iter(uses.users(node.output)), None)
         second = None if reader is None else as_region(reader)
         other = None if second is None else _convolution(second)
-        if reader is None or second is None or other is None or not _is_pointwise(other):
+        if reader is None or second is None or other is None or not is_pointwise(other):
             return Decision(node.name, False, "what reads it is no plain 1x1 convolution")
         if reader.inputs[0] is not node.output:
             return Decision(node.name, False, f"{reader.name!r} reads it behind its convolution")
         constant = {
             value for each in (node, reader) for value in each.inputs if value is not None and value.is_constant
         }
-        x, weights = node.inputs[0], reader.inputs[1]
-        assert x is not None
-        assert weights is not None
+        x, weights = node.operand(0), reader.operand(1)
         if not _has_constants(node, first, constant) or not _has_constants(reader, second, constant):
             return Decision(node.name, False, "the weights are not constants")
         if not node.output.type.size:
@@ -73,20 +72,6 @@ def _convolution(region: FusedRegion) -> Node | None:
         if starts and node.inputs[0] not in region.epilogue_inputs and node.output.type.dtype is DType.F32
         else None
     )
-
-
-def _is_depthwise(conv: Node) -> bool:
-    x = conv.inputs[0]
-    assert isinstance(conv.op, Conv)
-    assert x is not None
-    return conv.op.groups == x.shape[1] == conv.output.shape[1] > 1
-
-
-def _is_pointwise(conv: Node) -> bool:
-    weights = conv.inputs[1]
-    assert isinstance(conv.op, Conv)
-    assert weights is not None
-    return conv.op.groups == 1 and conv.op.geometry_of(weights.shape[2:]).is_pointwise
 
 
 def _has_constants(node: Node, region: FusedRegion, constant: set[Value]) -> bool:

@@ -35,8 +35,7 @@ def _linear(target: Target, node: Node) -> list[Candidate]:
 
 def _gemm_size(target: Target, node: Node) -> tuple[int, int, int]:
     """Rows (one at least), blocks of columns, and depth."""
-    weights = node.inputs[1]
-    assert weights is not None
+    weights = node.operand(1)
     return max(1, math.prod(node.output.shape[:-1])), -(-weights.shape[0] // target.lanes), weights.shape[1]
 
 
@@ -57,8 +56,7 @@ def _gemm(
 ) -> Candidate:
     """To `unpack` a vector of weights, which take `size` times the memory of float32 ones, takes so many cycles."""
     rows, blocks, depth = _gemm_size(target, node)
-    weights = node.inputs[1]
-    assert weights is not None
+    weights = node.operand(1)
     passes = -(-rows // tiling.pixels)
     computing = row_cycles(target, tiling, rows, blocks, depth) + unpack * blocks * depth * passes
     read = weights.type.nbytes * size
@@ -84,8 +82,7 @@ def _no_strassen_linear(target: Target, node: Node) -> str | None:
 
 
 def _strassen_linear(target: Target, node: Node) -> list[Candidate]:
-    x = node.inputs[0]
-    assert x is not None
+    x = node.operand(0)
     batch, *rows, depth = x.shape
     outs, several = node.output.shape[-1], len(rows) > 1
     cycles = strassen.cost(target, batch, tuple(rows), depth, outs, by_rows=several, tokens=not several and batch == 1)
@@ -94,8 +91,7 @@ def _strassen_linear(target: Target, node: Node) -> list[Candidate]:
 
 def no_strassen(target: Target, node: Node, channels: int) -> str | None:
     """Why the algorithm does not serve a node whose input and output have their channels there; None if it does."""
-    x, y, whole = node.inputs[0], node.output, 2 * target.lanes
-    assert x is not None
+    x, y, whole = node.operand(0), node.output, 2 * target.lanes
     last = channels < 0
     if x.type.rank < 3 or not strassen.halves(y.shape[1:-1] if last else y.shape[2:])[1]:
         return "no pixels of one sample to halve"

@@ -27,9 +27,7 @@ class MatMulToLinear(NodePass):
     def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
         if not isinstance(node.op, MatMul):
             return None
-        x, w = node.inputs
-        assert x is not None
-        assert w is not None
+        x, w = node.operand(0), node.operand(1)
         if w.data is None:
             if (rows := _transposed(w)) is None or x.type.rank < 2 or math.prod(x.shape[:-1]) > _DOTS:
                 return Decision(node.name, False, f"the right operand %{w.name} is not constant")

@@ -5,6 +5,7 @@ So the kernel that multiplies a whole tensor goes, as in squeeze-and-excitation 
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from glulam.compiler.graph.graph import Graph, Node, Value
@@ -15,6 +16,7 @@ from glulam.compiler.ops.conv import Conv
 from glulam.compiler.ops.dynamic_conv import DynamicConv, Modulate
 from glulam.compiler.ops.pointwise import Mul
 from glulam.compiler.ops.tiled import TiledConv
+from glulam.compiler.passes.convolutions import is_pointwise
 from glulam.compiler.passes.manager import Decision, NodePass
 
 _PIXELS = 8  # for each output channel: weights come from afar, and pixels from the kernel before
@@ -36,8 +38,7 @@ class ModulateWeights(NodePass):
         why = why or _refused(uses, x, reader)
         if why is not None:
             return Decision(node.name, False, why)
-        _, weights, *bias = reader.inputs
-        assert weights is not None
+        weights, bias = reader.operand(1), reader.inputs[2:]
         tile = (reader.op.pixels, reader.op.blocks) if isinstance(reader.op, TiledConv) else ()
         dynamic = DynamicConv.of(reader.op, weights.shape[2:], 1, tile)
         patch = Patch(graph, f"scales the weights of {reader.name}, not its {_pixels(x)} pixels", at=node.name)
@@ -48,9 +49,7 @@ class ModulateWeights(NodePass):
 
 def _scaled(node: Node) -> tuple[Value, Value] | None:
     """The tensor [N,C,*S] and the factor [N,C,*1] that are multiplied; None if that is not what they are."""
-    for x, factor in (node.inputs, node.inputs[::-1]):
-        assert x is not None
-        assert factor is not None
+    for x, factor in itertools.permutations(node.present_inputs()):
         ones = (1,) * (x.type.rank - 2)
         shapes = x.shape == node.output.shape and factor.shape == (*x.shape[:2], *ones)
         if ones and shapes and x.shape[2:] != ones and not factor.is_constant and x.type.dtype is DType.F32:
@@ -60,19 +59,17 @@ def _scaled(node: Node) -> tuple[Value, Value] | None:
 
 def _refused(uses: Uses, x: Value, reader: Node) -> str | None:
     """Why the reader of the product shall not scale its weights; None if it shall."""
-    op, (_, weights, *bias) = reader.op, reader.inputs
-    assert isinstance(op, Conv)
-    assert weights is not None
-    if type(op) not in (Conv, TiledConv):
-        return f"{reader.name} is computed by {op.name}"
-    if op.groups > 1 or not op.geometry_of(weights.shape[2:]).is_pointwise:
+    channels = reader.operand(1).shape[0]
+    if type(reader.op) not in (Conv, TiledConv):
+        return f"{reader.name} is computed by {reader.op.name}"
+    if not is_pointwise(reader):
         return f"{reader.name} is no 1x1 convolution without strides, padding and groups"
-    if not all(v is None or v.is_constant for v in (weights, *bias)):
+    if not reader.parameters_are_known:
         return f"the weights of {reader.name} are not constant"
     if len(uses.users(x)) == 1 and not uses.is_output(x):
         return "the kernel that computes the tensor multiplies it"
-    if _PIXELS * weights.shape[0] > _pixels(x):
-        return f"{reader.name} has {weights.shape[0]} output channels for {_pixels(x)} pixels"
+    if _PIXELS * channels > _pixels(x):
+        return f"{reader.name} has {channels} output channels for {_pixels(x)} pixels"
     return None
 
 

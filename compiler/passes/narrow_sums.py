@@ -98,8 +98,7 @@ def _spans(node: Node) -> list[slice] | None:
 
 def _sums_by_channel(node: Node, weights: Array) -> npt.NDArray[np.float64]:
     """The largest magnitude that the products of an input channel can add to each output."""
-    x = node.inputs[0]
-    assert x is not None
+    x = node.operand(0)
     terms = whole_range(x)
     assert terms is not None
     products: npt.NDArray[np.float64] = np.abs(weights.astype(np.float64)) * terms.magnitude

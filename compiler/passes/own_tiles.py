@@ -58,8 +58,7 @@ class OwnTiles(Pass):
 
 
 def _filter_bytes(node: Node, op: WinogradConv) -> int:
-    weights = node.inputs[1]
-    assert weights is not None
+    weights = node.operand(1)
     return round(op.filtering.numbers(weights.shape) * weight_bytes(op.digits))
 
 

@@ -146,6 +146,5 @@ def _product(weight: Array, factor: Wide) -> Array:
 
 
 def _parameters(node: Node) -> tuple[Value, Value | None]:
-    _, weight, *rest = node.inputs
-    assert weight is not None
+    weight, rest = node.operand(1), node.inputs[2:]
     return weight, rest[0] if rest else None

@@ -19,8 +19,7 @@ class SplitStrassen(NodePass):
             return None
         last = isinstance(node.op, StrassenLinear)
         strides = node.op.strides if isinstance(node.op, StrassenConv) and max(node.op.strides) > 1 else ()
-        x, *parameters = node.inputs
-        assert x is not None
+        x, parameters = node.operand(0), node.inputs[1:]
         known = [user.output for user in uses.users(x) if user.op == StrassenSums(last, strides)]
         patch = Patch(graph, "shares the sums of its input" if known else "sums of halves, then products", at=node.name)
         sums = known[0] if known else patch.apply(StrassenSums(last, strides), x, name=f"{node.name}.sums")

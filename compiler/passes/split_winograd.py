@@ -28,8 +28,7 @@ class SplitWinograd(NodePass):
         op = node.op
         if not isinstance(op, WinogradConv) or not op.staged:
             return None
-        x, weights, *bias = node.inputs
-        assert x is not None
+        x, weights, bias = node.operand(0), node.operand(1), node.inputs[2:]
         transform, multiply, transform_back = op.stages(self.target.lanes, node.output.shape)
         known = [user.output for user in uses.users(x) if user.op == transform]
         what = "shares the tiles of its input" if known else f"transforms {op.filtering.name} tiles"

@@ -70,9 +70,7 @@ class TransposedToConv(NodePass):
             return None
         if (refused := _refuses(node)) is not None:
             return Decision(node.name, False, refused)
-        x, weights, *_ = node.inputs
-        assert x is not None
-        assert weights is not None
+        x, weights = node.operand(0), node.operand(1)
         moves = zip(weights.shape[2:], op.strides, op.dilations, (before for before, _ in op.pads), strict=True)
         extents = zip(x.shape[2:], node.output.shape[2:], strict=True)
         lines = [_Line.of(*move, *extent) for move, extent in zip(moves, extents, strict=True)]
@@ -109,9 +107,8 @@ class TransposedToConv(NodePass):
 
 def _refuses(node: Node) -> str | None:
     """Why the convolution stays as it is, None if it might not."""
-    op, (x, _, *bias) = node.op, node.inputs
+    op, x, bias = node.op, node.operand(0), node.inputs[2:]
     assert isinstance(op, ConvTranspose)
-    assert x is not None
     if x.type.dtype is not DType.F32 or any(v is not None and not v.is_constant for v in bias):
         return "the weights are not float32, or the bias is computed"
     if any(stride > 1 and dilation > 1 for stride, dilation in zip(op.strides, op.dilations, strict=True)):
@@ -121,10 +118,9 @@ def _refuses(node: Node) -> str | None:
 
 def _convolution(patch: Patch, node: Node, lines: list[_Line], phases_first: bool) -> Node:
     """The convolution from [N, C, *S] to [N, OC * strides, *pixels], or to [N, strides * OC, *pixels]."""
-    op, (x, weights, *bias), strides = node.op, node.inputs, math.prod(line.stride for line in lines)
+    x, weights, bias = node.operand(0), node.operand(1), node.inputs[2:]
+    op, strides = node.op, math.prod(line.stride for line in lines)
     assert isinstance(op, ConvTranspose)
-    assert x is not None
-    assert weights is not None
     shape = (node.output.shape[1] * strides, x.shape[1] // op.groups, *(line.taps.shape[1] for line in lines))
     if weights.is_constant:
         packed = Deferred(TensorType(DType.F32, shape), partial(_weights, weights, op.groups, lines, phases_first))

@@ -21,9 +21,8 @@ class TrimTaps(NodePass):
     def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
         if type(node.op) is not Conv or 0 in node.output.shape:
             return None
-        x, weights, *rest = node.inputs
-        assert x is not None
-        if weights is None or not weights.is_constant:
+        x, weights, rest = node.operand(0), node.operand(1), node.inputs[2:]
+        if not weights.is_constant:
             return None
         kept = [
             met_taps(node.op, d, x.shape[2 + d], weights.shape[2 + d], n) for d, n in enumerate(node.output.shape[2:])
