@@ -81,16 +81,16 @@ def entry_loops(program: Program, symbols: Mapping[str, str]) -> list[EntryLoop]
 
     def called(step: Step, waits: tuple[int, ...] | None = None) -> EntryStep:
         return EntryStep(
-            symbols.get(step.kernel.name, step.kernel.name),
-            tuple((ref.space, ref.index, ref.offset) for ref in step.refs),
-            step.kernel.extent,
-            step.grain,
-            None if step.foreign is None else functions[step.foreign],
-            step.reads,
-            step.claim,
-            step.parts,
-            step.strides,
-            waits,
+            kernel=symbols.get(step.kernel.name, step.kernel.name),
+            args=tuple((ref.space, ref.index, ref.offset) for ref in step.refs),
+            extent=step.kernel.extent,
+            grain=step.grain,
+            foreign=None if step.foreign is None else functions[step.foreign],
+            reads=step.reads,
+            claim=step.claim,
+            parts=step.parts,
+            strides=step.strides,
+            waits=waits,
         )
 
     def once(steps: range) -> EntryLoop:

@@ -197,8 +197,18 @@ def _step(node: Node, lowered: Lowered, plan: MemoryPlan, weights: WeightBlock, 
     packed = sum(arg.nbytes for arg in lowered.args if isinstance(arg, Packing))
     moved = packed + sum(v.type.nbytes for v in values if not v.is_constant)
     anchor = getattr(node.op, "anchor", None) or node
-    label = _label(node)
-    return Step(kernel, refs, grain, label, node.flops, moved, lowered.foreign, anchor.name, lowered.template, claim)
+    return Step(
+        kernel,
+        refs,
+        grain=grain,
+        label=_label(node),
+        flops=node.flops,
+        bytes=moved,
+        foreign=lowered.foreign,
+        node=anchor.name,
+        template=lowered.template,
+        claim=claim,
+    )
 
 
 def _division(extent: int, microseconds: float, target: Target) -> tuple[int, int]:

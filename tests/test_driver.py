@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from glulam.compiler import driver
-from glulam.compiler.driver import build_artifact, quick_switches, without_collector
+from glulam.compiler.driver import build_artifact
 from glulam.compiler.errors import TargetError, UnsupportedError
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import f32
+from glulam.compiler.interpreter import quick_switches, without_collector
 from glulam.compiler.ops import Conv, Relu
 from glulam.compiler.options import Options
 from glulam.runtime.cpu import host_architecture

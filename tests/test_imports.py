@@ -28,6 +28,7 @@ BESIDE = {
     "scalars": "lowering",
     "pipeline": "driver",
     "tuning": "driver",
+    "interpreter": "driver",
 }  # files that count as part of a room
 USES_RUNTIME = {
     "compiler/errors.py": {"runtime.errors"},  # one root for all errors

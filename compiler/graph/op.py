@@ -11,6 +11,7 @@ import numpy as np
 
 from glulam.compiler.errors import ShapeError, UnsupportedError
 from glulam.compiler.graph.types import Array, DType, TensorType
+from glulam.compiler.targets import Target
 
 
 class Trait(enum.Enum):
@@ -79,8 +80,8 @@ class Op:
         """The arrangement of tensors that the kernel of this op computes on."""
         return Prefers.PLAIN
 
-    def plain_suits(self, target: Any, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
-        """Whether a kernel that can work on channel blocks is as fast on plain tensors on a `targets.Target`."""
+    def plain_suits(self, target: Target, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        """Whether a kernel that can work on channel blocks is as fast on plain tensors."""
         return False
 
     def reads_plain(self, index: int, inputs: Sequence[TensorType | None], block: int) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Op, Padding, Prefers, Trait
@@ -17,6 +16,7 @@ from glulam.compiler.loops.expr import Expr
 from glulam.compiler.ops.contracts import FoldsWindows, PoolsResult
 from glulam.compiler.ops.pointwise import Pointwise
 from glulam.compiler.ops.subgraph import SubGraph
+from glulam.compiler.targets import Target
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class FusedRegion(SubGraph):
             return Prefers.EITHER
         return self.anchor.prefers
 
-    def plain_suits(self, target: Any, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+    def plain_suits(self, target: Target, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
         if self.anchor is None:
             return False
         return self.anchor.op.plain_suits(target, self.anchor.input_types, self.anchor.output_types)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from glulam.compiler.graph.types import Array, DType, TensorType, f32
 from glulam.compiler.kernels import concat, indexing
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.inputs import INDICES, check_at_least, check_axis, check_dtype, i64, required, same_dtype
+from glulam.compiler.targets import Target
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Concat(Op):
     def preference(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> Prefers:
         return Prefers.EITHER
 
-    def plain_suits(self, target: Any, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+    def plain_suits(self, target: Target, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
         """Channels that fill no blocks would be put together lane by lane, and those of one sample just lie there."""
         sizes = [type.shape[1] for type in inputs if type is not None and type.rank > 1]
         return self.axis == 1 and outputs[0].shape[0] == 1 and any(size % target.lanes for size in sizes[:-1])

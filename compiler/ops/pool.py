@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from glulam.compiler.kernels import pool
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.windows import PoolGeometry, Window
 from glulam.compiler.ops.inputs import FLOATS, check_at_least, check_spatial, f64, required, same_dtype, wide
+from glulam.compiler.targets import Target
 
 Ints = tuple[int, ...]
 Pads = tuple[tuple[int, int], ...]
@@ -64,7 +65,7 @@ class Pool(Op):
             return Prefers.PLAIN
         return Prefers.EITHER if outputs[0].shape[-1] >= _WIDE else Prefers.BLOCKS
 
-    def plain_suits(self, target: Any, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+    def plain_suits(self, target: Target, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
         (x,), (y,) = required(self, inputs, 1), outputs
         return x.size >= _SHRUNK * y.size and y.shape[-1] >= _NARROW
 

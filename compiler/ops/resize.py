@@ -15,6 +15,7 @@ from glulam.compiler.graph.types import Array, DType, Shape, TensorType, f32
 from glulam.compiler.kernels import resize
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.inputs import ANY, FLOATS, check_at_least, check_dtype, i64, required, wide
+from glulam.compiler.targets import Target
 
 Floats = tuple[float, ...]
 F64Array = npt.NDArray[np.float64]
@@ -103,7 +104,7 @@ class Resize(Op):
         )
         return Prefers.BLOCKS if gathered and x.shape[1] >= _CHANNELS else Prefers.EITHER
 
-    def plain_suits(self, target: Any, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+    def plain_suits(self, target: Target, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
         (x,) = required(self, inputs, 1)
         rows = self._axis_taps(x.rank - 1, x.shape[-1])
         if rows is None or self.sizes[-1] < _WIDE:
