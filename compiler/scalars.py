@@ -39,7 +39,7 @@ def _outline(node: Node, region: FusedRegion) -> Hashable:
 
 def _bits(value: Value | None) -> bytes:
     """Of a scalar that is known, empty for everything else."""
-    return b"" if value is None or value.data is None or value.type.size != 1 else value.data.tobytes()
+    return b"" if value is None or not value.is_number or value.data is None else value.data.tobytes()
 
 
 def _is_calculated_with(node: Node, i: int) -> bool:

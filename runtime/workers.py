@@ -28,9 +28,8 @@ class Workers:
         free = [cpu for cpu in self._allowed if cpu != self._current()] or list(self._allowed)
         self._threads: list[threading.Thread] = []
         self._worker_on: dict[int, int] = {}
-        with contextlib.suppress(
-            RuntimeError
-        ):  # no more threads to be had: those that started, and the caller, suffice
+        # There may be no more threads to be had: those that started, and the caller, suffice.
+        with contextlib.suppress(RuntimeError):
             for tid in range(1, threads):
                 cpu = free[(tid - 1) % len(free)]
                 worker = threading.Thread(

@@ -17,7 +17,6 @@ from glulam.compiler.codegen.steps import (
     EntryLoop,
     EntryStep,
     Group,
-    Space,
     check,
     joined_groups,
     numbered_loops,
@@ -25,6 +24,7 @@ from glulam.compiler.codegen.steps import (
 )
 from glulam.compiler.codegen.walks import run_single, walk
 from glulam.compiler.codegen.workers import worker_functions
+from glulam.compiler.loops.program import Space
 from glulam.runtime import abi
 
 

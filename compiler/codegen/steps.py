@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from glulam.compiler.errors import CompileError
+from glulam.compiler.loops.program import Space
 from glulam.runtime import abi
-
-Space = Literal["arena", "weights", "input", "output"]
 
 _LEFT_TO_OWNER = 32  # chunks at the end of a share in memory of its own that others do not take from a thread at work
 

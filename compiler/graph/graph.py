@@ -59,6 +59,11 @@ class Value:
     def is_constant(self) -> bool:
         return self._data is not None
 
+    @property
+    def is_number(self) -> bool:
+        """Whether it is a constant of one element."""
+        return self.is_constant and self.type.size == 1
+
     def __repr__(self) -> str:
         return f"%{self.name}: {self.type}"
 

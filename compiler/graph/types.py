@@ -13,7 +13,10 @@ import numpy.typing as npt
 from glulam.compiler.errors import GraphError
 
 Array = npt.NDArray[np.generic]
-Shape = tuple[int, ...]
+Ints = tuple[int, ...]
+Shape = Ints
+Pads = tuple[tuple[int, int], ...]
+"""Elements (before, after) a tensor along each of some axes."""
 
 
 class DType(enum.Enum):

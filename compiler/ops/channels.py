@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from glulam.compiler.graph.op import Case, Op, Prefers, Trait
-from glulam.compiler.graph.types import Array, DType, TensorType, f32
+from glulam.compiler.graph.types import Array, DType, Ints, TensorType, f32
 from glulam.compiler.kernels import concat, conv_channels
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.tiling import Tiling
 from glulam.compiler.ops.inputs import check_at_least, check_dtype, check_shape, optional, required, same_dtype, wide
 
-Ints = tuple[int, ...]
 F32 = frozenset({DType.F32})
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from glulam.compiler.graph.graph import Value
 from glulam.compiler.graph.op import Case, Op, Padding, Prefers, Trait
-from glulam.compiler.graph.types import Array, DType, TensorType, f32
+from glulam.compiler.graph.types import Array, DType, Ints, Pads, TensorType, f32
 from glulam.compiler.kernels import conv_depthwise, conv_pool, conv_table
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, TransposedGeometry
@@ -29,9 +29,6 @@ from glulam.compiler.ops.inputs import (
     same_dtype,
     wide,
 )
-
-Ints = tuple[int, ...]
-Pads = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)

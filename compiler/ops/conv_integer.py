@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from glulam.compiler.graph.op import Case, Op, Padding, Prefers, Trait
-from glulam.compiler.graph.types import Array, DType, TensorType
+from glulam.compiler.graph.types import Array, DType, Ints, Pads, TensorType
 from glulam.compiler.kernels import conv_bytes
 from glulam.compiler.kernels.context import Context, Lowered
-from glulam.compiler.ops.conv import Conv, Ints, Pads
+from glulam.compiler.ops.conv import Conv
 from glulam.compiler.ops.inputs import optional, required, wide
 
 

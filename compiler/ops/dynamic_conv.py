@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from glulam.compiler.graph.op import Case, Op, Padding, Prefers, Trait
-from glulam.compiler.graph.types import Array, DType, TensorType, f32
+from glulam.compiler.graph.types import Array, DType, Ints, Pads, TensorType, f32
 from glulam.compiler.kernels import conv_dynamic
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
@@ -30,9 +30,6 @@ from glulam.compiler.ops.inputs import (
     same_dtype,
     wide,
 )
-
-Ints = tuple[int, ...]
-Pads = tuple[tuple[int, int], ...]
 
 
 class Modulate(Op):

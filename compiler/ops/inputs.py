@@ -23,6 +23,12 @@ ANY = frozenset(DType)
 INDICES = frozenset({DType.I64, DType.I32})
 
 
+def product_flops(inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+    """Of a product that sums along the last axis of its first input."""
+    left = inputs[0]
+    return 0 if left is None else 2 * outputs[0].size * left.shape[-1]
+
+
 def required(op: Op, inputs: Sequence[T | None], count: int, optional: int = 0) -> tuple[T, ...]:
     """The first `count` inputs, all present; up to `optional` more may follow. Raises ShapeError."""
     if not count <= len(inputs) <= count + optional:

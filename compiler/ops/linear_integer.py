@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from glulam.compiler.graph.op import Case, Op, Trait
-from glulam.compiler.graph.types import Array, DType, TensorType
+from glulam.compiler.graph.types import Array, DType, Ints, TensorType
 from glulam.compiler.kernels import gemm
 from glulam.compiler.kernels.byte_words import WORD
 from glulam.compiler.kernels.context import Context, Lowered
-from glulam.compiler.ops.conv import Ints
-from glulam.compiler.ops.inputs import check_shape, required, wide
+from glulam.compiler.ops.inputs import check_shape, product_flops, required, wide
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,7 @@ class LinearInteger(Op):
         return (((wide(x) - self.zero_point) @ wide(w).T + wide(bias)).astype(np.int32),)
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
-        x = inputs[0]
-        return 0 if x is None else 2 * outputs[0].size * x.shape[-1]
+        return product_flops(inputs, outputs)
 
     def lower(self, ctx: Context) -> Lowered:
         return gemm.linear_of_bytes(ctx, self.zero_point)

@@ -18,6 +18,7 @@ from glulam.compiler.ops.inputs import (
     f64,
     i64,
     optional,
+    product_flops,
     required,
     same_dtype,
     wide,
@@ -54,8 +55,7 @@ class MatMul(Op):
         return self if min(ranks) == max(ranks) and ranks[0] > 2 else None
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
-        a = inputs[0]
-        return 0 if a is None else 2 * outputs[0].size * a.shape[-1]
+        return product_flops(inputs, outputs)
 
     @classmethod
     def cases(cls) -> Sequence[Case]:
@@ -104,8 +104,7 @@ class Linear(Op):
         return (total.astype(x.dtype),)
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
-        x = inputs[0]
-        return 0 if x is None else 2 * outputs[0].size * x.shape[-1]
+        return product_flops(inputs, outputs)
 
     @classmethod
     def cases(cls) -> Sequence[Case]:

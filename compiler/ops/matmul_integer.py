@@ -12,7 +12,7 @@ from glulam.compiler.graph.types import Array, DType, TensorType
 from glulam.compiler.kernels import byte_matmul
 from glulam.compiler.kernels.byte_words import WORD
 from glulam.compiler.kernels.context import Context, Lowered
-from glulam.compiler.ops.inputs import required, wide
+from glulam.compiler.ops.inputs import product_flops, required, wide
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,7 @@ class MatMulWords(Op):
         return ((wide(a) @ wide(rows)).astype(np.int32),)
 
     def flops(self, inputs: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
-        a = inputs[0]
-        return 0 if a is None else 2 * outputs[0].size * a.shape[-1]
+        return product_flops(inputs, outputs)
 
     def lower(self, ctx: Context) -> Lowered:
         return byte_matmul.multiply(ctx)

@@ -12,12 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from glulam.compiler.graph.op import Case, Op, Prefers, Trait
-from glulam.compiler.graph.types import Array, DType, TensorType, f32
+from glulam.compiler.graph.types import Array, DType, Ints, TensorType, f32
 from glulam.compiler.kernels import movement, transpose
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.inputs import boolean, broadcast, check_at_least, i64, required
-
-Ints = tuple[int, ...]
 
 MOST_LANES = 16
 """Channels of the largest blocks; the other sizes divide it."""

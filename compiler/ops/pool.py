@@ -12,15 +12,12 @@ import numpy as np
 
 from glulam.compiler.graph.layout import IN_BLOCKS
 from glulam.compiler.graph.op import Case, Op, Padding, Prefers, Trait
-from glulam.compiler.graph.types import Array, DType, TensorType, f32
+from glulam.compiler.graph.types import Array, DType, Ints, Pads, TensorType, f32
 from glulam.compiler.kernels import pool
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.windows import PoolGeometry, Window
 from glulam.compiler.ops.inputs import FLOATS, check_at_least, check_spatial, f64, required, same_dtype, wide
 from glulam.compiler.targets import Target
-
-Ints = tuple[int, ...]
-Pads = tuple[tuple[int, int], ...]
 
 _WIDE = 24  # pixels of a row from which on vectors along it are well filled
 _SHRUNK, _NARROW = 2, 4  # a conversion of so many times the result's elements takes longer than rows of so many pixels
@@ -116,11 +113,7 @@ class Pool(Op):
     def _windows(self, x: Array, fill: float) -> Iterator[Array]:
         """For each tap, the elements it sees from every output place; outside the input it sees `fill`."""
         out = self.output_extents(x.shape[2:])
-        pads = []
-        for i, extent in enumerate(x.shape[2:]):
-            reach = (out[i] - 1) * self.strides[i] + self.dilations[i] * (self.kernel[i] - 1) + 1
-            pads.append((self.pads[i][0], max(reach - extent - self.pads[i][0], 0)))
-        padded = np.pad(x, ((0, 0), (0, 0), *pads), constant_values=fill)
+        padded = np.pad(x, ((0, 0), (0, 0), *self.spans(x.shape[2:])), constant_values=fill)
         for tap in product(*map(range, self.kernel)):
             window = []
             for i, index in enumerate(tap):

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from glulam.compiler.graph.op import Case, Op, Padding, Prefers
-from glulam.compiler.graph.types import Array, DType, Shape, TensorType, f32
+from glulam.compiler.graph.types import Array, DType, Ints, Shape, TensorType, f32
 from glulam.compiler.kernels import unpool
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.ops.inputs import FLOATS, INDICES, check_at_least, check_dtype, f64, required
-from glulam.compiler.ops.pool import EDGES, Ints, Pool
+from glulam.compiler.ops.pool import EDGES, Pool
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from glulam.compiler.graph.op import Op, Padding, Prefers, Trait
-from glulam.compiler.graph.types import Array, Shape, TensorType
+from glulam.compiler.graph.types import Array, Pads, Shape, TensorType
 from glulam.compiler.kernels import conv_winograd, winograd_plan, winograd_stages
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
@@ -21,7 +21,7 @@ from glulam.compiler.kernels.minimal_filtering import Filtering, filtering
 from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.kernels.windows import Window
 from glulam.compiler.kernels.winograd import FinishedTiles, holds_windows
-from glulam.compiler.ops.conv import Conv, Pads
+from glulam.compiler.ops.conv import Conv
 from glulam.compiler.ops.inputs import optional, required, wide
 
 Pair = tuple[int, int]

@@ -116,7 +116,8 @@ def affine_of(node: Node) -> tuple[Value, Affine] | str | None:
             found = _scale_shift(node)
         case Neg() if node.output.type.dtype.is_float:
             (x,) = node.present_inputs()
-            found = x, _full(x, -1.0, 0.0)
+            ones = np.ones((1,) * x.type.rank)
+            found = x, Affine(x.shape, -ones, 0 * ones)
         case Add() | Sub() | Mul() | Div() if node.output.type.dtype.is_float:
             found = _arithmetic(node, node.op)
         case _:
@@ -170,11 +171,6 @@ def _arithmetic(node: Node, op: Op) -> tuple[Value, Affine] | None:
             case Div() if not swapped:
                 return x, Affine(x.shape, 1 / number, zero)
     return None
-
-
-def _full(x: Value, scale: float, shift: float) -> Affine:
-    ones = np.ones((1,) * x.type.rank)
-    return Affine(x.shape, ones * scale, ones * shift)
 
 
 def _wide(value: Value) -> Wide | None:

@@ -44,11 +44,6 @@ def moves(node: Node) -> bool:
     return isinstance(node.op, Expand | Slice | Split | Transpose) or Trait.VIEW in node.op.traits
 
 
-def is_number(value: Value) -> bool:
-    """Whether it is a constant of one element."""
-    return value.data is not None and value.type.size == 1
-
-
 def stored(patch: Patch, value: Value, offset: int, name: str | None = None, dtype: DType = DType.U8) -> Value:
     """The codes plus an offset that makes bytes of them, in one of BYTES.
 

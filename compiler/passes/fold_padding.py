@@ -11,13 +11,13 @@ from dataclasses import replace
 
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
+from glulam.compiler.graph.types import Pads
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops import AveragePool, Conv, MaxPool, Pad
 from glulam.compiler.passes.manager import Decision, NodePass
 from glulam.compiler.passes.nonnegative import is_nonnegative
 
 Reader = Conv | MaxPool | AveragePool
-Pads = tuple[tuple[int, int], ...]
 
 
 class FoldPadding(NodePass):

@@ -145,11 +145,14 @@ class _Region:
 
     def stays_small(self, nodes: list[Node]) -> bool:
         """Whether the formulas of these nodes, behind the first one, are not too long together."""
-        for node in sorted(nodes, key=self.uses.rank):
-            depth, length = self.extents[node.output] = self.extent(node)
-            if depth > _DEEPEST or length > _LONGEST:
-                return False
-        return True
+        return all(self.too_long(node) is None for node in sorted(nodes, key=self.uses.rank))
+
+    def too_long(self, node: Node) -> str | None:
+        """Why the formula of the node behind those before it is too long, None if not. Its extent is noted."""
+        depth, length = self.extents[node.output] = self.extent(node)
+        if depth > _DEEPEST or length > _LONGEST:
+            return f"with {node.name!r} the formula is {depth} operations deep, {length} in all"
+        return None
 
     def can_store(self, result: Value) -> bool:
         """Whether the region may end with this value.
@@ -204,10 +207,7 @@ class _Region:
                 return f"{node.name!r} also reads %{value.name}, which depends on the region"
             if self.blocks and not value.is_constant and not self.fits_blocks(value):
                 return f"{node.name!r} also reads {value!r}, whose channels are not where those of the result are"
-        depth, length = self.extents[node.output] = self.extent(node)
-        if depth > _DEEPEST or length > _LONGEST:
-            return f"with {node.name!r} the formula is {depth} operations deep, {length} in all"
-        return None
+        return self.too_long(node)
 
     def extent(self, node: Node) -> tuple[int, int]:
         """How deep the formula of a node's result is, and how long when it is printed, from the region's inputs on."""

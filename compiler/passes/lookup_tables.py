@@ -20,7 +20,7 @@ from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops import BitCast, Cast, ThroughInteger
 from glulam.compiler.ops.byte_lookup import ByteLookup
-from glulam.compiler.passes.codes import BYTES, computed, every_code, is_number, moved, moves, stored
+from glulam.compiler.passes.codes import BYTES, computed, every_code, moved, moves, stored
 from glulam.compiler.passes.manager import Decision, Pass
 from glulam.compiler.passes.whole_numbers import range_of_type
 from glulam.compiler.targets import Target
@@ -109,7 +109,7 @@ def _function_of(uses: Uses, result: Value) -> _Function | None:
         if len(producers) < len(open_):
             return None
         latest = max(producers, key=uses.rank)
-        read = [value for value in latest.present_inputs() if not is_number(value)]
+        read = [value for value in latest.present_inputs() if not value.is_number]
         if alone is not None and Trait.VIEW in latest.op.traits:
             parts.insert(0, _Part(alone, nodes[::-1]))
             views.insert(0, latest.op)

@@ -11,7 +11,6 @@ from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops import MatMul, Mul, Reshape, Transpose
-from glulam.compiler.passes.codes import is_number
 from glulam.compiler.passes.manager import Decision, NodePass
 
 
@@ -62,7 +61,7 @@ def _transposed(right: Value) -> _Transposed | None:
     made_by = right.producer
     if made_by is not None and isinstance(made_by.op, Mul):
         (source, number), whole = made_by.present_inputs(), right.type
-        if not is_number(number) or source.type != whole:
+        if not number.is_number or source.type != whole:
             return None
         between.append(source)
         made_by, factor = source.producer, number

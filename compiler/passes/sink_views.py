@@ -25,7 +25,7 @@ class SinkViews(NodePass):
     name = "sink_views"
 
     def visit(self, graph: Graph, uses: Uses, node: Node) -> Patch | Decision | None:
-        views = [value for value in node.present_inputs() if not _is_scalar(value)]
+        views = [value for value in node.present_inputs() if not value.is_number]
         moves = _moves(views[0]) if views else ()
         if not any(isinstance(op, Reshape) for op in moves) or not _goes_before(node, moves):
             return None
@@ -55,7 +55,7 @@ def _goes_before(node: Node, moves: tuple[Op, ...], foreseen: int = 0) -> bool:
     """
     if Trait.POINTWISE not in node.op.traits:
         return False
-    tensors, result = [value for value in node.present_inputs() if not _is_scalar(value)], node.output.type
+    tensors, result = [value for value in node.present_inputs() if not value.is_number], node.output.type
     return all(
         value.shape == result.shape
         and value.type.dtype.size >= result.dtype.size
@@ -65,10 +65,6 @@ def _goes_before(node: Node, moves: tuple[Op, ...], foreseen: int = 0) -> bool:
         )
         for value in tensors
     )
-
-
-def _is_scalar(value: Value) -> bool:
-    return value.is_constant and value.type.size == 1
 
 
 def _way(value: Value) -> list[Value]:
