@@ -28,12 +28,12 @@ from rich.table import Table
 
 from glulam.benchmarks.cases import Case, open_case
 from glulam.benchmarks.counting import rounds
-from glulam.benchmarks.report import exit_with, wide_console
 from glulam.compiler.driver import build_artifact, lower
 from glulam.compiler.loops.hazards import dependences
 from glulam.compiler.loops.ir import Declare, For, Kernel, Kind, Prefetch, Section, Stmt
 from glulam.compiler.loops.program import Program, Step
 from glulam.compiler.options import Options
+from glulam.console import exit_with, wide_console
 from glulam.runtime import abi
 from glulam.runtime.model import Model
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from rich.table import Table
 
 from glulam.benchmarks.cases import open_case
-from glulam.benchmarks.report import exit_with, wide_console
 from glulam.compiler.cache import VARIABLE
+from glulam.console import exit_with, wide_console
 from glulam.frontends.zoo import NETWORKS
 from glulam.runtime.errors import GlulamError
 

@@ -16,8 +16,8 @@ from typing import Any
 from glulam.benchmarks.corner_cases import CORNERS, Corner
 from glulam.benchmarks.peers import PEERS, installed_peers
 from glulam.benchmarks.random_layers import random_corners
-from glulam.benchmarks.report import exit_with, output_file, wide_console, write_json
 from glulam.benchmarks.run import Setup, measure, table_of
+from glulam.console import exit_with, output_file, wide_console, write_json
 from glulam.runtime.cpu import processor_name
 from glulam.runtime.errors import GlulamError
 

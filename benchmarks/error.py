@@ -26,7 +26,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from glulam.benchmarks.cases import Case, open_case, random_feeds
-from glulam.benchmarks.report import exit_with, output_file, wide_console, write_json
 from glulam.benchmarks.run import at_least_one
 from glulam.benchmarks.worker import OnnxRuntime
 from glulam.compiler.driver import compile_graph
@@ -36,6 +35,7 @@ from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.ops.pointwise import Cast
 from glulam.compiler.options import Options
+from glulam.console import exit_with, output_file, wide_console, write_json
 from glulam.frontends.zoo import NETWORKS
 from glulam.runtime.cpu import processor_name
 from glulam.runtime.errors import GlulamError

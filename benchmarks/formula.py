@@ -23,9 +23,9 @@ from rich.table import Table
 from glulam.benchmarks.cases import random_feeds
 from glulam.benchmarks.measure import Spread, difference, take_turns
 from glulam.benchmarks.peers import EngineProcess
-from glulam.benchmarks.report import exit_with, output_file, wide_console, write_json
 from glulam.compiler.driver import build_artifact
 from glulam.compiler.options import Options
+from glulam.console import exit_with, output_file, wide_console, write_json
 from glulam.frontends import layers
 from glulam.frontends.layers import math as formula
 from glulam.frontends.layers.formulas import layer

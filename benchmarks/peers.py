@@ -14,8 +14,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from glulam.benchmarks.report import write_arrays
 from glulam.benchmarks.worker import receive, send
+from glulam.console import write_arrays
 from glulam.runtime.errors import GlulamError
 
 PEERS = ("onnxruntime", "openvino")

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from glulam.benchmarks.cases import Case, open_case
-from glulam.benchmarks.report import exit_with
+from glulam.console import exit_with
 from glulam.runtime.arrays import Array
 from glulam.runtime.errors import GlulamError
 

@@ -7,83 +7,15 @@ python -m glulam.benchmarks.report --compact out/some.json out/others.json     a
 from __future__ import annotations
 
 import argparse
-import errno
 import json
-import os
-import shutil
 import statistics
-import sys
-import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
-from rich.console import Console
-
-from glulam.runtime.errors import GlulamError
+from glulam.console import exit_with
 
 OURS = "glulam"
-
-
-class _Output(Console):
-    def on_broken_pipe(self) -> None:
-        """Nobody reads on, `head` for one. The program hears of it as from `print`; rich would exit with 1."""
-        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-
-
-def wide_console(width: int | None = None) -> Console:
-    """Standard output; wide where it is a file or a pipe without COLUMNS, so that rows stay rows. `width` fixes it."""
-    narrow = sys.stdout.isatty() or os.environ.get("COLUMNS", "").strip("0").isdecimal()
-    return _Output(width=width or (shutil.get_terminal_size().columns if narrow else 200), highlight=False)
-
-
-def stop_writing() -> None:
-    """What goes to standard output goes nowhere from now on: nobody reads it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def exit_with(program: Callable[[], int]) -> NoReturn:
-    """Ends the process by what `program` gives: with a line for an error, without one if nobody reads its output."""
-    try:
-        code = program()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        stop_writing()
-        code = 0
-    except GlulamError as error:
-        sys.exit(f"error: {error}")
-    sys.exit(code)
-
-
-def progress_console() -> Console:
-    """Standard error, for what is being done."""
-    return _Output(stderr=True)
-
-
-def output_file(text: str) -> Path:
-    """For argparse: where a file can be written, in a folder that is made if need be. It tells before the work."""
-    path = Path(text)
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{path} is a folder; give the name of a file, such as {path / 'result.json'}")
-    there = next(folder for folder in path.absolute().parents if folder.exists())
-    if not there.is_dir():
-        raise argparse.ArgumentTypeError(f"{there} is no folder, so {path} cannot be in it")
-    return path
-
-
-def write_json(path: Path, content: object) -> None:
-    """A file for people and programs, in a folder that is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """An .npz of arrays by name; np.savez has arguments of its own, whose names no array could have."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def markdown(result: Mapping[str, Any]) -> str:

@@ -23,9 +23,9 @@ from rich.table import Table
 from glulam.benchmarks.cases import Case, all_names, open_case
 from glulam.benchmarks.measure import Rounds, difference, take_turns
 from glulam.benchmarks.peers import PEERS, SWITCHES, EngineProcess, installed_peers
-from glulam.benchmarks.report import exit_with, output_file, wide_console, write_json
 from glulam.compiler.driver import compile_graph
 from glulam.compiler.options import Options
+from glulam.console import exit_with, output_file, wide_console, write_json
 from glulam.runtime.cpu import processor_name
 
 OURS = "glulam"

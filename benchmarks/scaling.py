@@ -24,9 +24,9 @@ from rich.table import Table
 from glulam.benchmarks.cases import open_case
 from glulam.benchmarks.distance import distance
 from glulam.benchmarks.measure import TURN_SECONDS, Rounds, Runner, take_turns
-from glulam.benchmarks.report import exit_with, wide_console
 from glulam.compiler.driver import compile_graph
 from glulam.compiler.options import Options
+from glulam.console import exit_with, wide_console
 from glulam.runtime.cpu import processor_name
 from glulam.runtime.model import Model
 

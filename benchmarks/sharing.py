@@ -28,13 +28,13 @@ import numpy as np
 from rich.table import Table
 
 from glulam.benchmarks.cases import open_case
-from glulam.benchmarks.report import exit_with, wide_console
 from glulam.compiler.driver import lower
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, Index, Var
 from glulam.compiler.loops.ir import Access, Buffer, For, Kernel, Load, Section, Stmt, Store, TileWrite
 from glulam.compiler.loops.program import Program, Step
 from glulam.compiler.options import Options
+from glulam.console import exit_with, wide_console
 from glulam.runtime import abi
 
 Lines = np.ndarray[tuple[int], np.dtype[np.int64]]

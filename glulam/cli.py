@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import glulam
 from glulam import cli_bench, cli_compile, cli_profile, cli_run, cli_show, cli_tune
-from glulam.benchmarks.report import stop_writing
 from glulam.cli_common import UsageError
+from glulam.console import stop_writing
 from glulam.runtime.errors import GlulamError
 
 DESCRIPTION = """\

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from glulam.benchmarks.report import progress_console, wide_console
 from glulam.cli_common import (
     Subparsers,
     add_command,
@@ -18,6 +17,7 @@ from glulam.cli_common import (
     positive,
     seconds,
 )
+from glulam.console import progress_console, wide_console
 
 WIDE = 0.1  # distance of the quartiles that is worth a word
 

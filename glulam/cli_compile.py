@@ -11,7 +11,6 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from glulam.benchmarks.report import progress_console, wide_console
 from glulam.cli_common import (
     Subparsers,
     UsageError,
@@ -21,6 +20,7 @@ from glulam.cli_common import (
     compile_options,
     open_model,
 )
+from glulam.console import progress_console, wide_console
 
 
 def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:

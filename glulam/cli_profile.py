@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from glulam.benchmarks.report import output_file, wide_console, write_json
 from glulam.cli_common import Subparsers, add_command, add_model_arguments, compile_options, open_model, positive, seed
+from glulam.console import output_file, wide_console, write_json
 
 if TYPE_CHECKING:
     from glulam.benchmarks.roofline import Roofline, Work

@@ -13,7 +13,6 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from glulam.benchmarks.report import wide_console, write_arrays
 from glulam.cli_common import (
     Subparsers,
     UsageError,
@@ -23,6 +22,7 @@ from glulam.cli_common import (
     positive,
     seed,
 )
+from glulam.console import wide_console, write_arrays
 from glulam.runtime.array_files import ArrayFileError, read_arrays
 from glulam.runtime.errors import writing
 

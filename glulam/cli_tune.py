@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from glulam.benchmarks.report import progress_console, wide_console
 from glulam.cli_common import Subparsers, add_command, add_model_arguments, compile_options, open_model
+from glulam.console import progress_console, wide_console
 
 if TYPE_CHECKING:
     from glulam.compiler.tuning import Tuned

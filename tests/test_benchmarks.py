@@ -21,9 +21,10 @@ from glulam.benchmarks.cases import Case, open_case, with_batch
 from glulam.benchmarks.fusion import build_variants, group_times, variants
 from glulam.benchmarks.measure import Rounds, difference, take_turns
 from glulam.benchmarks.peers import EngineError, EngineProcess
-from glulam.benchmarks.report import markdown, output_file
+from glulam.benchmarks.report import markdown
 from glulam.compiler.graph.types import DType, TensorType
 from glulam.compiler.ops.pointwise import Add, Cast
+from glulam.console import output_file
 from glulam.runtime.errors import GlulamError
 
 BENCHMARKS = Path(benchmarks.__file__).parent
@@ -55,7 +56,7 @@ def test_every_command_ends_by_the_same_way(name):
 )
 def test_how_commands_end(program, code, told):
     setup = (
-        "from glulam.benchmarks.report import exit_with, wide_console\n"
+        "from glulam.console import exit_with, wide_console\n"
         "from glulam.runtime.errors import GlulamError\n"
         "def fail():\n    raise GlulamError('why')\n"
         f"def main():\n    {program}\n    return 0\n"

@@ -307,6 +307,18 @@ def compiled(tiny):
     return artifact, feed
 
 
+@pytest.mark.parametrize("command", ["inspect {0} --kernels", "run {0} --input {1} --profile", "run {0} --random 0"])
+def test_what_works_on_an_artifact_loads_neither_compiler_nor_benchmarks(command, compiled):
+    code = (
+        "import sys\nfrom glulam.cli import main\nassert main(sys.argv[1:]) == 0\n"
+        "bad = [m for m in sys.modules if m.startswith(('glulam.benchmarks', 'glulam.compiler'))]\n"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    words = command.format(*compiled).split()
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def _damaged_npy(tmp_path, header: bytes):
     path = tmp_path / "bad.npy"
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
