@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.table import Table
 
+from glulam.arguments import amount, counts, not_negative, positive
 from glulam.benchmarks.cases import Case, open_case
 from glulam.benchmarks.counting import rounds
 from glulam.compiler.driver import build_artifact, lower
@@ -155,20 +156,27 @@ def measured_seconds(case: Case, options: Options, repeat: int) -> list[float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a row for each model, and with --steps the steps that lose most; 1 if a share is below --bar."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+")
-    parser.add_argument("--threads", default="2,4,8,16,64", help="numbers of threads (2,4,8,16,64)")
-    parser.add_argument("--steps", type=int, default=0, metavar="N", help="also the N steps that lose most work")
+    parser = argparse.ArgumentParser(
+        prog="python -m glulam.benchmarks.balance",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="networks of the zoo, real models, or ONNX files")
+    parser.add_argument(
+        "--threads", type=counts, default="2,4,8,16,64", metavar="N,N", help="numbers of threads (2,4,8,16,64)"
+    )
+    parser.add_argument(
+        "--steps", type=not_negative, default=0, metavar="N", help="also the N steps that lose most work"
+    )
     parser.add_argument("--measure", action="store_true", help="weigh steps by their time on one thread")
-    parser.add_argument("--repeat", type=int, default=20, help="runs of a measurement (20)")
-    parser.add_argument("--bar", type=float, default=0.0, help="fail if a share is below this")
+    parser.add_argument("--repeat", type=positive, default=20, metavar="N", help="runs of a measurement (20)")
+    parser.add_argument("--bar", type=amount, default=0.0, metavar="SHARE", help="fail if a share is below this")
     chosen = parser.parse_args(arguments)
-    counts = [int(count) for count in chosen.threads.split(",")]
     console, worst = wide_console(160), 1.0
-    table = Table("model", *(f"{count} threads" for count in counts), title="share of balanced work", box=None)
+    table = Table("model", *(f"{count} threads" for count in chosen.threads), title="share of balanced work", box=None)
     for name in chosen.models:
         case = open_case(name)
-        rows = simulate(case, counts, chosen.repeat if chosen.measure else 0)
+        rows = simulate(case, chosen.threads, chosen.repeat if chosen.measure else 0)
         worst = min([worst, *(found for found, _ in rows)])
         table.add_row(name, *(f"{found:.1%}" for found, _ in rows))
         for _, steps in rows if chosen.steps else ():

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from glulam.arguments import amount
 from glulam.benchmarks.cases import open_case
 from glulam.compiler.cache import VARIABLE
 from glulam.console import exit_with, wide_console
@@ -88,10 +89,14 @@ def _run(cache: Path, *arguments: str) -> Run:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a row for each model; 1 if a compilation takes more memory than it may."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+")
+    parser = argparse.ArgumentParser(
+        prog="python -m glulam.benchmarks.compile",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="networks of the zoo, real models, or ONNX files")
     parser.add_argument(
-        "--most", nargs=2, type=float, metavar=("TIMES", "MB"), help="memory allowed: times the model file, plus MB"
+        "--most", nargs=2, type=amount, metavar=("TIMES", "MB"), help="memory allowed: times the model file, plus MB"
     )
     chosen = parser.parse_args(arguments)
     columns = ("network s", "cached", "file s", "cached", "load s", "model MB", "network", "file", "shell", "load MB")

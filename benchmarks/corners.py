@@ -13,11 +13,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from glulam.arguments import not_negative, output_file, positive, seconds
 from glulam.benchmarks.corner_cases import CORNERS, Corner
 from glulam.benchmarks.peers import PEERS, installed_peers
 from glulam.benchmarks.random_layers import random_corners
 from glulam.benchmarks.run import Setup, measure, table_of
-from glulam.console import exit_with, output_file, wide_console, write_json
+from glulam.console import exit_with, wide_console, write_json
 from glulam.runtime.cpu import processor_name
 from glulam.runtime.errors import GlulamError
 
@@ -41,21 +42,16 @@ def chosen(only: str | None, drawn: int = 0, seed: int = 0) -> dict[str, Corner]
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m glulam.benchmarks.corners", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", metavar="TEXTS", help="corners whose name has any of these, by commas (all)")
-    parser.add_argument("--random", type=_count, default=0, metavar="N", help="N layers drawn at random instead")
-    parser.add_argument("--seed", type=int, default=1, help="of the draw (1)")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--numerics", default="fast", choices=("fast", "strict"))
-    parser.add_argument("--rounds", type=int, default=5, help="rounds in which each engine has one turn")
-    parser.add_argument("--turn", type=float, default=0.05, metavar="SECONDS", help="about how long a turn lasts")
+    parser.add_argument("--random", type=positive, default=0, metavar="N", help="N layers drawn at random instead")
+    parser.add_argument("--seed", type=not_negative, default=1, metavar="N", help="of the draw (1)")
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="threads of one inference (1)")
+    parser.add_argument(
+        "--numerics", default="fast", choices=("fast", "strict"), help="strict: add up as defined (fast)"
+    )
+    parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="rounds of one turn each (5)")
+    parser.add_argument("--turn", type=seconds, default=0.05, metavar="SECONDS", help="length of a turn (0.05)")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write everything that was measured here")
     return parser.parse_args(arguments)
-
-
-def _count(text: str) -> int:
-    """At least one layer."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of layers; give 1 or more")
-    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,8 +25,8 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from glulam.arguments import output_file, positive
 from glulam.benchmarks.cases import Case, open_case, random_feeds
-from glulam.benchmarks.run import at_least_one
 from glulam.benchmarks.worker import OnnxRuntime
 from glulam.compiler.driver import compile_graph
 from glulam.compiler.errors import ShapeError
@@ -35,7 +35,7 @@ from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.ops.pointwise import Cast
 from glulam.compiler.options import Options
-from glulam.console import exit_with, output_file, wide_console, write_json
+from glulam.console import exit_with, wide_console, write_json
 from glulam.frontends.zoo import NETWORKS
 from glulam.runtime.cpu import processor_name
 from glulam.runtime.errors import GlulamError
@@ -229,10 +229,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "models", nargs="*", metavar="MODEL", help="zoo networks, real models or .onnx files (ten networks)"
     )
     parser.add_argument("--numerics", type=numerics_list, default="fast", help="fast, strict, or both by commas (fast)")
-    parser.add_argument("--samples", type=at_least_one, default=3, metavar="N", help="random inputs per model (3)")
-    parser.add_argument(
-        "--size", type=at_least_one, metavar="N", help="spatial extents of the zoo's networks (their own)"
-    )
+    parser.add_argument("--samples", type=positive, default=3, metavar="N", help="random inputs per model (3)")
+    parser.add_argument("--size", type=positive, metavar="N", help="spatial extents of the zoo's networks (their own)")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write everything that was measured here")
     options = parser.parse_args(arguments)
     options.models = options.models or list(DEFAULT_MODELS)

@@ -20,12 +20,13 @@ from pathlib import Path
 
 from rich.table import Table
 
+from glulam.arguments import output_file, positive, seconds
 from glulam.benchmarks.cases import random_feeds
 from glulam.benchmarks.measure import Spread, difference, take_turns
 from glulam.benchmarks.peers import EngineProcess
 from glulam.compiler.driver import build_artifact
 from glulam.compiler.options import Options
-from glulam.console import exit_with, output_file, wide_console, write_json
+from glulam.console import exit_with, wide_console, write_json
 from glulam.frontends import layers
 from glulam.frontends.layers import math as formula
 from glulam.frontends.layers.formulas import layer
@@ -137,12 +138,16 @@ def table_of(comparisons: Sequence[Comparison], title: str) -> Table:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m glulam.benchmarks.formula", description=__doc__.partition("\n")[0])
-    parser.add_argument("--activations", default=",".join(PAIRS), help="which ones, by commas (all)")
-    parser.add_argument("--channels", type=int, default=64, help="of the convolution's input and output (64)")
-    parser.add_argument("--extent", type=int, default=56, help="height and width of the feature map (56)")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=9, help="rounds in which each build has one turn (9)")
-    parser.add_argument("--turn", type=float, default=0.1, metavar="SECONDS", help="about how long a turn lasts (0.1)")
+    parser.add_argument("--activations", default=",".join(PAIRS), metavar="TEXTS", help="which ones, by commas (all)")
+    parser.add_argument(
+        "--channels", type=positive, default=64, metavar="N", help="of the convolution's input and output (64)"
+    )
+    parser.add_argument(
+        "--extent", type=positive, default=56, metavar="N", help="height and width of the feature map (56)"
+    )
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="threads of one inference (1)")
+    parser.add_argument("--rounds", type=positive, default=9, metavar="N", help="rounds of one turn each (9)")
+    parser.add_argument("--turn", type=seconds, default=0.1, metavar="SECONDS", help="length of a turn (0.1)")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write what was measured here")
     return parser.parse_args(arguments)
 

@@ -65,8 +65,12 @@ def quantise(case: Case, path: Path, kind: str, signed: bool = False, unsigned_w
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", help="networks of the zoo, real models, or ONNX files")
+    parser = argparse.ArgumentParser(
+        prog="python -m glulam.benchmarks.quantise",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="networks of the zoo, real models, or ONNX files")
     parser.add_argument("--format", choices=FORMATS, default="qdq", help="default: %(default)s")
     parser.add_argument("--signed", action="store_true", help="activations from -128 to 127, not from 0 to 255")
     parser.add_argument("--unsigned-weights", action="store_true", help="from 0 to 255, with a zero point")

@@ -20,12 +20,13 @@ from typing import Any, Literal
 from rich.markup import escape
 from rich.table import Table
 
+from glulam.arguments import counts, output_file, positive, seconds
 from glulam.benchmarks.cases import Case, all_names, open_case
 from glulam.benchmarks.measure import Rounds, difference, take_turns
 from glulam.benchmarks.peers import PEERS, SWITCHES, EngineProcess, installed_peers
 from glulam.compiler.driver import compile_graph
 from glulam.compiler.options import Options
-from glulam.console import exit_with, output_file, wide_console, write_json
+from glulam.console import exit_with, wide_console, write_json
 from glulam.runtime.cpu import processor_name
 
 OURS = "glulam"
@@ -157,33 +158,25 @@ def spread_text(ratio: Mapping[str, float] | None) -> str:
     return f"{ratio['median']:.3f} [{ratio['low']:.3f} {ratio['high']:.3f}]" if ratio else "-"
 
 
-def at_least_one(text: str) -> int:
-    """For argparse: a number that is positive."""
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
-
-
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m glulam.benchmarks.run", description=__doc__.partition("\n")[0])
-    parser.add_argument("--models", default="resnet50", help="networks, real models or .onnx files, by commas; or all")
-    parser.add_argument("--threads", default="1", help="thread counts, by commas")
+    parser.add_argument(
+        "--models", default="resnet50", metavar="MODELS", help="networks, real models or .onnx files, by commas; or all"
+    )
+    parser.add_argument("--threads", type=counts, default="1", metavar="N,N", help="numbers of threads, by commas (1)")
     parser.add_argument(
         "--numerics",
         default="fast",
         choices=("fast", "strict"),
         help="strict: add up as defined (fast)",
     )
-    parser.add_argument(
-        "--batch", type=at_least_one, metavar="N", help="samples per run (as the model has it, mostly 1)"
-    )
+    parser.add_argument("--batch", type=positive, metavar="N", help="samples per run (as the model has it, mostly 1)")
     parser.add_argument(
         "--isa", default="native", choices=tuple(TARGETS), help="instructions for all engines that can be told (native)"
     )
     parser.add_argument("--peers", action="store_true", help="measure ONNX Runtime and OpenVINO as well")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds in which each engine has one turn")
-    parser.add_argument("--turn", type=float, default=0.3, metavar="SECONDS", help="about how long a turn lasts")
+    parser.add_argument("--rounds", type=positive, default=9, metavar="N", help="rounds of one turn each (9)")
+    parser.add_argument("--turn", type=seconds, default=0.3, metavar="SECONDS", help="length of a turn (0.3)")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write everything that was measured here")
     return parser.parse_args(arguments)
 
@@ -196,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(escape(f"{missing} is not installed: measured without it (pip install 'glulam[bench]')"))
     cases: list[dict[str, Any]] = []
     for name in all_names() if options.models == "all" else options.models.split(","):
-        for threads in map(int, options.threads.split(",")):
+        for threads in options.threads:
             with console.status(f"{name}, {threads} thread(s)"):
                 setup = Setup(
                     peers=peers,

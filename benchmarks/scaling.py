@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.table import Table
 
+from glulam.arguments import positive, seconds
 from glulam.benchmarks.cases import open_case
 from glulam.benchmarks.distance import distance
 from glulam.benchmarks.measure import TURN_SECONDS, Rounds, Runner, take_turns
@@ -89,10 +90,16 @@ def _place(nanoseconds: float) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a row for each model and distance of the cores."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds in which one and two threads have a turn (15)")
-    parser.add_argument("--turn", type=float, default=TURN_SECONDS, help=f"seconds of a turn ({TURN_SECONDS})")
+    parser = argparse.ArgumentParser(
+        prog="python -m glulam.benchmarks.scaling",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="networks of the zoo, real models, or ONNX files")
+    parser.add_argument("--rounds", type=positive, default=15, metavar="N", help="rounds of one turn each (15)")
+    parser.add_argument(
+        "--turn", type=seconds, default=TURN_SECONDS, metavar="SECONDS", help=f"length of a turn ({TURN_SECONDS})"
+    )
     chosen = parser.parse_args(arguments)
     columns = "1 thread, ms", "2 threads, ms", "times as fast", "quartiles", "two runs at once"
     table = Table("model", "cores", "rounds", *columns, box=None)

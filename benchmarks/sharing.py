@@ -27,6 +27,7 @@ from itertools import pairwise
 import numpy as np
 from rich.table import Table
 
+from glulam.arguments import not_negative, positive
 from glulam.benchmarks.cases import open_case
 from glulam.compiler.driver import lower
 from glulam.compiler.loops.expr import Expr
@@ -184,11 +185,17 @@ def _lines(starts: Lines, steps: Sequence[tuple[Var, int]], size: int) -> Lines:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a row for each model, and with --steps the steps in which most moves."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+")
-    parser.add_argument("--threads", type=int, default=2, help="number of threads (2)")
-    parser.add_argument("--batch", type=int, help="samples per run (as the model has it, mostly 1)")
-    parser.add_argument("--steps", type=int, default=0, metavar="N", help="also the N steps in which most moves")
+    parser = argparse.ArgumentParser(
+        prog="python -m glulam.benchmarks.sharing",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="networks of the zoo, real models, or ONNX files")
+    parser.add_argument("--threads", type=positive, default=2, metavar="N", help="number of threads (2)")
+    parser.add_argument("--batch", type=positive, metavar="N", help="samples per run (as the model has it, mostly 1)")
+    parser.add_argument(
+        "--steps", type=not_negative, default=0, metavar="N", help="also the N steps in which most moves"
+    )
     chosen = parser.parse_args(arguments)
     console = wide_console(160)
     table = Table("model", "met", "read", "written", title="MB that move between threads' caches in a run", box=None)

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from glulam.arguments import positive, seconds
 from glulam.cli_common import (
     Subparsers,
     add_command,
     add_model_arguments,
     compile_options,
     open_model,
-    positive,
-    seconds,
 )
 from glulam.console import progress_console, wide_console
 

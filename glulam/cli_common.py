@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glulam.arguments import positive
 from glulam.runtime.errors import GlulamError
 
 if TYPE_CHECKING:
@@ -74,31 +74,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PASS",
         help="switch one pass off (`glulam explain` lists them)",
     )
-
-
-def positive(text: str) -> int:
-    """A whole number of at least one, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    """A duration of more than nothing, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
-    return value
-
-
-def seed(text: str) -> int:
-    """A whole number of at least nought, for argparse."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
-    return int(text)
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:

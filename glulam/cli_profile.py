@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from glulam.cli_common import Subparsers, add_command, add_model_arguments, compile_options, open_model, positive, seed
-from glulam.console import output_file, wide_console, write_json
+from glulam.arguments import not_negative, output_file, positive
+from glulam.cli_common import Subparsers, add_command, add_model_arguments, compile_options, open_model
+from glulam.console import wide_console, write_json
 
 if TYPE_CHECKING:
     from glulam.benchmarks.roofline import Roofline, Work
@@ -35,7 +36,7 @@ def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
     )
     add_model_arguments(profile)
     profile.add_argument("--repeat", type=positive, default=50, metavar="N", help="runs to take the median of (50)")
-    profile.add_argument("--top", type=seed, default=0, metavar="N", help="only the N most expensive kernels")
+    profile.add_argument("--top", type=not_negative, default=0, metavar="N", help="only the N most expensive kernels")
     profile.add_argument("--json", type=output_file, metavar="FILE", help="write the figures to this file")
     profile.add_argument("--trace", type=output_file, metavar="FILE", help="write a trace for chrome://tracing")
     profile.set_defaults(action=profile_model)

@@ -13,14 +13,13 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from glulam.arguments import not_negative, positive
 from glulam.cli_common import (
     Subparsers,
     UsageError,
     add_command,
     check_artifact,
     check_output,
-    positive,
-    seed,
 )
 from glulam.console import wide_console, write_arrays
 from glulam.runtime.array_files import ArrayFileError, read_arrays
@@ -52,7 +51,7 @@ def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
         metavar="[NAME=]FILE",
         help="an array (.npy), or several by name (.npz); the name can be left out if the model has one input",
     )
-    run.add_argument("--random", type=seed, metavar="SEED", help="fill the inputs that are not given")
+    run.add_argument("--random", type=not_negative, metavar="SEED", help="fill the inputs that are not given")
     run.add_argument(
         "-o",
         "--output",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import json
 import os
@@ -52,17 +51,6 @@ def exit_with(program: Callable[[], int]) -> NoReturn:
 def progress_console() -> Console:
     """Standard error, for what is being done."""
     return _Output(stderr=True)
-
-
-def output_file(text: str) -> Path:
-    """For argparse: where a file can be written, in a folder that is made if need be. It tells before the work."""
-    path = Path(text)
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{path} is a folder; give the name of a file, such as {path / 'result.json'}")
-    there = next(folder for folder in path.absolute().parents if folder.exists())
-    if not there.is_dir():
-        raise argparse.ArgumentTypeError(f"{there} is no folder, so {path} cannot be in it")
-    return path
 
 
 def write_json(path: Path, content: object) -> None:

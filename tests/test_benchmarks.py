@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -16,6 +17,7 @@ from onnx import helper, numpy_helper
 
 import glulam as gl
 from glulam import benchmarks
+from glulam.arguments import counts, output_file
 from glulam.benchmarks import compile, error, report, run
 from glulam.benchmarks.cases import Case, open_case, with_batch
 from glulam.benchmarks.fusion import build_variants, group_times, variants
@@ -24,7 +26,6 @@ from glulam.benchmarks.peers import EngineError, EngineProcess
 from glulam.benchmarks.report import markdown
 from glulam.compiler.graph.types import DType, TensorType
 from glulam.compiler.ops.pointwise import Add, Cast
-from glulam.console import output_file
 from glulam.runtime.errors import GlulamError
 
 BENCHMARKS = Path(benchmarks.__file__).parent
@@ -36,7 +37,40 @@ def test_every_command_explains_itself(name, capsys):
     with pytest.raises(SystemExit) as ended:
         import_module(f"glulam.benchmarks.{name}").main(["--help"])
     assert ended.value.code == 0
-    assert "usage:" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith(f"usage: python -m glulam.benchmarks.{name} [-h]")
+
+
+COUNTS, FROM_NOUGHT, AMOUNTS = ("0", "-1", "2.5", "many", ""), ("-1", "many", ""), ("-1", "nan", "much")
+LISTS, DURATIONS = ("0", "1,a", "1,,2", "1,-2", ""), ("0", "-1", "nan", "inf", "long", "")
+TURNS = {"rounds": COUNTS, "turn": DURATIONS}
+WRONG = {
+    "balance": {"threads": LISTS, "steps": FROM_NOUGHT, "repeat": COUNTS, "bar": AMOUNTS},
+    "compile": {"most": AMOUNTS},
+    "corners": {"threads": COUNTS, **TURNS, "random": COUNTS, "seed": FROM_NOUGHT},
+    "error": {"samples": COUNTS, "size": COUNTS, "numerics": ("exact", "")},
+    "formula": {"channels": COUNTS, "extent": COUNTS, "threads": COUNTS, **TURNS},
+    "run": {"threads": LISTS, "batch": COUNTS, **TURNS},
+    "scaling": TURNS,
+    "sharing": {"threads": COUNTS, "batch": COUNTS, "steps": FROM_NOUGHT},
+}
+
+
+@pytest.mark.parametrize(("name", "option"), [(name, option) for name, options in WRONG.items() for option in options])
+def test_wrong_values_are_wrong_usage(name, option, capsys):
+    command, prog = import_module(f"glulam.benchmarks.{name}"), f"python -m glulam.benchmarks.{name}"
+    models = ["resnet18"] if name in ("balance", "compile", "sharing", "scaling") else []
+    for value in WRONG[name][option]:
+        with pytest.raises(SystemExit) as ended:
+            command.main([*models, f"--{option}", value, *(["1"] if option == "most" else ())])
+        assert ended.value.code == 2
+        told = capsys.readouterr().err.splitlines()[-1]
+        reason = r"'.*' is not a (whole )?number of .*|no numerics .*"
+        assert re.fullmatch(rf"{prog}: error: argument --{option}: ({reason})", told)
+
+
+def test_lists_of_counts():
+    assert counts("2") == [2]
+    assert counts("1,2,16") == [1, 2, 16]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -269,7 +303,7 @@ def test_engines_are_held_to_an_instruction_set_where_they_can_be():
     assert run.Setup().options.target == "native"
 
 
-@pytest.mark.parametrize("wrong", [["--batch", "0"], ["--batch", "two"], ["--isa", "sse"], ["--numerics", "exact"]])
+@pytest.mark.parametrize("wrong", [["--isa", "sse"], ["--numerics", "exact"]])
 def test_arguments_that_make_no_sense_are_refused(wrong, capsys):
     with pytest.raises(SystemExit):
         run.parse(wrong)

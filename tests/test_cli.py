@@ -280,7 +280,7 @@ def test_closed_streams_are_done_without(tiny, arguments, code, closed):
 def test_profile_refuses_what_is_no_count(arguments, capsys):
     with pytest.raises(SystemExit):
         main(["profile", "resnet18", *arguments])
-    assert "is not a number of at least" in capsys.readouterr().err
+    assert "is not a whole number of at least" in capsys.readouterr().err
 
 
 def test_what_is_given_twice_is_refused(tiny, tmp_path, capsys):

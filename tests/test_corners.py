@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from glulam.benchmarks.corner_cases import CORNERS
-from glulam.benchmarks.corners import chosen, parse
+from glulam.benchmarks.corners import chosen
 from glulam.benchmarks.random_layers import random_corners
 from glulam.benchmarks.run import table_of
 from glulam.compiler.driver import optimise
@@ -42,13 +42,6 @@ def test_random_layers_are_networks_and_the_same_for_a_seed():
     assert list(chosen("conv", 60, 3)) == [name for name in drawn if "conv" in name]
     with pytest.raises(GlulamError, match="groups are"):
         chosen("no such layer", 5, 3)
-
-
-@pytest.mark.parametrize("count", ["0", "-1", "many"])
-def test_a_number_of_random_layers_that_is_none(count, capsys):
-    with pytest.raises(SystemExit):
-        parse(["--random", count])
-    assert "give 1 or more" in capsys.readouterr().err
 
 
 def test_the_table_shows_the_worst_ratio_first():
