@@ -39,7 +39,7 @@ class Model:
         works on memory of other sizes than the manifest says.
         """
         manifest = artifact.manifest
-        threads = _at_least_one(threads, "threads", "a model runs on 1 thread or more")
+        threads = _at_least_one(threads, "threads", "a model runs on a whole number of threads, 1 or more")
         self._artifact = artifact
         self._threads = min(threads, processors.usable(), abi.MAX_THREADS)
         self._inputs = [ArgumentSpec(spec) for spec in manifest.inputs]
@@ -113,7 +113,7 @@ class Model:
 
         `before` is called before each run, to empty the caches for example.
         """
-        repeat = _at_least_one(repeat, "repeat", "a profile needs at least 1 run")
+        repeat = _at_least_one(repeat, "repeat", "a profile needs a whole number of runs, 1 or more")
         sources = [prepare_input(*pair) for pair in zip(named(inputs, self._inputs), self._inputs, strict=True)]
         results = [new_array(argument.shape, argument.dtype) for argument in self._outputs]
         addresses = [address_of(array) for array in sources + results]
@@ -127,8 +127,11 @@ class Model:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model to one file, or leaves what was there untouched (OSError: no space, no permission, ...).
 
-        Raises ArtifactError, with their names, if the model calls external functions.
+        A symbolic link at `path` is replaced; the file that it points to stays as it is. Raises InputError if path is
+        none, ArtifactError, with their names, if the model calls external functions.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise InputError(f"save takes the path of the file to write, not {type(path).__name__}")
         write_artifact(path, self._artifact)
 
     def __reduce__(self) -> NoReturn:

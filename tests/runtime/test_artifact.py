@@ -340,6 +340,18 @@ def test_pipes_devices_and_folders_stay_what_they_are(tmp_path):
     assert list(tmp_path.iterdir()) == [pipe]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="links need no privilege there")
+def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path):
+    kept, link = tmp_path / "kept", tmp_path / "m.glulam"
+    kept.write_bytes(b"what was there")
+    link.symlink_to(kept)
+    with programs.adder() as model:
+        model.save(link)
+    assert not link.is_symlink()
+    assert kept.read_bytes() == b"what was there"
+    load(link).close()
+
+
 def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
     path = tmp_path / ("n" * 255)
     with programs.adder() as model:

@@ -284,6 +284,12 @@ def test_a_model_is_loaded_from_a_path(given):
         load(given)
 
 
+@pytest.mark.parametrize("given", [b"m.glulam", None, 3])
+def test_a_model_is_saved_to_a_path(model, given):
+    with pytest.raises(InputError, match=f"save takes the path of the file to write, not {type(given).__name__}"):
+        model.save(given)
+
+
 def test_repr_and_specs():
     with two_by_two() as model:
         text = repr(model)
@@ -305,10 +311,9 @@ def test_profile_names_every_step_and_adds_up(threads):
         assert 0.3 < sum(step.seconds for step in profile.steps) / profile.seconds < 3
         assert profile.steps[1].gflops == pytest.approx(100_000 / profile.steps[1].seconds / 1e9)
         assert "layer 3 (tick)" in str(profile)
-        with pytest.raises(InputError, match="repeat=0"):
-            model.profile({"x": x}, repeat=0)
-        with pytest.raises(InputError, match="repeat=True"):
-            model.profile({"x": x}, repeat=True)
+        for repeat in (0, True, 2.5):
+            with pytest.raises(InputError, match=f"repeat={repeat}; a profile needs a whole number of runs"):
+                model.profile({"x": x}, repeat=repeat)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 2.5, "2", None, True])
