@@ -11,6 +11,7 @@ from rich.markup import escape
 from glulam.arguments import positive, seconds
 from glulam.cli_common import (
     Subparsers,
+    UsageError,
     add_command,
     add_model_arguments,
     compile_options,
@@ -44,6 +45,8 @@ def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
 
 def bench_model(arguments: argparse.Namespace) -> None:
     """Compare the builds and print the two tables."""
+    if not arguments.fuse:
+        raise UsageError("bench compares fused builds with an unfused one in any case; leave out --no-fuse")
     from glulam.benchmarks.fusion import FUSED, compare, comparison_table, group_table, markdown
     from glulam.benchmarks.peers import PEERS, installed_peers
     from glulam.runtime.cpu import processor_name

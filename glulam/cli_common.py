@@ -37,8 +37,8 @@ def add_command(
     return parser
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The model to compile, and the options of its compilation."""
+def add_model_arguments(parser: argparse.ArgumentParser, tune: bool = True) -> None:
+    """The model to compile, and the options of its compilation; without `tune`, for a command that measures anyway."""
     parser.add_argument(
         "model", help="an ONNX file, a network of the zoo (resnet50), or a real model (ppocrv4-det), fetched once"
     )
@@ -62,9 +62,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default="fast",
         help="strict: add up as defined",
     )
-    parser.add_argument(
-        "--tune", action="store_true", help="choose algorithms by measurements on this machine, kept for the next time"
-    )
+    parser.set_defaults(tune=False)
+    if tune:
+        parser.add_argument(
+            "--tune",
+            action="store_true",
+            help="choose algorithms by measurements on this machine, kept for the next time",
+        )
     parser.add_argument("--no-cache", dest="cache", action="store_false", help="generate all code anew")
     parser.add_argument("--no-fuse", dest="fuse", action="store_false", help="every layer its own kernel")
     parser.add_argument(

@@ -29,7 +29,7 @@ def add_commands(commands: Subparsers, shared: argparse.ArgumentParser) -> None:
             "glulam tune model.onnx --json",
         ],
     )
-    add_model_arguments(tune)
+    add_model_arguments(tune, tune=False)
     tune.add_argument("--json", action="store_true", help="print the measurements as JSON instead")
     tune.set_defaults(action=tune_model)
 

@@ -228,6 +228,18 @@ def test_bench_says_how_to_get_the_peers_that_are_missing(tmp_path, capsys, monk
     assert told in " ".join(capsys.readouterr().err.split())
 
 
+def test_bench_is_fused_and_unfused_anyway(tiny, capsys):
+    assert main(["bench", str(tiny[0]), "--no-fuse"]) == 2
+    assert "compares fused builds with an unfused one in any case" in capsys.readouterr().err
+
+
+def test_tune_measures_anyway(tiny, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["tune", str(tiny[0]), "--tune"])
+    assert stop.value.code == 2
+    assert "unrecognized arguments: --tune" in capsys.readouterr().err
+
+
 def test_bench_compares_the_builds(tiny, capsys):
     assert main(["bench", str(tiny[0]), "--rounds", "1", "--turn", "0.01"]) == 0
     out = capsys.readouterr().out
