@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from glulam.benchmarks.models import catalogue, fetch
 from glulam.compiler.graph.graph import Graph
+from glulam.feeds import random_arrays
 from glulam.frontends.onnx import from_onnx, to_onnx
 from glulam.frontends.zoo import NETWORKS
 from glulam.runtime.errors import GlulamError
@@ -118,15 +118,9 @@ def _known_names(name: str) -> str:
 
 
 def random_feeds(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
-    """A normal distribution for floats, small non-negative numbers for integers; each input has a stream of its own."""
-    feeds = {}
-    for name, value in graph.inputs.items():
-        rng = np.random.default_rng([seed, *hashlib.sha256(name.encode()).digest()[:4]])
-        if value.type.dtype.is_float:
-            feeds[name] = rng.standard_normal(value.shape).astype(value.type.dtype.numpy)
-        else:
-            feeds[name] = rng.integers(0, 2, value.shape).astype(value.type.dtype.numpy)
-    return feeds
+    """`random_arrays` for the inputs of the graph."""
+    specs = {name: (value.shape, value.type.dtype.numpy) for name, value in graph.inputs.items()}
+    return random_arrays(specs, seed)
 
 
 def pinned(path: Path, shapes: Shapes) -> bytes:

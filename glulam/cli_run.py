@@ -22,6 +22,7 @@ from glulam.cli_common import (
     check_output,
 )
 from glulam.console import wide_console, write_arrays
+from glulam.feeds import random_arrays
 from glulam.runtime.array_files import ArrayFileError, read_arrays
 from glulam.runtime.errors import writing
 
@@ -116,10 +117,8 @@ def _feeds(model: Model, arguments: argparse.Namespace) -> dict[str, np.ndarray]
     if missing and arguments.random is None:
         wanted = ", ".join(map(str, missing))
         raise UsageError(f"no array for {wanted}; give --input NAME=FILE, or --random SEED")
-    rng = np.random.default_rng(arguments.random)
-    for spec in missing:
-        feeds[spec.name] = rng.standard_normal(spec.shape).astype(spec.dtype)
-    return feeds
+    specs = {spec.name: (spec.shape, spec.numpy) for spec in missing}
+    return feeds | random_arrays(specs, arguments.random or 0)
 
 
 def read_inputs(entries: Sequence[str], names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -12,10 +12,14 @@ import sys
 import numpy as np
 import pytest
 
+import glulam as gl
 import glulam.__main__
+from glulam.benchmarks.cases import Case
 from glulam.cli import build_parser, main
 from glulam.cli_common import UsageError, parse_shape
 from glulam.cli_run import read_inputs
+from glulam.compiler.graph.types import DType, TensorType
+from glulam.compiler.ops.pointwise import Cast
 
 COMMANDS = ["compile", "explain", "show", "run", "inspect", "profile", "tune", "bench"]
 
@@ -126,8 +130,6 @@ def test_a_file_with_pickled_objects_is_refused(tmp_path):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A small network as an ONNX file, one input `x`; and its graph."""
-    import glulam as gl
-
     net = gl.Sequential(
         [
             gl.layers.Input((3, 12, 12), name="x"),
@@ -144,8 +146,6 @@ def tiny(tmp_path_factory):
 
 
 def test_compile_inspect_run_explain(tiny, tmp_path, capsys):
-    import glulam as gl
-
     path, net = tiny
     artifact, feed, result = tmp_path / "t.glulam", tmp_path / "x.npy", tmp_path / "y.npz"
     assert main(["compile", str(path), "-o", str(artifact)]) == 0
@@ -171,6 +171,19 @@ def test_run_without_its_input_says_which(tiny, tmp_path, capsys):
     assert main(["compile", str(tiny[0]), "-o", str(artifact)]) == 0
     assert main(["run", str(artifact)]) == 2
     assert "x: float32[1,3,12,12]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", [DType.I64, DType.U8, DType.BOOL])
+def test_random_numbers_that_are_not_floats_are_indices(dtype, tmp_path):
+    graph = gl.Graph("cast")
+    graph.output("y", graph.apply(Cast(DType.F32), graph.input("x", TensorType(dtype, (3, 40)))))
+    artifact, result = tmp_path / "m.glulam", tmp_path / "y.npy"
+    with gl.compile(graph) as model:
+        model.save(artifact)
+    assert main(["run", str(artifact), "--random", "7", "-o", str(result)]) == 0
+    drawn = np.load(result)
+    assert set(drawn.ravel()) == {0.0, 1.0}
+    np.testing.assert_array_equal(drawn, Case("cast", graph, None).feeds(7)["x"])
 
 
 LEVELS = {
@@ -263,8 +276,6 @@ def test_profile_shows_the_share_of_the_peak(tmp_path, capsys):
 
 
 def test_outputs_may_have_any_name(tmp_path):
-    import glulam as gl
-
     x = gl.layers.Input((3,), name="x")
     graph = gl.Graph.of([x], {"file": gl.layers.ReLU()(x), "allow_pickle": gl.layers.Tanh()(x)})
     artifact, result = tmp_path / "m.glulam", tmp_path / "y.npz"
