@@ -1,6 +1,7 @@
 """How far float32 results are from the exact ones: glulam's error beside ONNX Runtime's, both against float64.
 
 python -m glulam.benchmarks.error
+python -m glulam.benchmarks.error all
 python -m glulam.benchmarks.error resnet50 mobilenet_v2 --numerics fast,strict --json out/error.json
 
 The exact result is that of the same graph with every float32 value and constant a float64, between layers as well. An
@@ -26,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from glulam.arguments import output_file, positive
-from glulam.benchmarks.cases import Case, open_case, random_feeds
+from glulam.benchmarks.cases import Case, all_names, open_case, random_feeds
 from glulam.benchmarks.worker import OnnxRuntime
 from glulam.compiler.driver import compile_graph
 from glulam.compiler.errors import ShapeError
@@ -226,14 +227,14 @@ def numerics_list(text: str) -> list[Numerics]:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m glulam.benchmarks.error", description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "models", nargs="*", metavar="MODEL", help="zoo networks, real models or .onnx files (ten networks)"
+        "models", nargs="*", metavar="MODEL", help="networks, real models or .onnx files; or all (ten networks)"
     )
     parser.add_argument("--numerics", type=numerics_list, default="fast", help="fast, strict, or both by commas (fast)")
     parser.add_argument("--samples", type=positive, default=3, metavar="N", help="random inputs per model (3)")
     parser.add_argument("--size", type=positive, metavar="N", help="spatial extents of the zoo's networks (their own)")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write everything that was measured here")
     options = parser.parse_args(arguments)
-    options.models = options.models or list(DEFAULT_MODELS)
+    options.models = all_names() if options.models == ["all"] else options.models or list(DEFAULT_MODELS)
     return options
 
 

@@ -1,5 +1,6 @@
 """How many times as fast models are on two threads, and how far their cores are from each other meanwhile.
 
+    python -m glulam.benchmarks.scaling
     python -m glulam.benchmarks.scaling resnet50 vgg16
 
 One and two threads take turns. A virtual machine's cores may move while it is measured: rounds are told apart by
@@ -34,6 +35,17 @@ from glulam.runtime.model import Model
 _FAR = 80.0  # nanoseconds and more, between cores that share no cache
 _ONE, _TWO, _APART = "1", "2", "1 and 1"
 NEAR, FAR = "near", "far"
+
+DEFAULT_MODELS = (
+    "fcn_resnet50",
+    "r3d_18",
+    "vit_b_16",
+    "convnext_tiny",
+    "resnet50",
+    "unet",
+    "resnet18",
+    "vgg16",
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="networks of the zoo, real models, or ONNX files")
+    parser.add_argument(
+        "models",
+        nargs="*",
+        default=DEFAULT_MODELS,
+        metavar="MODEL",
+        help="networks of the zoo, real models, or ONNX files (eight networks)",
+    )
     parser.add_argument("--rounds", type=positive, default=15, metavar="N", help="rounds of one turn each (15)")
     parser.add_argument(
         "--turn", type=seconds, default=TURN_SECONDS, metavar="SECONDS", help=f"length of a turn ({TURN_SECONDS})"

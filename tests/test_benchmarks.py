@@ -19,7 +19,7 @@ import glulam as gl
 from glulam import benchmarks
 from glulam.arguments import counts, output_file
 from glulam.benchmarks import compile, error, report, run
-from glulam.benchmarks.cases import Case, open_case, with_batch
+from glulam.benchmarks.cases import Case, all_names, open_case, with_batch
 from glulam.benchmarks.fusion import build_variants, group_times, variants
 from glulam.benchmarks.measure import Rounds, difference, take_turns
 from glulam.benchmarks.peers import EngineError, EngineProcess
@@ -380,6 +380,7 @@ def test_both_numerics_and_the_peer_are_near_the_exact_result():
 
 def test_arguments_of_the_error_measurement(capsys):
     assert error.parse([]).models == list(error.DEFAULT_MODELS)
+    assert error.parse(["all"]).models == all_names()
     assert error.parse([]).numerics == ["fast"]
     assert error.parse(["unet", "--numerics", "strict,fast,strict"]).numerics == ["strict", "fast"]
     assert error.open_sized("squeezenet1_1", 64).graph.inputs["input"].shape == (1, 3, 64, 64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from glulam.benchmarks import distance, scaling
+from glulam.frontends.zoo import NETWORKS
 from glulam.runtime import processors
 
 MOVES = [20.0, 20.0, 160.0, 160.0, 20.0, 160.0]
@@ -44,6 +45,15 @@ def test_the_table_has_a_row_for_each_place(moving, capsys, monkeypatch):
         ["squeezenet1_1", scaling.NEAR, "1"],
         ["squeezenet1_1", scaling.FAR, "1"],
     ]
+
+
+def test_models_need_not_be_named(monkeypatch):
+    monkeypatch.setattr(scaling, "distance", lambda: 20.0)
+    measured = []
+    monkeypatch.setattr(scaling, "measure", lambda name, rounds, turn: measured.append(name) or {})
+    assert scaling.main([]) == 0
+    assert measured == list(scaling.DEFAULT_MODELS)
+    assert set(measured) < set(NETWORKS)
 
 
 def test_a_single_core_is_an_error_that_says_so(monkeypatch, capsys):
