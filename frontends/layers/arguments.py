@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Collection, Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,13 @@ def real(value: Any, what: str, *, low: float = -math.inf, high: float = math.in
         wanted = f"in [{low:g}, {high:g}]" if high < math.inf else f"at least {low:g}"
         raise ShapeError(f"{what} is {value}; it must be {wanted}")
     return number
+
+
+def flag(value: Any, what: str) -> bool:
+    """The value as a bool: a truth value, numpy's too, or 0 or 1. Raises ShapeError for anything else."""
+    if not isinstance(value, bool | np.bool_ | Integral) or value not in (0, 1):
+        raise ShapeError(f"{what} is {value!r}; it must be True or False")
+    return bool(value)
 
 
 def choice(value: Any, known: Collection[str], what: str) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.types import DType
-from glulam.frontends.layers.arguments import integer, named_arrays, real
+from glulam.frontends.layers.arguments import flag, integer, named_arrays, real
 from glulam.frontends.layers.initial import constant, uniform
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Parameter, Tensor, apply, literal, require_rank, reshape, slice_axis
@@ -53,7 +53,7 @@ class ScaledDotProductAttention(Layer):
 
     def __init__(self, is_causal: bool = False, scale: float | None = None, *, name: str | None = None) -> None:
         super().__init__(name)
-        self.is_causal = bool(is_causal)
+        self.is_causal = flag(is_causal, "ScaledDotProductAttention: is_causal")
         self.scale = None if scale is None else real(scale, "ScaledDotProductAttention: scale")
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -99,11 +99,13 @@ class MultiheadAttention(Layer):
         if self.embed_dim % self.num_heads:
             raise ShapeError(f"MultiheadAttention: {num_heads} heads do not divide embed_dim {embed_dim}")
         real(dropout, "MultiheadAttention: dropout", low=0.0, high=1.0)
-        self.has_bias, self.batch_first = bool(bias), bool(batch_first)
+        self.has_bias = flag(bias, "MultiheadAttention: bias")
+        self.batch_first = flag(batch_first, "MultiheadAttention: batch_first")
         self.kdim = self.embed_dim if kdim is None else integer(kdim, "MultiheadAttention: kdim", low=1)
         self.vdim = self.embed_dim if vdim is None else integer(vdim, "MultiheadAttention: vdim", low=1)
-        self.is_causal, self.need_weights = bool(is_causal), bool(need_weights)
-        self.key_padding_mask = bool(key_padding_mask)
+        self.is_causal = flag(is_causal, "MultiheadAttention: is_causal")
+        self.need_weights = flag(need_weights, "MultiheadAttention: need_weights")
+        self.key_padding_mask = flag(key_padding_mask, "MultiheadAttention: key_padding_mask")
         self._given = named_arrays(weights, "MultiheadAttention: weights")
 
     def forward(self, query: Tensor, *others: Tensor) -> Tensor | tuple[Tensor, Tensor]:

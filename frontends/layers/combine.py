@@ -9,7 +9,7 @@ from typing import ClassVar
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.op import Op
-from glulam.frontends.layers.arguments import dimensions, integer
+from glulam.frontends.layers.arguments import dimensions, flag, integer
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply, normal_axis
 
@@ -75,7 +75,7 @@ class _Reduction(Layer):
     ) -> None:
         super().__init__(name)
         self.dims = None if dim is None else dimensions(dim, f"{type(self).__name__}: dim")
-        self.keepdim = bool(keepdim)
+        self.keepdim = flag(keepdim, f"{type(self).__name__}: keepdim")
 
     def forward(self, x: Tensor) -> Tensor:
         dims = range(x.rank) if self.dims is None else self.dims

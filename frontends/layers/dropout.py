@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
-from glulam.frontends.layers.arguments import integer, real
+from glulam.frontends.layers.arguments import flag, integer, real
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply, reshape
 
@@ -40,7 +40,7 @@ class Dropout(Layer):
         super().__init__(name)
         label = type(self).__name__
         self.p = real(p, f"{label}: p", low=0.0, high=1.0)
-        self.monte_carlo = bool(monte_carlo)
+        self.monte_carlo = flag(monte_carlo, f"{label}: monte_carlo")
         self.seed = None if seed is None else integer(seed, f"{label}: seed")
 
     def forward(self, x: Tensor, run: Tensor | None = None) -> Tensor:

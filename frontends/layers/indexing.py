@@ -8,7 +8,7 @@ from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.types import DType
 from glulam.frontends.einsum import einsum
-from glulam.frontends.layers.arguments import choice, integer
+from glulam.frontends.layers.arguments import choice, flag, integer
 from glulam.frontends.layers.initial import uniform
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply, apply_all, normal_axis
@@ -22,7 +22,7 @@ class ArgMax(Layer):
     def __init__(self, dim: int = 1, keepdim: bool = False, *, name: str | None = None) -> None:
         super().__init__(name)
         self.dim = integer(dim, f"{type(self).__name__}: dim")
-        self.keepdim = bool(keepdim)
+        self.keepdim = flag(keepdim, f"{type(self).__name__}: keepdim")
 
     def forward(self, x: Tensor) -> Tensor:
         axis = normal_axis(self.dim, x.rank, type(self).__name__)
@@ -42,7 +42,7 @@ class TopK(Layer):
         super().__init__(name)
         self.k = integer(k, "TopK: k", low=0)
         self.dim = integer(dim, "TopK: dim")
-        self.largest = bool(largest)
+        self.largest = flag(largest, "TopK: largest")
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         axis = normal_axis(self.dim, x.rank, "TopK")
@@ -59,7 +59,8 @@ class CumSum(Layer):
     ) -> None:
         super().__init__(name)
         self.dim = integer(dim, "CumSum: dim")
-        self.exclusive, self.reverse = bool(exclusive), bool(reverse)
+        self.exclusive = flag(exclusive, "CumSum: exclusive")
+        self.reverse = flag(reverse, "CumSum: reverse")
 
     def forward(self, x: Tensor) -> Tensor:
         axis = normal_axis(self.dim, x.rank, "CumSum")

@@ -11,7 +11,7 @@ from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.graph import Value
 from glulam.frontends.compositions import mean_variance_norm
-from glulam.frontends.layers.arguments import bias_argument, dimensions, extents, integer, real
+from glulam.frontends.layers.arguments import bias_argument, dimensions, extents, flag, integer, real
 from glulam.frontends.layers.initial import uniform
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply, literal, normal_axis, parts, require_rank
@@ -43,9 +43,9 @@ class BatchNorm(Layer):
     ) -> None:
         super().__init__(name)
         self.eps = _leading_epsilon(eps, type(self).__name__)
-        if not affine and (weight is not None or bias is not None):
+        self.affine = flag(affine, f"{type(self).__name__}: affine")
+        if not self.affine and (weight is not None or bias is not None):
             raise ShapeError(f"{type(self).__name__}: affine=False leaves no place for weight and bias")
-        self.affine = affine
         self._given = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
         self.init_gain = real(init_gain, f"{type(self).__name__}: init_gain")
 
@@ -111,10 +111,10 @@ class LayerNorm(Layer):
         self.eps = _epsilon(eps, "LayerNorm")
         wants_bias, self._given_bias = bias_argument(bias, "LayerNorm")
         self._given_weight = weight
-        if not elementwise_affine and (weight is not None or self._given_bias is not None):
+        self.has_weight = flag(elementwise_affine, "LayerNorm: elementwise_affine")
+        if not self.has_weight and (weight is not None or self._given_bias is not None):
             raise ShapeError("LayerNorm: elementwise_affine=False leaves no place for weight and bias")
-        self.has_weight = elementwise_affine
-        self.has_bias = elementwise_affine and wants_bias
+        self.has_bias = self.has_weight and wants_bias
 
     def forward(self, x: Tensor) -> Tensor:
         shape = self.normalized_shape or x.shape[-1:]
@@ -148,9 +148,9 @@ class RMSNorm(Layer):
         super().__init__(name)
         self.eps = None if eps is None else _epsilon(eps, "RMSNorm")
         self.normalized_shape = _last_axes(normalized_shape, "RMSNorm")
-        if not elementwise_affine and weight is not None:
+        self.has_weight = flag(elementwise_affine, "RMSNorm: elementwise_affine")
+        if not self.has_weight and weight is not None:
             raise ShapeError("RMSNorm: elementwise_affine=False leaves no place for weight")
-        self.has_weight = elementwise_affine
         self._given_weight = weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -185,9 +185,9 @@ class GroupNorm(Layer):
         super().__init__(name)
         self.num_groups = integer(num_groups, "GroupNorm: num_groups", low=1)
         self.eps = _leading_epsilon(eps, type(self).__name__)
-        if not affine and (weight is not None or bias is not None):
+        self.affine = flag(affine, f"{type(self).__name__}: affine")
+        if not self.affine and (weight is not None or bias is not None):
             raise ShapeError("GroupNorm: affine=False leaves no place for weight and bias")
-        self.affine = affine
         self._given_weight, self._given_bias = weight, bias
 
     def groups(self, x: Tensor) -> int:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.frontends.compositions import lp_pool
-from glulam.frontends.layers.arguments import Extents, extents, integer, padding_argument, real, resolve_padding
+from glulam.frontends.layers.arguments import Extents, extents, flag, integer, padding_argument, real, resolve_padding
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply, apply_all, literal, parts, require_rank, slice_axis
 
@@ -44,8 +44,8 @@ class _MaxPool(Layer):
         self.stride = self.kernel_size if stride is None else extents(stride, self.spatial, f"{label}: stride")
         self.padding = padding_argument(padding, self.spatial, f"{label}: padding")
         self.dilation = extents(dilation, self.spatial, f"{label}: dilation")
-        self.return_indices = bool(return_indices)
-        self.ceil_mode = bool(ceil_mode)
+        self.return_indices = flag(return_indices, f"{label}: return_indices")
+        self.ceil_mode = flag(ceil_mode, f"{label}: ceil_mode")
         self._check_padding()
 
     def _check_padding(self) -> None:
@@ -156,8 +156,8 @@ class _AvgPool(Layer):
         self.kernel_size = extents(kernel_size, self.spatial, f"{label}: kernel_size")
         self.stride = self.kernel_size if stride is None else extents(stride, self.spatial, f"{label}: stride")
         self.padding = padding_argument(padding, self.spatial, f"{label}: padding")
-        self.ceil_mode = bool(ceil_mode)
-        self.count_include_pad = bool(count_include_pad)
+        self.ceil_mode = flag(ceil_mode, f"{label}: ceil_mode")
+        self.count_include_pad = flag(count_include_pad, f"{label}: count_include_pad")
 
     def forward(self, x: Tensor) -> Tensor:
         require_rank(x, self.spatial + 2, type(self).__name__)
@@ -206,7 +206,7 @@ class _LPPool(Layer):
             raise ShapeError(f"{label}: norm_type is {norm_type!r}; it must be above 0")
         self.kernel_size = extents(kernel_size, self.spatial, f"{label}: kernel_size")
         self.stride = self.kernel_size if stride is None else extents(stride, self.spatial, f"{label}: stride")
-        self.ceil_mode = bool(ceil_mode)
+        self.ceil_mode = flag(ceil_mode, f"{label}: ceil_mode")
 
     def forward(self, x: Tensor) -> Tensor:
         require_rank(x, self.spatial + 2, type(self).__name__)
@@ -317,7 +317,7 @@ class _GlobalPool(Layer):
 
     def __init__(self, keepdim: bool = True, *, name: str | None = None) -> None:
         super().__init__(name)
-        self.keepdim = bool(keepdim)
+        self.keepdim = flag(keepdim, f"{type(self).__name__}: keepdim")
 
     def forward(self, x: Tensor) -> Tensor:
         if x.rank < 3:

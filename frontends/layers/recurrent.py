@@ -14,7 +14,7 @@ from glulam.compiler.errors import GraphError, ShapeError
 from glulam.compiler.graph.graph import Value
 from glulam.compiler.graph.op import Op
 from glulam.compiler.ops.recurrent import activation
-from glulam.frontends.layers.arguments import choice, integer, named_arrays, real
+from glulam.frontends.layers.arguments import choice, flag, integer, named_arrays, real
 from glulam.frontends.layers.initial import uniform
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply, apply_all, literal, require_rank, reshape, slice_axis
@@ -61,8 +61,11 @@ class _Recurrent(Layer):
             raise ShapeError(
                 f"{label}: bias is {bias!r}; it is True or False ({self.inferred} is inferred: leave it out)"
             )
-        self.has_bias, self.batch_first, self.bidirectional = bool(bias), bool(batch_first), bool(bidirectional)
-        self.lengths, self.return_state = bool(lengths), bool(return_state)
+        self.has_bias = bool(bias)
+        self.batch_first = flag(batch_first, f"{label}: batch_first")
+        self.bidirectional = flag(bidirectional, f"{label}: bidirectional")
+        self.lengths = flag(lengths, f"{label}: lengths")
+        self.return_state = flag(return_state, f"{label}: return_state")
         self.dropout = real(dropout, f"{label}: dropout", low=0.0, high=1.0)
         self._given = named_arrays(weights, f"{label}: weights")
 

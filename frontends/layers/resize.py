@@ -11,7 +11,7 @@ import numpy as np
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.ops.resize import COORDINATES, ROUNDINGS
-from glulam.frontends.layers.arguments import Extents, choice, extents, real
+from glulam.frontends.layers.arguments import Extents, choice, extents, flag, real
 from glulam.frontends.layers.module import Layer
 from glulam.frontends.layers.tensor import Tensor, apply
 
@@ -48,16 +48,18 @@ class _Resampling(Layer):
             axes = len(scale_factor) if isinstance(scale_factor, Sequence) else 1
             _factors(scale_factor, axes, f"{self.label}: scale_factor")
         self.size, self.scale_factor, self.mode = size, scale_factor, mode
-        self.recompute = bool(recompute or align_corners)  # corners are those of the extents that there are
+        self.align_corners = align_corners is not None and flag(align_corners, f"{self.label}: align_corners")
+        recomputes = recompute is not None and flag(recompute, f"{self.label}: recompute_scale_factor")
+        self.recompute = recomputes or self.align_corners  # corners are those of the extents that there are
         self.kind, self.needs = modes[mode]
 
-    def _rules(self, align_corners: bool | None) -> tuple[str, str]:
+    def _rules(self) -> tuple[str, str]:
         """The operator's coordinates and rounding that do what torch.nn.functional.interpolate does."""
         if self.mode == "nearest":
             return "asymmetric", "floor"
         if self.mode == "nearest-exact":
             return "half_pixel", "round_prefer_ceil"
-        return "align_corners" if align_corners else "half_pixel", "round_prefer_floor"
+        return "align_corners" if self.align_corners else "half_pixel", "round_prefer_floor"
 
     def _spatial(self, x: Tensor) -> int:
         """How many spatial axes x has. Raises ShapeError if the mode needs others."""
@@ -104,13 +106,12 @@ class Upsample(_Resampling):
         super().__init__(size, scale_factor, mode, align_corners, recompute_scale_factor, MODES, name)
         if (size is None) == (scale_factor is None):
             raise ShapeError(f"{self.label}: give either size or scale_factor")
-        if align_corners and self.kind == "nearest":
+        if self.align_corners and self.kind == "nearest":
             raise ShapeError(f"{self.label}: align_corners has no meaning for mode {mode!r}")
-        self.align_corners = bool(align_corners)
 
     def forward(self, x: Tensor) -> Tensor:
         self._spatial(x)
-        (sizes, scales), (coordinates, rounding) = self._sizes(x), self._rules(self.align_corners)
+        (sizes, scales), (coordinates, rounding) = self._sizes(x), self._rules()
         op = ops.Resize((*x.shape[:2], *sizes), (1.0, 1.0, *scales), self.kind, coordinates, rounding)
         return apply(op, x, name=self.path(x.scope))
 
@@ -144,11 +145,11 @@ class Resize(_Resampling):
         super().__init__(size, scale_factor, mode, align_corners, recompute_scale_factor, {**MODES, **ANY_RANK}, name)
         if size is not None and scale_factor is not None:
             raise ShapeError("Resize: give a size or a scale_factor, not both")
-        if align_corners and (self.kind == "nearest" or coordinates is not None):
+        if self.align_corners and (self.kind == "nearest" or coordinates is not None):
             raise ShapeError(f"Resize: align_corners has no meaning for mode {mode!r} and coordinates {coordinates!r}")
         if (roi is None) == (coordinates == "tf_crop_and_resize"):
             raise ShapeError("Resize: coordinates 'tf_crop_and_resize' and a roi go together")
-        own_coordinates, own_rounding = self._rules(align_corners)
+        own_coordinates, own_rounding = self._rules()
         if rounding is None:
             rounding = own_rounding if coordinates is None else "round_prefer_floor"
         if coordinates is None:
@@ -159,9 +160,9 @@ class Resize(_Resampling):
             "coordinates": choice(coordinates, COORDINATES, "Resize: coordinates"),
             "rounding": choice(rounding, ROUNDINGS, "Resize: rounding"),
             "cubic_coeff": real(cubic_coeff, "Resize: cubic_coeff"),
-            "exclude_outside": bool(exclude_outside),
+            "exclude_outside": flag(exclude_outside, "Resize: exclude_outside"),
             "extrapolation_value": real(extrapolation_value, "Resize: extrapolation_value"),
-            "antialias": bool(antialias),
+            "antialias": flag(antialias, "Resize: antialias"),
         }
 
     def forward(self, x: Tensor, reference: Tensor | None = None) -> Tensor:

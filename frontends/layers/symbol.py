@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from glulam.compiler.errors import LoopError, TraceError
+from glulam.compiler.errors import LoopError, ShapeError, TraceError
 from glulam.compiler.graph.types import DType
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.formula import postorder
 from glulam.compiler.ops.activation import Sigmoid
 from glulam.compiler.ops.pointwise import Mod, Sign
+from glulam.frontends.layers.arguments import flag
 
 MAX_DEPTH = 128
 """Operations, each on the result of the one before, that a formula may have."""
@@ -360,8 +361,12 @@ def _reduce(kind: str, x: Any, axis: Any, keepdims: bool) -> Symbol:
     axes = None if axis is None else tuple(axis) if isinstance(axis, Sequence) else (axis,)
     if axes is not None and not all(isinstance(a, int | np.integer) for a in axes):
         raise trace.fail(f"axis={axis!r}; axes are integers")
+    try:
+        keeps = flag(keepdims, "keepdims")
+    except ShapeError as error:
+        raise trace.fail(str(error)) from None
     trace.reductions.append(
-        Reduction(kind, _number(x, trace), None if axes is None else tuple(int(a) for a in axes), bool(keepdims))
+        Reduction(kind, _number(x, trace), None if axes is None else tuple(int(a) for a in axes), keeps)
     )
     return Symbol(ex.Param(trace.inputs + len(trace.reductions) - 1, trace.own), trace)
 

@@ -225,6 +225,7 @@ def test_python_if_names_place_and_remedy():
         (lambda x: None, "returned NoneType"),
         (lambda x: x.astype("float64"), "conversions"),
         (lambda x: x.mean(axis=1.5), "axes are integers"),
+        (lambda x: x.mean(keepdims="yes"), "keepdims is 'yes'; it must be True or False"),
     ],
 )
 def test_refused(function, match):

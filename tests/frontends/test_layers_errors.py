@@ -108,6 +108,26 @@ ARGUMENTS = [
     (lambda: L.Mean(0.5), "Mean: dim is 0.5, not an integer"),
     (lambda: L.Max((1, "2")), "Max: dim is '2', not an integer"),
     (lambda: L.Squeeze("a"), "Squeeze: dim is 'a', not an integer"),
+    (lambda: L.MaxPool2d(2, ceil_mode="False"), "MaxPool2d: ceil_mode is 'False'; it must be True or False"),
+    (lambda: L.AvgPool1d(2, count_include_pad=2), "AvgPool1d: count_include_pad is 2; it must be True or False"),
+    (
+        lambda: L.GlobalAvgPool(np.array([1, 2])),
+        r"GlobalAvgPool: keepdim is array\(\[1, 2\]\); it must be True or False",
+    ),
+    (lambda: L.Mean(1, "yes"), "Mean: keepdim is 'yes'; it must be True or False"),
+    (lambda: L.ArgMin(1, None), "ArgMin: keepdim is None; it must be True or False"),
+    (lambda: L.TopK(1, largest=1.0), "TopK: largest is 1.0; it must be True or False"),
+    (lambda: L.CumSum(reverse=[]), r"CumSum: reverse is \[\]; it must be True or False"),
+    (lambda: L.BatchNorm2d(affine="False"), "BatchNorm2d: affine is 'False'; it must be True or False"),
+    (lambda: L.InstanceNorm1d(affine=3), "InstanceNorm1d: affine is 3; it must be True or False"),
+    (lambda: L.LayerNorm(8, elementwise_affine="no"), "LayerNorm: elementwise_affine is 'no'; it must be True or"),
+    (lambda: L.LSTM(4, batch_first="x"), "LSTM: batch_first is 'x'; it must be True or False"),
+    (lambda: L.RNN(4, return_state=2), "RNN: return_state is 2; it must be True or False"),
+    (lambda: L.MultiheadAttention(8, 2, bias=np.zeros(3)), "MultiheadAttention: bias is array.*; it must be True or"),
+    (lambda: L.Dropout(monte_carlo="no"), "Dropout: monte_carlo is 'no'; it must be True or False"),
+    (lambda: L.Upsample(2, mode="bilinear", align_corners="no"), "Upsample: align_corners is 'no'; it must be True or"),
+    (lambda: L.Resize(2, recompute_scale_factor=2), "Resize: recompute_scale_factor is 2; it must be True or False"),
+    (lambda: L.Resize(2, antialias=None), "Resize: antialias is None; it must be True or False"),
     (lambda: L.Dropout(1.5), "p is 1.5"),
     (lambda: L.Upsample(), "either size or scale_factor"),
     (lambda: L.Upsample(2, mode="area"), "mode is 'area'"),
@@ -276,6 +296,11 @@ def test_a_bias_may_be_a_truth_value_of_numpy(make, value):
     layer = make(np.bool_(value))
     layer(image())
     assert ("bias" in layer.parameters()) == value
+
+
+@pytest.mark.parametrize("value", [True, np.True_, 1, np.int64(1)], ids=repr)
+def test_a_flag_may_be_a_truth_value_of_numpy_or_a_number(value):
+    assert L.MaxPool2d(2, ceil_mode=value).ceil_mode is True
 
 
 def test_one_axis_of_a_mean_variance_norm_needs_no_tuple():
