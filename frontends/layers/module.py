@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -47,8 +47,9 @@ class Module:
         self._children: dict[str, Module] = {}
         self._parameters: dict[str, Parameter] = {}
 
-    forward: Callable[..., Any]
-    """What the module computes from tensors; subclasses define it, with the inputs that they take."""
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module computes from tensors; subclasses define it, with the inputs that they take."""
+        raise GraphError(f"{type(self).__name__} has no forward; define `def forward(self, x)`, which gives the result")
 
     def __call__(self, *inputs: Any) -> Any:
         """Apply the module to tensors, given one by one or as one list."""
@@ -202,7 +203,11 @@ class Block(Module):
             outputs = {"output": outputs}
         elif isinstance(outputs, list | tuple):
             outputs = {f"output{i}": tensor for i, tensor in enumerate(outputs)}
-        return Graph.of(list(inputs), outputs, name or self.name or _snake(type(self).__name__))
+        return Graph.of(list(inputs), outputs, self._title(name))
+
+    def _title(self, name: str | None) -> str:
+        """What a graph of this block is called: by the name if one is given, by the block's own, or by its class."""
+        return name or self.name or _snake(type(self).__name__)
 
 
 def _tensors(module: Module, inputs: Iterable[Any]) -> list[Tensor]:

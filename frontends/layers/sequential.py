@@ -66,7 +66,7 @@ class Sequential(Block):
         return result
 
     def graph(self, *inputs: Input, name: str | None = None) -> Graph:
-        """The network as a graph, made once. Without an Input in front, give the inputs here."""
+        """The network as a graph, its nodes made once. Without an Input in front, give the inputs here."""
         if inputs:
             if self._input is not None:
                 raise GraphError("Sequential.graph(): the network has an Input of its own")
@@ -75,6 +75,8 @@ class Sequential(Block):
             raise GraphError("Sequential: there is no Input in front; put one there, or give it to graph()")
         if self._graph is None:
             self._graph = super().graph(self._input, name=name)
+        elif self._graph.name != self._title(name):
+            self._graph = Graph.of(self._graph.inputs, self._graph.outputs, self._title(name))
         return self._graph
 
     def summary(self) -> Summary:

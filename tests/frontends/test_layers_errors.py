@@ -281,6 +281,16 @@ def test_misused_sequentials_are_refused():
         L.Sequential([image(), L.ReLU()]).graph(image())
 
 
+def test_a_block_without_forward_is_refused():
+    class Empty(L.Block):
+        pass
+
+    with pytest.raises(GraphError, match=r"Empty has no forward; define `def forward\(self, x\)`"):
+        Empty().graph(image())
+    with pytest.raises(GraphError, match="Empty has no forward"):
+        L.Sequential([image(), L.Split(1), Empty()]).graph()
+
+
 def test_a_graph_without_one_of_its_inputs_is_refused():
     a, b = L.Input((3,), name="a"), L.Input((3,), name="b")
     with pytest.raises(GraphError, match="'b' is needed"):

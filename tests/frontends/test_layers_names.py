@@ -362,6 +362,17 @@ def test_sequential_takes_mappings_and_iterates():
     assert net[1] is list(net)[1]
 
 
+def test_each_graph_of_a_sequential_has_the_name_asked_for():
+    net = network()
+    first = net.graph(name="a")
+    assert net.graph(name="a") is first
+    second, unnamed = net.graph(name="b"), net.graph()
+    assert [graph.name for graph in (first, second, unnamed)] == ["a", "b", "sequential"]
+    verify(second)
+    assert [node.name for node in second.nodes] == [node.name for node in first.nodes]
+    np.testing.assert_array_equal(outputs(second)["output"], outputs(first)["output"])
+
+
 def test_summary_counts_parameters_and_macs():
     summary = network().summary()
     by_name = {row.name: row for row in summary.rows}
