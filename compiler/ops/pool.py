@@ -133,7 +133,7 @@ class MaxPool(Pool):
 
     def padding(self, index: int, inputs: Sequence[TensorType | None]) -> Padding | None:
         (x,) = required(self, inputs, 1)
-        return Padding(self.spans(x.shape[2:]), _least(x.dtype), or_less=True, only_blocks=True)
+        return Padding(self.spans(x.shape[2:]), lowest(x.dtype), or_less=True, only_blocks=True)
 
     def as_window(self, x: TensorType) -> Window:
         """The windows that a kernel in front of this op folds, if it takes it over."""
@@ -144,9 +144,9 @@ class MaxPool(Pool):
 
     def reference(self, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = required(self, inputs, 1)
-        least = _least(DType.of(x.dtype))
-        result = np.full((*x.shape[:2], *self.output_extents(x.shape[2:])), least, x.dtype)
-        for seen in self._windows(x, least):
+        filler = lowest(DType.of(x.dtype))
+        result = np.full((*x.shape[:2], *self.output_extents(x.shape[2:])), filler, x.dtype)
+        for seen in self._windows(x, filler):
             np.maximum(result, seen, out=result)
         return (result,)
 
@@ -174,8 +174,8 @@ class MaxPool(Pool):
         )
 
 
-def _least(dtype: DType) -> float:
-    """What is not larger than any element."""
+def lowest(dtype: DType) -> float:
+    """What is not larger than any element of this type: a max pool's padding."""
     return -math.inf if dtype.is_float else 0.0
 
 

@@ -11,6 +11,7 @@ from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.graph import Node
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import DType
+from glulam.compiler.ops.pool import lowest
 from glulam.frontends.onnx.export_integer import integer_sums
 from glulam.frontends.onnx.proto import elem_type_of
 from glulam.frontends.onnx.writer import Export, Writer
@@ -85,7 +86,7 @@ def pool(w: Writer, node: Node) -> None:
         attributes["dilations"] = op.dilations
         if any(max(pad) >= k for pad, k in zip(pads, op.kernel, strict=True)) and not op.ceil_mode:
             x = w.call("Pad", x, w.constant([0, 0, *_flat(pads)[: len(pads)], 0, 0, *_flat(pads)[len(pads) :]]),
-                       w.constant(-np.inf, node.output.type.dtype))  # fmt: skip
+                       w.constant(lowest(node.output.type.dtype), node.output.type.dtype))  # fmt: skip
             pads = ((0, 0),) * len(pads)
     w.emit(
         "AveragePool" if isinstance(op, ops.AveragePool) else "MaxPool",

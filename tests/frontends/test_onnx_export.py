@@ -49,6 +49,7 @@ CASES: list[tuple[Op, list]] = [
     (ops.Linear(), [f(4), f(5, 4)]),
     (ops.MaxPool((3, 3), (2, 2), P, (1, 1), True), [f(*X)]),
     (ops.MaxPool((2, 2), (1, 1), ((2, 1), (0, 0)), (1, 1)), [f(*X)]),
+    (ops.MaxPool((2, 2), (1, 1), ((2, 2), (2, 2)), (1, 1)), [RNG.integers(0, 256, (1, 3, 5, 5), np.uint8)]),
     (ops.AveragePool((3, 3), (2, 1), ((1, 1), (1, 1)), (1, 1), False, True), [f(*X)]),
     (ops.AveragePool((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1)), [f(*X)]),
     (ops.BatchNorm(1e-3), [f(*X), f(4), f(4), f(4), f(4, low=0.1)]),
