@@ -28,7 +28,7 @@ def compile(network: Network, options: Options | None = None, **settings: Any) -
 
     Give the options as one object or by name: `gl.compile(net, threads=2, numerics="strict")`. Raises UnsupportedError
     with everything that has no kernel, TargetError if this machine cannot execute the target, ArgumentError for options
-    that cannot be.
+    that cannot be, GraphError for what is no network.
     """
     if not isinstance(options, Options | None):
         kind = type(options).__name__
@@ -42,12 +42,19 @@ def compile(network: Network, options: Options | None = None, **settings: Any) -
 
 
 def reference(network: Network, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """The outputs by numpy, node by node, of the network as it was given: what `compile` has to agree with."""
+    """The outputs by numpy, node by node, of the network as it was given: what `compile` has to agree with.
+
+    Raises GraphError if an input is missing, unknown, or of another type, or for what is no network.
+    """
     return evaluate(as_graph(network), feeds)
 
 
 def to_onnx(network: Network, path: str | os.PathLike[str] | None = None, opset: int = 17) -> ModelProto:
-    """The network as an ONNX model, also written to `path` if one is given; see `frontends.onnx.exporter`."""
+    """The network as an ONNX model, also written to `path` if one is given; see `frontends.onnx.exporter`.
+
+    Raises ArgumentError for an opset that is no number, UnsupportedError for one that cannot be written and for nodes
+    that ONNX at this opset cannot say, GraphError for what is no network.
+    """
     from glulam.frontends.onnx import to_onnx as export
 
     return export(as_graph(network), path, opset)

@@ -82,7 +82,10 @@ class Module:
         return self._path
 
     def add(self, key: str, child: Module) -> Module:
-        """Make `child` a part of this module under a name, or under the child's own name if it has one."""
+        """Make `child` a part of this module under a name, or under the child's own name if it has one.
+
+        Raises GraphError if another part has that name.
+        """
         key = child.name or key
         if key in self._children:
             raise GraphError(f"{type(self).__name__} has two parts named {key!r}; parts need names of their own")
@@ -193,6 +196,7 @@ class Block(Module):
         """The graph of this block alone, over the given inputs; parameters are named without a prefix.
 
         One result is the output "output"; several are "output0", "output1", ...; a dict names them.
+        Raises GraphError unless it is given Inputs, one at least.
         """
         if not inputs or not all(isinstance(x, Input) for x in inputs):
             raise GraphError(f"{type(self).__name__}.graph() takes the Inputs of the network")

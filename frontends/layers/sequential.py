@@ -66,7 +66,10 @@ class Sequential(Block):
         return result
 
     def graph(self, *inputs: Input, name: str | None = None) -> Graph:
-        """The network as a graph, its nodes made once. Without an Input in front, give the inputs here."""
+        """The network as a graph, its nodes made once. Without an Input in front, give the inputs here.
+
+        Raises GraphError if there are inputs in neither place, or in both.
+        """
         if inputs:
             if self._input is not None:
                 raise GraphError("Sequential.graph(): the network has an Input of its own")

@@ -49,7 +49,8 @@ def to_onnx(graph: Graph, path: str | os.PathLike[str] | None = None, opset: int
 
     Inputs and outputs keep their names; constants become initialisers (in a file `<path>.data` beside the model if
     they take more than a gibibyte). Ops without ONNX counterpart are composed of several nodes.
-    Raises UnsupportedError listing every node that ONNX at this opset cannot say.
+    Raises UnsupportedError listing every node that ONNX at this opset cannot say, or for an opset that cannot be
+    written; ArgumentError for one that is no number.
     """
     onnx = require_onnx()
     if (number := whole(opset)) is None:
