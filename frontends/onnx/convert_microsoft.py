@@ -21,8 +21,6 @@ from glulam.frontends.onnx.convert_pointwise import softplus
 
 DOMAIN = "com.microsoft"
 
-Normal = Callable[[int, float], Op]
-
 
 def fused_matmul(ctx: Context) -> Value:
     a, b = (_turned(ctx, ctx[i], name) for i, name in enumerate(("A", "B")))
