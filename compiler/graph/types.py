@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -123,6 +124,11 @@ class TensorType:
 
     def __str__(self) -> str:
         return f"{self.dtype.value}[{','.join(map(str, self.shape))}]"
+
+
+def inverse_perm(perm: Sequence[int]) -> tuple[int, ...]:
+    """The order of the axes that undoes a transpose by `perm`."""
+    return tuple(perm.index(axis) for axis in range(len(perm)))
 
 
 def f32(*shape: int) -> TensorType:

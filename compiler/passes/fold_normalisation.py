@@ -14,13 +14,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from glulam.compiler.graph.deferred import compute_aside
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.patch import Patch
-from glulam.compiler.graph.types import Shape
+from glulam.compiler.graph.types import Shape, inverse_perm
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.ops import (
     Add,
@@ -257,7 +255,7 @@ def _carry(op: Op, affine: Affine, other: Value | None, *, back: bool) -> Affine
         case Reshape():
             return affine.reshaped(other.shape)
         case Transpose(perm):
-            return affine.transposed(tuple(int(axis) for axis in np.argsort(perm)) if back else perm)
+            return affine.transposed(inverse_perm(perm) if back else perm)
         case MaxPool():
             if not affine.is_increasing:
                 return "a scale that is not positive does not pass a max pool"

@@ -18,7 +18,7 @@ import numpy as np
 from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Op, Trait
 from glulam.compiler.graph.patch import Patch
-from glulam.compiler.graph.types import Shape
+from glulam.compiler.graph.types import Shape, inverse_perm
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.kernels.byte_words import WORD
 from glulam.compiler.ops import Concat, Dropout, Identity, Pad, Reduce, Reshape, Slice, Transpose
@@ -117,7 +117,7 @@ def _moved(node: Node, perm: Perm) -> tuple[Op, Perm]:
         case PackWords():
             return PackWords(perm), ()
         case Slice(starts, steps, sizes):
-            back = _inverse(perm)
+            back = inverse_perm(perm)
             return Slice(*(_permuted(each, back) for each in (starts, steps, sizes))), perm
         case Reduce(kind, axes, keepdims):
             gone = tuple(sorted(perm[axis] for axis in axes))
@@ -162,14 +162,14 @@ def _has_before(value: Value, perm: Perm) -> bool:
     if _perm(value) == perm or value.is_constant:
         return True
     shape = _aligned(value, perm)
-    order = [axis for axis in _inverse(perm) if shape[axis] != 1]
+    order = [axis for axis in inverse_perm(perm) if shape[axis] != 1]
     return order == sorted(order)
 
 
 def _before(patch: Patch, value: Value, perm: Perm) -> Value:
     if _perm(value) == perm:
         return _transposed(value)
-    shape, back = _aligned(value, perm), _inverse(perm)
+    shape, back = _aligned(value, perm), inverse_perm(perm)
     if value.data is not None:
         return patch.constant(np.ascontiguousarray(value.data.reshape(shape).transpose(back)), value.name)
     return patch.apply(Reshape(_permuted(shape, back)), value)
@@ -178,10 +178,6 @@ def _before(patch: Patch, value: Value, perm: Perm) -> Value:
 def _aligned(value: Value, perm: Perm) -> Shape:
     """The value's shape with as many axes as are transposed."""
     return (1,) * (len(perm) - len(value.shape)) + value.shape
-
-
-def _inverse(perm: Perm) -> Perm:
-    return tuple(perm.index(axis) for axis in range(len(perm)))
 
 
 def _permuted(entries: Sequence[T], perm: Perm) -> tuple[T, ...]:

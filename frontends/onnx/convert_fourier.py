@@ -8,6 +8,7 @@ import numpy as np
 
 from glulam.compiler import ops
 from glulam.compiler.graph.graph import Value
+from glulam.compiler.graph.types import inverse_perm
 from glulam.frontends.onnx.context import Context, Converter
 from glulam.frontends.onnx.proto import dtype_of
 
@@ -49,7 +50,7 @@ def _transform(ctx: Context, x: Value, axis: int, length: int, *, inverse: bool,
     rows = ctx.apply(ops.Reshape((*sizes[:-2], used * parts)), moved)
     product = ctx.apply(ops.MatMul(), rows, ctx.constant(matrix, x.type.dtype))
     split = ctx.apply(ops.Reshape((*sizes[:-2], bins, kept)), product)
-    return ctx.apply(ops.Transpose(tuple(perm.index(a) for a in range(rank))), split)
+    return ctx.apply(ops.Transpose(inverse_perm(perm)), split)
 
 
 def _matrix(length: int, used: int, bins: int, parts: int, *, inverse: bool, mirrored: bool) -> np.ndarray:  # type: ignore[type-arg]

@@ -7,7 +7,7 @@ import numpy as np
 from glulam.compiler import ops
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.graph import Value
-from glulam.compiler.graph.types import DType
+from glulam.compiler.graph.types import DType, inverse_perm
 from glulam.frontends.einsum import einsum as decomposed
 from glulam.frontends.onnx.context import Context, Converter, Held, Places, Repeated
 
@@ -134,7 +134,7 @@ def reverse_sequence(ctx: Context) -> Value:
     places = ctx.apply(ops.Where(), ctx.apply(ops.Less(), steps, count), mirrored, steps)
     indices = ctx.apply(ops.Reshape((*places.shape, 1)), places)
     ordered = ctx.apply(ops.GatherND(1), ctx.apply(ops.Transpose(perm), x), indices)
-    return ctx.apply(ops.Transpose(tuple(perm.index(axis) for axis in range(rank))), ordered)
+    return ctx.apply(ops.Transpose(inverse_perm(perm)), ordered)
 
 
 def einsum(ctx: Context) -> Value:
