@@ -11,12 +11,22 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from glulam.compiler.graph.evaluate import evaluate
-from glulam.frontends.onnx import from_onnx
+from glulam.compiler.graph.graph import Graph
+from glulam.frontends.onnx import from_onnx, to_onnx
+
+
+def i64(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
 
 
 def value_info(name: str, array: np.ndarray, shape: Sequence[Any] | None = None) -> onnx.ValueInfoProto:
     kind = helper.np_dtype_to_tensor_dtype(array.dtype)
     return helper.make_tensor_value_info(name, kind, array.shape if shape is None else shape)
+
+
+def x_info(*shape: int) -> onnx.ValueInfoProto:
+    """An input "x" of floats."""
+    return helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)
 
 
 def untyped(name: str) -> onnx.ValueInfoProto:
@@ -70,6 +80,11 @@ def run_ort(proto: onnx.ModelProto | bytes | str, feeds: Mapping[str, np.ndarray
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
+def exported(graph: Graph, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What ONNX Runtime computes of the graph, written as ONNX."""
+    return run_ort(to_onnx(graph), feeds)
+
+
 def assert_close(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], tolerance: float = 1e-5) -> None:
     """Same names, shapes, dtypes; numbers within `tolerance` of the largest magnitude."""
     assert list(ours) == list(theirs)
@@ -92,3 +107,17 @@ def assert_agrees(
     """The imported graph's reference equals what ONNX Runtime computes."""
     graph = from_onnx(proto, shapes)
     assert_close(evaluate(graph, feeds), run_ort(proto, feeds), tolerance)
+
+
+def check(
+    op_type: str,
+    inputs: Sequence[np.ndarray | None],
+    opset: int = 17,
+    constant: Sequence[int] = (),
+    outputs: int = 1,
+    tolerance: float = 1e-5,
+    **attributes: Any,
+) -> None:
+    """The same of a model of one node."""
+    proto, feeds = single(op_type, inputs, opset, constant, outputs, **attributes)
+    assert_agrees(proto, feeds, tolerance)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx_support import run_ort
+from executors import native
+from onnx_support import exported
 
-from glulam.compiler import driver
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
 from glulam.frontends import layers as L
-from glulam.frontends.onnx import to_onnx
 
 
 def softmax(x):
@@ -35,15 +34,6 @@ def multihead(q, k, v, state, heads, bias=0.0):
     y, shares = attention(*parts, bias)
     y = y.swapaxes(1, 2).reshape(q.shape)
     return y @ state["out_proj.weight"].T + state.get("out_proj.bias", 0.0), shares.mean(1)
-
-
-def native(graph, feeds):
-    with driver.compile_graph(graph) as model:
-        return model.run(feeds)
-
-
-def exported(graph, feeds):
-    return run_ort(to_onnx(graph), feeds)
 
 
 def close(graph, feeds, expected):

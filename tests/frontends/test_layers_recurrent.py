@@ -6,14 +6,13 @@ from itertools import product
 
 import numpy as np
 import pytest
-from onnx_support import run_ort
+from executors import native
+from onnx_support import exported
 
-from glulam.compiler import driver
 from glulam.compiler.errors import ShapeError
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
 from glulam.frontends import layers as L
-from glulam.frontends.onnx import to_onnx
 
 
 def sigmoid(x):
@@ -177,15 +176,6 @@ def test_a_projected_lstm_is_pytorchs(layers, bidirectional, lengths, begun):
 def test_a_projection_makes_the_state_smaller():
     with pytest.raises(ShapeError, match="proj_size 7 is not below hidden_size 7"):
         L.LSTM(7, proj_size=7)
-
-
-def native(graph, feeds):
-    with driver.compile_graph(graph) as model:
-        return model.run(feeds)
-
-
-def exported(graph, feeds):
-    return run_ort(to_onnx(graph), feeds)
 
 
 def test_layer_in_a_sequential_with_given_weights():

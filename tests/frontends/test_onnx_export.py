@@ -7,7 +7,7 @@ import math
 import numpy as np
 import onnx
 import pytest
-from onnx_support import assert_close, run_ort
+from onnx_support import assert_close, exported, run_ort
 
 from glulam.compiler import ops
 from glulam.compiler.errors import UnsupportedError
@@ -245,7 +245,7 @@ def test_names_never_collide():
     graph.output("y", graph.apply(ops.Neg(), hidden, name="z"))
     graph.output("const", graph.apply(ops.Clip(0.0, 1.0), hidden))
     feeds = {"x": f(3)}
-    assert_close(run_ort(to_onnx(graph), feeds), evaluate(graph, feeds))
+    assert_close(exported(graph, feeds), evaluate(graph, feeds))
 
 
 def test_what_onnx_cannot_say_is_listed_at_once():
@@ -310,4 +310,4 @@ def test_corners_are_aligned_to_whole_extents(layer):
     feeds = {"x": line.reshape(1, 1, 5)}
     expected = {"y": np.interp(np.linspace(0, 4, 7), np.arange(5), line).astype(np.float32).reshape(1, 1, 7)}
     assert_close(evaluate(graph, feeds), expected)
-    assert_close(run_ort(to_onnx(graph), feeds), expected)
+    assert_close(exported(graph, feeds), expected)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx_support import assert_agrees, assert_close, model, run_ort, untyped, value_info
+from onnx_support import assert_agrees, assert_close, model, run_ort, untyped, value_info, x_info
 
 from glulam.compiler import ops
 from glulam.compiler.errors import GlulamError, ShapeError, UnsupportedError
@@ -30,10 +30,6 @@ def node(op_type, inputs, outputs, **attributes):
 
 def constant(name, array):
     return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(array), name))
-
-
-def x_info(*shape):
-    return helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
 
 
 # ---- sources

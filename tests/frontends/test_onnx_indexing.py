@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from onnx_support import assert_agrees, model, single, value_info
+from onnx_support import assert_agrees, check, i64, model, single, value_info
 
 from glulam.compiler.errors import ModelFileError, UnsupportedError
 from glulam.compiler.graph.evaluate import evaluate
@@ -19,17 +19,8 @@ def f(*shape, low=-2.0, high=2.0):
     return RNG.uniform(low, high, shape).astype(np.float32)
 
 
-def i64(*values):
-    return np.array(values, np.int64)
-
-
 def places(low, high, *shape):
     return RNG.integers(low, high, shape)
-
-
-def check(op_type, inputs, opset=17, constant=(), outputs=1, tolerance=1e-5, **attributes):
-    proto, feeds = single(op_type, inputs, opset, constant, outputs, **attributes)
-    assert_agrees(proto, feeds, tolerance)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
-from onnx_support import model, single, value_info
+from onnx_support import model, single, value_info, x_info
 
 from glulam.compiler.errors import GlulamError, ModelFileError, ShapeError
 from glulam.frontends.onnx import from_onnx
@@ -16,10 +16,6 @@ from glulam.frontends.onnx import from_onnx
 
 def node(op_type, inputs, outputs, **attributes):
     return helper.make_node(op_type, inputs.split(), outputs.split(), name=f"the_{op_type}", **attributes)
-
-
-def x_info(*shape):
-    return helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
 
 
 def ones(*shape):

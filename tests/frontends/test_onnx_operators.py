@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx_support import assert_agrees, assert_close, run_ort, single
+from onnx_support import assert_agrees, assert_close, check, i64, run_ort, single
 
 from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.evaluate import evaluate
@@ -17,17 +17,8 @@ def f(*shape: int, low: float = -2.0, high: float = 2.0) -> np.ndarray:
     return RNG.uniform(low, high, shape).astype(np.float32)
 
 
-def i64(*values: int) -> np.ndarray:
-    return np.array(values, np.int64)
-
-
 def scalar(value: float, dtype: type = np.float32) -> np.ndarray:
     return np.array(value, dtype)
-
-
-def check(op_type, inputs, opset=17, constant=(), outputs=1, tolerance=1e-5, **attributes):
-    proto, feeds = single(op_type, inputs, opset, constant, outputs, **attributes)
-    assert_agrees(proto, feeds, tolerance)
 
 
 UNARY = [

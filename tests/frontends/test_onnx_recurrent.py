@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx_support import run_ort, single
+from executors import native
+from onnx_support import exported, run_ort, single
 
-from glulam.compiler import driver
 from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.evaluate import evaluate
-from glulam.frontends.onnx import from_onnx, to_onnx
+from glulam.frontends.onnx import from_onnx
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 OTHERS = {
@@ -53,9 +53,8 @@ def test_agrees_with_onnx_runtime(kind, attributes, optional, extents, constant)
         attributes["linear_before_reset"] = extents[1] % 2
     proto, feeds = node(kind, attributes, optional, extents, constant)
     graph, theirs = from_onnx(proto), run_ort(proto, feeds)
-    with driver.compile_graph(graph) as model:
-        native = model.run(feeds)
-    for ours in (evaluate(graph, feeds), native, run_ort(to_onnx(graph), feeds)):
+    for run in (evaluate, native, exported):
+        ours = run(graph, feeds)
         for name, expected in theirs.items():
             np.testing.assert_allclose(ours[name], expected, rtol=1e-5, atol=1e-5)
 

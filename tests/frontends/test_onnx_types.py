@@ -6,21 +6,16 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from executors import native
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx_support import model, run_ort, single, value_info
 
-from glulam.compiler import driver
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import DType, f32
 from glulam.compiler.ops import Cast, Greater, MatMul, RoundBfloat16, Where
 from glulam.frontends.onnx import backend, from_onnx
-
-
-def native(graph, feeds):
-    with driver.compile_graph(graph) as compiled:
-        return compiled.run(feeds)
 
 
 def network(dtype):

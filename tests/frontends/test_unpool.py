@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx_support import run_ort, single
+from executors import native
+from onnx_support import exported, run_ort, single
 
-from glulam.compiler import driver
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
 from glulam.frontends import layers as L
-from glulam.frontends.onnx import from_onnx, to_onnx
+from glulam.frontends.onnx import from_onnx
 
 POOLS = {1: (L.MaxPool1d, L.MaxUnpool1d), 2: (L.MaxPool2d, L.MaxUnpool2d), 3: (L.MaxPool3d, L.MaxUnpool3d)}
-
-
-def native(graph, feeds):
-    with driver.compile_graph(graph) as model:
-        return model.run(feeds)
 
 
 @pytest.mark.parametrize("rank", POOLS)
@@ -58,7 +53,7 @@ def test_a_segmentation_network_goes_down_and_up():
     feeds = {"x": np.random.default_rng(0).standard_normal((1, 3, 12, 16)).astype(np.float32)}
     expected = evaluate(graph, feeds)["output"]
     np.testing.assert_allclose(native(graph, feeds)["output"], expected, atol=1e-4)
-    np.testing.assert_allclose(run_ort(to_onnx(graph), feeds)["output"], expected, atol=1e-4)
+    np.testing.assert_allclose(exported(graph, feeds)["output"], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("attributes", [
@@ -72,7 +67,7 @@ def test_places_are_onnx_runtimes(attributes):
     x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     proto, feeds = single("MaxPool", [x], outputs=2, **attributes)
     graph, theirs = from_onnx(proto), run_ort(proto, feeds)
-    for ours in (evaluate(graph, feeds), native(graph, feeds), run_ort(to_onnx(graph), feeds)):
+    for ours in (evaluate(graph, feeds), native(graph, feeds), exported(graph, feeds)):
         for name, expected in theirs.items():
             np.testing.assert_array_equal(ours[name], expected)
 
@@ -83,7 +78,7 @@ def test_layers_places_survive_the_way_through_onnx():
     graph = Graph.of([x], {"v": values, "i": indices})
     feeds = {"x": np.random.default_rng(2).standard_normal(x.shape).astype(np.float32)}
     for name, expected in evaluate(graph, feeds).items():
-        np.testing.assert_array_equal(run_ort(to_onnx(graph), feeds)[name], expected)
+        np.testing.assert_array_equal(exported(graph, feeds)[name], expected)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
