@@ -18,8 +18,9 @@ from glulam.compiler.kernels.gemm import chunks
 from glulam.compiler.kernels.gemm_operands import source
 from glulam.compiler.kernels.gemm_tile import Panel, Place, Product, RegisterTile
 from glulam.compiler.kernels.operand import Operand
+from glulam.compiler.kernels.ranges import Parts, pieces
+from glulam.compiler.kernels.rates import LINE
 from glulam.compiler.kernels.rows import is_short, softmax_of_row
-from glulam.compiler.kernels.tiling import LINE, Parts, pieces
 from glulam.compiler.loops.index import Affine, Var
 from glulam.compiler.loops.ir import Load
 from glulam.compiler.targets import Target

@@ -11,9 +11,10 @@ from glulam.compiler.graph.types import Shape
 from glulam.compiler.kernels import strided
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.nest import Point, nest
+from glulam.compiler.kernels.ranges import unroll_factor
+from glulam.compiler.kernels.rates import LINE
 from glulam.compiler.kernels.shuffles import assembled
 from glulam.compiler.kernels.strided import Side
-from glulam.compiler.kernels.tiling import LINE, unroll_factor
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, Var
 from glulam.compiler.loops.ir import Partner

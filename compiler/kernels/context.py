@@ -23,7 +23,8 @@ from glulam.compiler.kernels import halo
 from glulam.compiler.kernels.halo import Slab
 from glulam.compiler.kernels.operand import Operand, pack_channels
 from glulam.compiler.kernels.packing import Packing
-from glulam.compiler.kernels.tiling import OFTEN, pieces
+from glulam.compiler.kernels.ranges import pieces
+from glulam.compiler.kernels.rates import OFTEN
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Expr

@@ -18,7 +18,8 @@ from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights, in_one_row, not_packable
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
-from glulam.compiler.kernels.tiling import Tiling, choose_tiling, pieces, unrolled_steps
+from glulam.compiler.kernels.ranges import pieces, unrolled_steps
+from glulam.compiler.kernels.tiling import Tiling, choose_tiling
 from glulam.compiler.loops.expr import Fma
 from glulam.compiler.loops.index import Affine, Bounded, Var
 from glulam.compiler.loops.ir import Buffer, Tile

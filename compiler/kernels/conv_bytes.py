@@ -20,7 +20,8 @@ from glulam.compiler.kernels.conv_direct import DirectConv
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid, Met
 from glulam.compiler.kernels.conv_template import constant_weights, in_one_row
 from glulam.compiler.kernels.conv_tile import Columns, Spot
-from glulam.compiler.kernels.tiling import Tiling, pieces
+from glulam.compiler.kernels.ranges import pieces
+from glulam.compiler.kernels.tiling import Tiling
 from glulam.compiler.loops.expr import Cast, Expr, binary
 from glulam.compiler.loops.index import Affine
 from glulam.compiler.loops.ir import ByteDot

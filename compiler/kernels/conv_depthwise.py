@@ -21,7 +21,7 @@ from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights, not_packable
 from glulam.compiler.kernels.depthwise_tile import UNROLLED_TAPS, Tiles, TileShape
-from glulam.compiler.kernels.tiling import pieces, unroll_factor
+from glulam.compiler.kernels.ranges import pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.index import Affine, IndexLike, Var
 from glulam.compiler.loops.ir import Buffer, Tile

@@ -17,16 +17,9 @@ from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights, in_one_row, not_packable
 from glulam.compiler.kernels.conv_tile import Ahead, ChannelGroups, Columns, ConvTile, Part, Spot, Where
 from glulam.compiler.kernels.partial_sums import PartialSums
-from glulam.compiler.kernels.tiling import (
-    Parts,
-    Tiling,
-    choose_tiling,
-    fetched,
-    memory_rate,
-    row_cycles,
-    runs,
-    stream_rate,
-)
+from glulam.compiler.kernels.ranges import Parts, runs
+from glulam.compiler.kernels.rates import fetched, memory_rate, stream_rate
+from glulam.compiler.kernels.tiling import Tiling, choose_tiling, row_cycles
 from glulam.compiler.loops.index import Affine, Var
 from glulam.compiler.targets import Target
 

@@ -19,7 +19,8 @@ from glulam.compiler.kernels.conv_depthwise import Depthwise
 from glulam.compiler.kernels.conv_direct import DirectConv
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_tile import Where
-from glulam.compiler.kernels.tiling import Tiling, unrolled_steps
+from glulam.compiler.kernels.ranges import unrolled_steps
+from glulam.compiler.kernels.tiling import Tiling
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, IndexLike, Var
 from glulam.compiler.loops.ir import Buffer

@@ -19,7 +19,7 @@ from glulam.compiler.graph.types import Array
 from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, TransposedGeometry
 from glulam.compiler.kernels.operand import pack_channels
-from glulam.compiler.kernels.tiling import pieces
+from glulam.compiler.kernels.ranges import pieces
 from glulam.compiler.loops.expr import Const, Expr, Fma, Select, binary, not_equal
 from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var
 from glulam.compiler.loops.ir import Buffer, IndexValue

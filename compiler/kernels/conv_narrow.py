@@ -20,7 +20,7 @@ from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import in_one_row
-from glulam.compiler.kernels.tiling import pieces, unroll_factor
+from glulam.compiler.kernels.ranges import pieces, unroll_factor
 from glulam.compiler.loops.expr import Fma
 from glulam.compiler.loops.index import Affine, IndexLike, Var
 from glulam.compiler.loops.ir import Buffer

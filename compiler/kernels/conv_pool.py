@@ -20,7 +20,8 @@ from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import constant_weights
 from glulam.compiler.kernels.conv_tile import ConvTile, Spot, Where
 from glulam.compiler.kernels.operand import Operand
-from glulam.compiler.kernels.tiling import Parts, Tiling, tilings
+from glulam.compiler.kernels.ranges import Parts
+from glulam.compiler.kernels.tiling import Tiling, tilings
 from glulam.compiler.kernels.windows import Window
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Expr

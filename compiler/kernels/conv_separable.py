@@ -20,7 +20,8 @@ from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights
 from glulam.compiler.kernels.conv_tile import ChannelGroups, ConvTile, Spot, Where
 from glulam.compiler.kernels.operand import Operand
-from glulam.compiler.kernels.tiling import Parts, choose_tiling, pieces
+from glulam.compiler.kernels.ranges import Parts, pieces
+from glulam.compiler.kernels.tiling import choose_tiling
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, Var
 from glulam.compiler.loops.ir import Load

@@ -22,7 +22,8 @@ from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvShape, Stripes, TransposedGeometry
 from glulam.compiler.kernels.conv_template import constant_weights, not_constant
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
-from glulam.compiler.kernels.tiling import choose_tiling, pieces, row_cycles, unrolled_steps
+from glulam.compiler.kernels.ranges import pieces, unrolled_steps
+from glulam.compiler.kernels.tiling import choose_tiling, row_cycles
 from glulam.compiler.loops.expr import Fma
 from glulam.compiler.loops.index import Affine, Var
 from glulam.compiler.loops.ir import Buffer, Tile

@@ -20,7 +20,9 @@ from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels.context import Context, Point, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid, Met
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
-from glulam.compiler.kernels.tiling import LINE, TOGETHER, Tiling, pieces, row_cycles, unrolled_steps
+from glulam.compiler.kernels.ranges import pieces, unrolled_steps
+from glulam.compiler.kernels.rates import LINE
+from glulam.compiler.kernels.tiling import TOGETHER, Tiling, row_cycles
 from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Expr, Fma, lift
 from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var

@@ -15,7 +15,8 @@ from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import constant_weights
 from glulam.compiler.kernels.conv_tile import ChannelGroups, ConvTile
 from glulam.compiler.kernels.partial_sums import PartialSums
-from glulam.compiler.kernels.tiling import Parts, Tiling, row_cycles, unrolled_steps
+from glulam.compiler.kernels.ranges import Parts, unrolled_steps
+from glulam.compiler.kernels.tiling import Tiling, row_cycles
 from glulam.compiler.loops.expr import Fma
 from glulam.compiler.loops.index import Affine, Var
 from glulam.compiler.loops.ir import Tile

@@ -27,8 +27,8 @@ from glulam.compiler.kernels.conv_template import constant_weights
 from glulam.compiler.kernels.fixed_point import Digits, FixedPoint, weight_bytes
 from glulam.compiler.kernels.frames import IMAGE, Frames, each_tap, indices
 from glulam.compiler.kernels.packing import Packing
+from glulam.compiler.kernels.rates import stays_near
 from glulam.compiler.kernels.shuffles import transposed
-from glulam.compiler.kernels.tiling import stays_near
 from glulam.compiler.kernels.winograd import FinishedTiles, Place, Products, by_tap, packed_filters, padded_bias
 from glulam.compiler.kernels.winograd_plan import choose_plan
 from glulam.compiler.loops.builder import Builder

@@ -6,7 +6,7 @@ import math
 
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.indexing import dense
-from glulam.compiler.kernels.tiling import pieces
+from glulam.compiler.kernels.ranges import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const
 from glulam.compiler.loops.index import Affine, IndexLike

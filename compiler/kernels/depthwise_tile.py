@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from glulam.compiler.graph.types import Shape
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
-from glulam.compiler.kernels.tiling import memory_rate, overlapped, pieces
+from glulam.compiler.kernels.ranges import pieces
+from glulam.compiler.kernels.rates import memory_rate, overlapped
 from glulam.compiler.targets import Target
 
 UNROLLED_TAPS = 9  # larger kernels are loops over the rows of taps: as fast, and compiled in a third of the time

@@ -21,7 +21,9 @@ from glulam.compiler.kernels.gemm_operands import merged_rows, source, with_colu
 from glulam.compiler.kernels.gemm_tile import Chunk, Panel, Place, Product, RegisterTile
 from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.kernels.packing import Packing
-from glulam.compiler.kernels.tiling import Run, Tiling, choose_tiling, most_rows, pieces, runs
+from glulam.compiler.kernels.ranges import Run, pieces, runs
+from glulam.compiler.kernels.rates import most_rows
+from glulam.compiler.kernels.tiling import Tiling, choose_tiling
 from glulam.compiler.loops.index import Affine, Var
 from glulam.compiler.loops.ir import Buffer, Partner
 from glulam.compiler.targets import Target

@@ -6,7 +6,7 @@ import math
 
 from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.gemm_operands import batch_point, multiply_add, source, zero
-from glulam.compiler.kernels.tiling import pieces
+from glulam.compiler.kernels.ranges import pieces
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, IndexLike, Var
 from glulam.compiler.loops.ir import ByteDot, LaneReduce, Tile

@@ -16,7 +16,9 @@ from glulam.compiler.kernels.context import Context, Point, View
 from glulam.compiler.kernels.fixed_point import Digits, FixedPoint
 from glulam.compiler.kernels.gemm_operands import batch_point, multiply_add, zero
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
-from glulam.compiler.kernels.tiling import LINE, TOGETHER, unroll_factor
+from glulam.compiler.kernels.ranges import unroll_factor
+from glulam.compiler.kernels.rates import LINE
+from glulam.compiler.kernels.tiling import TOGETHER
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, Var
 from glulam.compiler.loops.ir import Buffer, ByteDot

@@ -13,7 +13,7 @@ from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.indexing import dense
 from glulam.compiler.kernels.nest import tasks
-from glulam.compiler.kernels.tiling import pieces
+from glulam.compiler.kernels.ranges import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Const, Expr
 from glulam.compiler.loops.index import Bounded

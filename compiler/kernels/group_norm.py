@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from glulam.compiler.kernels.context import Context, Lowered
-from glulam.compiler.kernels.tiling import pieces
+from glulam.compiler.kernels.ranges import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr
 from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var

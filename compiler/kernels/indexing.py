@@ -16,7 +16,7 @@ import numpy as np
 from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels.context import COPIED_AS, Context, Lowered, vectors
 from glulam.compiler.kernels.nest import Point, nest, overlapping_vectors, row_chunks
-from glulam.compiler.kernels.tiling import pieces
+from glulam.compiler.kernels.ranges import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Expr, where
 from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var

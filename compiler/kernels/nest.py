@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from glulam.compiler.kernels.tiling import pieces
+from glulam.compiler.kernels.ranges import pieces
 from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.index import Affine, Var
 

@@ -9,7 +9,7 @@ from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, Point, vectors
 from glulam.compiler.kernels.nest import nest, row_chunks
 from glulam.compiler.kernels.operand import Operand
-from glulam.compiler.kernels.tiling import unroll_factor
+from glulam.compiler.kernels.ranges import unroll_factor
 from glulam.compiler.loops.expr import Const, Expr, substitute
 from glulam.compiler.loops.index import Affine
 from glulam.compiler.loops.ir import IndexValue

@@ -13,7 +13,7 @@ from itertools import product
 
 from glulam.compiler.kernels.context import Context, Lowered, Point, vectors
 from glulam.compiler.kernels.nest import even_length, overlapping_vectors
-from glulam.compiler.kernels.tiling import pieces
+from glulam.compiler.kernels.ranges import pieces
 from glulam.compiler.kernels.windows import Fold, PoolGeometry, Scale, Window
 from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Expr

@@ -16,7 +16,7 @@ import numpy as np
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.gemm_operands import multiply_add, source, zero
-from glulam.compiler.kernels.tiling import pieces
+from glulam.compiler.kernels.ranges import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Expr
 from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.operand import Operand
-from glulam.compiler.kernels.tiling import pieces
+from glulam.compiler.kernels.ranges import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr
 from glulam.compiler.loops.index import Affine, IndexLike

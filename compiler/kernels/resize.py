@@ -17,7 +17,7 @@ import numpy as np
 
 from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels.context import Context, Lowered, Point, vectors
-from glulam.compiler.kernels.tiling import unroll_factor
+from glulam.compiler.kernels.ranges import unroll_factor
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr, Fma
 from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var

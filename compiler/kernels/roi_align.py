@@ -9,7 +9,7 @@ from itertools import product
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered
 from glulam.compiler.kernels.indexing import counted, dense
-from glulam.compiler.kernels.tiling import pieces
+from glulam.compiler.kernels.ranges import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Cast, Const, Expr
 from glulam.compiler.loops.index import Affine, Bounded, Var

@@ -32,7 +32,8 @@ from glulam.compiler.errors import UnsupportedError
 from glulam.compiler.graph.types import DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.operand import Operand
-from glulam.compiler.kernels.tiling import choose_tiling, memory_rate, overlapped, row_cycles, stays_near, stream_rate
+from glulam.compiler.kernels.rates import memory_rate, overlapped, stays_near, stream_rate
+from glulam.compiler.kernels.tiling import choose_tiling, row_cycles
 from glulam.compiler.loops.expr import Const, Expr
 from glulam.compiler.loops.index import Affine, IndexLike
 from glulam.compiler.targets import Target

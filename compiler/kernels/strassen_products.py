@@ -20,8 +20,9 @@ from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels import gemm
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.packing import Packing
+from glulam.compiler.kernels.ranges import Parts, Run, pieces, runs, unrolled_steps
 from glulam.compiler.kernels.strassen import LEFT, PRODUCTS, RIGHT, SUMS, Form, Halving, Where
-from glulam.compiler.kernels.tiling import Parts, Run, Tiling, choose_tiling, pieces, runs, unrolled_steps
+from glulam.compiler.kernels.tiling import Tiling, choose_tiling
 from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.index import Affine, IndexLike

@@ -20,8 +20,8 @@ from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels.context import COPIED_AS, Context
 from glulam.compiler.kernels.nest import nest, overlapping_vectors, row_chunks, tasks
 from glulam.compiler.kernels.operand import pack_channels
+from glulam.compiler.kernels.ranges import pieces
 from glulam.compiler.kernels.shuffles import assembled, transposed
-from glulam.compiler.kernels.tiling import pieces
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, IndexLike, Var
 from glulam.compiler.loops.ir import Buffer, Load, Partner

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered, vectors
 from glulam.compiler.kernels.indexing import dense
-from glulam.compiler.kernels.tiling import pieces
+from glulam.compiler.kernels.ranges import pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Bitcast, Cast, Const, Expr
 from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var

@@ -15,7 +15,9 @@ from glulam.compiler.kernels.fixed_point import Digits, FixedPoint, unpack_cycle
 from glulam.compiler.kernels.frames import each_tap
 from glulam.compiler.kernels.minimal_filtering import Filtering
 from glulam.compiler.kernels.packing import Packing
-from glulam.compiler.kernels.tiling import LINE, STREAM_BYTES, Tiling, most_rows, row_cycles, tilings, unroll_factor
+from glulam.compiler.kernels.ranges import unroll_factor
+from glulam.compiler.kernels.rates import LINE, STREAM_BYTES, most_rows
+from glulam.compiler.kernels.tiling import Tiling, row_cycles, tilings
 from glulam.compiler.kernels.windows import Window
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.builder import Builder

@@ -11,17 +11,9 @@ from glulam.compiler.graph.types import Shape
 from glulam.compiler.kernels.fixed_point import Digits, weight_bytes
 from glulam.compiler.kernels.frames import IMAGE, Frames
 from glulam.compiler.kernels.minimal_filtering import Filtering
-from glulam.compiler.kernels.tiling import (
-    SHOWS,
-    Parts,
-    Tiling,
-    memory_rate,
-    move_rate,
-    overcrowds,
-    overlapped,
-    stays_near,
-    stream_rate,
-)
+from glulam.compiler.kernels.ranges import Parts
+from glulam.compiler.kernels.rates import SHOWS, memory_rate, move_rate, overcrowds, overlapped, stays_near, stream_rate
+from glulam.compiler.kernels.tiling import Tiling
 from glulam.compiler.kernels.winograd import product_cycles, product_tilings, transform_slowdown
 from glulam.compiler.targets import Target
 

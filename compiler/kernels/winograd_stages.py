@@ -20,7 +20,7 @@ from glulam.compiler.kernels.fixed_point import Digits, FixedPoint, weight_bytes
 from glulam.compiler.kernels.frames import IMAGE, Frames, indices
 from glulam.compiler.kernels.minimal_filtering import Filtering, Line, Residues
 from glulam.compiler.kernels.packing import Packing
-from glulam.compiler.kernels.tiling import FAR_RATE, OFTEN, SHOWS, memory_rate, overlapped, stream_rate
+from glulam.compiler.kernels.rates import FAR_RATE, OFTEN, SHOWS, memory_rate, overlapped, stream_rate
 from glulam.compiler.kernels.winograd import (
     FinishedTiles,
     Products,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from glulam.compiler.graph.graph import Node
 from glulam.compiler.graph.op import Prefers
 from glulam.compiler.graph.uses import Uses
-from glulam.compiler.kernels.tiling import COPY_RATE, stays_cached
+from glulam.compiler.kernels.rates import COPY_RATE, stays_cached
 from glulam.compiler.ops.conv import Conv
 from glulam.compiler.ops.matmul import Linear
 from glulam.compiler.passes.candidates import Candidate

@@ -19,7 +19,7 @@ from glulam.compiler.graph.graph import Graph, Node
 from glulam.compiler.graph.op import Prefers, Trait
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.uses import Uses
-from glulam.compiler.kernels.tiling import memory_rate
+from glulam.compiler.kernels.rates import memory_rate
 from glulam.compiler.ops.batch_map import BatchMap
 from glulam.compiler.passes.manager import Decision, Pass
 from glulam.compiler.passes.samples import Layer, batch_map_patch, batch_of, layers_of

@@ -22,7 +22,8 @@ from glulam.compiler.kernels.conv_geometry import ConvShape, TransposedGeometry
 from glulam.compiler.kernels.conv_tile import SAVED
 from glulam.compiler.kernels.fixed_point import DIGITS
 from glulam.compiler.kernels.minimal_filtering import Filtering
-from glulam.compiler.kernels.tiling import Tiling, overcrowds, tilings
+from glulam.compiler.kernels.rates import overcrowds
+from glulam.compiler.kernels.tiling import Tiling, tilings
 from glulam.compiler.ops.conv import Conv, ConvTranspose
 from glulam.compiler.ops.narrow import NarrowConv
 from glulam.compiler.ops.strassen import StrassenConv

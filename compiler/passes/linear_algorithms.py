@@ -9,7 +9,8 @@ from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels import fixed_point, gemm, strassen
 from glulam.compiler.kernels.fixed_point import DIGITS
-from glulam.compiler.kernels.tiling import Tiling, fetched, row_cycles, stream_rate, tilings
+from glulam.compiler.kernels.rates import fetched, stream_rate
+from glulam.compiler.kernels.tiling import Tiling, row_cycles, tilings
 from glulam.compiler.ops.fixed_point import FixedPointLinear
 from glulam.compiler.ops.matmul import Linear
 from glulam.compiler.ops.strassen import StrassenLinear

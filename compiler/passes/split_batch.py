@@ -14,7 +14,7 @@ from glulam.compiler.graph.graph import Graph, Node, Value
 from glulam.compiler.graph.op import Trait
 from glulam.compiler.graph.patch import Patch
 from glulam.compiler.graph.uses import Uses
-from glulam.compiler.kernels.tiling import FAR_RATE, move_rate, stream_rate
+from glulam.compiler.kernels.rates import FAR_RATE, move_rate, stream_rate
 from glulam.compiler.passes.manager import Decision, Pass
 from glulam.compiler.passes.samples import Layer, batch_map_patch, batch_of, layers_of
 from glulam.compiler.targets import Target

@@ -23,7 +23,7 @@ from glulam.compiler.graph.types import Array, DType, TensorType
 from glulam.compiler.graph.uses import Uses
 from glulam.compiler.kernels.conv_geometry import Indices
 from glulam.compiler.kernels.conv_transpose import convolution_weights
-from glulam.compiler.kernels.tiling import COPY_RATE
+from glulam.compiler.kernels.rates import COPY_RATE
 from glulam.compiler.ops import Conv, ConvTranspose, Gather, Pad, Reshape, Slice, Transpose
 from glulam.compiler.ops.movement import MOST_LANES, DepthToSpace
 from glulam.compiler.passes.algorithms import candidates

@@ -13,7 +13,7 @@ from glulam.benchmarks.corner_cases import First
 from glulam.compiler.driver import lower
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import f32
-from glulam.compiler.kernels.tiling import Parts, Run, runs
+from glulam.compiler.kernels.ranges import Parts, Run, runs
 from glulam.compiler.loops.ir import Partner
 from glulam.compiler.ops.strassen import StrassenLinear
 from glulam.compiler.ops.winograd import WinogradConv

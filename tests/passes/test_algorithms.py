@@ -9,7 +9,7 @@ from glulam.compiler.driver import compile_graph, lower, optimise
 from glulam.compiler.graph.evaluate import evaluate
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import f32
-from glulam.compiler.kernels.tiling import memory_rate
+from glulam.compiler.kernels.rates import memory_rate
 from glulam.compiler.ops import Conv
 from glulam.compiler.ops.winograd import WinogradConv
 from glulam.compiler.options import Options
