@@ -18,7 +18,7 @@ from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights, in_one_row, not_packable
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
-from glulam.compiler.kernels.ranges import pieces, unrolled_steps
+from glulam.compiler.kernels.ranges import Pieces, pieces, unrolled_steps
 from glulam.compiler.kernels.tiling import Tiling, choose_tiling
 from glulam.compiler.loops.expr import Fma
 from glulam.compiler.loops.index import Affine, Bounded, Var
@@ -89,7 +89,7 @@ class _Apart:
         self.tiling = self.choose_tiling()
         self.steps = unrolled_steps(self.ins, self.tiling.pixels * self.tiling.blocks)
         self.parts = parts(self.ins // self.steps, self.steps * math.prod(geometry.kernel))
-        self.vectors = [self.packed(*found) for found in self.tiling.channel_groups(-(-self.outs // self.lanes))]
+        self.vectors = [self.packed(found) for found in self.tiling.channel_groups(-(-self.outs // self.lanes))]
         channel = np.arange(geometry.groups * self.ins, dtype=np.int64).reshape(geometry.groups, self.ins)
         self.block, self.within = (ctx.constant(table, "i") for table in np.divmod(channel, self.lanes))
         self.sums: dict[tuple[int, ...], Buffer] = {}  # by the shape of the tile
@@ -130,16 +130,16 @@ class _Apart:
 
     # ---- constants
 
-    def packed(self, first: int, vectors: int, count: int) -> _Vectors:
-        """Weights and bias of `count` times so many vectors of each group."""
-        ctx, groups, lanes = self.ctx, self.geometry.groups, self.lanes
-        chosen = slice(first * lanes, (first + vectors * count) * lanes)
+    def packed(self, chosen: Pieces) -> _Vectors:
+        """Weights and bias of some vectors of each group."""
+        ctx, groups, lanes, (first, count, vectors) = self.ctx, self.geometry.groups, self.lanes, chosen
+        outs = slice(first * lanes, chosen.stop * lanes)
         bias = np.zeros(len(self.weights), np.float32) if (given := ctx.data(2)) is None else given
-        weights = self.widened(self.weights)[:, chosen]
+        weights = self.widened(self.weights)[:, outs]
         split = weights.reshape(groups, count, vectors, lanes, -1, self.steps, *self.geometry.kernel)
         # [q, g, j, v, i, u, *k] -> [q, g, i, *k, u, j, v]
         order = (0, 1, 4, *range(6, split.ndim), 5, 2, 3)
-        start = self.widened(bias)[:, chosen].reshape(groups, count, vectors, lanes)
+        start = self.widened(bias)[:, outs].reshape(groups, count, vectors, lanes)
         return _Vectors(first, count, ctx.constant(split.transpose(order), "w"), ctx.constant(start, "b"))
 
     def widened(self, data: Array) -> Array:

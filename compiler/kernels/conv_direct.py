@@ -17,7 +17,7 @@ from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights, in_one_row, not_packable
 from glulam.compiler.kernels.conv_tile import Ahead, ChannelGroups, Columns, ConvTile, Part, Spot, Where
 from glulam.compiler.kernels.partial_sums import PartialSums
-from glulam.compiler.kernels.ranges import Parts, runs
+from glulam.compiler.kernels.ranges import Parts, Pieces, runs
 from glulam.compiler.kernels.rates import fetched, memory_rate, stream_rate
 from glulam.compiler.kernels.tiling import Tiling, choose_tiling, row_cycles
 from glulam.compiler.loops.index import Affine, Var
@@ -110,9 +110,9 @@ class DirectConv(ConvTile):
         whole, narrow = (self.group_blocks, None) if self.groups > 1 else whole_blocks(ctx.target, len(self.weights))
         tiling = tiling or choose_tiling(ctx.target, width, whole, depth, again, parts=parts)
         ctx.output_view()
-        groups = [self.group(*each) for each in tiling.channel_groups(whole)]
+        groups = [self.group(each) for each in tiling.channel_groups(whole)]
         if narrow is not None:
-            groups.append(self.group(whole, 1, 1, narrow.lanes))
+            groups.append(self.group(Pieces(whole, 1, 1), narrow.lanes))
         # The second and later ones find the pixels in L2.
         self.image_level = 2 if sum(group.count for group in groups) == 1 else 1
         if not outer and width // tiling.pixels > 1 and not self.bare:

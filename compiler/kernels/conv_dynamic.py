@@ -19,7 +19,7 @@ from glulam.compiler.kernels.conv_depthwise import Depthwise
 from glulam.compiler.kernels.conv_direct import DirectConv
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_tile import Where
-from glulam.compiler.kernels.ranges import unrolled_steps
+from glulam.compiler.kernels.ranges import Pieces, unrolled_steps
 from glulam.compiler.kernels.tiling import Tiling
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, IndexLike, Var
@@ -100,7 +100,7 @@ class _DynamicConv(DirectConv):
         super().__init__(ctx, geometry, np.broadcast_to(np.float32(0.0), shape))
         self.own = _Weights(ctx, geometry)
 
-    def packed(self, first: int, per_group: int, count: int, lanes: int) -> Buffer:
+    def packed(self, blocks: Pieces, lanes: int) -> Buffer:
         return self.own.view.buffer
 
     def weight(self, where: Where, place: tuple[Affine, ...], j: Var, v: Var) -> Expr:

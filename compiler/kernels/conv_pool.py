@@ -89,7 +89,7 @@ class _ConvPool(ConvTile):
         ctx.output_view()
         columns = self.window.span(1, pooled_width)
         for each in tiling.channel_groups(self.group_blocks):
-            group = self.group(*each)
+            group = self.group(each)
             shape = (self.window.span(0, rows), columns, group.blocks, self.block)
             self.scratch = self.b.scratch(f"rows{group.first}", shape)
             for chunks in self.classes(pooled_rows, rows, height):

@@ -20,7 +20,7 @@ from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights
 from glulam.compiler.kernels.conv_tile import ChannelGroups, ConvTile, Spot, Where
 from glulam.compiler.kernels.operand import Operand
-from glulam.compiler.kernels.ranges import Parts, pieces
+from glulam.compiler.kernels.ranges import Parts, Pieces, pieces
 from glulam.compiler.kernels.tiling import choose_tiling
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, Var
@@ -156,9 +156,9 @@ class _Pointwise(ConvTile):
         target = self.ctx.target
         blocks, narrow = whole_blocks(target, len(self.weights))
         tiling = choose_tiling(target, pixels, blocks, self.in_channels)
-        groups = [self.group(*each) for each in tiling.channel_groups(blocks)]
+        groups = [self.group(each) for each in tiling.channel_groups(blocks)]
         if narrow is not None:
-            groups.append(self.group(blocks, 1, 1, narrow.lanes))
+            groups.append(self.group(Pieces(blocks, 1, 1), narrow.lanes))
         return groups, tiling.pixels
 
     def band(self, where: Where, row: Affine, rows: int, width: int, pixels: int) -> None:

@@ -122,7 +122,7 @@ class _Striped:
         depth = self.ins * math.prod(s.taps.shape[1] for s in stripes)
         tiling = choose_tiling(target, last.count, self.outs, depth)
         for column, vectors, lanes in pieces(last.length, target.lanes):
-            for channel, together, count in tiling.channel_groups(self.outs):
+            for channel, count, together in tiling.channel_groups(self.outs):
                 chosen = slice(channel, channel + together * count)
                 bias = self.ctx.constant(self.bias[:, chosen].reshape(-1, count, together), "b")
                 packed = self.packed(stripes, slice(column, column + vectors * lanes), chosen, (vectors, together))

@@ -20,7 +20,7 @@ from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels.context import Context, Point, View
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid, Met
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
-from glulam.compiler.kernels.ranges import pieces, unrolled_steps
+from glulam.compiler.kernels.ranges import Pieces, pieces, unrolled_steps
 from glulam.compiler.kernels.rates import LINE
 from glulam.compiler.kernels.tiling import TOGETHER, Tiling, row_cycles
 from glulam.compiler.loops.builder import Builder
@@ -43,8 +43,8 @@ class ChannelGroups:
     """
 
     first: int
-    blocks: int
     count: int
+    blocks: int
     lanes: int
     packed: Buffer
     bias: Buffer
@@ -181,12 +181,12 @@ class ConvTile:
                 found.append(replace(each, first=first + begin * wide, count=end - begin))
         return found
 
-    def group(self, first: int, blocks: int, count: int, lanes: int | None = None) -> ChannelGroups:
+    def group(self, blocks: Pieces, lanes: int | None = None) -> ChannelGroups:
         """Channel groups with their weights and bias; of all lanes if no number is given."""
         lanes = lanes or self.block
-        packed = self.packed(first, blocks, count, lanes)
-        bias = self.ctx.constant(self.pack_bias(first, blocks, count)[..., :lanes], "b", table=not self.has_bias)
-        return ChannelGroups(first, blocks, count, lanes, packed, bias)
+        packed = self.packed(blocks, lanes)
+        bias = self.ctx.constant(self.pack_bias(blocks)[..., :lanes], "b", table=not self.has_bias)
+        return ChannelGroups(*blocks, lanes, packed, bias)
 
     def tile(self, spot: Spot) -> None:
         """One register tile: start from the bias, reduce, finish, store."""
@@ -388,19 +388,19 @@ class ConvTile:
         whole = [(*part, self.in_block) for part in parts(blocks, products)] if blocks else []
         return [*whole, (blocks, 1, 1, rest)] if rest else whole
 
-    def packed(self, first: int, per_group: int, count: int, lanes: int) -> Buffer:
+    def packed(self, blocks: Pieces, lanes: int) -> Buffer:
         """The weights of channel groups, as `weight` reads them."""
-        return self.ctx.constant(self.pack(first, per_group, count)[..., :lanes], "w")
+        return self.ctx.constant(self.pack(blocks)[..., :lanes], "w")
 
-    def pack(self, first: int, per_group: int, count: int) -> Array:
+    def pack(self, blocks: Pieces) -> Array:
         """[groups, count, in blocks, *taps, in lanes, per_group, block]; for plain inputs *taps come before C."""
-        weights, block = self.weights, self.block
+        weights, block, (first, count, per_group) = self.weights, self.block, blocks
         per_conv = weights.shape[0] // self.groups
         taps = weights.shape[2:]
         split = weights.reshape(self.groups, per_conv, self.in_channels, *taps)
         in_blocks = -(-self.in_channels // self.in_block)
         full = _widened(split, self.group_blocks * block, in_blocks * self.in_block)
-        part = full[:, first * block : (first + per_group * count) * block]
+        part = full[:, first * block : blocks.stop * block]
         part = part.reshape(self.groups, count, per_group, block, in_blocks, self.in_block, *taps)
         rank = len(taps)
         # [q, g, j, v, c, i, *k] -> [q, g, c, *k, i, j, v]
@@ -410,10 +410,11 @@ class ConvTile:
         # [q, g, j, v, c, 1, *k] -> [q, g, *k, c, j, v]
         return part.squeeze(5).transpose(0, 1, *range(5, 5 + rank), 4, 2, 3)
 
-    def pack_bias(self, first: int, per_group: int, count: int) -> Array:
+    def pack_bias(self, blocks: Pieces) -> Array:
+        first, count, per_group = blocks
         per_conv = len(self.bias) // self.groups
         full = _widened(self.bias.reshape(self.groups, per_conv, 1), self.group_blocks * self.block, 1)
-        part = full[:, first * self.block : (first + per_group * count) * self.block]
+        part = full[:, first * self.block : blocks.stop * self.block]
         return part.reshape(self.groups, count, per_group, self.block)
 
 

@@ -53,7 +53,7 @@ class _Whole(ConvTile):
         ctx, b = self.ctx, self.b
         ctx.output_view()
         for each in self.choose_blocks().channel_groups(self.group_blocks):
-            group = self.group(*each)
+            group = self.group(each)
             space = b.section(n=ctx.output.shape[0], q=self.groups, g=group.count)
             with space as (n, q, g), b.vector("v", self.block) as v:
                 self.image(group, (n, q, g), v)

@@ -27,6 +27,7 @@ from glulam.compiler.kernels.conv_template import constant_weights
 from glulam.compiler.kernels.fixed_point import Digits, FixedPoint, weight_bytes
 from glulam.compiler.kernels.frames import IMAGE, Frames, each_tap, indices
 from glulam.compiler.kernels.packing import Packing
+from glulam.compiler.kernels.ranges import Pieces
 from glulam.compiler.kernels.rates import stays_near
 from glulam.compiler.kernels.shuffles import transposed
 from glulam.compiler.kernels.winograd import FinishedTiles, Place, Products, by_tap, packed_filters, padded_bias
@@ -60,8 +61,8 @@ class _FilterGroup:
     """`count` times `per_group` channel blocks from block `first` on, with their filters and bias."""
 
     first: int
-    per_group: int
     count: int
+    per_group: int
     filters: Buffer | FixedPoint
     bias: Buffer
 
@@ -115,7 +116,7 @@ class _Winograd:
             self.inputs = self.b.scratch("v", (self.f.points, plan.tiles, row))
         self.inputs_come_from_far = not self.across_tiles and not stays_near(ctx.target, scratch_size(self.inputs))
         self.products = self.b.scratch("m", (plan.tiling.blocks, plan.tiles, self.f.slots, self.block))
-        groups = [self.filter_group(*each) for each in plan.tiling.channel_groups(self.out_blocks)]
+        groups = [self.filter_group(each) for each in plan.tiling.channel_groups(self.out_blocks)]
         runs = self.classes()
         for met in self.frames.parts:
             for down, across in product(*runs):
@@ -139,11 +140,11 @@ class _Winograd:
                     inside = down.inside, across.inside
                     self.transform_outputs((n, frame), corner, read_bias, block, each.per_group, inside)
 
-    def filter_group(self, first: int, per_group: int, count: int) -> _FilterGroup:
-        packed = packed_filters(self.ctx, self.filters(first, per_group, count), self.digits)
-        part = self.bias.reshape(self.groups, -1)[:, first * self.block : (first + per_group * count) * self.block]
-        bias = self.ctx.constant(part.reshape(-1, per_group, self.block), "b", table=self.ctx.data(2) is None)
-        return _FilterGroup(first, per_group, count, packed, bias)
+    def filter_group(self, blocks: Pieces) -> _FilterGroup:
+        packed = packed_filters(self.ctx, self.filters(blocks), self.digits)
+        part = self.bias.reshape(self.groups, -1)[:, blocks.first * self.block : blocks.stop * self.block]
+        bias = self.ctx.constant(part.reshape(-1, blocks.length, self.block), "b", table=self.ctx.data(2) is None)
+        return _FilterGroup(*blocks, packed, bias)
 
     @contextmanager
     def blocks(self, splits: int, frames: Met, down: _Run, across: _Run) -> Iterator[tuple[Var, ...]]:
@@ -313,10 +314,10 @@ class _Winograd:
 
     # ---- weights
 
-    def filters(self, first: int, per_group: int, count: int) -> Packing:
+    def filters(self, blocks: Pieces) -> Packing:
         """Transformed filters as [group, point, channel or phase of a tap's frame, block of the group, lane]."""
-        lanes = slice(first * self.block, (first + per_group * count) * self.block)
-        weights = self.weights
+        first, count, per_group = blocks
+        lanes, weights = slice(first * self.block, blocks.stop * self.block), self.weights
         if self.groups > 1:
             weights = weights.reshape(self.groups, -1, *weights.shape[1:])[:, lanes].reshape(-1, *weights.shape[1:])
         else:

@@ -6,7 +6,7 @@ import math
 
 from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.gemm_operands import batch_point, multiply_add, source, zero
-from glulam.compiler.kernels.ranges import pieces
+from glulam.compiler.kernels.ranges import Pieces, pieces
 from glulam.compiler.loops.expr import Expr
 from glulam.compiler.loops.index import Affine, IndexLike, Var
 from glulam.compiler.loops.ir import ByteDot, LaneReduce, Tile
@@ -50,17 +50,14 @@ class _Dots:
         total = b.tile("total", height, width, dtype=self.dtype)
         with b.unrolled("r", height) as r, b.unrolled("c", width) as c:
             b.store(total[r, c], zero(self.dtype) if self.bias is None else self.bias[(column + c,)])
-        full, rest = divmod(self.depth, self.width)
-        if full:
-            self.lanes(batch, (row, column), total, (0, full, self.width))
-        if rest:
-            self.lanes(batch, (row, column), total, (full * self.width, 1, rest))
+        for part in pieces(self.depth, self.width):
+            self.lanes(batch, (row, column), total, part)
         with b.unrolled("r", height) as r, b.unrolled("c", width) as c:
             point: Point = (*batch, row + r, column + c)
             self.ctx.write(point, self.ctx.finish(total[r, c], point))
 
-    def lanes(self, batch: list[Var], at: tuple[Affine, Affine], total: Tile, part: tuple[int, int, int]) -> None:
-        """Add the products of a part of the depth: from its first element, a number of vectors of some lanes."""
+    def lanes(self, batch: list[Var], at: tuple[Affine, Affine], total: Tile, part: Pieces) -> None:
+        """Add the products of a part of the depth: from its first element, vectors of some lanes."""
         b, (row, column), (first, count, lanes) = self.b, at, part
         height, width = total.shape
         with b.vector("v", lanes) as v:

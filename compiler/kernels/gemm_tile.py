@@ -16,7 +16,7 @@ from glulam.compiler.kernels.context import Context, Point, View
 from glulam.compiler.kernels.fixed_point import Digits, FixedPoint
 from glulam.compiler.kernels.gemm_operands import batch_point, multiply_add, zero
 from glulam.compiler.kernels.partial_sums import PartialSums, parts
-from glulam.compiler.kernels.ranges import unroll_factor
+from glulam.compiler.kernels.ranges import Pieces, unroll_factor
 from glulam.compiler.kernels.rates import LINE
 from glulam.compiler.kernels.tiling import TOGETHER
 from glulam.compiler.loops.expr import Expr
@@ -97,8 +97,8 @@ class Product:
         return self.ctx.operand(0).shape[-1]
 
     @property
-    def parts(self) -> list[tuple[int, int, int]]:
-        """Of the rounds of the loop over the depth: (first, count, length)."""
+    def parts(self) -> list[Pieces]:
+        """Of the rounds of the loop over the depth."""
         return parts(self.depth // _UNROLL, _UNROLL)
 
     @property

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from glulam.compiler.kernels.context import Context, Lowered
-from glulam.compiler.kernels.ranges import pieces
+from glulam.compiler.kernels.ranges import Pieces, pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr
 from glulam.compiler.loops.index import Affine, Bounded, IndexLike, Var
@@ -172,8 +172,8 @@ class _Plain(_GroupNorm):
                         ctx.write(point, ctx.finish(value, point))
         return ctx.finished()
 
-    def pieces(self, extent: int) -> list[tuple[int, int, int]]:
-        """(first, number of vectors, lanes) that cover a row."""
+    def pieces(self, extent: int) -> list[Pieces]:
+        """Vectors of so many lanes that cover a row."""
         lanes = self.ctx.target.vector_bytes // self.dtype.size
         return pieces(extent, lanes)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from glulam.compiler.kernels.ranges import pieces
+from glulam.compiler.kernels.ranges import Pieces, pieces
 from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.index import Affine, Var
 
@@ -67,7 +67,7 @@ def even_length(extent: int, least: int) -> int:
     return next((n for n in range(least, min(2 * least, extent) + 1) if extent % n == 0), least)
 
 
-def row_chunks(rows: int, length: int, width: int, cost: int) -> list[tuple[int, int, int]]:
+def row_chunks(rows: int, length: int, width: int, cost: int) -> list[Pieces]:
     """Rows of vectors in chunks of several vectors, as far as the number of rows does not make tasks enough."""
     wanted = -(-tasks(rows * length, cost) // max(rows, 1))
     unit = 4 * width

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from glulam.compiler.kernels.ranges import pieces
+from glulam.compiler.kernels.ranges import Pieces, pieces
 from glulam.compiler.loops.builder import Builder
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.index import Affine, IndexLike, Var
@@ -20,14 +20,14 @@ from glulam.compiler.loops.ir import Buffer, Load, Tile, TileRead
 PART = 384  # products of a part, about
 
 
-def parts(rounds: int, products: int) -> list[tuple[int, int, int]]:
-    """(first, count, length) of equal parts, and perhaps a shorter one, of `rounds` that add so many products each.
+def parts(rounds: int, products: int) -> list[Pieces]:
+    """Equal parts, and perhaps a shorter one, of `rounds` that add so many products each.
 
     A sum of less than two parts is one.
     """
     length = max(1, PART // products)
     if rounds < 2 * length:
-        return [(0, 1, rounds)]
+        return [Pieces(0, 1, rounds)]
     even = [d for d in range(-(-length // 2), 2 * length) if rounds % d == 0]
     return pieces(rounds, min(even, key=lambda d: abs(d - length), default=length))
 

@@ -11,11 +11,23 @@ from glulam.compiler.loops.ir import Partner
 _ROUND, _MOST_STEPS = 56, 4  # FMAs, and steps, of a round of an unrolled loop; more is more code, not more speed
 
 
-def pieces(extent: int, size: int) -> list[tuple[int, int, int]]:
-    """(first, count, length) of equal pieces, and a shorter one, that cover `extent`."""
-    count, rest = divmod(extent, size)
-    parts = [(0, count, size)] if count else []
-    return [*parts, (count * size, 1, rest)] if rest else parts
+class Pieces(NamedTuple):
+    """`times` pieces of the same `length`, one after the other from `first` on."""
+
+    first: int
+    times: int
+    length: int
+
+    @property
+    def stop(self) -> int:
+        return self.first + self.times * self.length
+
+
+def pieces(extent: int, size: int) -> list[Pieces]:
+    """Equal pieces, and a shorter one, that cover `extent`."""
+    times, rest = divmod(extent, size)
+    whole = [Pieces(0, times, size)] if times else []
+    return [*whole, Pieces(times * size, 1, rest)] if rest else whole
 
 
 class Run(NamedTuple):

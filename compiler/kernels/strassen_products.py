@@ -20,7 +20,7 @@ from glulam.compiler.graph.types import Array, DType
 from glulam.compiler.kernels import gemm
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.packing import Packing
-from glulam.compiler.kernels.ranges import Parts, Run, pieces, runs, unrolled_steps
+from glulam.compiler.kernels.ranges import Parts, Pieces, Run, pieces, runs, unrolled_steps
 from glulam.compiler.kernels.strassen import LEFT, PRODUCTS, RIGHT, SUMS, Form, Halving, Where
 from glulam.compiler.kernels.tiling import Tiling, choose_tiling
 from glulam.compiler.loops.builder import Builder
@@ -69,7 +69,7 @@ class _Products:
             return Parts.of(rows, width, tiling.pixels)
 
         tiling = choose_tiling(self.ctx.target, width, self.out_blocks, depth, limit=limit, parts=parts)
-        groups = [_Group(self, *each, tiling.pixels) for each in tiling.channel_groups(self.out_blocks)]
+        groups = [_Group(self, each, tiling.pixels) for each in tiling.channel_groups(self.out_blocks)]
         units = groups[0].full
         if self.reads_groups_once(groups):
             self.groups_once(groups, units)
@@ -116,17 +116,17 @@ class _Products:
         """How many of `count` rows, or tiles, go through all groups before the next ones do."""
         return self.ctx.run(count, self.weights.nbytes * PRODUCTS // 4, self.ctx.operand(1).type.nbytes)
 
-    def pack(self, first: int, per_group: int, count: int) -> Packing:
+    def pack(self, blocks: Pieces) -> Packing:
         """[group, product, channel, block, lane] of the weights' quarters and their sums, in the order of use."""
-        shape = (count, PRODUCTS, self.form.blocks * self.lanes, per_group, self.lanes)
-        part = slice(first * self.lanes, (first + per_group * count) * self.lanes)
+        shape = (blocks.times, PRODUCTS, self.form.blocks * self.lanes, blocks.length, self.lanes)
+        part = slice(blocks.first * self.lanes, blocks.stop * self.lanes)
         halves = self.weights.reshape(2, -1, self.weights.shape[1])[:, part]
         return Packing(halves, shape, DType.F32, _pack)
 
-    def pack_bias(self, first: int, per_group: int, count: int) -> Array:
+    def pack_bias(self, blocks: Pieces) -> Array:
         """[half, group, block, lane]."""
-        blocks = self.bias.reshape(2, self.out_blocks, self.lanes)[:, first : first + per_group * count]
-        return blocks.reshape(2, count, per_group, self.lanes)
+        part = self.bias.reshape(2, self.out_blocks, self.lanes)[:, blocks.first : blocks.stop]
+        return part.reshape(2, blocks.times, blocks.length, self.lanes)
 
 
 def _pack(out: Array, halves: Array) -> None:
@@ -175,14 +175,12 @@ class _Group:
     Their units are tiles along the only dimension, or rows of tiles.
     """
 
-    def __init__(self, products: _Products, first: int, per_group: int, count: int, pixels: int) -> None:
+    def __init__(self, products: _Products, blocks: Pieces, pixels: int) -> None:
         self.ctx, self.b, self.form, self.products = products.ctx, products.b, products.form, products
-        self.first, self.per_group, self.count, self.pixels = first, per_group, count, pixels
-        self.packed = self.ctx.constant(products.pack(first, per_group, count), "w")
-        self.bias = self.ctx.constant(
-            products.pack_bias(first, per_group, count), "b", table=products.ctx.data(3) is None
-        )
-        self.kept = self.b.scratch(f"kept{first}", (self.slots, PRODUCTS, pixels, per_group, products.lanes))
+        (self.first, self.count, self.per_group), self.pixels = blocks, pixels
+        self.packed = self.ctx.constant(products.pack(blocks), "w")
+        self.bias = self.ctx.constant(products.pack_bias(blocks), "b", table=products.ctx.data(3) is None)
+        self.kept = self.b.scratch(f"kept{blocks.first}", (self.slots, PRODUCTS, pixels, blocks.length, products.lanes))
         self.head: Sequence[IndexLike] = ()  # of the tile in hand: image and group
         self.lane: IndexLike = 0
         self.share = Affine.of(0)  # which share of the next group's weights it asks for

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from glulam.compiler.kernels.ranges import Parts
+from glulam.compiler.kernels.ranges import Parts, Pieces, pieces
 from glulam.compiler.kernels.rates import STREAM_BYTES
 from glulam.compiler.targets import Target
 
@@ -23,13 +23,9 @@ class Tiling:
     pixels: int
     blocks: int
 
-    def channel_groups(self, total: int) -> list[tuple[int, int, int]]:
-        """(first block, blocks a group, number of groups) so that all `total` blocks are covered once."""
-        count, rest = divmod(total, self.blocks)
-        groups = [(0, self.blocks, count)] if count else []
-        if rest:
-            groups.append((count * self.blocks, rest, 1))
-        return groups
+    def channel_groups(self, total: int) -> list[Pieces]:
+        """All `total` channel blocks in groups as large as the tile, and a smaller one."""
+        return pieces(total, self.blocks)
 
 
 def step_cycles(target: Target, pixels: int, blocks: int) -> float:
@@ -99,7 +95,7 @@ def row_cycles(
     """
     full, rest = divmod(width, tiling.pixels)
     total = 0.0
-    for _, per_group, count in tiling.channel_groups(blocks):
+    for _, count, per_group in tiling.channel_groups(blocks):
         for pixels, times in ((tiling.pixels, full), (rest, 1 if rest else 0)):
             if times:
                 finish = finishing * (4.0 + pixels * per_group)

@@ -140,9 +140,9 @@ class _Layer:
             return Parts(iterations - 1, 2, 0.5)
         if plan.splits == 1:
             return Parts(iterations)
-        (_, each, count), *rest = plan.tiling.channel_groups(self.out_blocks)
+        (_, count, each), *rest = plan.tiling.channel_groups(self.out_blocks)
         whole = math.gcd(plan.splits, count)
-        smaller = sum(size for _, size, _ in rest) / (each * count // whole)
+        smaller = sum(size for _, _, size in rest) / (each * count // whole)
         return Parts(iterations * whole, iterations * len(rest), smaller)
 
     def has_middle(self, plan: Plan) -> bool:

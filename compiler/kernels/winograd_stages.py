@@ -20,6 +20,7 @@ from glulam.compiler.kernels.fixed_point import Digits, FixedPoint, weight_bytes
 from glulam.compiler.kernels.frames import IMAGE, Frames, indices
 from glulam.compiler.kernels.minimal_filtering import Filtering, Line, Residues
 from glulam.compiler.kernels.packing import Packing
+from glulam.compiler.kernels.ranges import Pieces
 from glulam.compiler.kernels.rates import FAR_RATE, OFTEN, SHOWS, memory_rate, overlapped, stream_rate
 from glulam.compiler.kernels.winograd import (
     FinishedTiles,
@@ -37,7 +38,6 @@ from glulam.compiler.loops.ir import Buffer, Load, Partner
 from glulam.compiler.targets import Target
 
 Pads = tuple[tuple[int, int], ...]
-_Channels = tuple[int, int, int]  # first block, blocks of a group, groups
 
 _CACHED = 0.33  # of the last-level cache that the tensors may fill before most of them go to memory and come back
 _MOVES = 3  # what it costs to write a tensor and to read it in the next kernel, in readings
@@ -132,15 +132,16 @@ def build_products(
     if shared is _Shared.TILES and tiles <= tiling.pixels:
         shared = _Shared.POINTS
     parts = list(_parts(shared, tiling.channel_groups(blocks), f.points, tiles))
-    filters: dict[_Channels, Buffer | FixedPoint] = {}
-    for first, per_group, count in dict.fromkeys(part.channels for part in parts):
-        some, rows = by_tap(weights)[first * lanes : (first + per_group * count) * lanes], per_group * lanes
+    filters: dict[Pieces, Buffer | FixedPoint] = {}
+    for channels in dict.fromkeys(part.channels for part in parts):
+        first, count, per_group = channels
+        some, rows = by_tap(weights)[first * lanes : channels.stop * lanes], per_group * lanes
         shape = (f.points, count, depth, per_group, lanes)
         packing = Packing(some, shape, DType.F32, f.transform_filters_by_point, rows, axis=1)
-        filters[first, per_group, count] = packed_filters(ctx, packing, digits)
+        filters[channels] = packed_filters(ctx, packing, digits)
     b = ctx.builder
     for part in parts:
-        with b.of_partner(part.partner), b.section(p=len(part.points), g=part.channels[-1]) as (p, g):
+        with b.of_partner(part.partner), b.section(p=len(part.points), g=part.channels.times) as (p, g):
             _products(ctx, inputs, filters[part.channels], outputs, part, (p, g), tiling.pixels, frames)
     if f.slots > f.points:
         with (
@@ -155,26 +156,28 @@ class _Part(NamedTuple):
     """Products of some points, channels and tiles, for one of two partners if they share the work."""
 
     partner: Partner | None
-    channels: _Channels
+    channels: Pieces
+    """Groups of channel blocks."""
     points: range
     tiles: range
 
 
-def _parts(shared: _Shared, groups: Iterable[_Channels], points: int, tiles: int) -> Iterator[_Part]:
+def _parts(shared: _Shared, groups: Iterable[Pieces], points: int, tiles: int) -> Iterator[_Part]:
     """All products. Either partner takes half of the points of a group in the middle of an odd number of them."""
-    for first, per_group, count in groups:
+    for channels in groups:
         if shared is _Shared.POINTS:
-            yield _Part(None, (first, per_group, count), range(points), range(tiles))
+            yield _Part(None, channels, range(points), range(tiles))
         elif shared is _Shared.TILES:
             for partner, some in _by_partner(tiles):
-                yield _Part(partner, (first, per_group, count), range(points), some)
+                yield _Part(partner, channels, range(points), some)
         else:
+            first, count, per_group = channels
             middle = count // 2
             behind = first + (count - middle) * per_group
             for partner, begin in ((Partner.FIRST, first), (Partner.SECOND, behind)) if middle else ():
-                yield _Part(partner, (begin, per_group, middle), range(points), range(tiles))
+                yield _Part(partner, Pieces(begin, middle, per_group), range(points), range(tiles))
             for partner, some in _by_partner(points) if count % 2 else ():
-                yield _Part(partner, (first + middle * per_group, per_group, 1), some, range(tiles))
+                yield _Part(partner, Pieces(first + middle * per_group, 1, per_group), some, range(tiles))
 
 
 def _by_partner(count: int) -> list[tuple[Partner, range]]:
@@ -212,7 +215,7 @@ def _products(
 
     Two threads ask for the next inputs, of which the other one has made some.
     """
-    (first, per_group, _), tiles, (_, _, depth, _, lanes) = part.channels, part.tiles, filters.shape
+    (first, _, per_group), tiles, (_, _, depth, _, lanes) = part.channels, part.tiles, filters.shape
     channels = depth // frames.taps
     row = -(-channels // lanes) * lanes  # of a tile of a frame
     point, block = place[0] + part.points.start, place[1] * per_group + first
