@@ -21,15 +21,14 @@ from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry, Grid
 from glulam.compiler.kernels.conv_template import constant_weights, not_packable
 from glulam.compiler.kernels.depthwise_tile import UNROLLED_TAPS, Tiles, TileShape
-from glulam.compiler.kernels.ranges import pieces, unroll_factor
+from glulam.compiler.kernels.ranges import ENOUGH, pieces, unroll_factor
 from glulam.compiler.loops.expr import Expr, Fma
 from glulam.compiler.loops.index import Affine, IndexLike, Var
 from glulam.compiler.loops.ir import Buffer, Tile
 from glulam.compiler.targets import PARTNERS
 
 _CHUNK_FMAS = 20_000  # vector FMAs of an iteration that are worth a thread's while
-_ENOUGH = 16  # iterations of the parallel space that every layer should have, if it can
-_ENOUGH_MEANS = 32  # where there are as many for any number of threads
+_ENOUGH_MEANS = 32  # iterations of an image that gives means, as many for any number of threads
 
 
 def accepts(ctx: Context, geometry: ConvGeometry) -> str | None:
@@ -200,7 +199,7 @@ class Depthwise:
             ):
                 most = third
         outer = self.ctx.output.shape[0] * self.ctx.output.blocks * math.prod(planes)
-        parallel = max(1, height * outer // max(_ENOUGH, 2 * self.ctx.target.threads))
+        parallel = max(1, height * outer // max(ENOUGH, 2 * self.ctx.target.threads))
         return unroll_factor(height, max(1, min(_useful_rows(width, len(self.taps)), parallel, most))) if height else 1
 
     # ---- code

@@ -20,7 +20,8 @@ from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.compiler.kernels.context import Context, Lowered, Point
 from glulam.compiler.kernels.conv_geometry import ConvGeometry
 from glulam.compiler.kernels.conv_template import in_one_row
-from glulam.compiler.kernels.ranges import pieces, unroll_factor
+from glulam.compiler.kernels.ranges import ENOUGH, pieces, unroll_factor
+from glulam.compiler.kernels.tiling import LATENCY
 from glulam.compiler.loops.expr import Fma
 from glulam.compiler.loops.index import Affine, IndexLike, Var
 from glulam.compiler.loops.ir import Buffer
@@ -31,9 +32,7 @@ MOST_STRIDE = 4  # along the vectors; further apart, elements are gathered one b
 _UNROLLED_TAPS = 4
 _CROSSING = 1.5  # loads that a vector across cache lines counts for
 _PICKING = 2.0  # loads that the elements of one with a stride count for, besides the vectors they lie in
-_LATENCY = 4.0  # cycles until an FMA's result can be added to again
 _MOST_VECTORS = 8
-_ENOUGH = 16  # iterations of the parallel space that need no finer split
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def _row_cycles(target: Target, tile: Tile, vectors: int, out_channels: int, str
         for _, times, together in pieces(vectors, tile.vectors):
             fmas = together * (channels + stride - 1) / target.fmas_per_cycle
             loads = together * load / target.loads_per_cycle + channels / 2
-            total += groups * times * max(fmas, loads, _LATENCY)
+            total += groups * times * max(fmas, loads, LATENCY)
     return total
 
 
@@ -176,14 +175,14 @@ class _Narrow:
             for run, part in product(runs, self.parts):
                 with b.section(**space, r=run.count, g=part.count) as (n, q, *row, r, g):
                     self.tile(part, (n, q, g), row, run, r)
-        elif iterations >= _ENOUGH:
+        elif iterations >= ENOUGH:
             with b.section(**space) as (n, q, *row):
                 for part in self.parts:
                     with b.serial("g", part.count) as g:
                         for run in runs:
                             with b.serial("s", run.count) as s:
                                 self.tile(part, (n, q, g), row, run, s)
-        elif iterations * runs[0].count >= _ENOUGH:
+        elif iterations * runs[0].count >= ENOUGH:
             for run in runs:
                 with b.section(**space, s=run.count) as (n, q, *row, s):
                     for part in self.parts:

@@ -21,7 +21,7 @@ from glulam.compiler.kernels.gemm_operands import merged_rows, source, with_colu
 from glulam.compiler.kernels.gemm_tile import Chunk, Panel, Place, Product, RegisterTile
 from glulam.compiler.kernels.operand import Operand
 from glulam.compiler.kernels.packing import Packing
-from glulam.compiler.kernels.ranges import Run, pieces, runs
+from glulam.compiler.kernels.ranges import ENOUGH, Run, pieces, runs
 from glulam.compiler.kernels.rates import most_rows
 from glulam.compiler.kernels.tiling import Tiling, choose_tiling
 from glulam.compiler.loops.index import Affine, Var
@@ -32,7 +32,6 @@ _ROW_BLOCKS = 8  # column blocks of a tile of one row: as many sums as hide the 
 _FEW_BLOCKS = 2  # the fewest, where there are more threads than tiles; memory is what they wait for then
 _NARROW_SPLIT = 4  # partial sums of each element where all columns together fill no block, for the same reason
 _SHALLOW, _SHALLOW_ROWS = 8, 2  # sums up to that length, and rows of a tile for them
-_ENOUGH = 16  # iterations of a parallel space that need no finer split
 
 
 def linear(ctx: Context, tiling: Tiling | None = None, digits: Digits | None = None) -> Lowered:
@@ -161,7 +160,7 @@ class _Columns:
 
     def inside(self, chunk: Chunk, tiles: int) -> bool:
         """Whether an iteration has all tiles of a run, so that its weights stay cached: not if too few are left."""
-        return tiles <= 1 or math.prod(self.batch) * chunk.count >= _ENOUGH
+        return tiles <= 1 or math.prod(self.batch) * chunk.count >= ENOUGH
 
     def sections(self, panel: Panel, rows: _Rows) -> None:
         """A run of rows of a chunk."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from glulam.compiler.loops.ir import Partner
 
+ENOUGH = 16  # iterations of a parallel space that need no finer split
 _ROUND, _MOST_STEPS = 56, 4  # FMAs, and steps, of a round of an unrolled loop; more is more code, not more speed
 
 

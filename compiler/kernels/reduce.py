@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from glulam.compiler.graph.types import DType
 from glulam.compiler.kernels.context import Context, Lowered, View
 from glulam.compiler.kernels.operand import Operand
-from glulam.compiler.kernels.ranges import pieces
+from glulam.compiler.kernels.ranges import ENOUGH, pieces
 from glulam.compiler.loops import expr as ex
 from glulam.compiler.loops.expr import Const, Expr
 from glulam.compiler.loops.index import Affine, IndexLike
@@ -27,7 +27,6 @@ Place = Callable[[list[IndexLike], int], Expr]
 
 _ROW = 64  # elements summed in a row before a partial sum is put aside
 _COLUMNS = 4  # vectors of results that are computed together
-_TASKS = 16  # iterations that are worth having, for threads to share
 
 
 @dataclass(frozen=True)
@@ -243,7 +242,7 @@ class _Plain(_Reduction):
         """Each lane has a result of its own; neighbouring vectors are taken together."""
         kept = {f"d{d}": n for d, n in enumerate(self.shape[:-1]) if d not in self.axes}
         full, rest = divmod(self.shape[-1], self.lanes)
-        columns = _COLUMNS if full * math.prod(kept.values()) >= _COLUMNS * _TASKS else 1
+        columns = _COLUMNS if full * math.prod(kept.values()) >= _COLUMNS * ENOUGH else 1
         first = 0
         left = full % columns
         for count, together, lanes in (

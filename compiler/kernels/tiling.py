@@ -11,7 +11,7 @@ from glulam.compiler.kernels.rates import STREAM_BYTES
 from glulam.compiler.targets import Target
 
 TOGETHER = 8  # sums of a tile that a long epilogue is applied to where they are
-_LATENCY = 4.0  # cycles until an FMA's result can be added to again
+LATENCY = 4.0  # cycles until an FMA's result can be added to again
 _BROADCASTS = 2.0  # loads of one element that start in one cycle
 _LOADS_SHOW = 0.03  # of the time of loads, even where multiplying takes longer
 
@@ -33,7 +33,7 @@ def step_cycles(target: Target, pixels: int, blocks: int) -> float:
     fmas = pixels * blocks / target.fmas_per_cycle
     loads = blocks / target.loads_per_cycle + pixels / _BROADCASTS
     stream = blocks * target.vector_bytes / STREAM_BYTES
-    return max(fmas, loads, stream, _LATENCY) + _LOADS_SHOW * loads
+    return max(fmas, loads, stream, LATENCY) + _LOADS_SHOW * loads
 
 
 def choose_tiling(
