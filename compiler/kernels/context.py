@@ -34,8 +34,7 @@ from glulam.compiler.targets import Target
 from glulam.runtime.foreign import Foreign
 
 Point = tuple[IndexLike, ...]
-COPIED_AS = {DType.BOOL: DType.U8, DType.F16: DType.I16}
-"""What elements are loaded and stored as where nothing is computed."""
+_COPIED_AS = {DType.BOOL: DType.U8, DType.F16: DType.I16}
 Arg = tuple[Literal["input", "output"], int] | Packing
 
 
@@ -200,7 +199,7 @@ class Context:
         span = math.prod(shape) if shape is not None else operand.span
         key = ("memory", kind, i, shape)
         if key not in self._buffers:
-            dtype = COPIED_AS.get(operand.type.dtype, operand.type.dtype)
+            dtype = copied_as(operand.type.dtype)
             access = Access.READ if kind == "input" else Access.WRITE
             name = f"{'x' if kind == 'input' else 'y'}{i}m{len(self._args)}"
             self._buffers[key] = self.builder.param(name, shape or (span,), access, dtype=dtype, align=dtype.size)
@@ -426,6 +425,11 @@ class Context:
                 inputs[i] = operand.as_image()
         outputs = [o.as_image() if o.type.rank == 3 else o for o in self.outputs]
         return Context(self.name, self.target, inputs, outputs, self.epilogue)
+
+
+def copied_as(dtype: DType) -> DType:
+    """What elements are loaded and stored as where nothing is computed."""
+    return _COPIED_AS.get(dtype, dtype)
 
 
 def _moved(place: IndexLike, by: int) -> IndexLike:

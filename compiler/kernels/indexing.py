@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from glulam.compiler.graph.types import DType, Shape
-from glulam.compiler.kernels.context import COPIED_AS, Context, Lowered, vectors
+from glulam.compiler.kernels.context import Context, Lowered, copied_as, vectors
 from glulam.compiler.kernels.nest import Point, nest, overlapping_vectors, row_chunks
 from glulam.compiler.kernels.ranges import pieces
 from glulam.compiler.loops import expr as ex
@@ -38,7 +38,7 @@ def dense(ctx: Context, i: int, shape: Shape) -> Buffer:
     if data is None:
         return ctx.memory("input", i, shape)
     dtype = ctx.operand(i).type.dtype
-    return ctx.constant(np.ascontiguousarray(data).reshape(shape).view(COPIED_AS.get(dtype, dtype).numpy), "c")
+    return ctx.constant(np.ascontiguousarray(data).reshape(shape).view(copied_as(dtype).numpy), "c")
 
 
 def counted(index: Expr, extent: int) -> Expr:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from glulam.compiler.graph.types import Array, DType
-from glulam.compiler.kernels.context import COPIED_AS, Context
+from glulam.compiler.kernels.context import Context, copied_as
 from glulam.compiler.kernels.nest import nest, overlapping_vectors, row_chunks, tasks
 from glulam.compiler.kernels.operand import pack_channels
 from glulam.compiler.kernels.ranges import pieces
@@ -92,7 +92,7 @@ def target(ctx: Context, i: int = 0) -> Side:
 def constant(ctx: Context, data: Array) -> Side:
     """An array that is packed into the weights."""
     dtype = DType.of(data.dtype)
-    flat = np.ascontiguousarray(data).reshape(-1).view(COPIED_AS.get(dtype, dtype).numpy)
+    flat = np.ascontiguousarray(data).reshape(-1).view(copied_as(dtype).numpy)
     strides = tuple(math.prod(data.shape[d + 1 :]) for d in range(data.ndim))
     return Side(ctx.constant(flat, "c"), 0, strides)
 
