@@ -86,9 +86,7 @@ def _best_tiles(
     return best
 
 
-def row_cycles(
-    target: Target, tiling: Tiling, width: int, blocks: int, depth: int, finishing: float = 1.0
-) -> float:  # fmt: skip
+def row_cycles(target: Target, tiling: Tiling, width: int, blocks: int, depth: int, finishing: float = 1.0) -> float:
     """Estimated cycles for a row of `width` pixels, all `blocks` channel blocks, and a sum over `depth` products.
 
     `finishing` is how much shows of what is done with finished sums.
