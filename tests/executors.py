@@ -22,7 +22,7 @@ _TINY = 1e-30
 _HUGE = 1e30  # the end of the numbers: nothing else is measured by elements of such size
 
 
-def assert_close(actual, expected, tolerance, what=""):
+def assert_close(actual, expected, tolerance=1e-5, what=""):
     """NaN and infinities in the same places; integers equal; floats within `tolerance` of the largest magnitude."""
     assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape), what
     if expected.dtype.kind != "f":

@@ -107,6 +107,25 @@ def run_op(op, arrays, constants=(), target="native", native=True, out_halo=0, e
     return [from_physical(r, t, lay) for r, t, lay in zip(results, outputs, outs, strict=True)]
 
 
+class WithSecondInput:
+    """The op of one input with one more, which only the epilogue reads."""
+
+    def __init__(self, op):
+        self.op = op
+
+    def infer(self, x, other):
+        return self.op.infer(x)
+
+    def preference(self, types, outputs):
+        return self.op.preference(types[:1], outputs)
+
+    def padding(self, index, types):
+        return self.op.padding(0, types[:1]) if index == 0 else None
+
+    def lower(self, ctx):
+        return self.op.lower(ctx)
+
+
 def call(kernel, arrays, machine, split=True):
     """Run the kernel natively, its iterations in two calls to show that they are independent."""
     native = function(kernel, machine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from executors import same_for_any_threads
+from executors import assert_close, same_for_any_threads
 from harness import run_op
 
 from glulam.compiler.errors import ShapeError
@@ -19,10 +19,6 @@ from glulam.compiler.targets import runnable_targets, target
 
 TARGETS = [t.name for t in runnable_targets()]
 CASES = [*ConvChannels.cases(), *SelectChannels.cases()]
-
-
-def near(got, expected):
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def random(*shape, seed=0):
@@ -42,13 +38,13 @@ def test_native_equals_reference(case, name):
     arrays = case.arrays()
     (expected,) = case.op.reference(*arrays)
     for halo in (0, 2):
-        near(run_op(case.op, arrays, case.constants, name, out_halo=halo)[0], expected)
+        assert_close(run_op(case.op, arrays, case.constants, name, out_halo=halo)[0], expected)
 
 
 @pytest.mark.parametrize("case", [*ConvChannels.cases()[:2], *SelectChannels.cases()], ids=str)
 def test_interpreter_equals_reference(case):
     arrays = case.arrays()
-    near(run_op(case.op, arrays, case.constants, native=False)[0], case.op.reference(*arrays)[0])
+    assert_close(run_op(case.op, arrays, case.constants, native=False)[0], case.op.reference(*arrays)[0])
 
 
 @pytest.mark.parametrize("spatial", [(1,), (7,), (13, 7), (1, 1), (28, 28), (3, 2, 5)])
@@ -57,7 +53,7 @@ def test_pixels_and_channels(spatial, outs):
     channels = ((20, 3, 3, 16), (0,), (21, 1, 15))
     arrays = layer(channels, outs, n=2, spatial=spatial)
     op = ConvChannels(channels)
-    near(run_op(op, arrays, (1, 2))[0], op.reference(*arrays)[0])
+    assert_close(run_op(op, arrays, (1, 2))[0], op.reference(*arrays)[0])
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -69,7 +65,7 @@ def test_tensors_may_have_padding_around_them(name):
     op = ConvChannels(channels)
     for first, second in ((around, plain), (plain, around), (around, around)):
         got = run_op(op, arrays, (1, 2), name, in_layouts=[first, ones, ones, second])
-        near(got[0], op.reference(*arrays)[0])
+        assert_close(got[0], op.reference(*arrays)[0])
 
 
 @pytest.mark.parametrize("count", [200, 400, 900])
@@ -80,7 +76,7 @@ def test_long_sums_are_added_up_in_parts(count, pixels):
     for outs in (18, 300):
         arrays = layer(channels, outs, ins=count + 1, spatial=(pixels,))
         op = ConvChannels(channels)
-        near(run_op(op, arrays, (1, 2))[0], op.reference(*arrays)[0])
+        assert_close(run_op(op, arrays, (1, 2))[0], op.reference(*arrays)[0])
 
 
 def test_what_is_not_chosen_is_not_read():
@@ -90,7 +86,7 @@ def test_what_is_not_chosen_is_not_read():
     for x, chosen in zip((arrays[0], arrays[3]), channels, strict=True):
         x[:, [c for c in range(x.shape[1]) if c not in chosen]] = np.inf
     op = ConvChannels(channels)
-    near(run_op(op, arrays, (1, 2))[0], op.reference(*arrays)[0])
+    assert_close(run_op(op, arrays, (1, 2))[0], op.reference(*arrays)[0])
 
 
 def test_epilogue():
@@ -98,14 +94,14 @@ def test_epilogue():
     arrays = layer(channels, 17, bias=False)
     op = ConvChannels(channels)
     (got,) = run_op(op, [*arrays], (1,), epilogue=Epilogue(tanh(Param(0))))
-    near(got, np.tanh(op.reference(*arrays)[0]))
+    assert_close(got, np.tanh(op.reference(*arrays)[0]))
 
 
 def test_it_is_the_convolution_of_the_tensors_side_by_side():
     channels = (tuple(range(21)), tuple(range(22)))
     x, w, b, y = layer(channels, 7)
     conv = Conv((1, 1), ((0, 0), (0, 0)), (1, 1))
-    near(ConvChannels(channels).reference(x, w, b, y)[0], conv.reference(*Concat(1).reference(x, y), w, b)[0])
+    assert_close(ConvChannels(channels).reference(x, w, b, y)[0], conv.reference(*Concat(1).reference(x, y), w, b)[0])
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from executors import assert_close
 from harness import run_op
 
 from glulam.compiler.errors import ShapeError
@@ -46,10 +47,6 @@ def definition(x, factor, w, bias):
     return Conv(ones, ((0, 0),) * (x.ndim - 2), ones).reference((x * factor).astype(np.float32), w, bias)[0]
 
 
-def near(got, expected):
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-
-
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("case", SHAPES, ids=str)
@@ -61,12 +58,12 @@ def test_both_kernels_equal_the_definition(name, case, native):
     for given in (bias, None):
         expected = definition(x, factor, w, given)
         op = pointwise(x.ndim - 2)
-        near(op.reference(x, own, given)[0], expected)
+        assert_close(op.reference(x, own, given)[0], expected)
         (got,) = run_op(
             op, [x, own, given], constants=(2,), target=name, native=native, out_halo=1,
             epilogue=Epilogue(Param(0) * 2.0),
         )  # fmt: skip
-        near(got, 2 * expected)
+        assert_close(got, 2 * expected)
 
 
 @pytest.mark.parametrize("tile", [(1, 1), (6, 2), (13, 3)])
@@ -111,4 +108,4 @@ def test_sample_cases(op, name, native):
         (expected,) = case.op.reference(*inputs)
         assert got.shape == expected.shape
         if expected.size:
-            near(got, expected)
+            assert_close(got, expected)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from executors import assert_close
 from harness import run_op
 
 from glulam.compiler.driver import compile_graph, optimise
@@ -41,17 +42,13 @@ def arrays_of(x, w, seed=0):
     return [rng.standard_normal(shape).astype(np.float32) for shape in (x, w, w[:1])]
 
 
-def near(got, expected):
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-
-
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_native_equals_reference(name, case):
     op, *shapes = case
     x, w, bias = arrays_of(*shapes)
-    near(run_op(op, [x, w, bias], constants=(1, 2), target=name)[0], op.reference(x, w, bias)[0])
-    near(run_op(op, [x, w, None], constants=(1,), target=name)[0], op.reference(x, w, None)[0])
+    assert_close(run_op(op, [x, w, bias], constants=(1, 2), target=name)[0], op.reference(x, w, bias)[0])
+    assert_close(run_op(op, [x, w, None], constants=(1,), target=name)[0], op.reference(x, w, None)[0])
 
 
 @pytest.mark.parametrize("case", [CASES[1], CASES[8]], ids=str)
@@ -79,7 +76,7 @@ def narrow_chain(width):
 def test_a_chain_of_them_is_right_at_any_width_and_number_of_threads(width):
     graph, x, expected = narrow_chain(width)
     one, two = (compile_graph(graph, Options(threads=threads)).run({"x": x})["y"] for threads in (1, 2))
-    near(one, expected)
+    assert_close(one, expected)
     np.testing.assert_array_equal(one, two)
 
 
@@ -102,7 +99,7 @@ def grouped_chain(between_blocks):
 def test_conversions_count_in_the_choice(between_blocks):
     graph, x, expected = grouped_chain(between_blocks)
     with compile_graph(graph, Options(threads=2)) as model:
-        near(model.run({"x": x})["y"], expected)
+        assert_close(model.run({"x": x})["y"], expected)
     optimised, reports = optimise(graph, Options(target="x86-64-v4"))
     assert len(optimised.nodes) == (5 if between_blocks else 1)  # with a conversion before and after, or none
     reasons = [d.reason for r in reports if r.name == "choose_algorithm" for d in r.decisions]

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from harness import run_op
+from executors import assert_close
+from harness import WithSecondInput, run_op
 
 from glulam.compiler.graph.layout import Layout
 from glulam.compiler.graph.op import Case, Prefers
@@ -55,14 +56,6 @@ CASES = [*Resize.cases(), *OWN]
 SPATIAL = [c for c in CASES if c.op.preference(c.inputs, c.op.infer(*c.inputs)) is not Prefers.PLAIN]
 
 
-def check(got, want, bound=1e-5):
-    """Equal but for rounding; NaN and inf in the same places."""
-    finite = np.isfinite(want)
-    np.testing.assert_array_equal(got[~finite], want[~finite])
-    scale = np.abs(want[finite]).max(initial=1e-30)
-    np.testing.assert_allclose(got[finite], want[finite], rtol=0, atol=bound * scale)
-
-
 @pytest.mark.parametrize(
     ("extent", "size", "mode", "step"),
     [(40, 20, "linear", 2), (33, 11, "nearest", 3), (20, 40, "linear", None), (20, 30, "linear", None)],
@@ -93,9 +86,9 @@ def test_kernel_follows_the_reference(case):
     arrays = case.arrays()
     (want,) = case.op.reference(*arrays)
     for name in TARGETS:
-        check(run_op(case.op, arrays, target=name)[0], want)
+        assert_close(run_op(case.op, arrays, target=name)[0], want)
     if want.size < 1500:
-        check(run_op(case.op, arrays, native=False)[0], want)
+        assert_close(run_op(case.op, arrays, native=False)[0], want)
 
 
 @pytest.mark.parametrize("case", SPATIAL, ids=str)
@@ -106,28 +99,9 @@ def test_channel_blocks(case):
     for name in TARGETS:
         halo = Layout(target(name).lanes, ((1, 2),) * (arrays[0].ndim - 2), -3.0)
         arguments = {"either_blocked": True, "out_halo": 1, "in_layouts": [halo]}
-        check(run_op(case.op, arrays, target=name, **arguments)[0], want)
+        assert_close(run_op(case.op, arrays, target=name, **arguments)[0], want)
     if want.size < 1500:
-        check(run_op(case.op, arrays, native=False, either_blocked=True)[0], want)
-
-
-class WithSecondInput:
-    """The op with one more input, which only the epilogue reads."""
-
-    def __init__(self, op):
-        self.op = op
-
-    def infer(self, x, other):
-        return self.op.infer(x)
-
-    def preference(self, types, outputs):
-        return self.op.preference(types[:1], outputs)
-
-    def padding(self, index, types):
-        return None
-
-    def lower(self, ctx):
-        return self.op.lower(ctx)
+        assert_close(run_op(case.op, arrays, native=False, either_blocked=True)[0], want)
 
 
 @pytest.mark.parametrize("blocked", [False, True])
@@ -138,7 +112,7 @@ def test_epilogue(case, blocked):
     other = np.random.default_rng(1).uniform(-1, 1, resized.shape).astype(np.float32)
     relu = Epilogue(ex.maximum(ex.Param(0) + ex.Param(1), 0.0), (1,))
     (got,) = run_op(WithSecondInput(case.op), [x, other], epilogue=relu, either_blocked=blocked)
-    check(got, np.maximum(resized + other, 0))
+    assert_close(got, np.maximum(resized + other, 0))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"])
@@ -163,4 +137,4 @@ def test_nan_and_infinities(mode):
     x[0, 3, 2, 4], x[0, 5, 1, 1], x[0, 19] = math.nan, math.inf, -math.inf
     op = Resize((1, 20, 8, 23), (1.0, 1.0, 1.6, 23 / 9), mode)
     for blocked in (False, True):
-        check(run_op(op, [x], either_blocked=blocked)[0], op.reference(x)[0])
+        assert_close(run_op(op, [x], either_blocked=blocked)[0], op.reference(x)[0])

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from executors import assert_close
 from harness import run_op
 
 from glulam.compiler.driver import compile_graph, optimise
@@ -55,15 +56,11 @@ def definition(last, x, w, bias):
     return op.reference(x, w, bias)[0]
 
 
-def near(got, expected):
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-
-
 @pytest.mark.parametrize("case", SHAPES, ids=str)
 def test_sums_and_products_make_up_the_layer(case):
     x, sums, w, bias = layer(*case)
-    near(StrassenProducts(case[0]).reference(x, sums, w, bias)[0], definition(case[0], x, w, bias))
-    near(StrassenProducts(case[0]).reference(x, sums, w, None)[0], definition(case[0], x, w, None))
+    assert_close(StrassenProducts(case[0]).reference(x, sums, w, bias)[0], definition(case[0], x, w, bias))
+    assert_close(StrassenProducts(case[0]).reference(x, sums, w, None)[0], definition(case[0], x, w, None))
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -71,9 +68,9 @@ def test_sums_and_products_make_up_the_layer(case):
 @pytest.mark.parametrize("out_halo", [0, 2])
 def test_native_equals_reference(name, case, out_halo):
     last, arrays = case[0], layer(*case)
-    near(run_op(StrassenSums(last), arrays[:1], target=name)[0], arrays[1])
+    assert_close(run_op(StrassenSums(last), arrays[:1], target=name)[0], arrays[1])
     (got,) = run_op(StrassenProducts(last), arrays, constants=(2, 3), target=name, out_halo=out_halo)
-    near(got, definition(last, arrays[0], *arrays[2:]))
+    assert_close(got, definition(last, arrays[0], *arrays[2:]))
 
 
 @pytest.mark.parametrize("asks", [False, True])
@@ -81,7 +78,7 @@ def test_the_next_groups_weights_are_asked_for_where_that_is_sooner_though_many_
     arrays, machine = layer(True, (1, 600, 64), 128), replace(target("native"), asks_ahead=asks)
     (got,) = run_op(StrassenProducts(True), arrays, constants=(2, 3), target=machine)
     assert prefetched == ({"w"} if asks else set())
-    near(got, definition(True, arrays[0], *arrays[2:]))
+    assert_close(got, definition(True, arrays[0], *arrays[2:]))
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -93,7 +90,7 @@ def test_an_iteration_takes_all_tiles_of_weights_that_would_come_from_afar_again
         run_op(StrassenProducts(True), arrays, (2, 3), replace(target(name), l2_bytes=size, threads=threads))[0]
         for size in (1 << 10, 1 << 30) for threads in (1, 2, 4)
     ]  # fmt: skip
-    near(found[0], definition(True, arrays[0], *arrays[2:]))
+    assert_close(found[0], definition(True, arrays[0], *arrays[2:]))
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
 
@@ -110,7 +107,7 @@ def test_many_tiles_are_computed_product_by_product_where_their_weights_do_not_s
         for l2, threads in ((1 << 30, 1), (1 << 15, 1), (1 << 16, 1), (1 << 16, 2)):
             machine = replace(target(name), l2_bytes=l2, threads=threads)
             found += run_op(StrassenProducts(last), arrays, (2, 3), machine, out_halo=out_halo)
-        near(found[0], definition(last, arrays[0], *arrays[2:]))
+        assert_close(found[0], definition(last, arrays[0], *arrays[2:]))
         for other in found[1:]:
             np.testing.assert_array_equal(other, found[0])
 
@@ -145,14 +142,14 @@ def test_strides_take_some_pixels_and_halve_those(name, shape, strides, outputs)
     (expected,) = Conv(strides, ((0, 0),) * axes, (1,) * axes, 1).reference(x, w, bias)
     first, second = StrassenSums(False, strides), StrassenProducts(False, strides)
     (sums,) = first.reference(x)
-    near(second.reference(x, sums, w, bias)[0], expected)
+    assert_close(second.reference(x, sums, w, bias)[0], expected)
     for native in (True, False) if x.size < 20000 else (True,):
-        near(run_op(first, [x], target=name, native=native)[0], sums)
+        assert_close(run_op(first, [x], target=name, native=native)[0], sums)
         (got,) = run_op(
             second, [x, sums, w, bias], constants=(2, 3), target=name, native=native, out_halo=1,
             epilogue=Epilogue(Param(0) * 2.0),
         )  # fmt: skip
-        near(got, 2 * expected)
+        assert_close(got, 2 * expected)
 
 
 def test_strides_for_other_axes_are_refused():
@@ -171,7 +168,7 @@ def test_a_downsampling_convolution_of_one_tap_is_chosen_and_exact():
     options = Options(target=TARGETS[0])
     assert any(node.op == StrassenProducts(False, (2, 2)) for node in optimise(graph, options)[0].nodes)
     with compile_graph(graph, options) as model:
-        near(model.run({"x": x})["y"], op.reference(x, w, None)[0])
+        assert_close(model.run({"x": x})["y"], op.reference(x, w, None)[0])
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -180,7 +177,7 @@ def test_interpreter_equals_native(last):
     for op, inputs, constants in ((StrassenSums(last), arrays[:1], ()), (StrassenProducts(last), arrays, (2, 3))):
         (slow,) = run_op(op, inputs, constants=constants, native=False, target="x86-64-v4")
         (fast,) = run_op(op, inputs, constants=constants, target="x86-64-v4")
-        near(fast, slow)
+        assert_close(fast, slow)
 
 
 EPILOGUES = {"long": (tanh(Param(0)), np.tanh), "short": (Param(0) * 2.0, lambda y: 2 * y)}
@@ -192,7 +189,7 @@ def test_epilogue_meets_every_quarter(case, kind):
     formula, apply = EPILOGUES[kind]
     x, sums, w, bias = layer(*case)
     (got,) = run_op(StrassenProducts(case[0]), [x, sums, w, bias], constants=(2, 3), epilogue=Epilogue(formula))
-    near(got, apply(definition(case[0], x, w, bias)))
+    assert_close(got, apply(definition(case[0], x, w, bias)))
 
 
 def residual_block(op, last):
@@ -215,7 +212,7 @@ def test_a_layer_is_two_kernels_with_the_epilogue_in_the_second(last):
     model = compile_graph(graph)
     kernels = [step.kernel.split("_", 1)[1] for step in model.manifest.steps if "reorder" not in step.kernel]
     assert kernels == ["strassen_sums", "fused_strassen_products"]
-    near(model.run({"x": x})["y"], expected)
+    assert_close(model.run({"x": x})["y"], expected)
     one, two = (compile_graph(graph, Options(threads=threads)).run({"x": x})["y"] for threads in (1, 2))
     np.testing.assert_array_equal(one, two)
 
@@ -262,7 +259,7 @@ def test_it_stays_within_a_sample():
     graph.output("y", y)
     got = compile_graph(graph).run({"x": x})["y"]
     assert np.isnan(got[1]).all()
-    near(got[::2], definition(True, x[::2], w, bias))
+    assert_close(got[::2], definition(True, x[::2], w, bias))
 
 
 def test_two_dimensional_inputs_may_be_samples():

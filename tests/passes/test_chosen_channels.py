@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from executors import same_for_any_threads
+from executors import assert_close, same_for_any_threads
 from pass_texts import CONV1, CONV3
 from rewrites import graph_of, random, rewrite
 
@@ -24,10 +23,6 @@ const %v: f32[33,3,1,1] = random
 %b = conv(%x, %v, none) {CONV1}
 %c = relu(%b)
 """
-
-
-def near(got, expected):
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def moved(text, head=HEAD, tolerance=1e-6):
@@ -237,4 +232,4 @@ def test_native_code_agrees(threads, numerics):
         for disable in ((), ("chosen_channels",))
     )
     for name, wanted in off.items():
-        near(on[name], wanted)
+        assert_close(on[name], wanted)
