@@ -126,10 +126,11 @@ class Conv(Op):
         padded = np.pad(wide(x), ((0, 0), (0, 0), *self.pads))
         weights = _by_tap(wide(w).reshape(groups, w.shape[0] // groups, w.shape[1], *w.shape[2:]))
         total = np.zeros((batch, groups, w.shape[0] // groups, area))
-        for tap in product(*map(range, w.shape[2:])):
-            window = _tap_window(tap, self.dilations, self.strides, out)
-            seen = padded[window].reshape(batch, groups, w.shape[1], area)
-            total += weights[tap] @ seen
+        with np.errstate(invalid="ignore"):  # infinities of both signs
+            for tap in product(*map(range, w.shape[2:])):
+                window = _tap_window(tap, self.dilations, self.strides, out)
+                seen = padded[window].reshape(batch, groups, w.shape[1], area)
+                total += weights[tap] @ seen
         return (_with_bias(total.reshape(batch, w.shape[0], *out), bias).astype(x.dtype),)
 
     @classmethod
@@ -233,10 +234,11 @@ class ConvTranspose(Op):
         seen = wide(x).reshape(batch, groups, w.shape[0] // groups, math.prod(extents))
         weights = _by_tap(wide(w).reshape(groups, w.shape[0] // groups, *w.shape[1:]).swapaxes(1, 2))
         total = np.zeros((batch, groups * w.shape[1], *full))
-        for tap in product(*map(range, w.shape[2:])):
-            window = _tap_window(tap, self.dilations, self.strides, extents)
-            part = weights[tap] @ seen
-            total[window] += part.reshape(batch, total.shape[1], *extents)
+        with np.errstate(invalid="ignore"):  # infinities of both signs
+            for tap in product(*map(range, w.shape[2:])):
+                window = _tap_window(tap, self.dilations, self.strides, extents)
+                part = weights[tap] @ seen
+                total[window] += part.reshape(batch, total.shape[1], *extents)
         kept = tuple(slice(before, extent - after) for extent, (before, after) in zip(full, self.pads, strict=True))
         return (_with_bias(total[(slice(None), slice(None), *kept)], bias).astype(x.dtype),)
 
