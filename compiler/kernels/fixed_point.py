@@ -30,23 +30,16 @@ from glulam.compiler.kernels.packing import Packing
 from glulam.compiler.loops.expr import Bitcast, Cast, Const, Expr
 from glulam.compiler.loops.index import Affine, IndexLike
 from glulam.compiler.loops.ir import Buffer
-from glulam.compiler.targets import Target
 
 Floats = npt.NDArray[np.float32]
 
-_UNPACK_CYCLES = 2.5  # of a vector of weights, beside reading and multiplying
+UNPACK_CYCLES = 2.5
+"""Of a vector of weights, beside reading and multiplying; an estimate."""
+
 _HIGH_BITS = 16
 _AT_ONCE = 1 << 17  # weights converted at a time, in the second-level cache
 _FOLDED = 32  # rows that are compared side by side first, as they are short
 _SCALE_ROWS = 2  # of 16-bit numbers for the scales of a part
-
-
-def unpack_cycles(target: Target) -> float:
-    """Estimated cycles to unpack a vector of weights, beside reading and multiplying.
-
-    A Zen 5 computes with integers beside its FMAs, so that they are few there.
-    """
-    return _UNPACK_CYCLES * target.overhead**2
 
 
 @dataclass(frozen=True)

@@ -265,14 +265,16 @@ class RegisterTile:
     def look_ahead(self) -> _LookAhead:
         """Has the next group's weights come nearer, a share in each pass, if they come from afar.
 
-        Weights that one pass reads are asked for some rows ahead where hardware does so too late.
+        Weights that one pass reads are asked for some rows ahead where hardware does so too late; those in few digits,
+        whose rows are short, in any case.
         """
         passes, target, packed = self.place.passes, self.ctx.target, self.product.packed_bytes
         weights = self.weights
         if weights is None or packed <= target.l2_bytes // 2:
             return _LookAhead()
+        short = isinstance(weights, FixedPoint) and target.asks_ahead
         early = target.l3_is_slow or (target.asks_ahead and packed > target.l3_bytes)
-        if passes == 1 and early and self.product.depth >= _UNROLL:
+        if (short or (passes == 1 and early)) and self.product.depth >= _UNROLL:
             return self.next_rows(weights)
         if passes < _LOOK_AHEAD or isinstance(weights, FixedPoint):
             return _LookAhead()

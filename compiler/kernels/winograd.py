@@ -11,7 +11,7 @@ import numpy as np
 
 from glulam.compiler.graph.types import Array, Shape
 from glulam.compiler.kernels.context import Context
-from glulam.compiler.kernels.fixed_point import Digits, FixedPoint, unpack_cycles, weight_bytes
+from glulam.compiler.kernels.fixed_point import UNPACK_CYCLES, Digits, FixedPoint, weight_bytes
 from glulam.compiler.kernels.frames import each_tap
 from glulam.compiler.kernels.minimal_filtering import Filtering
 from glulam.compiler.kernels.packing import Packing
@@ -152,7 +152,7 @@ def product_cycles(
     from the second-level one; so filters should come from there few times.
     """
     drawn = -(-tiles // tiling.pixels) * channels * blocks  # vectors of filters
-    unpacking = 0.0 if digits is None else drawn * unpack_cycles(target)
+    unpacking = 0.0 if digits is None else drawn * UNPACK_CYCLES * target.overhead**2
     cycles = row_cycles(target, tiling, tiles, blocks, channels, target.overhead) + unpacking
     if not target.l3_is_slow:
         return cycles

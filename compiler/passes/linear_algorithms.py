@@ -7,8 +7,8 @@ import math
 from glulam.compiler.graph.graph import Node
 from glulam.compiler.graph.op import Op
 from glulam.compiler.graph.types import DType
-from glulam.compiler.kernels import fixed_point, gemm, strassen
-from glulam.compiler.kernels.fixed_point import DIGITS
+from glulam.compiler.kernels import gemm, strassen
+from glulam.compiler.kernels.fixed_point import DIGITS, UNPACK_CYCLES
 from glulam.compiler.kernels.rates import fetched, stream_rate
 from glulam.compiler.kernels.tiling import Tiling, row_cycles, tilings
 from glulam.compiler.ops.fixed_point import FixedPointLinear
@@ -73,9 +73,9 @@ def no_fixed_point(target: Target, node: Node) -> str | None:
 
 def _fixed_point(target: Target, node: Node) -> list[Candidate]:
     best, *_ = _gemm_tilings(target, node)
-    op, unpack = FixedPointLinear(), fixed_point.unpack_cycles(target)
+    op = FixedPointLinear()
     size = DIGITS[op.bits].bytes / DType.F32.size
-    return [_gemm(target, node, f"gemm of {op.bits}-bit weights", best, op, unpack, size)]
+    return [_gemm(target, node, f"gemm of {op.bits}-bit weights", best, op, UNPACK_CYCLES, size)]
 
 
 def _no_strassen_linear(target: Target, node: Node) -> str | None:
