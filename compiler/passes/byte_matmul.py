@@ -6,6 +6,7 @@ right matrix is packed at each run, four of its rows into one of words.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -41,8 +42,8 @@ def multiply(graph: Graph, uses: Uses, node: Node, reads_bytes: Callable[[Node],
         return Decision(node.name, False, "no kernel multiplies vectors, or has a single column")
     if (largest := left.shape[-1] * CODES.high**2) > _LARGEST:
         return Decision(node.name, False, f"sums of up to {largest} may leave I32")
-    scale = None if a.scale is None and b.scale is None else (a.scale or 1.0) * (b.scale or 1.0)
-    if scale is not None and node.output.type.dtype is not DType.F32:
+    scales = [each.scale for each in (a, b) if each.scale is not None]
+    if scales and node.output.type.dtype is not DType.F32:
         return Decision(node.name, False, f"scales of {node.output.type.dtype.value}")
     patch = Patch(graph, f"codes with the zero points {a.zero_point} and {b.zero_point}", at=node.name)
     codes = _shaped(patch, as_bytes(patch, uses, a.codes, a.offset, reads_bytes), left)
@@ -54,10 +55,9 @@ def multiply(graph: Graph, uses: Uses, node: Node, reads_bytes: Callable[[Node],
     total = _less_rows(patch, total, codes, left.shape[-1], a, b)
     total = _less_columns(patch, total, words, a)
     total = patch.apply(Cast(node.output.type.dtype), total, name=node.name)
-    if scale is not None:
-        total = patch.apply(
-            Mul(), total, patch.constant(np.asarray(scale, np.float32), f"{node.name}.scale"), name=node.name
-        )
+    if scales:
+        scale = patch.constant(np.asarray(math.prod(scales), np.float32), f"{node.name}.scale")
+        total = patch.apply(Mul(), total, scale, name=node.name)
     patch.replace(node.output, total)
     return patch
 

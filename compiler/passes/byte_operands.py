@@ -95,7 +95,7 @@ def as_bytes(
     What else reads them turns them into floats again, unless it needs a kernel for that: if it `reads_bytes`, it does
     not.
     """
-    if value.type.dtype is dtype:
+    if value.type.dtype is dtype and not offset:
         return value
     if value.data is not None:
         return patch.constant((value.data + offset).astype(dtype.numpy), value.name)

@@ -105,6 +105,13 @@ def test_scales_come_behind_the_sums():
     exact(graph)
 
 
+def test_a_scale_of_zero():
+    graph = Graph("g")
+    a, b = floats(graph, codes(graph, "a", (6, 8)), 0.0, 3), floats(graph, codes(graph, "b", (8, 9)), 0.25, 130)
+    assert "matmul_words" in rewritten(graph, graph.apply(MatMul(), a, b)).ops
+    exact(graph)
+
+
 def test_a_left_operand_that_is_read_on_the_right_too():
     graph = Graph("g")
     x = codes(graph, "x", (12, 12))
