@@ -74,7 +74,7 @@ def _with_number(value: Value, ops: tuple[type, ...]) -> tuple[Value, float] | N
     if node is None or not isinstance(node.op, ops):
         return None
     left, right = node.present_inputs()
-    if right.data is None or not right.is_number or left.type != value.type:
+    if not right.is_number or right.data is None or left.type != value.type:
         return None
     return left, float(right.data.reshape(()))
 
