@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import glulam
 from glulam import cli_bench, cli_compile, cli_profile, cli_run, cli_show, cli_tune
 from glulam.cli_common import UsageError
-from glulam.console import stop_writing
+from glulam.console import in_one_line, stop_writing
 from glulam.runtime.errors import GlulamError
 
 DESCRIPTION = """\
@@ -74,11 +74,3 @@ def _open_closed_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open as long as the process
-
-
-def in_one_line(error: Exception) -> str:
-    """The message without line breaks; of an error of the system the file and what is wrong with it."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    head, *items = str(error).splitlines() or [type(error).__name__]
-    return " ".join(f"{head} {'; '.join(item.strip() for item in items)}".split())

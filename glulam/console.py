@@ -43,9 +43,17 @@ def exit_with(program: Callable[[], int]) -> NoReturn:
     except BrokenPipeError:
         stop_writing()
         code = 0
-    except GlulamError as error:
-        sys.exit(f"error: {error}")
+    except (GlulamError, OSError) as error:
+        sys.exit(f"error: {in_one_line(error)}")
     sys.exit(code)
+
+
+def in_one_line(error: Exception) -> str:
+    """The message without line breaks; of an error of the system the file and what is wrong with it."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    head, *items = str(error).splitlines() or [type(error).__name__]
+    return " ".join(f"{head} {'; '.join(item.strip() for item in items)}".split())
 
 
 def progress_console() -> Console:

@@ -86,11 +86,13 @@ def test_every_command_ends_by_the_same_way(name):
         ("wide_console().print('nobody reads this')", 0, ""),
         ("print('nor this')", 0, ""),
         ("fail()", 1, "error: why\n"),
+        ("os.mkdir('/dev/null')", 1, "error: /dev/null: File exists\n"),
     ],
 )
 def test_how_commands_end(program, code, told):
     setup = (
         "from glulam.console import exit_with, wide_console\n"
+        "import os\n"
         "from glulam.runtime.errors import GlulamError\n"
         "def fail():\n    raise GlulamError('why')\n"
         f"def main():\n    {program}\n    return 0\n"

@@ -14,7 +14,7 @@ from glulam.compiler.errors import ArgumentError, ModelFileError, ShapeError
 from glulam.compiler.graph.graph import Graph
 from glulam.compiler.graph.types import Array, DType, Shape
 from glulam.frontends.layers import safetensors
-from glulam.frontends.layers.arguments import numbers
+from glulam.frontends.layers.arguments import flag, numbers
 from glulam.frontends.layers.tensor import Parameter
 from glulam.runtime.array_files import ArrayFileError, read_arrays
 
@@ -77,7 +77,7 @@ def fill(parameters: Mapping[str, Parameter], source: Mapping[str, Any], *, stri
     missing = [name for name in parameters if name not in offered]
     unexpected = [name for name in offered if name not in parameters]
     problems = []
-    if strict:
+    if flag(strict, "load_state_dict: strict"):
         problems += [f"missing: {name}" for name in missing] + [f"unexpected: {name}" for name in unexpected]
     loaded: dict[str, Array] = {}
     for name in (name for name in parameters if name in offered):

@@ -133,6 +133,8 @@ def test_misfits_are_listed_together_and_change_nothing():
         net.load_state_dict(wrong)
     assert all(np.array_equal(before[name], array) for name, array in net.state_dict().items())
     del wrong["1.weight"], wrong["1.bias"]
+    with pytest.raises(ShapeError, match="strict is 'no'; it must be True or False"):
+        net.load_state_dict(wrong, strict="no")
     keys = net.load_state_dict(wrong, strict=False)
     assert keys.missing_keys == ["0.bias", "1.weight", "1.bias"]
     assert keys.unexpected_keys == ["extra"]
