@@ -176,7 +176,7 @@ def test_the_sums_have_an_epilogue():
     scaled = graph.apply(Mul(), graph.apply(MatMul(), a, b), number(graph, 2.0**-9))
     graph.output("y", graph.apply(Cast(DType.U8), graph.apply(Add(), graph.apply(Round(), scaled), number(graph, 99))))
     found, _ = optimise(graph, Options(target="native"))
-    if V4.dots_bytes and target("native").dots_bytes:
+    if target("native").dots_bytes:
         anchors = [node.op.anchor.op for node in found.nodes if getattr(node.op, "anchor", None) is not None]
         assert sum(isinstance(op, MatMulWords) for op in anchors) == 2
     exact(graph)
